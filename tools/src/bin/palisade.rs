@@ -1,0 +1,3 @@
+//! The palisade program.
+
+fn main() {}
