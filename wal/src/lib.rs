@@ -1,2 +1,13 @@
-#![forbid(unsafe_code)]
 //! Bytes that survive.
+#![forbid(unsafe_code)]
+
+mod group;
+mod lsn;
+mod record;
+
+pub use group::{
+    CHAIN_START, ENTRY_HEADER_BYTES, EntryHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupHeader,
+    GroupKind, Origin, RECORD_BYTES_MAX, chain, entry_bytes,
+};
+pub use lsn::{Ballot, Lsn};
+pub use record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};

@@ -1,0 +1,153 @@
+//! Groups: the unit of agreement, write, send and transfer. Mirrors FORMAT.md, "Groups".
+//!
+//! The bytes of a group are made once, by the leader, and are the same on every disk and every
+//! wire. A group is a [`GroupHeader`] and its entries, each an [`EntryHeader`] and a payload
+//! padded with zeros to 8. The stream is these bytes end to end: a record's LSN is the position
+//! of its entry header, the group's LSN that of its group header.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::lsn::{Ballot, Lsn};
+
+/// Bytes of a group header.
+pub const GROUP_HEADER_BYTES: usize = 96;
+/// Bytes of an entry header.
+pub const ENTRY_HEADER_BYTES: usize = 24;
+/// Largest payload of one record.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// Largest group, header included.
+pub const GROUP_BYTES_MAX: usize = (2 << 20) - 4096;
+
+/// Who a group is for. Readers of data see [`GroupKind::Data`] only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum GroupKind {
+    /// The embedder's records.
+    Data = 1,
+    /// A role entry (START or END).
+    Role = 2,
+    /// A sync mark.
+    Mark = 3,
+    /// Streams created and dropped, the registry of clusters.
+    Catalogue = 4,
+}
+
+impl GroupKind {
+    /// The kind with this code.
+    pub fn from_code(code: u8) -> Option<GroupKind> {
+        [GroupKind::Data, GroupKind::Role, GroupKind::Mark, GroupKind::Catalogue]
+            .into_iter()
+            .find(|&kind| kind as u8 == code)
+    }
+}
+
+/// Who made a group: part of its immutable bytes, and so of the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Origin {
+    /// Generation of the primary role.
+    pub role_epoch: u64,
+    /// Cluster of the maker.
+    pub cluster: u32,
+    /// Ballot under which the maker led.
+    pub ballot: Ballot,
+}
+
+/// The header of a group, little-endian, without padding.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct GroupHeader {
+    /// The stream.
+    pub stream: U64,
+    /// Position of this header in the stream.
+    pub lsn: U64,
+    /// Bytes of the group, this header included; a multiple of 8.
+    pub len: U32,
+    /// Entries in it.
+    pub records: U32,
+    /// One SCN for all its records.
+    pub scn: U64,
+    /// See [`Origin`].
+    pub role_epoch: U64,
+    /// See [`Origin`].
+    pub round: U64,
+    /// See [`Origin`].
+    pub incarnation: U64,
+    /// See [`Origin`].
+    pub node: U32,
+    /// See [`Origin`].
+    pub cluster: U32,
+    /// A [`GroupKind`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// CRC-32C of everything after this header.
+    pub entries_crc: U32,
+    /// Zero.
+    pub reserved2: [u8; 16],
+    /// [`chain`] of the group before and of this header up to here.
+    pub chain: U64,
+}
+
+const _: () = assert!(size_of::<GroupHeader>() == GROUP_HEADER_BYTES);
+
+/// The header of a record in a group.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct EntryHeader {
+    /// Bytes of the payload without pad.
+    pub len: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// Who appended it; 0 when it did not say.
+    pub producer: U64,
+    /// The producer's number for it, from 1.
+    pub sequence: U64,
+}
+
+const _: () = assert!(size_of::<EntryHeader>() == ENTRY_HEADER_BYTES);
+
+/// The value of the chain before the first group of a stream.
+pub const CHAIN_START: u64 = 0x7061_6c69_7361_6465;
+
+/// The chain after a group: a hash (not a CRC) of the chain before it and of its header, which
+/// holds its origin and the checksum of its entries. It alone decides whether two logs match.
+pub fn chain(before: u64, header: &GroupHeader) -> u64 {
+    let bytes = header.as_bytes();
+    xxhash_rust::xxh3::xxh3_64_with_seed(&bytes[..GROUP_HEADER_BYTES - 8], before)
+}
+
+/// Bytes that a record with a payload of `len` takes in its stream.
+pub fn entry_bytes(len: usize) -> usize {
+    ENTRY_HEADER_BYTES + len.next_multiple_of(crate::record::RECORD_ALIGN)
+}
+
+impl GroupHeader {
+    /// First byte.
+    pub fn lsn(&self) -> Lsn {
+        Lsn(self.lsn.get())
+    }
+
+    /// First byte after the group.
+    pub fn end(&self) -> Lsn {
+        Lsn(self.lsn.get().saturating_add(self.len.get().into()))
+    }
+
+    /// Who made it.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            role_epoch: self.role_epoch.get(),
+            cluster: self.cluster.get(),
+            ballot: Ballot {
+                round: self.round.get(),
+                node: self.node.get(),
+                incarnation: self.incarnation.get(),
+            },
+        }
+    }
+
+    /// Whether this header follows a log that ends with the chain value `before`.
+    pub fn follows(&self, before: u64) -> bool {
+        chain(before, self) == self.chain.get()
+    }
+}
