@@ -147,7 +147,7 @@ impl StreamLog {
         self.unknown
     }
 
-    /// SCN of the newest group logged.
+    /// Highest SCN of any group ever logged here, voided ones included.
     pub fn last_scn(&self) -> u64 {
         self.last_scn
     }
@@ -189,8 +189,8 @@ impl StreamLog {
         push_extent(&mut self.extents, self.split, start, end.lsn, ballot, place);
         self.split = false;
         self.boundaries.push_back(end);
-        assert!(scn >= self.last_scn, "SCN {scn} below {}", self.last_scn);
-        self.last_scn = scn;
+        // A voided group may have had a higher one; the highest ever seen is the safe floor.
+        self.last_scn = self.last_scn.max(scn);
     }
 
     /// A staged group was logged for the takeover under `ballot`. A run for another ballot, or
