@@ -1,2 +1,4 @@
 #![forbid(unsafe_code)]
 //! A replicated redo-log engine.
+
+pub mod paxos;

@@ -1,0 +1,55 @@
+//! A replica, for display.
+
+use palisade_wal::{Ballot, Lsn};
+
+use super::member::Config;
+
+/// What a replica does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleName {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Gets the log, but its votes do not count.
+    Learner,
+    /// Asks whether it would be elected.
+    PreCandidate,
+    /// Asks for promises.
+    Candidate,
+    /// Fetches what its log lacks.
+    Fetching,
+    /// Its Takeover is on its way to a majority.
+    Reconfirming,
+    /// Leads and serves.
+    Leader,
+    /// Stopped for good.
+    Halted,
+}
+
+/// A replica, for display.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The stream.
+    pub stream: u64,
+    /// What it does.
+    pub role: RoleName,
+    /// Ballot of the leader it knows, or its own.
+    pub leader: Ballot,
+    /// Highest ballot promised.
+    pub promised: Ballot,
+    /// Ballot of the last Takeover.
+    pub accepting: Ballot,
+    /// The members.
+    pub config: Config,
+    /// Members that are heard, this one included.
+    pub up: usize,
+    /// Where the log begins here.
+    pub base: Lsn,
+    /// Known committed.
+    pub committed: Lsn,
+    /// Durable here under the accepting ballot.
+    pub durable: Lsn,
+    /// End of the log.
+    pub end: Lsn,
+    /// Why it is in this role, in words.
+    pub reason: &'static str,
+}
