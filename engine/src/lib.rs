@@ -1,2 +1,8 @@
 #![forbid(unsafe_code)]
 //! A replicated redo-log engine.
+
+pub mod client;
+pub mod config;
+pub mod status;
+
+pub use config::Config;
