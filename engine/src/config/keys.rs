@@ -1,0 +1,275 @@
+//! One table of every key: checking, help and documents are made from it.
+
+use super::{format_size, format_time};
+
+use std::time::Duration;
+
+/// One key of node.toml.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// `section.name`; the section `member` is a list of tables.
+    pub path: &'static str,
+    /// What it holds and within which bounds.
+    pub shape: Shape,
+    /// What holds when it is left out.
+    pub default: Preset,
+    /// What it is for.
+    pub purpose: &'static str,
+}
+
+/// What a key holds, with inclusive bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A whole number.
+    Number(u64, u64),
+    /// A string like `"128MiB"`, or a number of bytes; and what it is a multiple of.
+    Size(u64, u64, u64),
+    /// A string like `"50ms"`; bounds in microseconds.
+    Time(u64, u64),
+    /// One of these strings.
+    Word(&'static [&'static str]),
+    /// A name of 1 to 64 letters, digits, `-`, `_` and `.`.
+    Name,
+    /// A path, not empty.
+    Path,
+    /// `true` or `false`.
+    Flag,
+    /// A string `"IP:PORT"`, the port not 0.
+    Address,
+    /// A list of at most so many addresses.
+    Addresses(usize),
+    /// A list of at most so many numbers, each at most the second.
+    Numbers(usize, u64),
+}
+
+/// What holds when a key is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// It must be there.
+    Required,
+    /// This, as the file would say it.
+    Is(&'static str),
+    /// What this other key holds.
+    Same(&'static str),
+    /// An empty list.
+    Empty,
+}
+
+/// Every section, in file order.
+pub const SECTIONS: [&str; 7] =
+    ["cluster", "node", "member", "upstream", "log", "network", "timing"];
+
+const MS: u64 = 1_000;
+const S: u64 = 1_000_000;
+const STEP: u64 = super::SEGMENT_STEP_BYTES;
+const ID: Shape = Shape::Number(1, u32::MAX as u64);
+
+const fn key(path: &'static str, shape: Shape, default: Preset, purpose: &'static str) -> Key {
+    Key { path, shape, default, purpose }
+}
+
+/// Every key, in file order.
+pub const KEYS: [Key; 28] = [
+    key(
+        "cluster.id",
+        ID,
+        Preset::Required,
+        "number of the cluster, unique among clusters that exchange logs",
+    ),
+    key("cluster.name", Shape::Name, Preset::Required, "name of the cluster, for people"),
+    key(
+        "cluster.role",
+        Shape::Word(&["primary", "standby"]),
+        Preset::Is("primary"),
+        "role at `palisade format`; afterwards the log says, and this key is not read",
+    ),
+    key("node.id", ID, Preset::Required, "number of the node, unique in its cluster"),
+    key(
+        "node.region",
+        Shape::Name,
+        Preset::Required,
+        "where the node stands; crossing regions is what cascading saves",
+    ),
+    key("node.data", Shape::Path, Preset::Required, "data directory; `palisade format` makes it"),
+    key(
+        "node.listen",
+        Shape::Address,
+        Preset::Required,
+        "where peers, clients and readers connect",
+    ),
+    key(
+        "node.advertise",
+        Shape::Address,
+        Preset::Same("node.listen"),
+        "address that others are told to connect to",
+    ),
+    key(
+        "node.shards",
+        Shape::Number(1, 64),
+        Preset::Is("1"),
+        "log shards (threads with a ring); the same on every node of a cluster",
+    ),
+    key(
+        "node.cpus",
+        Shape::Numbers(64, 1023),
+        Preset::Empty,
+        "CPUs to pin log shards to, in order, inside the start-up affinity mask; empty: not pinned",
+    ),
+    key(
+        "node.insecure_network",
+        Shape::Flag,
+        Preset::Is("false"),
+        "accept a listener beyond loopback although nothing is encrypted",
+    ),
+    key(
+        "member.id",
+        ID,
+        Preset::Required,
+        "a node of this cluster; the list is read by `palisade format` only",
+    ),
+    key("member.addr", Shape::Address, Preset::Required, "its advertised address"),
+    key("member.region", Shape::Name, Preset::Required, "its region"),
+    key(
+        "upstream.endpoints",
+        Shape::Addresses(super::ENDPOINTS_MAX),
+        Preset::Empty,
+        "standby: nodes of the primary or of another standby, to fetch logs from",
+    ),
+    key(
+        "log.segment_bytes",
+        Shape::Size(8 << 20, 1 << 30, STEP),
+        Preset::Is("128MiB"),
+        "size of a segment file",
+    ),
+    key(
+        "log.log_bytes_max",
+        Shape::Size(32 << 20, 1 << 50, 1),
+        Preset::Is("10GiB"),
+        "space of all segments, at least 4; recycled from 80 %, appends refused from 95 %",
+    ),
+    key(
+        "log.retain",
+        Shape::Time(0, 3650 * 86_400 * S),
+        Preset::Is("0s"),
+        "keep log at least this long after nobody needs it",
+    ),
+    key(
+        "network.zero_copy",
+        Shape::Word(&["auto", "always", "never"]),
+        Preset::Is("auto"),
+        "zero-copy sends; auto turns them off where the kernel copies anyway",
+    ),
+    key(
+        "timing.heartbeat",
+        Shape::Time(5 * MS, 5 * S),
+        Preset::Is("50ms"),
+        "pause between two heartbeats of a pair of shards",
+    ),
+    key(
+        "timing.election",
+        Shape::Time(50 * MS, 60 * S),
+        Preset::Is("400ms"),
+        "silence of a leader after which a follower asks for votes, at least 3 heartbeats",
+    ),
+    key(
+        "timing.disk_stall_soft",
+        Shape::Time(50 * MS, 60 * S),
+        Preset::Is("1s"),
+        "age of a leader's oldest write in flight at which it stops its heartbeats",
+    ),
+    key(
+        "timing.disk_stall_hard",
+        Shape::Time(S, 600 * S),
+        Preset::Is("20s"),
+        "age of the oldest write in flight at which the node gives up, above disk_stall_soft",
+    ),
+    key(
+        "timing.reconnect_min",
+        Shape::Time(MS, 10 * S),
+        Preset::Is("20ms"),
+        "first pause before a peer is dialled again",
+    ),
+    key(
+        "timing.reconnect_max",
+        Shape::Time(10 * MS, 60 * S),
+        Preset::Is("1s"),
+        "longest pause before a peer is dialled again, at least reconnect_min",
+    ),
+    key(
+        "timing.handshake",
+        Shape::Time(50 * MS, 60 * S),
+        Preset::Is("5s"),
+        "time for a connection and its greeting",
+    ),
+    key(
+        "timing.peer_timeout",
+        Shape::Time(100 * MS, 600 * S),
+        Preset::Is("5s"),
+        "time that sent bytes may stay unacknowledged before a connection ends",
+    ),
+    key(
+        "timing.shutdown",
+        Shape::Time(0, 600 * S),
+        Preset::Is("5s"),
+        "time that a graceful stop waits for appends in flight",
+    ),
+];
+
+impl Shape {
+    /// The allowed range in words.
+    pub fn allowed(&self) -> String {
+        let time = |us: u64| format_time(Duration::from_micros(us));
+        match *self {
+            Shape::Number(min, max) => format!("allowed {min} to {max}"),
+            Shape::Size(min, max, step) => {
+                let step = match step {
+                    1 => String::new(),
+                    step => format!(", a multiple of {}", format_size(step)),
+                };
+                format!("allowed {} to {}{step}", format_size(min), format_size(max))
+            }
+            Shape::Time(min, max) => format!("allowed {} to {}", time(min), time(max)),
+            Shape::Word(words) => format!("allowed {}", words.join(" | ")),
+            Shape::Name => "allowed 1 to 64 letters, digits, '-', '_' and '.'".to_owned(),
+            Shape::Path => "allowed a path of 1 to 4000 bytes".to_owned(),
+            Shape::Flag => "allowed true | false".to_owned(),
+            Shape::Address => "allowed \"IP:PORT\" with port 1 to 65535".to_owned(),
+            Shape::Addresses(max) => format!("allowed 0 to {max} of \"IP:PORT\""),
+            Shape::Numbers(count, max) => format!("allowed 0 to {count} numbers from 0 to {max}"),
+        }
+    }
+
+    /// What to write, in words.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Shape::Number(..) => "write a whole number in that range",
+            Shape::Size(..) => "write a whole number and B, KiB, MiB, GiB or TiB, like \"128MiB\"",
+            Shape::Time(..) => "write a whole number and us, ms, s, m, h or d, like \"50ms\"",
+            Shape::Word(_) => "write one of these in quotes",
+            Shape::Name => "write a short plain name in quotes",
+            Shape::Path => "write a path in quotes",
+            Shape::Flag => "write true or false without quotes",
+            Shape::Address => "write an address like \"127.0.0.1:7001\"",
+            Shape::Addresses(_) => "write a list like [\"127.0.0.1:7001\"]",
+            Shape::Numbers(..) => "write a list like [0, 1]",
+        }
+    }
+}
+
+impl Key {
+    /// The entry of a path.
+    pub fn find(path: &str) -> Option<&'static Key> {
+        KEYS.iter().find(|key| key.path == path)
+    }
+
+    /// The default in words.
+    pub fn default_text(&self) -> String {
+        match (self.default, self.shape) {
+            (Preset::Required, _) => "required".to_owned(),
+            (Preset::Same(other), _) => format!("same as {other}"),
+            (Preset::Empty, _) => "[]".to_owned(),
+            (Preset::Is(text), Shape::Flag | Shape::Number(..)) => text.to_owned(),
+            (Preset::Is(text), _) => format!("{text:?}"),
+        }
+    }
+}
