@@ -9,16 +9,7 @@ use std::time::{Duration, Instant};
 use palisade_wal::Lsn;
 
 use crate::error::{Error, ErrorKind};
-
-/// What an acknowledgement was worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Level {
-    /// Committed by a majority of the primary cluster.
-    Local = 1,
-    /// Also committed by a majority of the SYNC standby.
-    Sync = 2,
-}
+use crate::status::Protection;
 
 /// An acknowledged append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +21,7 @@ pub struct Appended {
     /// Its timestamp: nanoseconds, never decreasing in a stream.
     pub scn: u64,
     /// What the acknowledgement was worth.
-    pub level: Level,
+    pub level: Protection,
 }
 
 /// The end of an append: acknowledged, failed (it will never be in the log), or unknown (it may
@@ -192,7 +183,7 @@ mod tests {
         let (sent, seen) = std::sync::mpsc::channel();
         future.on_done(move |outcome| sent.send(outcome.is_ok()).unwrap());
         let lsn = Lsn(8);
-        promise.settle(Ok(Appended { lsn, end_lsn: Lsn(16), scn: 1, level: Level::Local }));
+        promise.settle(Ok(Appended { lsn, end_lsn: Lsn(16), scn: 1, level: Protection::Performance }));
         assert_eq!(seen.recv(), Ok(true));
         assert!(seen.recv().is_err());
     }

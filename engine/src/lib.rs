@@ -12,7 +12,8 @@ pub mod shard;
 pub mod status;
 pub mod stream;
 
-pub use append::{AppendFuture, Appended, Level, Outcome};
+pub use append::{AppendFuture, Appended, Outcome};
 pub use config::Config;
 pub use error::{Error, ErrorKind};
+pub use status::Protection;
 pub use handle::{NewRecord, Reader, Record, Stream};

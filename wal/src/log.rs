@@ -14,11 +14,8 @@ use crate::group::CHAIN_START;
 use crate::lsn::{Ballot, Lsn};
 use crate::place::Place;
 
-/// Groups that follow each other in one segment within this many bytes share an extent.
-const EXTENT_SPAN_BYTES: u64 = 128 << 10;
-
-/// A run of a stream's bytes, found by scanning its segment from `place` on for records of this
-/// stream and `ballot`.
+/// A run of a stream's bytes in one block: its records of this stream and `ballot` whose LSN is
+/// in the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// First position.
@@ -326,9 +323,7 @@ fn joins(last: &Extent, split: bool, start: Lsn, ballot: Ballot, place: Place) -
     !split
         && last.end == start
         && last.ballot == ballot
-        && last.place.segment == place.segment
-        && place.offset >= last.place.offset
-        && place.offset - last.place.offset < EXTENT_SPAN_BYTES
+        && last.place == place
 }
 
 fn push_extent(

@@ -55,6 +55,7 @@ pub(crate) struct StreamState {
     pub(crate) role: Role,
     pub(crate) derived: Derived,
     pub(crate) pending: VecDeque<Pending>,
+    pub(crate) pending_bytes: usize,
     /// Highest sequence of each producer in `pending`.
     queued: BTreeMap<u64, u64>,
     /// In LSN order.
@@ -81,6 +82,7 @@ impl StreamState {
             role,
             derived,
             pending: VecDeque::new(),
+            pending_bytes: 0,
             queued: BTreeMap::new(),
             waiting: VecDeque::new(),
             voided: Vec::new(),
@@ -109,12 +111,14 @@ impl StreamState {
         if record.producer != 0 {
             self.queued.insert(record.producer, record.sequence);
         }
+        self.pending_bytes += record.payload.len();
         self.pending.push_back(record);
     }
 
-    /// The next record, if it is of `kind`.
+    /// The next record.
     pub(crate) fn pop(&mut self) -> Option<Pending> {
         let record = self.pending.pop_front()?;
+        self.pending_bytes -= record.payload.len();
         if self.queued.get(&record.producer) == Some(&record.sequence) {
             self.queued.remove(&record.producer);
         }
