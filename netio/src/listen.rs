@@ -231,7 +231,8 @@ impl Listener {
         self.events.pop_front()
     }
 
-    /// Refuses a connection that was [`Greeted`]: says why, then closes it.
+    /// Refuses a connection that was [`Greeted`]: says why, then closes it. It counts as
+    /// [ended](Listener::connection_ended).
     pub fn refuse(
         &mut self,
         ring: &mut impl Ring,
@@ -303,7 +304,7 @@ impl Listener {
         self.accepting = c.more;
         if let Payload::Accepted(socket, peer) = c.payload {
             self.open_entry(ring, pool, socket, peer);
-        } else if c.result.is_err_and(|errno| !errno.is_transient()) {
+        } else if c.result.is_err_and(|e| !e.is_transient() && e != Errno::CONNABORTED) {
             // Mostly out of descriptors: at once again would spin.
             self.pause = Some(self.now.after(ACCEPT_PAUSE_NS));
         }

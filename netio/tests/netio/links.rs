@@ -272,7 +272,8 @@ fn garbage_closes_the_connection_with_a_reason() {
     *flipped.last_mut().unwrap() ^= 1;
     let mut long = FrameHead::encode(30, 0, 0, b"");
     long[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
-    let cases: [(Class, Vec<u8>, fn(&FrameError) -> bool); 5] = [
+    type Expected = fn(&FrameError) -> bool;
+    let cases: [(Class, Vec<u8>, Expected); 5] = [
         (Class::Client, vec![0xAA; 100], |e| matches!(e, FrameError::Magic(0xAAAA_AAAA))),
         (Class::Client, flipped, |e| matches!(e, FrameError::BodyCrc { .. })),
         (Class::Client, long, |e| matches!(e, FrameError::BodyLen { len: u32::MAX, .. })),
@@ -340,6 +341,7 @@ fn zero_copy_over_loopback_is_reported_as_copied_and_gives_slots_back() {
                 matches!(seen, Seen::Frame { body, .. } if *body == pattern(100_000, i as u64))
             );
         }
+        assert!(pump.links[from].is_copied());
         pump.links[from].close(&mut pump.ring, &mut pump.pool);
         pump.until(|pump| pump.links[from].is_closed());
     }
