@@ -102,7 +102,13 @@ enum State {
     Closed,
 }
 
-/// Accepts connections and reads their greetings. See the [module](self).
+/// Accepts connections and reads the hello of each, exactly, so that the socket can be handed on:
+/// to a [`Link`](crate::Link) here, to another ring, or with [`adopt_tcp`](crate::adopt_tcp) to a
+/// thread with blocking calls.
+///
+/// Driven like a link: [`Listener::on_completion`] for every completion that it
+/// [owns](Listener::owns), [`Listener::on_time`] when [`Listener::next_timer`] is past, then
+/// [`Listener::poll_event`] until it gives nothing.
 pub struct Listener {
     base: TokenBase,
     addr: SocketAddr,

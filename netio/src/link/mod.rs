@@ -1,9 +1,4 @@
 //! One connection, as a state machine over a [`Ring`].
-//!
-//! A link that was dialled greets, and dials again for ever; one that was accepted ends with its
-//! connection. Each turn of the owner: [`Link::on_completion`] for every completion that the link
-//! [owns](Link::owns), [`Link::on_time`] when [`Link::next_timer`] is past, then
-//! [`Link::poll_event`] until it gives nothing, then [`Link::flush`].
 
 mod backoff;
 mod event;
@@ -76,7 +71,13 @@ struct Pinned {
     since: Nanos,
 }
 
-/// One connection. See the [module](self) for how it is driven.
+/// One connection. A link that was dialled greets, and dials again for ever; one that was accepted
+/// ends with its connection.
+///
+/// Each turn of the owner: [`Link::on_completion`] for every completion that the link
+/// [owns](Link::owns), [`Link::on_time`] when [`Link::next_timer`] is past, then
+/// [`Link::poll_event`] until it gives nothing, then [`Link::flush`]. While it is up a receive is
+/// always in flight between turns, so the end of the peer's process is seen at once.
 pub struct Link {
     base: TokenBase,
     side: Side,

@@ -167,7 +167,8 @@ fn dropping_ends_what_is_in_flight() {
         ring.submit(&mut pool, Token(4), Op::Connect { addr: "192.0.2.1:9".parse().unwrap() });
         ring.submit(&mut pool, Token(5), Op::Connect { addr });
         ring.enter(&mut pool, Wait::No, &mut done);
-        assert!(ring.in_flight() >= 3);
+        // At least the accept and the receive; the connects may have failed already.
+        assert!(ring.in_flight() >= 2);
         let started = ring.now();
         if give_back {
             ring.close(&mut pool);
