@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use crate::group::CHAIN_START;
 use crate::lsn::{Ballot, Lsn};
-use crate::place::Place;
+use crate::segment::Place;
 
 /// A run of a stream's bytes in one block: its records of this stream and `ballot` whose LSN is
 /// in the run.
