@@ -25,7 +25,7 @@ impl GroupMark {
 }
 
 /// Where and how a leader makes its next group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProposePosition {
     /// For the record header, and (but for an import) the group's origin.
     pub ballot: Ballot,

@@ -11,14 +11,21 @@
 //! verdicts, within the same turn: the log in memory is then what replay makes of the WAL, and a
 //! durable record means that everything asked for before it is durable.
 
+mod accept;
 mod codec;
 mod effect;
+mod elect;
 mod event;
+mod fetch;
+mod learn;
 mod liveness;
 mod member;
 mod message;
+mod prepare;
+mod progress;
 mod replica;
 mod status;
+mod takeover;
 mod tuning;
 
 pub use codec::DecodeError;
@@ -37,3 +44,6 @@ pub use message::{
 pub use replica::Replica;
 pub use status::{RoleName, Status};
 pub use tuning::{RECORDS_IN_FLIGHT_MAX, Tuning, TuningError};
+
+#[cfg(test)]
+mod tests;

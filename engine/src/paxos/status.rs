@@ -2,7 +2,9 @@
 
 use palisade_wal::{Ballot, Lsn};
 
+use super::effect::HaltReason;
 use super::member::Config;
+use super::replica::{Replica, Role};
 
 /// What a replica does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,41 @@ pub struct Status {
     pub durable: Lsn,
     /// End of the log.
     pub end: Lsn,
+    /// What was found broken.
+    pub halted: Option<HaltReason>,
     /// Why it is in this role, in words.
     pub reason: &'static str,
+}
+
+impl Replica {
+    /// For display.
+    pub fn status(&self) -> Status {
+        let role = match &self.role {
+            _ if self.halted.is_some() => RoleName::Halted,
+            Role::Follower if !self.config.counts(self.me.key()) => RoleName::Learner,
+            Role::Follower => RoleName::Follower,
+            Role::PreCandidate(_) => RoleName::PreCandidate,
+            Role::Candidate(candidacy) if candidacy.chosen => RoleName::Fetching,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(led) if led.serving => RoleName::Leader,
+            Role::Leader(_) => RoleName::Reconfirming,
+        };
+        let (counted, durable) = self.durable;
+        let durable = if counted == self.log.accepting() { durable } else { Lsn::ZERO };
+        Status {
+            stream: self.stream,
+            role,
+            leader: self.leader,
+            promised: self.log.promised(),
+            accepting: self.log.accepting(),
+            config: self.config.clone(),
+            up: self.up.len() + 1,
+            base: self.log.base().lsn,
+            committed: self.log.committed().lsn,
+            durable,
+            end: self.log.end().lsn,
+            halted: self.halted,
+            reason: self.reason,
+        }
+    }
 }
