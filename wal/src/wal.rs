@@ -94,10 +94,27 @@ impl Wal {
         self.writer().map_or(0, Writer::appended)
     }
 
-    /// Whether a block appended now would be written at once: nothing is in flight, or what waits
-    /// is full and one more write may start.
-    pub fn wants_block(&self) -> bool {
-        self.writer().is_some_and(Writer::wants_block)
+    /// Whether a block of `bytes` should be made now: nothing is in flight, or it is full and one
+    /// more write may start.
+    pub fn wants_block(&self, bytes: usize) -> bool {
+        self.writer().is_some_and(|writer| writer.wants_block(bytes))
+    }
+
+    /// Where a block of `len` bytes, a multiple of 4096, would stand if it was appended next. A
+    /// smaller block appended next stands there too.
+    ///
+    /// # Errors
+    /// Why it finds no place now.
+    pub fn peek(&mut self, len: usize, hard_state: bool) -> Result<Place, NoRoom> {
+        match &mut self.phase {
+            Phase::Recovering(_) => Err(NoRoom::NotReady),
+            Phase::Ready(writer) => writer.peek(len, hard_state),
+        }
+    }
+
+    /// Whether a segment is complete and readable through the page cache.
+    pub fn is_sealed(&self, segment: u64) -> bool {
+        self.writer().is_some_and(|writer| writer.is_sealed(segment))
     }
 
     /// Since when nothing was appended and no write completed, as far as

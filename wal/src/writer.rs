@@ -211,6 +211,25 @@ impl Writer {
         Ok(place)
     }
 
+    /// Where a block of `len` bytes would stand, if it was appended next. Closes a segment that is
+    /// too full for it.
+    pub(crate) fn peek(&mut self, len: usize, hard_state: bool) -> Result<Place, NoRoom> {
+        assert!(len > 0 && len.is_multiple_of(BLOCK_ALIGN));
+        self.make_room(len as u64, hard_state)?;
+        let place = Place {
+            segment: self.active.seq,
+            offset: self.at,
+            block: self.appended + 1,
+            len: len as u32,
+        };
+        assert!(place.end() <= self.active.usable);
+        Ok(place)
+    }
+
+    pub(crate) fn is_sealed(&self, segment: u64) -> bool {
+        self.sealed.iter().any(|facts| facts.seq == segment)
+    }
+
     /// Makes sure that the active segment takes `len` bytes.
     fn make_room(&mut self, len: u64, hard_state: bool) -> Result<(), NoRoom> {
         if self.error.is_some() {
@@ -575,11 +594,12 @@ impl Writer {
         self.appended
     }
 
-    pub(crate) fn wants_block(&self) -> bool {
+    pub(crate) fn wants_block(&self, bytes: usize) -> bool {
         let in_flight = self.in_flight();
-        let full = self.waiting_bytes >= BLOCK_BYTES_TARGET;
+        let full = self.waiting_bytes + bytes >= BLOCK_BYTES_TARGET;
         let free = in_flight == 0 && self.waiting.is_empty();
-        self.error.is_none() && (free || (in_flight < self.config.in_flight_max && full))
+        let more = in_flight + self.waiting.len() < self.config.in_flight_max && full;
+        self.error.is_none() && (free || more)
     }
 
     pub(crate) fn idle_since(&self) -> Nanos {
