@@ -12,7 +12,7 @@ pub(crate) use backoff::splitmix;
 pub use event::{DownReason, Frame, Framing, Full, LinkEvent, Outgoing, ZeroCopy, ZeroCopyMode};
 pub(crate) use inbox::{Inbox, Room};
 
-use crate::frame::KIND_USER_MIN;
+use crate::frame::{FrameHead, FrameLimits, KIND_USER_MIN};
 use crate::hello::{Class, Hello, Identity, KIND_REFUSED, KIND_WELCOME, Refusal, Welcome};
 use crate::limits::{HANDSHAKE_NS, PIN_NS_MAX, ZERO_COPY_PENDING_MAX, ZERO_COPY_THRESHOLD_BYTES};
 use crate::op::{Completion, Errno, Handle, Op, Payload};
@@ -267,6 +267,11 @@ impl Link {
         pool: &mut Pool,
         frame: Outgoing,
     ) -> Result<(), Full> {
+        let whole = |head: FrameHead| head.frame_len() == frame.len();
+        debug_assert!(
+            FrameHead::parse(&frame.head, &FrameLimits::ANY).is_ok_and(whole),
+            "the lengths of a frame are those in its head"
+        );
         if self.state != State::Up || self.ending.is_some() {
             return Err(Full);
         }
