@@ -1,2 +1,5 @@
 #![forbid(unsafe_code)]
 //! A replicated redo-log engine.
+
+pub mod forward;
+pub mod transfer;

@@ -1,15 +1,18 @@
 //! Bytes in and out of the kernel.
 #![doc = "netio knows nothing of logs, ballots or streams."]
 
+mod adopt;
 mod frame;
 mod hello;
 pub mod limits;
 mod link;
+mod map;
 mod op;
 mod pool;
 mod ring;
 mod token;
 
+pub use adopt::adopt_socket;
 pub use frame::{
     BODY_UNCHECKED, FRAME_MAGIC, FRAME_VERSION, FrameError, FrameHead, FrameLimits, KIND_USER_MIN,
 };
@@ -20,6 +23,7 @@ pub use hello::{
 pub use link::{
     DownReason, Frame, Framing, Full, Link, LinkEvent, Outgoing, ZeroCopy, ZeroCopyMode,
 };
+pub use map::FileMap;
 pub use op::{Completion, Errno, FileFacts, Handle, Op, OpenHow, Payload, Run, Token};
 pub use pool::{
     HEAD_BYTES, PAGE_BYTES, Pool, Purpose, Quotas, REGISTERED_STEP, SLOT_BYTES_MAX, SlotId,

@@ -48,7 +48,7 @@ pub const STALL_NS: u64 = 30_000_000_000;
 
 const _: () = {
     assert!(CHUNK_BYTES_TARGET <= CHUNK_BYTES_MAX);
-    assert!(CHUNK_BYTES_MAX as usize <= palisade_netio::FRAME_BODY_MAX);
+    assert!(CHUNK_BYTES_MAX as usize <= palisade_netio::limits::FRAME_BODY_MAX);
     assert!(LOCATES_MAX < REQUESTS_MAX);
     assert!(TAIL_BYTES_MAX > CHUNK_BYTES_MAX as usize);
 };

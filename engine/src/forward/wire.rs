@@ -14,7 +14,8 @@
 //! each starting where the one before ended, byte for byte as in a block. The first group of the
 //! first chunk is the one that holds `from`. All numbers are little-endian.
 
-use palisade_netio::{FRAME_PREFIX_BYTES, FrameHead, FrameLimits};
+use palisade_netio::limits::FRAME_PREFIX_BYTES;
+use palisade_netio::{FrameHead, FrameLimits};
 use palisade_wal::Lsn;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -379,7 +380,7 @@ impl FromForwarder {
     /// # Errors
     /// When the frame is not for a reader or a number is out of range.
     pub fn parse(head: &FrameHead, rest: &[u8]) -> Result<FromForwarder, WireError> {
-        let bulk = usize::from(head.head_len) > palisade_netio::FRAME_HEAD_BYTES;
+        let bulk = usize::from(head.head_len) > palisade_netio::limits::FRAME_HEAD_BYTES;
         if bulk != (head.kind == KIND_CHUNK) {
             return Err(WireError::Kind(head.kind));
         }
@@ -427,7 +428,11 @@ fn position(field: &'static str, value: u64) -> Result<Lsn, WireError> {
 }
 
 fn aligned(field: &'static str, value: u64) -> Result<Lsn, WireError> {
-    if !value.is_multiple_of(Lsn::ALIGN) { Err(range(field, value)) } else { position(field, value) }
+    if !value.is_multiple_of(Lsn::ALIGN) {
+        Err(range(field, value))
+    } else {
+        position(field, value)
+    }
 }
 
 fn credit(value: u64) -> Result<u64, WireError> {
@@ -437,7 +442,7 @@ fn credit(value: u64) -> Result<u64, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use palisade_netio::FRAME_HEAD_BYTES;
+    use palisade_netio::limits::FRAME_HEAD_BYTES;
 
     fn chunk() -> ChunkHead {
         ChunkHead {
