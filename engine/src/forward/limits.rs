@@ -43,6 +43,8 @@ pub const MAP_IDLE_NS: u64 = 5_000_000_000;
 
 /// Time between two beats on a connection.
 pub const BEAT_NS: u64 = 1_000_000_000;
+/// Time until a question is asked again that a shard had no room for.
+pub const RETRY_NS: u64 = 5_000_000;
 /// A connection that takes no byte for this long while it has credit is ended.
 pub const STALL_NS: u64 = 30_000_000_000;
 

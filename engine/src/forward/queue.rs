@@ -5,7 +5,7 @@
 //! asks for the bytes later; a `Committed` or `StreamGone` that does not fit is remembered in
 //! the port, merged by stream, until it fits. Only streams that somebody reads are published.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
@@ -213,7 +213,7 @@ pub fn port() -> (ForwardPort, ForwarderSide) {
     let port = ForwardPort {
         shared: shared.clone(),
         watched: HashSet::new(),
-        missed: HashMap::new(),
+        missed: BTreeMap::new(),
         rung: true,
     };
     (port, ForwarderSide { shared })
@@ -231,7 +231,7 @@ pub struct ForwardPort {
     /// Streams that somebody reads; bounded by the forwarder's limit of cursors.
     watched: HashSet<u64>,
     /// What did not fit, of watched streams only.
-    missed: HashMap<u64, Missed>,
+    missed: BTreeMap<u64, Missed>,
     rung: bool,
 }
 
