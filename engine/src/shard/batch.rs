@@ -114,7 +114,7 @@ impl<R: Ring> Shard<R> {
 
     /// Closes batches as long as the device takes them.
     pub(crate) fn seal(&mut self) {
-        while !self.dirty.is_empty() && self.ledger.wal.wants_block() {
+        while !self.dirty.is_empty() && self.ledger.wal.wants_block(self.pending_bytes) {
             if !self.flush_own() || !self.seal_batch() {
                 return;
             }
@@ -126,7 +126,7 @@ impl<R: Ring> Shard<R> {
         let want = (self.pending_bytes + self.pending_count * 64 + self.dirty.len() * 256)
             .clamp(4096 - HEAD_BYTES, BATCH_BYTES)
             .max(self.largest_first());
-        if !self.ledger.has_room(want + HEAD_BYTES) {
+        if !self.ledger.has_room(want) {
             return false;
         }
         let Some(slot) = self.io.pool.take(Purpose::Write, want + HEAD_BYTES) else { return false };
@@ -322,7 +322,7 @@ fn fill_group(
     }
     let committed = state.replica.log().committed().lsn;
     let news = committed.0 - state.hinted.0;
-    if news >= HINT_BYTES || (news > 0 && builder.is_empty()) {
+    if news >= HINT_BYTES || (news > 0 && builder.state().is_empty()) {
         state.hinted = committed;
         builder.push_record(Kind::CommitHint, id, committed, position.ballot, &[]).ok()?;
     }

@@ -230,7 +230,7 @@ impl<R: Ring> Shard<R> {
         let mut effects = Vec::new();
         match change {
             PeerChange::Up(node) => liveness.on_link_up(node, self.io.now, &mut effects),
-            PeerChange::Down(node) => liveness.on_link_down(node, self.io.now, &mut effects),
+            PeerChange::Down(node) => liveness.on_link_down(node, &mut effects),
         }
         self.drain_liveness(effects);
     }

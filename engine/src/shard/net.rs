@@ -161,7 +161,7 @@ impl Net {
             Class::Control | Class::Bulk => {
                 if !self.peers.contains_key(&hello.from.node) {
                     let text = format!("node {} is no member here", hello.from.node);
-                    return Err((greeted, Refusal::new(RefusalCode::WrongNode, text)));
+                    return Err((greeted, Refusal::new(RefusalCode::Node, text)));
                 }
                 match hello.class {
                     Class::Control => Duty::Control(hello.from.node),

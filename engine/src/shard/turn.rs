@@ -180,20 +180,23 @@ impl<R: Ring> Shard<R> {
 
     /// Puts waiting records into blocks. False when some still wait.
     pub(crate) fn flush_own(&mut self) -> bool {
-        self.ledger.flush_own(&mut self.io.pool)
+        let limit = self.round_limit();
+        self.ledger.flush_own(&mut self.io.pool, limit)
     }
 
     fn submit(&mut self) {
         let now = self.io.now;
         let io = &mut self.io;
-        self.ledger.wal.on_time(now);
-        let mut ops = std::mem::take(&mut self.ops);
-        self.ledger.wal.poll_ops(&mut io.pool, &mut ops);
-        for (local, op) in ops.drain(..) {
-            io.ring.submit(&mut io.pool, local_token(OWNER_WAL, local), op);
+        if !matches!(self.phase, Phase::Identity | Phase::CountingBoot) {
+            self.ledger.wal.on_time(now);
+            let mut ops = std::mem::take(&mut self.ops);
+            self.ledger.wal.poll_ops(&mut io.pool, &mut ops);
+            for (local, op) in ops.drain(..) {
+                io.ring.submit(&mut io.pool, local_token(OWNER_WAL, local), op);
+            }
+            self.ops = ops;
+            self.ledger.note_writes(now);
         }
-        self.ops = ops;
-        self.ledger.note_writes(now);
         self.net.on_time(&mut io.ring, &mut io.pool, now);
         self.net.flush(&mut io.ring, &mut io.pool);
     }
@@ -213,7 +216,7 @@ impl<R: Ring> Shard<R> {
     fn has_work(&self) -> bool {
         let mesh = self.mesh.as_ref().is_some_and(|mesh| mesh.has_mail(self.me.shard));
         let forward = self.forward.as_ref().is_some_and(|port| port.has_requests());
-        let sealable = !self.dirty.is_empty() && self.ledger.wal.wants_block();
+        let sealable = !self.dirty.is_empty() && self.ledger.wal.wants_block(self.pending_bytes);
         !self.port.is_empty() || mesh || forward || sealable || !self.touched.is_empty()
     }
 
