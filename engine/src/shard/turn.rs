@@ -108,6 +108,10 @@ impl<R: Ring> Shard<R> {
                     palisade_wal::GroupKind::Data,
                     Reply::Promise(promise),
                 ),
+                Command::Report { reply } => {
+                    self.publish_status();
+                    let _ = reply.send(Ok(()));
+                }
                 Command::Create { count, reply } => {
                     self.create_streams(count, Asker::Embedder(reply));
                 }
