@@ -92,9 +92,8 @@ impl Replica {
             return Some(RefuseReason::Unasked);
         }
         let promised = self.log.promised();
-        if ballot < promised {
-            let refuse = Body::Refuse { ballot, promised, no_takeover: false };
-            self.send(from.node, refuse, fx);
+        if self.is_used_up(ballot) {
+            self.refuse(from.node, ballot, fx);
             return Some(RefuseReason::OldBallot);
         }
         self.follow(ballot, now, fx);

@@ -72,6 +72,12 @@ impl Replica {
         let leader = self.leader;
         self.send(from.node, Body::PreVoteReply { ballot, granted, promised, leader }, fx);
         self.remind(from.node, fx);
+        // Somebody misses a leader: does the one that is followed here still lead?
+        let followed = leader.is_some() && leader.node != self.me.node;
+        if followed && leader.node != from.node {
+            let probe = Body::Refuse { ballot: leader, promised, no_takeover: false };
+            self.send(leader.node, probe, fx);
+        }
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -26,6 +26,10 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) {
+        if self.leader != ballot {
+            self.deny(from, ballot, fx);
+            return;
+        }
         let Role::Leader(led) = &mut self.role else { return };
         if led.ballot != ballot || upto < led.start.lsn || upto > self.log.end().lsn {
             return;

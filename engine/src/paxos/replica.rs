@@ -151,7 +151,13 @@ impl Replica {
     /// A message came in. `from` is who the handshake of the link says it is.
     pub fn on_message(&mut self, from: NodeKey, message: &Message, now: Nanos, fx: &mut Effects) {
         let known = self.config.member(from.node).is_some() && from.node != self.me.node;
-        if self.halted.is_some() || message.stream != self.stream || !known {
+        if message.stream != self.stream || !known {
+            return;
+        }
+        if self.halted.is_some() {
+            if let Body::Refuse { ballot, .. } | Body::Accepted { ballot, .. } = &message.body {
+                self.deny(from, *ballot, fx);
+            }
             return;
         }
         match &message.body {

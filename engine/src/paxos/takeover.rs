@@ -54,10 +54,8 @@ impl Replica {
         if !ballot.is_of(from) || config.ballot != ballot || !config.counts(from) {
             return;
         }
-        let promised = self.log.promised();
-        if ballot < promised {
-            let refuse = Body::Refuse { ballot, promised, no_takeover: false };
-            self.send(from.node, refuse, fx);
+        if self.is_used_up(ballot) {
+            self.refuse(from.node, ballot, fx);
             return;
         }
         self.follow(ballot, now, fx);
