@@ -1,0 +1,1 @@
+//! Order, prefix, short writes, errors, space, the closing block.
