@@ -130,10 +130,6 @@ impl Disk {
         self.in_flight.push((token, op));
     }
 
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-
     /// Runs one operation that the fault hook does not hold.
     pub fn complete(&mut self, pool: &mut Pool) -> Option<Completion> {
         let mut order: Vec<usize> = (0..self.in_flight.len()).collect();
