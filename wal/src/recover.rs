@@ -128,11 +128,21 @@ impl Recovery {
         self.error.as_ref()
     }
 
+    /// The next item. Items come from completions and from taking items, never from
+    /// [`poll_ops`](Recovery::poll_ops): an owner that takes all items before it polls and waits
+    /// never waits in vain.
     pub(crate) fn poll_replay(&mut self, pool: &mut Pool) -> Option<Replay> {
         if self.error.is_some() {
             return None;
         }
+        if self.queue_is_empty() && self.in_flight.is_none() {
+            self.advance(pool);
+        }
         let item = self.history.as_mut().and_then(|history| history.queue.pop_front());
+        if self.queue_is_empty() && self.in_flight.is_none() {
+            // So that the next poll has an operation to give, and not only more items.
+            self.advance(pool);
+        }
         if let Some(item) = item {
             return Some(item);
         }
@@ -172,8 +182,7 @@ impl Recovery {
     }
 
     pub(crate) fn poll_ops(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
-        let waiting = self.history.as_ref().is_some_and(|history| !history.queue.is_empty());
-        if self.error.is_some() || self.in_flight.is_some() || waiting {
+        if self.error.is_some() || self.in_flight.is_some() || !self.queue_is_empty() {
             return;
         }
         match self.next_op(pool) {
@@ -201,56 +210,57 @@ impl Recovery {
         }
     }
 
-    /// The next operation. Steps that need none are taken on the way; none when the owner must
-    /// take replayed items first, when the pool has no slot now, or when all is done.
-    fn next_op(&mut self, pool: &mut Pool) -> Result<Option<Op>, WalError> {
-        loop {
-            let waiting = self.history.as_ref().is_some_and(|history| !history.queue.is_empty());
-            if waiting {
-                return Ok(None);
+    /// Takes the steps that need no operation, until one does or the owner must take replayed
+    /// items.
+    fn advance(&mut self, pool: &mut Pool) {
+        assert!(self.in_flight.is_none() && self.error.is_none());
+        while self.queue_is_empty() {
+            match &mut self.step {
+                Step::Open(stage) if self.at == self.found.len() => {
+                    let stage = *stage;
+                    self.end_stage(pool, stage);
+                }
+                Step::Scan(stage, scanner) => {
+                    let stage = *stage;
+                    match scanner.step(pool) {
+                        Met::Read => return,
+                        met => self.on_met(pool, stage, met),
+                    }
+                }
+                _ => return,
             }
-            let op = match &mut self.step {
-                Step::OpenDir => {
-                    Op::Open { path: self.config.dir.clone(), how: OpenHow::Directory }
-                }
-                Step::List => Op::List { path: self.config.dir.clone() },
-                Step::Open(stage) => {
-                    if self.at == self.found.len() {
-                        let stage = *stage;
-                        self.end_stage(pool, stage);
-                        continue;
-                    }
-                    let path = self.config.dir.join(segment_name(self.found[self.at].seq));
-                    Op::Open { path, how: OpenHow::ReadWrite }
-                }
-                Step::Facts => Op::Facts { handle: self.open_handle() },
-                Step::Header => self.read_page(pool, 0)?,
-                Step::IndexHead => {
-                    let at = data_end(self.found[self.at].bytes);
-                    self.read_page(pool, at)?
-                }
-                Step::Close(_) => Op::Close { handle: self.open_handle() },
-                Step::Sync(handle) => Op::Sync { handle: *handle, metadata: true },
-                Step::Scan(stage, scanner) => match scanner.step(pool) {
-                    Met::Read => scanner.read(pool),
-                    met => {
-                        let stage = *stage;
-                        self.on_met(pool, stage, met);
-                        continue;
-                    }
-                },
-                Step::Seal(retired) => match retired.poll_op(pool, &self.config, u64::MAX, false) {
-                    Some(op) => op,
-                    None => return Ok(None),
-                },
-                Step::Start(preparer) => match preparer.poll_op(pool) {
-                    Some(op) => op,
-                    None => return Ok(None),
-                },
-                Step::Done(_) | Step::Over => return Ok(None),
-            };
-            return Ok(Some(op));
         }
+    }
+
+    fn queue_is_empty(&self) -> bool {
+        self.history.as_ref().is_none_or(|history| history.queue.is_empty())
+    }
+
+    /// The operation of this step; none when all is done.
+    fn next_op(&mut self, pool: &mut Pool) -> Result<Option<Op>, WalError> {
+        let dir = &self.config.dir;
+        let op = match &mut self.step {
+            Step::OpenDir => Op::Open { path: dir.clone(), how: OpenHow::Directory },
+            Step::List => Op::List { path: dir.clone() },
+            Step::Open(_) => {
+                let path = dir.join(segment_name(self.found[self.at].seq));
+                Op::Open { path, how: OpenHow::ReadWrite }
+            }
+            Step::Facts => Op::Facts { handle: self.open_handle() },
+            Step::Header => self.read_page(pool, 0)?,
+            Step::IndexHead => self.read_page(pool, data_end(self.found[self.at].bytes))?,
+            Step::Close(_) => Op::Close { handle: self.open_handle() },
+            Step::Sync(handle) => Op::Sync { handle: *handle, metadata: true },
+            Step::Scan(_, scanner) => scanner.read(pool),
+            Step::Seal(retired) => retired
+                .poll_op(pool, &self.config, u64::MAX, false)
+                .ok_or(WalError::NoMemory("a segment index"))?,
+            Step::Start(preparer) => {
+                preparer.poll_op(pool).ok_or(WalError::NoMemory("a new segment"))?
+            }
+            Step::Done(_) | Step::Over => return Ok(None),
+        };
+        Ok(Some(op))
     }
 
     fn open_handle(&self) -> Handle {
@@ -273,8 +283,9 @@ impl Recovery {
     pub(crate) fn on_completion(&mut self, pool: &mut Pool, local: u32, done: &Completion) {
         assert!(self.in_flight == Some(local), "the operation is one of this log");
         self.in_flight = None;
-        if let Err(error) = self.on_done(pool, done) {
-            self.fail(pool, error);
+        match self.on_done(pool, done) {
+            Ok(()) => self.advance(pool),
+            Err(error) => self.fail(pool, error),
         }
     }
 
