@@ -214,13 +214,8 @@ impl<R: Ring> Shard<R> {
     ) {
         let peers: Vec<u32> = self.net.peers.keys().copied().collect();
         for to in peers {
-            let head = FrameHead::encode_bulk(
-                KIND_GROUPS,
-                headers_crc.into(),
-                0,
-                &[],
-                run.len as usize,
-            );
+            let head =
+                FrameHead::encode_bulk(KIND_GROUPS, headers_crc.into(), 0, &[], run.len as usize);
             let io = &mut self.io;
             if !self.net.send_bulk(&mut io.ring, &mut io.pool, to, head, run) {
                 continue;
@@ -297,9 +292,8 @@ fn judge(state: &StreamState, record: &NewRecord) -> Result<Option<Appended>, Er
             Err(Error::new(ErrorKind::Unknown, text))
         }
         Some(Verdict::Gap { expected }) => {
-            let text = format!(
-                "producer {producer} sent sequence {sequence}, the next one is {expected}"
-            );
+            let text =
+                format!("producer {producer} sent sequence {sequence}, the next one is {expected}");
             Err(Error::new(ErrorKind::SequenceGap, text).with_expected(expected))
         }
     }

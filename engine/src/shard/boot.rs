@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use palisade_netio::{
-    Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring, ZeroCopy,
-};
+use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring, ZeroCopy};
 use palisade_wal::{
     Ballot, Boundary, CHAIN_START, Identity, IdentityEvent, IdentityFile, Kind, Lsn, Place,
     RecordMeta, Replay, StreamLog, Wal, WalError,
@@ -235,7 +233,7 @@ impl<R: Ring> Shard<R> {
     fn take_replay(&mut self) {
         while let Some(item) = self.ledger.wal.poll_replay(&mut self.io.pool) {
             match item {
-                Replay::Record { meta, place, bytes, .. } => self.replay(&meta, place, &bytes),
+                Replay::Record { meta, place, bytes } => self.replay(&meta, place, &bytes),
                 Replay::Damaged { meta, .. } => self.replay_damaged(meta.stream),
                 Replay::Corrupt { hard_state_maybe_lost, .. } => {
                     self.replay_corrupt(hard_state_maybe_lost);
@@ -558,5 +556,4 @@ mod tests {
         assert_eq!(read_base(&record.body, record.lsn), Some((Role::Standby, start, config)));
         assert_eq!(read_base(&record.body[..17], record.lsn), None);
     }
-
 }

@@ -6,9 +6,7 @@ use palisade_wal::{
 };
 use zerocopy::FromBytes;
 
-use crate::paxos::{
-    AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey,
-};
+use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey};
 use crate::shard::Shard;
 use crate::shard::ledger::group_items;
 use crate::shard::net::{Duty, KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};

@@ -160,9 +160,7 @@ impl Ledger {
 }
 
 /// The durable items of a block's groups.
-pub(crate) fn group_items<'a>(
-    metas: impl IntoIterator<Item = &'a RecordMeta>,
-) -> Vec<Durable> {
+pub(crate) fn group_items<'a>(metas: impl IntoIterator<Item = &'a RecordMeta>) -> Vec<Durable> {
     let mut items: Vec<Durable> = Vec::new();
     for meta in metas {
         if meta.kind != Kind::Group || meta.is_staged() {

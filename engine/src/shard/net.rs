@@ -116,7 +116,8 @@ impl Net {
             let target = Target { cluster: self.me.cluster, node, shard: self.me.shard };
             peer.control =
                 Some(self.dial(ring, pool, now, addr, target, Class::Control, Duty::Control(node)));
-            peer.bulk = Some(self.dial(ring, pool, now, addr, target, Class::Bulk, Duty::Bulk(node)));
+            peer.bulk =
+                Some(self.dial(ring, pool, now, addr, target, Class::Bulk, Duty::Bulk(node)));
         }
         self.peers.insert(node, peer);
     }

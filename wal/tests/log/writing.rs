@@ -2,7 +2,7 @@
 
 use palisade_netio::{Errno, Op, Purpose};
 use palisade_wal::{
-    Kind, Lsn, NoRoom, Replay, Stop, SyncPath, WalError, parse_head, parse_segment_index,
+    Kind, Lsn, NoRoom, Replay, Stop, SyncPath, WalError, parse_block, parse_segment_index,
     read_groups,
 };
 
@@ -40,11 +40,11 @@ fn block_writes(node: &Node) -> Vec<(u64, usize, u32)> {
 fn small_blocks_wait_for_the_write_in_flight_and_go_out_together() {
     let mut node = big();
     hold_blocks(&mut node);
-    assert!(node.wal.wants_block());
+    assert!(node.wal.wants_block(0));
     for _ in 0..20 {
         node.append(3000);
         node.submit();
-        assert!(!node.wal.wants_block());
+        assert!(!node.wal.wants_block(0));
     }
     release(&mut node);
     node.settle();
@@ -63,7 +63,7 @@ fn full_blocks_go_out_beside_the_one_in_flight_up_to_the_limit() {
         node.submit();
     }
     assert_eq!(block_writes(&node).len(), 4);
-    assert!(!node.wal.wants_block());
+    assert!(!node.wal.wants_block(0));
     release(&mut node);
     node.settle();
     assert_eq!(node.wal.durable(), 6);
@@ -342,7 +342,7 @@ fn heads_say_what_was_durable_when_they_were_made() {
     let mut before = 0;
     for (place, _) in &node.appended {
         let head = &data[place.offset as usize..];
-        let head = parse_head(head, &config().expect(1, place.offset)).unwrap();
+        let head = parse_block(head, &config().expect(1, place.offset)).unwrap();
         assert_eq!(head.durable_upto.get(), place.block - 1);
         assert_eq!(head.previous_header_crc.get(), before);
         before = head.crc.get();
