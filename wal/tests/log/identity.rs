@@ -35,7 +35,7 @@ fn drive(file: &mut IdentityFile, disk: &mut Disk, pool: &mut Pool) -> Option<Id
             disk.submit(pool, Token(local.into()), op);
         }
         let done = disk.complete(pool)?;
-        file.on_completion(pool, done.token.0 as u32, &done);
+        file.on_completion(pool, done.token.0 as u32, done);
     }
     panic!("the file comes to rest")
 }
@@ -116,7 +116,7 @@ fn a_crash_in_a_change_keeps_the_old_or_the_new_identity() {
             if step < steps
                 && let Some(done) = disk.complete(&mut pool)
             {
-                file.on_completion(&mut pool, done.token.0 as u32, &done);
+                file.on_completion(&mut pool, done.token.0 as u32, done);
             }
         }
         let told = file.poll_event().is_some();
