@@ -15,6 +15,9 @@ macro_rules! fields {
     };
 }
 
+/// Bytes of a struct, and its fields with their offsets.
+type Fields = (usize, Vec<(&'static str, usize)>);
+
 const TEXT: &str = include_str!("../FORMAT.md");
 
 /// The rows (offset, bytes, field) of the first table after a heading.
@@ -31,7 +34,7 @@ fn table(heading: &str) -> Vec<(usize, usize, &'static str)> {
 
 #[test]
 fn the_tables_are_the_structs() {
-    let structs: [(&str, (usize, Vec<(&str, usize)>)); 9] = [
+    let structs: [(&str, Fields); 9] = [
         (
             "## Identity file",
             fields!(IdentityRecord: magic format cluster node shard shards role incarnation boots

@@ -538,7 +538,8 @@ impl Writer {
     }
 
     fn advance_durable(&mut self, pool: &mut Pool) {
-        while let Some(flight) = self.flights.pop_front_if(|flight| flight.stage == Stage::Done) {
+        while self.flights.front().is_some_and(|flight| flight.stage == Stage::Done) {
+            let flight = self.flights.pop_front().expect("there is a first one");
             assert!(flight.blocks[0].place.block == self.durable + 1, "durable is a prefix");
             self.durable = flight.last_block();
             self.witnessed = self.witnessed.max(flight.upto);
