@@ -140,7 +140,7 @@ impl History {
         records: Vec<(RecordMeta, bool)>,
     ) -> Vec<RecordMeta> {
         let damaged = |&(meta, good): &(RecordMeta, bool)| !good && meta.kind.is_hard_state();
-        if records.iter().any(|record| damaged(record)) {
+        if records.iter().any(damaged) {
             let (after, blocks) = (self.last, (place.block, place.block));
             self.queue.push_back(Replay::Corrupt { after, blocks, hard_state_maybe_lost: true });
         }

@@ -1,9 +1,10 @@
-//! Recovery: from a directory to a log that can be written.
+//! Recovery: from a directory to a log that can be written. One operation is in flight at a time.
 //!
-//! 1. *Look*: each segment's header and index head. 2. *Find D*: the newest segments back to the
-//! first that holds a block. 3. *Replay*: all blocks in order, judged by the recovery table; each
-//! segment is synced and gets its index if it lacks one. 4. *Start*: a new segment whose header
-//! names the last block kept. One operation is in flight at a time.
+//! 1. *Look*: the header and the index head of each segment.
+//! 2. *Find the end*: the newest segments, back to the first that holds a block; this gives D.
+//! 3. *Replay*: all blocks in order, judged by the recovery table. Each segment is synced and gets
+//!    its index if it lacks one.
+//! 4. *Start*: a new segment whose header names the last block kept.
 
 use palisade_netio::{
     Completion, FileFacts, Handle, Op, OpenHow, Payload, Pool, Purpose, Run, SlotId,
@@ -91,6 +92,8 @@ pub(crate) struct Recovery {
     unreadable: u64,
     history: Option<History>,
     index: Option<IndexBuilder>,
+    /// Blocks of the segment being scanned above this were discarded by an earlier recovery.
+    limit: u64,
     spares: Vec<u64>,
     /// The file that became the new segment, by its old sequence.
     taken_again: Option<u64>,
@@ -117,6 +120,7 @@ impl Recovery {
             unreadable: 0,
             history: None,
             index: None,
+            limit: u64::MAX,
             spares: Vec::new(),
             taken_again: None,
             start: None,
@@ -344,6 +348,7 @@ impl Recovery {
                 self.step = Step::Facts;
                 if stage != Stage::Look {
                     let scanner = self.scanner(pool, *handle)?;
+                    self.limit = self.kept_limit(self.at);
                     self.index = Some(IndexBuilder::new(self.found[self.at].bytes));
                     self.step = Step::Scan(stage, scanner);
                 }
@@ -525,7 +530,7 @@ impl Recovery {
     }
 
     fn on_met(&mut self, pool: &mut Pool, stage: Stage, met: Met) {
-        let limit = self.kept_limit(self.at);
+        let limit = self.limit;
         let found = &mut self.found[self.at];
         match met {
             Met::Read => unreachable!("a read is an operation"),

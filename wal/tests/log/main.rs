@@ -1,6 +1,8 @@
 //! The log on a disk in memory.
 
+mod body;
 mod disk;
+mod identity;
 mod node;
 mod random;
 mod recovery;

@@ -79,7 +79,7 @@ impl Node {
         self.submit();
         let Some(done) = self.disk.complete(&mut self.pool) else { return false };
         let local = done.token.0 as u32;
-        self.wal.on_completion(&mut self.pool, local, &done);
+        self.wal.on_completion(&mut self.pool, local, done);
         true
     }
 

@@ -332,3 +332,39 @@ fn a_segment_that_was_never_ready_is_taken_again() {
     assert_eq!(node.report().segment, 3);
     assert_eq!(node.disk.segments().iter().map(|one| one.0).collect::<Vec<_>>(), [1, 3]);
 }
+
+#[test]
+fn what_a_recovery_kept_is_promised() {
+    let mut node = five().restart();
+    let end = node.disk.segments()[0];
+    let len = node.disk.files[&end.1].data.len();
+    // Block 5 and the index are lost; the header of segment 2 still names block 5.
+    node.disk.damage(1, |bytes| {
+        bytes[at(5)] ^= 1;
+        bytes[len - 4096] ^= 1;
+    });
+    let mut node = node.restart();
+    assert_eq!(node.blocks(), [1, 2, 3, 4]);
+    assert_eq!(node.corrupt(), [((5, 5), true)]);
+    assert_eq!((node.report().kept.block, node.report().durable_upto), (5, 5));
+    assert_eq!(node.append_durable(10).block, 6);
+    // It stays reported, and is not cut by later starts.
+    let node = node.restart();
+    assert_eq!((node.blocks(), node.corrupt()), (vec![1, 2, 3, 4, 6], vec![((5, 5), true)]));
+}
+
+#[test]
+fn a_whole_segment_that_is_lost_is_reported() {
+    let mut node = Node::start(1);
+    let places: Vec<_> = (0..40).map(|_| node.append(20_000)).collect();
+    node.settle();
+    let own: Vec<u64> =
+        places.iter().filter(|place| place.segment == 2).map(|place| place.block).collect();
+    node.disk.stop(&mut node.pool);
+    let path = node.config.dir.join(segment_name(2));
+    node.disk.names.remove(&path);
+    let node = Node::start_with(node.disk, node.config);
+    assert_eq!(node.corrupt(), [((own[0], *own.last().unwrap()), false)]);
+    let rest: Vec<u64> = (1..=40).filter(|block| !own.contains(block)).collect();
+    assert_eq!(node.blocks(), rest);
+}
