@@ -1,9 +1,14 @@
 //! The forwarding shard: committed groups for readers and standby clusters.
 
+mod connection;
 mod cursor;
 pub mod cut;
 pub mod doorbell;
+pub mod driver;
+#[cfg(test)]
+mod driver_tests;
 pub mod limits;
+mod maps;
 pub mod queue;
 pub mod sender;
 #[cfg(test)]

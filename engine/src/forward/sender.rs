@@ -284,7 +284,7 @@ impl Readers {
 
     /// A reader wants no more of a stream.
     pub fn on_stop(&mut self, id: ReaderId, stream: u64) {
-        self.drop_cursor(id, stream);
+        self.end(id, stream, EndReason::Stopped);
     }
 
     /// So many bytes of so many frames left for a reader.
