@@ -1,1 +1,7 @@
 //! The receiving side of log transfer.
+
+pub mod check;
+pub mod limits;
+pub mod receiver;
+#[cfg(test)]
+mod receiver_tests;
