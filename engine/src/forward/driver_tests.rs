@@ -200,7 +200,7 @@ fn chunk(client: &mut TcpStream) -> Result<(ChunkHead, Vec<u8>), EndReason> {
 
 #[test]
 fn a_reader_follows_from_sealed_segments_to_the_tail_while_another_takes_nothing() {
-    let node = Node::start("follow", 4000);
+    let node = Node::start("follow", 16_000);
     let mut slow = node.connect();
     fetch(&mut slow, Lsn(0), Lsn::MAX, true, 1 << 30);
     let mut fast = node.connect();
