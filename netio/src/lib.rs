@@ -63,13 +63,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod adopt;
 mod frame;
 mod hello;
 pub mod limits;
 mod link;
-mod map;
 mod listen;
+mod map;
 mod op;
 mod pool;
 mod probe;
@@ -77,7 +76,6 @@ mod ring;
 mod token;
 mod uring;
 
-pub use adopt::adopt_socket;
 pub use frame::{
     BODY_UNCHECKED, FRAME_MAGIC, FRAME_VERSION, FrameError, FrameHead, FrameLimits, KIND_USER_MIN,
 };
@@ -88,8 +86,8 @@ pub use hello::{
 pub use link::{
     DownReason, Frame, Framing, Full, Link, LinkEvent, Outgoing, ZeroCopy, ZeroCopyMode,
 };
-pub use map::FileMap;
 pub use listen::{Greeted, ListenEvent, ListenLimits, Listener};
+pub use map::FileMap;
 pub use op::{Completion, Errno, FileFacts, Handle, Op, OpenHow, Payload, Run, Token};
 pub use pool::{
     HEAD_BYTES, PAGE_BYTES, Pool, Purpose, Quotas, REGISTERED_STEP, SLOT_BYTES_MAX, SlotId,

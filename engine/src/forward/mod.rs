@@ -17,3 +17,10 @@ pub mod tail;
 #[cfg(test)]
 pub(crate) mod testlog;
 pub mod wire;
+
+pub use driver::{ForwardError, Forwarder, ForwarderConfig, ForwarderHandle};
+pub use queue::{
+    ForwardEvent, ForwardPort, ForwarderSide, Lease, LocateRequest, Located, Recent, Reply,
+    SealedExtent, Socket, port,
+};
+pub use sender::{Effect, Limits, ReaderId, Readers, Source, Stats};

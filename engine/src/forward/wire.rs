@@ -517,7 +517,7 @@ mod tests {
             |c| c.end = c.start,
             |c| c.end = Lsn(1032),
             |c| c.start = Lsn(63),
-            |c| c.committed = Lsn(u64::MAX & !7),
+            |c| c.committed = Lsn(!7),
             |c| c.body_len = 200,
             |c| c.body_len = 0,
         ];

@@ -5,3 +5,6 @@ pub mod limits;
 pub mod receiver;
 #[cfg(test)]
 mod receiver_tests;
+
+pub use check::{BadChunk, Boundary, Continuation, continues};
+pub use receiver::{Output, Receiver, ReceiverLimits, Report, State};
