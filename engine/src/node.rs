@@ -8,22 +8,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use palisade_netio::{Pool, Uring, UringConfig, ZeroCopyMode};
+use palisade_netio::{Identity, Pool, Uring, UringConfig, ZeroCopyMode};
 use palisade_wal::SyncPath;
 
 use crate::config::{Config, Role, ZeroCopy};
 use crate::error::{Error, ErrorKind};
-use crate::forward::{ForwardPort, ForwarderSide};
-struct ForwarderHandle;
-impl ForwarderHandle {
-    fn stop(self) {}
-}
-struct Forwarder;
-impl Forwarder {
-    fn spawn(_: Vec<ForwarderSide>) -> Result<ForwarderHandle, String> {
-        Ok(ForwarderHandle)
-    }
-}
+use crate::forward::{ForwardPort, Forwarder, ForwarderConfig, ForwarderHandle, ForwarderSide};
 use crate::handle::{Command, ShardPort, Stream};
 use crate::paxos::{Member, Tuning};
 use crate::shard::{Board, Format, Halt, Mesh, Shard, ShardConfig, Shared, quotas, shard_of};
@@ -58,8 +48,15 @@ pub struct Node {
     stop: Arc<AtomicBool>,
     failed: Arc<Mutex<Option<Error>>>,
     listening: Option<SocketAddr>,
+    identity: Identity,
     forwarder: Option<ForwarderHandle>,
     _lock: File,
+}
+
+/// A shard serves.
+struct Ready {
+    listening: Option<SocketAddr>,
+    identity: Identity,
 }
 
 /// A shard that its owner drives, for a node with one: no thread, no hop between two.
@@ -110,7 +107,13 @@ impl Node {
         drop(ready);
         node.wait_ready(&is_ready)?;
         if !sides.is_empty() {
-            let handle = Forwarder::spawn(std::mem::take(&mut sides));
+            let config = ForwarderConfig {
+                identity: node.identity,
+                route: |stream, shards| usize::from(shard_of(stream, shards as u16)),
+                cpu: None,
+                limits: crate::forward::Limits::default(),
+            };
+            let handle = Forwarder::spawn(std::mem::take(&mut sides), config);
             node.forwarder = Some(handle.map_err(|error| {
                 Error::new(ErrorKind::Io, format!("the forwarding shard cannot start: {error}"))
             })?);
@@ -153,6 +156,7 @@ impl Node {
             stop: Arc::new(AtomicBool::new(false)),
             failed: Arc::new(Mutex::new(None)),
             listening: None,
+            identity: Identity::default(),
             forwarder: None,
             _lock: lock,
         })
@@ -179,7 +183,7 @@ impl Node {
         &mut self,
         shard: u16,
         shared: Shared,
-        ready: SyncSender<Option<SocketAddr>>,
+        ready: SyncSender<Ready>,
     ) -> Result<(), Error> {
         let port = Arc::new(ShardPort::new());
         self.ports.push(port.clone());
@@ -198,10 +202,13 @@ impl Node {
         Ok(())
     }
 
-    fn wait_ready(&mut self, is_ready: &Receiver<Option<SocketAddr>>) -> Result<(), Error> {
+    fn wait_ready(&mut self, is_ready: &Receiver<Ready>) -> Result<(), Error> {
         for _ in 0..self.config.node.shards {
             match is_ready.recv() {
-                Ok(listening) => self.listening = self.listening.or(listening),
+                Ok(Ready { listening, identity }) => {
+                    self.listening = self.listening.or(listening);
+                    self.identity = identity;
+                }
                 Err(_) => {
                     let failed = self.failed().unwrap_or_else(|| {
                         Error::new(ErrorKind::Broken, "a shard ended before it was ready")
@@ -277,7 +284,8 @@ impl Node {
         self.stop.store(true, Ordering::Release);
         // The forwarder first: it reads what the shards own.
         if let Some(forwarder) = self.forwarder.take() {
-            forwarder.stop();
+            // Its failure was reported while it ran.
+            let _ = forwarder.stop();
         }
         for port in &self.ports {
             port.wake();
@@ -318,7 +326,7 @@ fn run_shard(
     port: Arc<ShardPort>,
     shared: Shared,
     stop: &AtomicBool,
-    ready: &SyncSender<Option<SocketAddr>>,
+    ready: &SyncSender<Ready>,
 ) -> Result<(), Error> {
     let mut shard = open_shard(config, port, shared)?;
     let mut told = false;
@@ -327,7 +335,8 @@ fn run_shard(
             return Err(halt_error(shard.halted().expect("it stopped")));
         }
         if !told && shard.is_ready() {
-            told = ready.send(shard.listening()).is_ok();
+            let (listening, identity) = (shard.listening(), shard.identity());
+            told = ready.send(Ready { listening, identity }).is_ok();
         }
     }
     Ok(())

@@ -63,7 +63,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod adopt;
 mod frame;
 mod hello;
 pub mod limits;
@@ -77,7 +76,6 @@ mod ring;
 mod token;
 mod uring;
 
-pub use adopt::adopt_socket;
 pub use frame::{
     BODY_UNCHECKED, FRAME_MAGIC, FRAME_VERSION, FrameError, FrameHead, FrameLimits, KIND_USER_MIN,
 };

@@ -132,7 +132,7 @@ impl Cursor {
             bytes_target,
             ballot: None,
         };
-        if let Some(step) = self.from_tail(tail, &want).or_else(|| self.from_recent(&want)) {
+        if let Some(step) = self.use_tail(tail, &want).or_else(|| self.use_recent(&want)) {
             return step;
         }
         while self.extents.front().is_some_and(|extent| extent.end <= self.position) {
@@ -148,7 +148,7 @@ impl Cursor {
         }
     }
 
-    fn from_tail(&mut self, tail: &mut Tail, want: &Want) -> Option<Step> {
+    fn use_tail(&mut self, tail: &mut Tail, want: &Want) -> Option<Step> {
         let recent = tail.find(want.stream, self.position)?;
         let (found, start) = (self.try_recent(recent, want), recent.start);
         match found {
@@ -163,7 +163,7 @@ impl Cursor {
         }
     }
 
-    fn from_recent(&mut self, want: &Want) -> Option<Step> {
+    fn use_recent(&mut self, want: &Want) -> Option<Step> {
         let recent = self.recent.take().filter(|recent| recent.end > self.position)?;
         match self.try_recent(&recent, want) {
             Ok(step) => {

@@ -54,3 +54,17 @@ const _: () = {
     assert!(LOCATES_MAX < REQUESTS_MAX);
     assert!(TAIL_BYTES_MAX > CHUNK_BYTES_MAX as usize);
 };
+/// Part of a sealed segment that is read from the disk at once, off the forwarder's thread.
+pub const PREFAULT_BYTES: usize = 2 << 20;
+/// Cursors that take their turn before the executor looks at other tasks.
+pub const TURNS_MAX: usize = 16;
+/// Events taken from one shard before the readers take their turns.
+pub const EVENTS_PER_TURN: usize = 256;
+/// Frames below this are joined into one write.
+pub const JOIN_BYTES: usize = 16 << 10;
+/// Bytes of control frames read at once from a connection.
+pub const CONTROL_BYTES: usize = 4 << 10;
+/// Time that readers have to take their last frames when the forwarder stops.
+pub const STOP_NS: u64 = 250_000_000;
+
+const _: () = assert!(PREFAULT_BYTES >= palisade_wal::limits::BLOCK_BYTES_MAX);

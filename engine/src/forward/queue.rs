@@ -449,7 +449,7 @@ impl Socket {
     /// The connection as the standard library's type.
     pub fn into_std(self) -> std::net::TcpStream {
         match self {
-            Socket::Ring(handle) => palisade_netio::adopt_socket(handle),
+            Socket::Ring(handle) => palisade_netio::adopt_tcp(handle),
             Socket::Std(stream) => stream,
         }
     }

@@ -284,7 +284,7 @@ impl Readers {
 
     /// A reader wants no more of a stream.
     pub fn on_stop(&mut self, id: ReaderId, stream: u64) {
-        self.drop_cursor(id, stream);
+        self.end(id, stream, EndReason::Stopped);
     }
 
     /// So many bytes of so many frames left for a reader.
@@ -404,7 +404,9 @@ impl Readers {
                 self.send(id, stream, found, source);
             }
             // More credit, or a later committed end, may have come while it was read.
-            Err(NoCut::Credit(need)) if need > cursor.credit => cursor.phase = Phase::Credit(need),
+            Err(NoCut::Credit(need)) if need > cursor.credit => {
+                self.wait_for_credit(id, stream, Phase::Credit(need));
+            }
             Err(NoCut::Credit(_)) => self.ready(id, stream),
             Err(NoCut::NotCommitted) => {
                 let looked = cursor.looked_upto();
@@ -501,7 +503,7 @@ impl Readers {
             }
             Step::Locate => self.locate(id, stream),
             Step::Park(Phase::Tail) => self.wait_at_end(id, stream),
-            Step::Park(phase) => self.set_phase(id, stream, phase),
+            Step::Park(phase) => self.wait_for_credit(id, stream, phase),
             Step::End(reason) => self.end(id, stream, reason),
         }
     }
@@ -526,6 +528,12 @@ impl Readers {
         self.ahead.remove(&(id, stream));
         self.effects.push(Effect::Send { reader: id, head, source });
         self.ready(id, stream);
+    }
+
+    /// The reader learns that there is more than its credit allows.
+    fn wait_for_credit(&mut self, id: ReaderId, stream: u64, phase: Phase) {
+        self.set_phase(id, stream, phase);
+        self.tell(id, stream);
     }
 
     fn wait_at_end(&mut self, id: ReaderId, stream: u64) {

@@ -10,6 +10,9 @@
 //! | STATUS | -> reader | 64 | stream | committed end | base: 8 bytes |
 //! | BEAT | -> reader | 64 | number | role epoch | |
 //!
+//! Every STOP is answered by an END with the reason "stopped", so that a reader knows which chunks
+//! belong to which FETCH; a FETCH for a stream that is being sent is for readers that do not care.
+//!
 //! The body of a chunk is `[RecordHeader][group][pad]` again and again: groups of one stream,
 //! each starting where the one before ended, byte for byte as in a block. The first group of the
 //! first chunk is the one that holds `from`. All numbers are little-endian.
@@ -70,7 +73,8 @@ pub enum WireError {
     },
 }
 
-/// "Send me this stream." A second one for the same stream replaces the first.
+/// "Send me this stream." A second one for the same stream replaces the first;
+/// to know which chunk answers which, stop the first and wait for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// The stream.
@@ -142,6 +146,8 @@ pub enum EndReason {
     ShuttingDown,
     /// The bytes cannot be read here; another node may have them.
     Damaged,
+    /// The answer to a STOP: whatever was sent for the fetch came before it.
+    Stopped,
 }
 
 impl EndReason {
@@ -153,6 +159,7 @@ impl EndReason {
             EndReason::Busy => 4,
             EndReason::ShuttingDown => 5,
             EndReason::Damaged => 6,
+            EndReason::Stopped => 7,
         }
     }
 
@@ -164,6 +171,7 @@ impl EndReason {
             4 => EndReason::Busy,
             5 => EndReason::ShuttingDown,
             6 => EndReason::Damaged,
+            7 => EndReason::Stopped,
             _ => return None,
         })
     }
@@ -178,6 +186,7 @@ impl std::fmt::Display for EndReason {
             EndReason::Busy => f.write_str("busy"),
             EndReason::ShuttingDown => f.write_str("shutting-down"),
             EndReason::Damaged => f.write_str("damaged"),
+            EndReason::Stopped => f.write_str("stopped"),
         }
     }
 }
@@ -492,6 +501,7 @@ mod tests {
             end(EndReason::Busy, Lsn(0)),
             end(EndReason::ShuttingDown, Lsn(8)),
             end(EndReason::Damaged, Lsn(8)),
+            end(EndReason::Stopped, Lsn(8)),
             FromForwarder::Status(Status { stream: 4, committed: Lsn(8), base: Lsn(0) }),
             FromForwarder::Beat(Beat { number: 5, role_epoch: 1 }),
         ] {
@@ -507,7 +517,7 @@ mod tests {
             |c| c.end = c.start,
             |c| c.end = Lsn(1032),
             |c| c.start = Lsn(63),
-            |c| c.committed = Lsn(u64::MAX & !7),
+            |c| c.committed = Lsn(!7),
             |c| c.body_len = 200,
             |c| c.body_len = 0,
         ];

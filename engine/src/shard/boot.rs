@@ -128,6 +128,7 @@ impl<R: Ring> Shard<R> {
             leases: BTreeMap::new(),
             alarms: BTreeMap::new(),
             listening: None,
+            booted: false,
             once: 0,
             done: Vec::new(),
             ops: Vec::new(),
@@ -138,8 +139,10 @@ impl<R: Ring> Shard<R> {
     /// One turn before the shard runs.
     pub(crate) fn boot(&mut self) {
         self.poll_identity();
+        if self.phase == Phase::Recovering {
+            self.take_replay();
+        }
         match self.phase {
-            Phase::Recovering => self.take_replay(),
             Phase::Formatting => {
                 self.flush_own();
                 while self.ledger.poll_durable().is_some() {}
@@ -164,7 +167,7 @@ impl<R: Ring> Shard<R> {
 
     pub(crate) fn on_identity_completion(&mut self, done: &Completion) {
         let pool = &mut self.io.pool;
-        self.booting.identity.on_completion(pool, local_of(done.token), done);
+        self.booting.identity.on_completion(pool, local_of(done.token), done.clone());
     }
 
     /// Moves the identity file along; also while the shard runs, when the ceiling is raised.

@@ -36,6 +36,10 @@ impl<R: Ring> Shard<R> {
             Phase::Stopped => return false,
             _ => self.boot(),
         }
+        if self.phase == Phase::Running && !self.booted {
+            self.booted = true;
+            self.work();
+        }
         if self.halt.is_some() {
             self.phase = Phase::Stopped;
             return false;
@@ -79,7 +83,7 @@ impl<R: Ring> Shard<R> {
         let io = &mut self.io;
         match owner_of(done.token) {
             OWNER_WAL => {
-                self.ledger.wal.on_completion(&mut io.pool, local_of(done.token), &done);
+                self.ledger.wal.on_completion(&mut io.pool, local_of(done.token), done);
             }
             OWNER_IDENTITY => self.on_identity_completion(&done),
             OWNER_LISTENER => {
