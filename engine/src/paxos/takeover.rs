@@ -113,6 +113,7 @@ impl Replica {
         let Some(pending) = &self.pending else { return };
         let (ballot, config, own) = (pending.ballot, pending.config.clone(), self.log.end());
         if self.log.accepting() < ballot && self.log.take_over(ballot, own).is_ok() {
+            self.config = config.clone();
             let body = TakeoverBody { chain: own.chain, config }.encode();
             self.log_record(Kind::Takeover, own.lsn, ballot, body, Then::Nothing, fx);
         }

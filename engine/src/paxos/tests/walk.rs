@@ -7,7 +7,7 @@ use palisade_wal::StreamLog;
 
 use super::super::*;
 use super::cluster::Cluster;
-use super::node::Node;
+use super::node::{GROUP_BYTES, Node};
 
 pub(super) struct Dice(pub(super) u64);
 
@@ -97,8 +97,8 @@ impl Mix {
             link: of(&[0, 3, 10, 30]),
             stall: of(&[0, 0, 1, 3]),
             transfer: of(&[0, 0, 1, 4]),
-            time: of(&[20, 60, 120]),
-            sync: of(&[60, 150, 250]),
+            time: of(&[10, 30, 80]),
+            sync: of(&[25, 60, 150, 250]),
             propose: of(&[40, 120]),
             lost: of(&[0, 2, 10]),
             doubled: of(&[0, 5, 20]),
@@ -140,14 +140,14 @@ fn step(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
         cluster.propose(at);
         cluster.end_turn(at);
     } else if hit(mix.time) {
-        cluster.now = cluster.now.after(1_000_000 * (1 + dice.below(20) as u64));
+        cluster.now = cluster.now.after(1_000_000 * (1 + dice.below(10) as u64));
         for node in 0..cluster.nodes.len() {
             cluster.tick(node);
             cluster.end_turn(node);
         }
     } else if hit(mix.link) {
         if at != other {
-            let lease_until = cluster.now.after(1_000_000 * dice.below(100) as u64);
+            let lease_until = cluster.now.after(1_000_000 * dice.below(20) as u64);
             let down = PeerState::Down { lease_until };
             let state = if dice.below(3) > 0 { PeerState::Up } else { down };
             cluster.peer(at, other as u32 + 1, state);
@@ -221,7 +221,7 @@ fn heal(cluster: &mut Cluster, dice: &mut Dice) {
     }
 }
 
-fn walk(count: u32, seed: u64, steps: usize) -> u64 {
+fn walk(count: u32, seed: u64, steps: usize) -> (u64, u64) {
     let mut dice = Dice(seed.wrapping_mul(0x1234_5678_9abc_def1));
     let mut cluster = Cluster::new(count, seed);
     for at in 0..cluster.nodes.len() {
@@ -235,7 +235,7 @@ fn walk(count: u32, seed: u64, steps: usize) -> u64 {
     }
     heal(&mut cluster, &mut dice);
     assert!(cluster.now > Nanos(0));
-    cluster.oracle.committed_end().0
+    (cluster.oracle.committed_end().0, cluster.oracle.elections)
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -245,20 +245,22 @@ fn number(name: &str) -> Option<u64> {
 fn walks(count: u32, seeds: u64, steps: usize) {
     let only = number("PAXOS_SEED");
     let seeds = only.map_or(0..number("PAXOS_SEEDS").unwrap_or(seeds), |seed| seed..seed + 1);
-    let (mut committed, total) = (0, seeds.end - seeds.start);
+    let (mut committed, mut elections, total) = (0, 0, seeds.end - seeds.start);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| walk(count, seed, steps));
-        committed += result.unwrap_or_else(|_| panic!("{count} nodes, seed {seed}"));
+        let (end, takeovers) = result.unwrap_or_else(|_| panic!("{count} nodes, seed {seed}"));
+        committed += end / GROUP_BYTES;
+        elections += takeovers;
     }
-    println!("{total} walks of {count} nodes, {} groups committed", committed / 128);
+    println!("{total} walks of {count} nodes: {committed} groups committed, {elections} takeovers");
 }
 
 #[test]
 fn three_nodes_keep_what_is_committed() {
-    walks(3, 600, 5000);
+    walks(3, 5000, 6000);
 }
 
 #[test]
 fn five_nodes_keep_what_is_committed() {
-    walks(5, 300, 5000);
+    walks(5, 2000, 6000);
 }
