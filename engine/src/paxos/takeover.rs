@@ -65,11 +65,12 @@ impl Replica {
             self.accepted_due = true;
             return;
         }
-        if self.pending.as_ref().is_some_and(|p| p.ballot >= ballot) {
+        if self.pending.as_ref().is_none_or(|p| p.ballot < ballot) {
+            self.pending = Some(Pending::new(ballot, end, config.clone(), from.node, &self.log));
+            self.fetch = None;
+        } else if self.fetch.is_some() {
             return;
         }
-        self.pending = Some(Pending::new(ballot, end, config.clone(), from.node, &self.log));
-        self.fetch = None;
         self.advance_takeover(now, fx);
     }
 
@@ -84,7 +85,10 @@ impl Replica {
             return;
         }
         match self.log.check_takeover(ballot, end) {
-            Ok(()) => self.take_over(now, fx),
+            Ok(()) if ballot.node == self.me.node || self.has_record_room() => {
+                self.take_over(now, fx);
+            }
+            Ok(()) => {} // The leader says it again.
             Err(TakeoverRefusal::BelowCommitted { .. })
                 if cfg!(seeded_bug = "takeover_below_committed") =>
             {
