@@ -48,7 +48,7 @@ pub struct Replica {
     /// What is durable here, and the ballot under which it counts.
     pub(super) durable: (Ballot, Lsn),
     /// A Takeover that waits for its bytes.
-    pub(super) pending: Option<Pending>,
+    pub(super) pending: Option<Box<Pending>>,
     pub(super) fetch: Option<Fetch>,
     /// A verdict that `on_stored` must follow: ballot, start, staged.
     pub(super) storing: Option<(Ballot, Lsn, bool)>,
@@ -71,8 +71,8 @@ pub struct Replica {
 pub(super) enum Role {
     Follower,
     PreCandidate(PreVotes),
-    Candidate(Candidacy),
-    Leader(Leadership),
+    Candidate(Box<Candidacy>),
+    Leader(Box<Leadership>),
 }
 
 /// What follows when a record is durable.

@@ -66,7 +66,8 @@ impl Replica {
             return;
         }
         if self.pending.as_ref().is_none_or(|p| p.ballot < ballot) {
-            self.pending = Some(Pending::new(ballot, end, config.clone(), from.node, &self.log));
+            let pending = Pending::new(ballot, end, config.clone(), from.node, &self.log);
+            self.pending = Some(Box::new(pending));
             self.fetch = None;
         } else if self.fetch.is_some() {
             return;
@@ -76,6 +77,7 @@ impl Replica {
 
     /// Logs the Takeover that waits, or fetches what is missing for it.
     pub(super) fn advance_takeover(&mut self, now: Nanos, fx: &mut Effects) {
+        let room = self.has_record_room();
         let Some(pending) = &mut self.pending else { return };
         let (ballot, end) = (pending.ballot, pending.end);
         let committed = self.log.committed();
@@ -85,7 +87,7 @@ impl Replica {
             return;
         }
         match self.log.check_takeover(ballot, end) {
-            Ok(()) if ballot.node == self.me.node || self.has_record_room() => {
+            Ok(()) if ballot.node == self.me.node || room => {
                 self.take_over(now, fx);
             }
             Ok(()) => {} // The leader says it again.
@@ -161,7 +163,7 @@ impl Replica {
         let scn_floor = candidacy.scn_floor;
         let retry_at = now.after(self.tuning.retry_ns);
         let led = Leadership::new(ballot, end, &self.config, scn_floor, retry_at);
-        self.role = Role::Leader(led);
+        self.role = Role::Leader(Box::new(led));
         self.reason = "its takeover is on its way to a majority";
         self.leader = ballot;
         fx.push(Effect::Leader { ballot });

@@ -229,7 +229,7 @@ fn a_commit_of_another_ballot_is_ignored() {
     assert_eq!(c.log(2).end().lsn, Lsn(GROUP_BYTES));
     let newer = Ballot { round: old.round + 5, node: 3, incarnation: 100 };
     let end = Lsn(GROUP_BYTES);
-    let mut tell = |ballot: Ballot, c: &mut Cluster| {
+    let tell = |ballot: Ballot, c: &mut Cluster| {
         let from = NodeKey { node: ballot.node, incarnation: 100 };
         let body = Body::Commit { ballot, upto: end, end };
         let message = Message { stream: STREAM, body };
