@@ -70,11 +70,9 @@ impl Replica {
         let leader = self.leader;
         self.send(from.node, Body::PreVoteReply { ballot, granted, promised, leader }, fx);
         self.remind(from.node, fx);
-        // Somebody misses a leader: does the one that is followed here still lead?
-        let followed = leader.is_some() && leader.node != self.me.node;
-        if followed && leader.node != from.node {
-            let probe = Body::Refuse { ballot: leader, promised, no_takeover: false };
-            self.send(leader.node, probe, fx);
+        // Somebody misses a leader.
+        if leader.node != from.node {
+            self.probe(fx);
         }
     }
 
@@ -159,9 +157,18 @@ impl Replica {
         }
     }
 
+    /// Asks the node that is followed whether it still leads; if not, it steps down.
+    fn probe(&self, fx: &mut Effects) {
+        let (ballot, promised) = (self.leader, self.log.promised());
+        if ballot.is_some() && ballot.node != self.me.node {
+            self.send(ballot.node, Body::Refuse { ballot, promised, no_takeover: false }, fx);
+        }
+    }
+
     pub(super) fn on_peer_up(&mut self, node: u32, fx: &mut Effects) {
         if self.leader.is_some() && self.leader.node == node {
             self.election_at = None;
+            self.probe(fx);
         }
         self.remind(node, fx);
     }

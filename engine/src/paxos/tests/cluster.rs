@@ -32,6 +32,8 @@ pub(super) struct Cluster {
     pub(super) tracing: bool,
     /// Nodes that nothing comes from or goes to.
     pub(super) isolated: Vec<u32>,
+    /// Pairs, the lower node first, that nothing passes between.
+    pub(super) cuts: std::collections::BTreeSet<(u32, u32)>,
 }
 
 /// Packets under way; more are lost.
@@ -52,6 +54,7 @@ impl Cluster {
             trace: Vec::new(),
             tracing: std::env::var("PAXOS_TRACE").is_ok(),
             isolated: Vec::new(),
+            cuts: std::collections::BTreeSet::new(),
         };
         for at in 0..cluster.nodes.len() {
             cluster.run(at, |replica, now, fx| replica.start(now, fx));
@@ -139,8 +142,10 @@ impl Cluster {
 
     pub(super) fn deliver(&mut self, packet: Packet) {
         let at = packet.to as usize - 1;
-        let cut = |node: u32| self.isolated.contains(&node);
-        if self.nodes[at].replica.is_none() || cut(packet.to) || cut(packet.from.node) {
+        let (a, b) = (packet.from.node, packet.to);
+        let isolated = self.isolated.contains(&a) || self.isolated.contains(&b);
+        let cut = isolated || self.cuts.contains(&(a.min(b), a.max(b)));
+        if self.nodes[at].replica.is_none() || cut {
             return;
         }
         let from = packet.from;

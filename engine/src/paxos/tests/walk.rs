@@ -3,11 +3,11 @@
 //! `PAXOS_SEED=n` runs one seed, `PAXOS_SEEDS=n` the first n; `PAXOS_TRACE=1` prints it.
 
 use palisade_netio::Nanos;
-use palisade_wal::StreamLog;
+use palisade_wal::{Kind, StreamLog};
 
 use super::super::*;
 use super::cluster::Cluster;
-use super::node::{GROUP_BYTES, Node};
+use super::node::{GROUP_BYTES, Node, Record};
 
 pub(super) struct Dice(pub(super) u64);
 
@@ -49,7 +49,17 @@ fn restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
 /// Nodes that are down come first, or half of them would be down all the time.
 fn crash_or_restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     let down = cluster.nodes.iter().position(|n| n.replica.is_none());
-    let at = down.filter(|_| dice.below(3) > 0).unwrap_or(at);
+    // Then those with a promise to lose.
+    let promise = |r: &Record| matches!(r, Record::State(s) if s.kind == Kind::Promise);
+    let loses = |n: &Node| n.replica.is_some() && n.wal[n.durable..].iter().any(promise);
+    let count = cluster.nodes.len();
+    let loser = (at..at + count).map(|n| n % count).find(|&n| loses(&cluster.nodes[n]));
+    let at =
+        down.filter(|_| dice.below(3) > 0).or(loser.filter(|_| dice.below(2) > 0)).unwrap_or(at);
+    crash_or_restart_one(cluster, at, dice);
+}
+
+fn crash_or_restart_one(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     if cluster.nodes[at].replica.is_none() {
         if dice.below(8) == 0 && !is_unknown(cluster) {
             let keep = cluster.nodes[at].durable - dice.below(4).min(cluster.nodes[at].durable);
@@ -70,6 +80,10 @@ fn crash_or_restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     for other in (0..cluster.nodes.len()).filter(|&other| other != at) {
         let lease_until = cluster.now;
         cluster.peer(other, at as u32 + 1, PeerState::Down { lease_until });
+    }
+    // Back at once, while what it said is still under way.
+    if dice.below(2) == 0 {
+        crash_or_restart_one(cluster, at, dice);
     }
 }
 
@@ -93,12 +107,12 @@ impl Mix {
     fn draw(dice: &mut Dice) -> Mix {
         let mut of = |choices: &[usize]| choices[dice.below(choices.len())];
         Mix {
-            crash: of(&[0, 2, 5, 20]),
+            crash: of(&[0, 5, 10, 30]),
             link: of(&[0, 3, 10, 30]),
             stall: of(&[0, 0, 1, 3]),
             transfer: of(&[0, 0, 1, 4]),
             time: of(&[10, 30, 80]),
-            sync: of(&[25, 60, 150, 250]),
+            sync: of(&[20, 50, 100, 250]),
             propose: of(&[40, 120]),
             lost: of(&[0, 2, 10]),
             doubled: of(&[0, 5, 20]),
@@ -151,6 +165,16 @@ fn step(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
             let down = PeerState::Down { lease_until };
             let state = if dice.below(3) > 0 { PeerState::Up } else { down };
             cluster.peer(at, other as u32 + 1, state);
+            // Mostly, a node is taken to be down because it is not heard.
+            let pair = (at.min(other) as u32 + 1, at.max(other) as u32 + 1);
+            if dice.below(4) > 0 {
+                let cut = dice.below(2) == 0;
+                if cut {
+                    cluster.cuts.insert(pair)
+                } else {
+                    cluster.cuts.remove(&pair)
+                };
+            }
         }
     } else if hit(mix.crash) {
         crash_or_restart(cluster, at, dice);
@@ -173,6 +197,7 @@ fn step(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
 
 /// All faults end: a leader must emerge and commit.
 fn heal(cluster: &mut Cluster, dice: &mut Dice) {
+    cluster.cuts.clear();
     for at in 0..cluster.nodes.len() {
         if cluster.nodes[at].replica.is_none() {
             restart(cluster, at, dice);
