@@ -53,7 +53,7 @@ impl Replica {
         self.fetch = None;
         let own = self.promise_of(ballot);
         self.unfollow(fx);
-        self.role = Role::Candidate(Candidacy {
+        self.role = Role::Candidate(Box::new(Candidacy {
             ballot,
             scn_floor: own.scn,
             own: Some(own),
@@ -61,7 +61,7 @@ impl Replica {
             chosen: false,
             retry_at: now.after(self.tuning.retry_ns),
             give_up_at: now.after(self.tuning.candidacy_ns),
-        });
+        }));
         self.reason = "asks for promises";
         let end = self.end().lsn;
         self.log_record(Kind::Promise, end, ballot, Vec::new(), Then::Prepare(ballot), fx);
@@ -218,7 +218,7 @@ impl Replica {
             self.give_up("the best tail begins above this log", now, fx);
         } else {
             self.reason = "fetches what its log lacks";
-            self.pending = Some(Pending::new(ballot, end, config, source, &self.log));
+            self.pending = Some(Box::new(Pending::new(ballot, end, config, source, &self.log)));
             self.advance_takeover(now, fx);
         }
     }

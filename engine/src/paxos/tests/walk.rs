@@ -3,11 +3,11 @@
 //! `PAXOS_SEED=n` runs one seed, `PAXOS_SEEDS=n` the first n; `PAXOS_TRACE=1` prints it.
 
 use palisade_netio::Nanos;
-use palisade_wal::StreamLog;
+use palisade_wal::{Kind, StreamLog};
 
 use super::super::*;
 use super::cluster::Cluster;
-use super::node::Node;
+use super::node::{GROUP_BYTES, Node, Record};
 
 pub(super) struct Dice(pub(super) u64);
 
@@ -49,7 +49,17 @@ fn restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
 /// Nodes that are down come first, or half of them would be down all the time.
 fn crash_or_restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     let down = cluster.nodes.iter().position(|n| n.replica.is_none());
-    let at = down.filter(|_| dice.below(3) > 0).unwrap_or(at);
+    // Then those with a promise to lose.
+    let promise = |r: &Record| matches!(r, Record::State(s) if s.kind == Kind::Promise);
+    let loses = |n: &Node| n.replica.is_some() && n.wal[n.durable..].iter().any(promise);
+    let count = cluster.nodes.len();
+    let loser = (at..at + count).map(|n| n % count).find(|&n| loses(&cluster.nodes[n]));
+    let at =
+        down.filter(|_| dice.below(3) > 0).or(loser.filter(|_| dice.below(2) > 0)).unwrap_or(at);
+    crash_or_restart_one(cluster, at, dice);
+}
+
+fn crash_or_restart_one(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     if cluster.nodes[at].replica.is_none() {
         if dice.below(8) == 0 && !is_unknown(cluster) {
             let keep = cluster.nodes[at].durable - dice.below(4).min(cluster.nodes[at].durable);
@@ -70,6 +80,10 @@ fn crash_or_restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     for other in (0..cluster.nodes.len()).filter(|&other| other != at) {
         let lease_until = cluster.now;
         cluster.peer(other, at as u32 + 1, PeerState::Down { lease_until });
+    }
+    // Back at once, while what it said is still under way.
+    if dice.below(2) == 0 {
+        crash_or_restart_one(cluster, at, dice);
     }
 }
 
@@ -93,12 +107,12 @@ impl Mix {
     fn draw(dice: &mut Dice) -> Mix {
         let mut of = |choices: &[usize]| choices[dice.below(choices.len())];
         Mix {
-            crash: of(&[0, 2, 5, 20]),
+            crash: of(&[0, 5, 10, 30]),
             link: of(&[0, 3, 10, 30]),
             stall: of(&[0, 0, 1, 3]),
             transfer: of(&[0, 0, 1, 4]),
-            time: of(&[20, 60, 120]),
-            sync: of(&[60, 150, 250]),
+            time: of(&[10, 30, 80]),
+            sync: of(&[20, 50, 100, 250]),
             propose: of(&[40, 120]),
             lost: of(&[0, 2, 10]),
             doubled: of(&[0, 5, 20]),
@@ -140,17 +154,27 @@ fn step(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
         cluster.propose(at);
         cluster.end_turn(at);
     } else if hit(mix.time) {
-        cluster.now = cluster.now.after(1_000_000 * (1 + dice.below(20) as u64));
+        cluster.now = cluster.now.after(1_000_000 * (1 + dice.below(10) as u64));
         for node in 0..cluster.nodes.len() {
             cluster.tick(node);
             cluster.end_turn(node);
         }
     } else if hit(mix.link) {
         if at != other {
-            let lease_until = cluster.now.after(1_000_000 * dice.below(100) as u64);
+            let lease_until = cluster.now.after(1_000_000 * dice.below(20) as u64);
             let down = PeerState::Down { lease_until };
             let state = if dice.below(3) > 0 { PeerState::Up } else { down };
             cluster.peer(at, other as u32 + 1, state);
+            // Mostly, a node is taken to be down because it is not heard.
+            let pair = (at.min(other) as u32 + 1, at.max(other) as u32 + 1);
+            if dice.below(4) > 0 {
+                let cut = dice.below(2) == 0;
+                if cut {
+                    cluster.cuts.insert(pair)
+                } else {
+                    cluster.cuts.remove(&pair)
+                };
+            }
         }
     } else if hit(mix.crash) {
         crash_or_restart(cluster, at, dice);
@@ -173,6 +197,7 @@ fn step(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
 
 /// All faults end: a leader must emerge and commit.
 fn heal(cluster: &mut Cluster, dice: &mut Dice) {
+    cluster.cuts.clear();
     for at in 0..cluster.nodes.len() {
         if cluster.nodes[at].replica.is_none() {
             restart(cluster, at, dice);
@@ -221,7 +246,7 @@ fn heal(cluster: &mut Cluster, dice: &mut Dice) {
     }
 }
 
-fn walk(count: u32, seed: u64, steps: usize) -> u64 {
+fn walk(count: u32, seed: u64, steps: usize) -> (u64, u64) {
     let mut dice = Dice(seed.wrapping_mul(0x1234_5678_9abc_def1));
     let mut cluster = Cluster::new(count, seed);
     for at in 0..cluster.nodes.len() {
@@ -235,7 +260,7 @@ fn walk(count: u32, seed: u64, steps: usize) -> u64 {
     }
     heal(&mut cluster, &mut dice);
     assert!(cluster.now > Nanos(0));
-    cluster.oracle.committed_end().0
+    (cluster.oracle.committed_end().0, cluster.oracle.elections)
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -245,20 +270,22 @@ fn number(name: &str) -> Option<u64> {
 fn walks(count: u32, seeds: u64, steps: usize) {
     let only = number("PAXOS_SEED");
     let seeds = only.map_or(0..number("PAXOS_SEEDS").unwrap_or(seeds), |seed| seed..seed + 1);
-    let (mut committed, total) = (0, seeds.end - seeds.start);
+    let (mut committed, mut elections, total) = (0, 0, seeds.end - seeds.start);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| walk(count, seed, steps));
-        committed += result.unwrap_or_else(|_| panic!("{count} nodes, seed {seed}"));
+        let (end, takeovers) = result.unwrap_or_else(|_| panic!("{count} nodes, seed {seed}"));
+        committed += end / GROUP_BYTES;
+        elections += takeovers;
     }
-    println!("{total} walks of {count} nodes, {} groups committed", committed / 128);
+    println!("{total} walks of {count} nodes: {committed} groups committed, {elections} takeovers");
 }
 
 #[test]
 fn three_nodes_keep_what_is_committed() {
-    walks(3, 600, 5000);
+    walks(3, 5000, 6000);
 }
 
 #[test]
 fn five_nodes_keep_what_is_committed() {
-    walks(5, 300, 5000);
+    walks(5, 2000, 6000);
 }
