@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod config;
+pub mod forward;
 pub mod status;
 
 pub use config::Config;
