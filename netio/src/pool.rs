@@ -157,6 +157,34 @@ impl Pool {
         PAGE_BYTES << self.live(slot).order
     }
 
+    /// Owners, operations and views that keep a slot; 1 when nobody but the caller does.
+    pub fn owners(&self, slot: SlotId) -> u32 {
+        self.live(slot).refs
+    }
+
+    /// Bytes that a slot for `len` bytes takes, and counts against its quota.
+    ///
+    /// # Panics
+    /// When `len` is 0 or above [`SLOT_BYTES_MAX`].
+    pub fn slot_bytes(len: usize) -> usize {
+        assert!(len > 0 && len <= SLOT_BYTES_MAX, "slot of {len} bytes");
+        PAGE_BYTES << order_of(len)
+    }
+
+    /// Copies the bytes of `from` to the start of the slot `to`.
+    ///
+    /// # Panics
+    /// When `to` is the same slot, too small, or used by anything else, or `from` is being filled.
+    pub fn copy(&mut self, from: Run, to: SlotId) {
+        self.check(from);
+        let (live, len) = (self.live(to), from.len as usize);
+        assert!(live.fills == 0 && live.readers == 0 && live.head_pins == 0, "slot is shared");
+        assert!(self.live(from.slot).fills == 0, "slot {} is being filled", from.slot.0);
+        assert!(from.slot != to && len <= PAGE_BYTES << live.order);
+        let source = self.memory.slice(from.slot.start() + from.at as usize, len);
+        self.memory.slice_mut(to.start(), len).copy_from_slice(source);
+    }
+
     /// Adds an owner.
     pub fn retain(&mut self, slot: SlotId) {
         self.live_mut(slot).refs += 1;

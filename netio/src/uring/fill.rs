@@ -1,0 +1,172 @@
+//! From an operation to a submission entry.
+
+use io_uring::squeue::Entry;
+use io_uring::{opcode, types};
+
+use super::calls;
+use super::flight::{Flight, Kind, Pin};
+use crate::op::{Errno, Handle, Op, Run};
+use crate::pool::Pool;
+
+/// `IORING_SEND_ZC_REPORT_USAGE`: the notification says whether the kernel copied.
+const REPORT_USAGE: u16 = 8;
+
+/// Builds the entry of an operation that goes through the ring. What the kernel reads is kept in
+/// `flight`, and the runs are pinned.
+pub(super) fn entry(
+    flight: &mut Flight,
+    pool: &mut Pool,
+    registered: u16,
+    op: Op,
+) -> Result<Entry, Errno> {
+    let entry = match op {
+        Op::Open { path, how } => {
+            flight.kind = Kind::Open;
+            flight.path = calls::c_path(&path)?;
+            opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), flight.path.as_ptr())
+                .flags(calls::open_flags(how))
+                .mode(0o644)
+                .build()
+        }
+        Op::Close { handle } => opcode::Close::new(fd(handle)).build(),
+        Op::Write { handle, offset, runs, barrier } => {
+            pin(flight, pool, runs, Pin::Read);
+            write(flight, pool, registered, handle, offset, barrier)
+        }
+        Op::Read { handle, offset, run } => {
+            pin(flight, pool, vec![run], Pin::Fill);
+            read(pool, registered, handle, offset, run)
+        }
+        Op::Sync { handle, metadata } => {
+            let flags = match metadata {
+                true => types::FsyncFlags::empty(),
+                false => types::FsyncFlags::DATASYNC,
+            };
+            opcode::Fsync::new(fd(handle)).flags(flags).build()
+        }
+        Op::Allocate { handle, len } => opcode::Fallocate::new(fd(handle), len).build(),
+        Op::Accept { listener } => {
+            flight.kind = Kind::Accept;
+            opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_CLOEXEC).build()
+        }
+        Op::Connect { addr } => {
+            let socket = calls::connectable(addr)?;
+            flight.kind = Kind::Connect(socket);
+            let len = calls::write_address(addr, &mut flight.address);
+            opcode::Connect::new(fd(socket), (&raw const flight.address).cast(), len).build()
+        }
+        Op::Send { socket, prefix, runs, zero_copy } => {
+            flight.kind = Kind::Send;
+            flight.prefix = prefix;
+            pin(flight, pool, runs, Pin::Read);
+            send(flight, pool, socket, zero_copy)
+        }
+        Op::Receive { socket, run } => {
+            pin(flight, pool, vec![run], Pin::Fill);
+            opcode::Recv::new(fd(socket), pool.address(run), run.len).build()
+        }
+        other => unreachable!("{other:?} does not go through the ring"),
+    };
+    Ok(entry)
+}
+
+/// Ends the pins of an operation.
+pub(super) fn unpin(flight: &Flight, pool: &mut Pool) {
+    for &run in &flight.runs {
+        match flight.pin {
+            Pin::Read => pool.unpin_read(run),
+            Pin::Fill => pool.unpin_fill(run),
+        }
+    }
+}
+
+fn pin(flight: &mut Flight, pool: &mut Pool, runs: Vec<Run>, pin: Pin) {
+    for &run in &runs {
+        match pin {
+            Pin::Read => pool.pin_read(run),
+            Pin::Fill => pool.pin_fill(run),
+        }
+    }
+    (flight.pin, flight.runs) = (pin, runs);
+}
+
+fn write(
+    flight: &mut Flight,
+    pool: &Pool,
+    registered: u16,
+    handle: Handle,
+    offset: u64,
+    barrier: bool,
+) -> Entry {
+    let flags = if barrier { libc::RWF_DSYNC } else { 0 };
+    if let [run] = flight.runs[..] {
+        let at = pool.address(run).cast_const();
+        return match step(pool, registered, run) {
+            Some(step) => opcode::WriteFixed::new(fd(handle), at, run.len, step)
+                .offset(offset)
+                .rw_flags(flags)
+                .build(),
+            None => {
+                opcode::Write::new(fd(handle), at, run.len).offset(offset).rw_flags(flags).build()
+            }
+        };
+    }
+    gather(flight, pool);
+    let len = flight.iovecs.len() as u32;
+    opcode::Writev::new(fd(handle), flight.iovecs.as_ptr(), len)
+        .offset(offset)
+        .rw_flags(flags)
+        .build()
+}
+
+fn read(pool: &Pool, registered: u16, handle: Handle, offset: u64, run: Run) -> Entry {
+    let at = pool.address(run);
+    match step(pool, registered, run) {
+        Some(step) => opcode::ReadFixed::new(fd(handle), at, run.len, step).offset(offset).build(),
+        None => opcode::Read::new(fd(handle), at, run.len).offset(offset).build(),
+    }
+}
+
+fn send(flight: &mut Flight, pool: &Pool, socket: Handle, zero_copy: bool) -> Entry {
+    // The kernel goes on after a short send while it can: a count below the total then means an
+    // error that the next send will name.
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+    if flight.runs.is_empty() {
+        let (at, len) = (flight.prefix.as_ptr(), flight.prefix.len() as u32);
+        return opcode::Send::new(fd(socket), at, len).flags(flags).build();
+    }
+    gather(flight, pool);
+    flight.message.msg_iov = flight.iovecs.as_mut_ptr();
+    flight.message.msg_iovlen = flight.iovecs.len() as _;
+    let message = &raw const flight.message;
+    let flags = flags as u32;
+    if zero_copy {
+        opcode::SendMsgZc::new(fd(socket), message).ioprio(REPORT_USAGE).flags(flags).build()
+    } else {
+        opcode::SendMsg::new(fd(socket), message).flags(flags).build()
+    }
+}
+
+/// Lists prefix and runs for the kernel.
+fn gather(flight: &mut Flight, pool: &Pool) {
+    flight.iovecs.clear();
+    if !flight.prefix.is_empty() {
+        flight.iovecs.push(libc::iovec {
+            iov_base: flight.prefix.as_mut_ptr().cast(),
+            iov_len: flight.prefix.len(),
+        });
+    }
+    for &run in &flight.runs {
+        flight
+            .iovecs
+            .push(libc::iovec { iov_base: pool.address(run).cast(), iov_len: run.len as usize });
+    }
+}
+
+fn step(pool: &Pool, registered: u16, run: Run) -> Option<u16> {
+    pool.step(run).filter(|&step| step < registered)
+}
+
+fn fd(handle: Handle) -> types::Fd {
+    types::Fd(handle.raw())
+}
