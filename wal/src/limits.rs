@@ -1,0 +1,82 @@
+//! Every bound of the log in one place. Mirrors FORMAT.md, "Limits".
+
+use crate::group::{GROUP_BYTES_MAX, GROUP_HEADER_BYTES};
+use crate::record::RECORD_HEADER_BYTES;
+
+/// Blocks, segment headers and indexes start and end at multiples of this.
+pub const BLOCK_ALIGN: usize = 4096;
+/// Bytes of a block head, the first bytes of a block and of its slot.
+pub const BLOCK_HEAD_BYTES: usize = 512;
+/// Largest block: head, body and pad.
+pub const BLOCK_BYTES_MAX: usize = 2 << 20;
+/// Largest body.
+pub const BODY_BYTES_MAX: usize = BLOCK_BYTES_MAX - BLOCK_HEAD_BYTES;
+/// A waiting write of this size starts although another one is in flight.
+pub const BLOCK_BYTES_TARGET: usize = 256 << 10;
+/// Blocks that go out as one vectored write.
+pub const WRITE_RUNS_MAX: usize = 16;
+/// Bytes of one vectored write; a single block may be larger.
+pub const WRITE_BYTES_MAX: usize = 1 << 20;
+/// Writes in flight at most.
+pub const WRITES_IN_FLIGHT_MAX: usize = 4;
+/// Blocks that wait to be written at most; beyond it an append finds no room.
+pub const BLOCKS_WAITING_MAX: usize = 1024;
+/// How often a transient error or an empty write is tried again before it counts as an error.
+pub const RETRIES_MAX: u32 = 16;
+/// Bytes of a segment header.
+pub const SEGMENT_HEADER_BYTES: usize = 4096;
+/// Smallest segment. Products use 8 MiB and more; tests less.
+pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// Largest segment.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Segments of one shard at most.
+pub const SEGMENTS_MAX: usize = 1 << 16;
+/// A segment being prepared becomes usable in steps of this size.
+pub const PREPARE_STEP_BYTES: u64 = 8 << 20;
+/// Bytes of one zero write of the preparation.
+pub const PREPARE_WRITE_BYTES: usize = 256 << 10;
+/// Time between two zero writes while nobody waits for the segment.
+pub const PREPARE_PACE_NS: u64 = 1_000_000;
+/// Time until the preparation is tried again after the disk was full.
+pub const PREPARE_RETRY_NS: u64 = 1_000_000_000;
+/// Time without a write after which the closing block is written.
+pub const CLOSING_AFTER_NS: u64 = 10_000_000;
+/// Above this part of the limit appends should slow down, in percent.
+pub const SPACE_THROTTLE_PERCENT: u64 = 90;
+/// Above this part of the limit appends without `hard_state` are refused, in percent.
+pub const SPACE_REFUSE_PERCENT: u64 = 95;
+/// Bytes of one read of recovery.
+pub const SCAN_READ_BYTES: usize = 1 << 20;
+/// Corrupt ranges that a recovery report lists; the rest is counted.
+pub const REPORT_RANGES_MAX: usize = 1024;
+/// Index at the end of a segment: at most one part in this many.
+pub const INDEX_PART: u64 = 100;
+
+const _: () = assert!(
+    GROUP_BYTES_MAX + RECORD_HEADER_BYTES + BLOCK_HEAD_BYTES <= BLOCK_BYTES_MAX,
+    "the largest group fits a block"
+);
+const _: () = assert!(BLOCK_BYTES_MAX <= palisade_netio::SLOT_BYTES_MAX);
+const _: () = assert!(BLOCK_HEAD_BYTES == palisade_netio::HEAD_BYTES);
+const _: () = assert!(BLOCK_ALIGN == palisade_netio::PAGE_BYTES);
+const _: () = assert!(GROUP_HEADER_BYTES.is_multiple_of(8));
+const _: () = assert!(PREPARE_STEP_BYTES.is_multiple_of(PREPARE_WRITE_BYTES as u64));
+
+/// Room kept for the index at the end of a segment of `bytes`.
+pub fn index_reserve(bytes: u64) -> u64 {
+    let align = BLOCK_ALIGN as u64;
+    let part = bytes / INDEX_PART / align * align;
+    part.clamp(align, BLOCK_BYTES_MAX as u64)
+}
+
+/// First byte of the index of a segment of `bytes`: blocks end at or before it.
+pub fn data_end(bytes: u64) -> u64 {
+    assert!(bytes >= SEGMENT_BYTES_MIN && bytes.is_multiple_of(BLOCK_ALIGN as u64));
+    bytes - index_reserve(bytes)
+}
+
+/// Bytes of a block with a body of `body_len`: head, body and pad.
+pub fn block_bytes(body_len: usize) -> usize {
+    assert!(body_len <= BODY_BYTES_MAX, "body of {body_len} bytes");
+    (BLOCK_HEAD_BYTES + body_len).next_multiple_of(BLOCK_ALIGN)
+}
