@@ -65,6 +65,8 @@ pub struct Fate {
     pub sequence: u64,
     /// Outcome and place.
     pub appended: AppendedRecord,
+    /// The node that said so; 0 when none did.
+    pub node: u32,
     /// Time from its first request to this answer.
     pub took: Duration,
     /// Why it was not acked; empty otherwise.
@@ -349,7 +351,9 @@ impl Run<'_> {
             0 => 0,
             _ => self.options.first_sequence + index,
         };
-        (self.on_fate)(Fate { index, sequence, appended, took, why });
+        let acked = appended.outcome == Outcome::Acked;
+        let node = self.connection.as_ref().filter(|_| acked).map_or(0, |c| c.peer().node);
+        (self.on_fate)(Fate { index, sequence, appended, node, took, why });
     }
 
     fn on_refused(&mut self, id: u64, refused: Refused) -> Result<(), ClientError> {

@@ -151,7 +151,9 @@ impl Reader {
         loop {
             match self.step(connection, on_record)? {
                 Step::Go => {}
-                Step::Stopped => return Ok(Ending { position: self.position.0, ..Ending::default() }),
+                Step::Stopped => {
+                    return Ok(Ending { position: self.position.0, ..Ending::default() });
+                }
                 Step::Ended(end) => return self.on_end(addr, &end),
             }
             if self.unpaid >= CREDIT_STEP_BYTES {

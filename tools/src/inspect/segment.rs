@@ -1,0 +1,2 @@
+//! Segments.
+pub(crate) const NOT_YET: u8 = 0;
