@@ -426,7 +426,8 @@ mod tests {
     #[test]
     fn every_difference_is_refused_and_names_both_values() {
         assert_eq!(hello().check(&EXPECT), Ok(()));
-        let cases: [(fn(&mut Hello), RefusalCode, &str); 7] = [
+        type Change = fn(&mut Hello);
+        let cases: [(Change, RefusalCode, &str); 7] = [
             (|h| h.version = 9, RefusalCode::Version, "protocol version 9, expected 1"),
             (|h| h.target.cluster = 8, RefusalCode::Cluster, "target cluster 8, expected 7"),
             (|h| h.target.node = 5, RefusalCode::Node, "target node 5, expected 2"),

@@ -1,5 +1,67 @@
-//! Bytes in and out of the kernel.
-#![doc = "netio knows nothing of logs, ballots or streams."]
+//! Bytes in and out of the kernel: one ring per shard, its slots, files, sockets and links.
+//!
+//! netio knows nothing of logs, ballots or streams. It has three layers, each usable without the
+//! next:
+//!
+//! - the **seam**: [`Op`], [`Completion`], [`Ring`]. Everything that a shard asks of the kernel is
+//!   an operation, so a virtual ring can stand in for the real one. [`Uring`] is the real one.
+//! - **slots**: [`Pool`], the only memory that the kernel reads and writes.
+//! - **connections**: [`FrameHead`], the handshake ([`Hello`], [`Welcome`], [`Refusal`]), [`Link`]
+//!   and [`Listener`]: state machines without threads, driven by completions and time.
+//!
+//! # The rules of slots
+//!
+//! - A slot is counted. Who takes it owns it once; [`Pool::retain`] and [`Pool::release`] count.
+//! - An operation in flight pins the slots it names, until its *last* completion. A zero-copy send
+//!   has two: the second, perhaps much later, lets go.
+//! - A slot that is being filled can be neither read nor changed; one that is being read cannot be
+//!   changed, except for its [head](HEAD_BYTES) when only the body is in use.
+//! - Slots are freed by the shard alone. Other threads hold a [`SlotView`] and give it back by
+//!   dropping it.
+//! - The slot of a [`Frame`] belongs to its link until the next [`Link::poll_event`]; who wants
+//!   the bytes longer retains it, and the link then goes on in another slot.
+//!
+//! # Example
+//!
+//! A block is written durably, and read back:
+//!
+//! ```
+//! use palisade_netio::{Op, OpenHow, Payload, Pool, Purpose, Quotas, Ring, Run, Token};
+//! use palisade_netio::{Uring, UringConfig, Wait};
+//!
+//! let quota = 1 << 20;
+//! let quotas = Quotas { write: quota, receive: quota, tail: quota, read: quota };
+//! let mut pool = Pool::new(quotas)?;
+//! let mut ring = Uring::new(UringConfig::default(), &pool)?;
+//! let mut run = |ring: &mut Uring, pool: &mut Pool, op| {
+//!     ring.submit(pool, Token(1), op);
+//!     let mut done = Vec::new();
+//!     while done.is_empty() {
+//!         ring.enter(pool, Wait::Until(None), &mut done);
+//!     }
+//!     done.remove(0)
+//! };
+//!
+//! let path = std::path::PathBuf::from(format!("/var/tmp/netio-example-{}", std::process::id()));
+//! let opened = run(&mut ring, &mut pool, Op::Open { path: path.clone(), how: OpenHow::CreateNew });
+//! let Payload::Handle(handle) = opened.payload else { panic!("{opened:?}") };
+//!
+//! let block = pool.take(Purpose::Write, 4096).expect("the pool is empty");
+//! pool.bytes_mut(block).fill(7);
+//! let whole = Run { slot: block, at: 0, len: 4096 };
+//! let write = Op::Write { handle, offset: 0, runs: vec![whole], barrier: true };
+//! assert_eq!(run(&mut ring, &mut pool, write).result, Ok(4096));
+//!
+//! pool.bytes_mut(block).fill(0);
+//! let read = Op::Read { handle, offset: 0, run: whole };
+//! assert_eq!(run(&mut ring, &mut pool, read).result, Ok(4096));
+//! assert!(pool.bytes(block).iter().all(|&byte| byte == 7));
+//!
+//! run(&mut ring, &mut pool, Op::Close { handle });
+//! run(&mut ring, &mut pool, Op::Unlink { path });
+//! pool.release(block);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod frame;
 mod hello;

@@ -102,7 +102,13 @@ enum State {
     Closed,
 }
 
-/// Accepts connections and reads their greetings. See the [module](self).
+/// Accepts connections and reads the hello of each, exactly, so that the socket can be handed on:
+/// to a [`Link`](crate::Link) here, to another ring, or with [`adopt_tcp`](crate::adopt_tcp) to a
+/// thread with blocking calls.
+///
+/// Driven like a link: [`Listener::on_completion`] for every completion that it
+/// [owns](Listener::owns), [`Listener::on_time`] when [`Listener::next_timer`] is past, then
+/// [`Listener::poll_event`] until it gives nothing.
 pub struct Listener {
     base: TokenBase,
     addr: SocketAddr,
@@ -231,7 +237,8 @@ impl Listener {
         self.events.pop_front()
     }
 
-    /// Refuses a connection that was [`Greeted`]: says why, then closes it.
+    /// Refuses a connection that was [`Greeted`]: says why, then closes it. It counts as
+    /// [ended](Listener::connection_ended).
     pub fn refuse(
         &mut self,
         ring: &mut impl Ring,
@@ -303,7 +310,7 @@ impl Listener {
         self.accepting = c.more;
         if let Payload::Accepted(socket, peer) = c.payload {
             self.open_entry(ring, pool, socket, peer);
-        } else if c.result.is_err_and(|errno| !errno.is_transient()) {
+        } else if c.result.is_err_and(|e| !e.is_transient() && e != Errno::CONNABORTED) {
             // Mostly out of descriptors: at once again would spin.
             self.pause = Some(self.now.after(ACCEPT_PAUSE_NS));
         }

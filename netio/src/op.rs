@@ -227,6 +227,8 @@ impl Errno {
     pub const NOSPC: Errno = Errno(28);
     /// Broken pipe.
     pub const PIPE: Errno = Errno(32);
+    /// Connection aborted before it was accepted.
+    pub const CONNABORTED: Errno = Errno(103);
     /// Connection reset by peer.
     pub const CONNRESET: Errno = Errno(104);
     /// Connection refused.

@@ -21,6 +21,8 @@ pub const WRITE_BYTES_MAX: usize = 1 << 20;
 pub const WRITES_IN_FLIGHT_MAX: usize = 4;
 /// Blocks that wait to be written at most; beyond it an append finds no room.
 pub const BLOCKS_WAITING_MAX: usize = 1024;
+/// Batches whose write began and that are not yet part of the durable prefix, at most.
+pub const BATCHES_MAX: usize = 64;
 /// How often a transient error or an empty write is tried again before it counts as an error.
 pub const RETRIES_MAX: u32 = 16;
 /// Bytes of a segment header.

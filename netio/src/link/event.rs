@@ -62,8 +62,9 @@ pub enum DownReason {
     /// The peer is not whom the greeting wanted.
     #[error("wrong peer: {0}")]
     WrongPeer(Refusal),
-    /// The greeting was answered with another frame.
-    #[error("greeting answered with a frame of kind {0}")]
+    /// A frame of this kind has no place here: no answer to a greeting, or a greeting when there
+    /// is no more to greet.
+    #[error("a frame of kind {0} has no place here")]
     Greeting(u16),
     /// The peer sent what is no frame.
     #[error("bad frame: {0}")]

@@ -214,3 +214,120 @@ impl Inbox {
         self.spill.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::splitmix;
+    use crate::pool::Quotas;
+
+    fn pool(receive: usize) -> Pool {
+        Pool::new(Quotas { write: 0, receive, tail: 0, read: 0 }).unwrap()
+    }
+
+    fn frame(framing: Framing, number: u64, len: usize) -> Vec<u8> {
+        let body: Vec<u8> = (0..len).map(|i| (i as u64 ^ number) as u8).collect();
+        let bulk =
+            framing == Framing::Slotted || (framing == Framing::Packed && number.is_multiple_of(5));
+        match bulk {
+            true => [FrameHead::encode_bulk(20, number, 0, &[7], len), body].concat(),
+            false => FrameHead::encode(20, number, 0, &body),
+        }
+    }
+
+    /// Feeds `stream` in pieces of random length; gives the frames, keeping some slots a while.
+    fn feed(
+        framing: Framing,
+        stream: &[u8],
+        random: &mut u64,
+        pool: &mut Pool,
+    ) -> Result<Vec<(u64, usize)>, FrameError> {
+        let mut inbox = Inbox::new(framing);
+        let (mut at, mut out, mut kept) = (0, Vec::new(), Vec::new());
+        loop {
+            while let Some(frame) = inbox.next_frame(pool).inspect_err(|_| inbox.clear(pool))? {
+                let bytes = &pool.bytes(frame.slot)[frame.body.at as usize..];
+                let body = bytes[..frame.body.len as usize].to_vec();
+                let right = |(i, &b): (usize, &u8)| b == (i as u64 ^ frame.head.tag) as u8;
+                assert!(body.iter().enumerate().all(right));
+                out.push((frame.head.tag, body.len()));
+                if splitmix(random).is_multiple_of(3) {
+                    pool.retain(frame.slot);
+                    kept.push((frame, body));
+                }
+            }
+            if kept.len() > 3 || splitmix(random).is_multiple_of(4) {
+                for (frame, copy) in kept.drain(..) {
+                    let body = &pool.bytes(frame.slot)[frame.body.at as usize..];
+                    assert!(body[..copy.len()] == copy, "a kept frame was overwritten");
+                    pool.release(frame.slot);
+                }
+            }
+            let run = match inbox.room(pool) {
+                Room::Run(run) => run,
+                Room::Starved => {
+                    assert!(!kept.is_empty() || inbox.handed.is_some(), "starved for nothing");
+                    inbox.release_handed(pool);
+                    kept.drain(..).for_each(|(frame, _)| pool.release(frame.slot));
+                    continue;
+                }
+                Room::Never(_) => panic!("frames here fit the quota"),
+            };
+            assert!(run.len > 0, "a receive of nothing looks like the end");
+            let most = (run.len as usize).min(stream.len() - at);
+            if most == 0 {
+                break;
+            }
+            let len = 1 + splitmix(random) as usize % most;
+            pool.pin_fill(run);
+            pool.fill(run, &stream[at..at + len]);
+            pool.unpin_fill(run);
+            inbox.received(len as u32);
+            at += len;
+        }
+        kept.drain(..).for_each(|(frame, _)| pool.release(frame.slot));
+        inbox.clear(pool);
+        Ok(out)
+    }
+
+    #[test]
+    fn frames_survive_every_way_of_cutting_with_scarce_slots() {
+        for seed in 0..60 {
+            let mut random = seed;
+            for framing in [Framing::Packed, Framing::Slotted, Framing::Exact] {
+                let mut pool = pool(512 << 10);
+                pool.poison_freed();
+                let (mut stream, mut expected) = (Vec::new(), Vec::new());
+                for number in 0..40 {
+                    let most = match framing {
+                        Framing::Exact => 512,
+                        _ => [16, 700, 5000, 120_000][splitmix(&mut random) as usize % 4],
+                    };
+                    let len = splitmix(&mut random) as usize % most;
+                    stream.extend(frame(framing, number, len));
+                    expected.push((number, len));
+                }
+                let found = feed(framing, &stream, &mut random, &mut pool);
+                assert_eq!(found, Ok(expected), "seed {seed} {framing:?}");
+                assert_eq!(pool.used(Purpose::Receive), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_stream_ends_in_an_error_and_holds_no_slot() {
+        for seed in 0..200 {
+            let mut random = seed;
+            for framing in [Framing::Packed, Framing::Slotted, Framing::Exact] {
+                let mut pool = pool(8 << 20);
+                let mut stream = Vec::new();
+                (0..8).for_each(|number| stream.extend(frame(framing, number, 300)));
+                let at = splitmix(&mut random) as usize % 64;
+                stream[at] ^= 1 << (splitmix(&mut random) % 8);
+                let found = feed(framing, &stream, &mut random, &mut pool);
+                assert!(found.is_err(), "seed {seed} {framing:?}");
+                assert_eq!(pool.used(Purpose::Receive), 0);
+            }
+        }
+    }
+}

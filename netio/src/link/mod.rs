@@ -1,9 +1,4 @@
 //! One connection, as a state machine over a [`Ring`].
-//!
-//! A link that was dialled greets, and dials again for ever; one that was accepted ends with its
-//! connection. Each turn of the owner: [`Link::on_completion`] for every completion that the link
-//! [owns](Link::owns), [`Link::on_time`] when [`Link::next_timer`] is past, then
-//! [`Link::poll_event`] until it gives nothing, then [`Link::flush`].
 
 mod backoff;
 mod event;
@@ -17,6 +12,7 @@ pub(crate) use backoff::splitmix;
 pub use event::{DownReason, Frame, Framing, Full, LinkEvent, Outgoing, ZeroCopy, ZeroCopyMode};
 pub(crate) use inbox::{Inbox, Room};
 
+use crate::frame::{FrameHead, FrameLimits, KIND_USER_MIN};
 use crate::hello::{Class, Hello, Identity, KIND_REFUSED, KIND_WELCOME, Refusal, Welcome};
 use crate::limits::{HANDSHAKE_NS, PIN_NS_MAX, ZERO_COPY_PENDING_MAX, ZERO_COPY_THRESHOLD_BYTES};
 use crate::op::{Completion, Errno, Handle, Op, Payload};
@@ -33,6 +29,8 @@ const SHUTDOWN: u16 = 4 << 12;
 const CLOSE: u16 = 5 << 12;
 const CANCEL: u16 = 6 << 12;
 const NUMBER: u16 = (1 << 12) - 1;
+/// `ENOMEM`, `EOPNOTSUPP`, `ENOBUFS`: what a zero-copy send fails with where a plain one does not.
+const NO_ZERO_COPY: [i32; 3] = [12, 95, 105];
 
 enum Side {
     Dial { addr: SocketAddr, hello: Hello, backoff: Backoff },
@@ -59,7 +57,8 @@ enum State {
 struct InFlight {
     connect: bool,
     receive: bool,
-    send: Option<u16>,
+    /// Number of the send, and whether it is zero-copy.
+    send: Option<(u16, bool)>,
     shutdown: bool,
     close: bool,
     cancel: bool,
@@ -72,7 +71,13 @@ struct Pinned {
     since: Nanos,
 }
 
-/// One connection. See the [module](self) for how it is driven.
+/// One connection. A link that was dialled greets, and dials again for ever; one that was accepted
+/// ends with its connection.
+///
+/// Each turn of the owner: [`Link::on_completion`] for every completion that the link
+/// [owns](Link::owns), [`Link::on_time`] when [`Link::next_timer`] is past, then
+/// [`Link::poll_event`] until it gives nothing, then [`Link::flush`]. While it is up a receive is
+/// always in flight between turns, so the end of the peer's process is seen at once.
 pub struct Link {
     base: TokenBase,
     side: Side,
@@ -89,6 +94,8 @@ pub struct Link {
     zero_copy: ZeroCopy,
     /// The kernel copied on this connection.
     copies: bool,
+    /// Zero-copy sends fail on this connection.
+    cannot_zero_copy: bool,
     inbox: Inbox,
     outbox: Outbox,
     starved: bool,
@@ -135,6 +142,7 @@ impl Link {
                 mode: ZeroCopyMode::Never,
             },
             copies: false,
+            cannot_zero_copy: false,
             inbox: Inbox::new(Framing::Exact),
             outbox: Outbox::new(),
             starved: false,
@@ -259,6 +267,11 @@ impl Link {
         pool: &mut Pool,
         frame: Outgoing,
     ) -> Result<(), Full> {
+        let whole = |head: FrameHead| head.frame_len() == frame.len();
+        debug_assert!(
+            FrameHead::parse(&frame.head, &FrameLimits::ANY).is_ok_and(whole),
+            "the lengths of a frame are those in its head"
+        );
         if self.state != State::Up || self.ending.is_some() {
             return Err(Full);
         }
@@ -294,10 +307,7 @@ impl Link {
         let (prefix, runs) = self.outbox.next_send();
         let total: usize = runs.iter().map(|run| run.len as usize).sum();
         let zero_copy = self.sends_zero_copy(total);
-        let number = self.free_send_number();
-        self.flying.send = Some(number);
-        let token = self.base.token(SEND | number);
-        ring.submit(pool, token, Op::Send { socket, prefix, runs, zero_copy });
+        self.submit_send(ring, pool, Op::Send { socket, prefix, runs, zero_copy }, zero_copy);
     }
 
     /// The next event, or none; then a receive is in flight again.
@@ -310,6 +320,10 @@ impl Link {
             return None;
         }
         match self.inbox.next_frame(pool) {
+            Ok(Some(frame)) if frame.head.kind < KIND_USER_MIN => {
+                self.fail(ring, pool, DownReason::Greeting(frame.head.kind));
+                self.events.pop_front()
+            }
             Ok(Some(frame)) => Some(LinkEvent::Frame(frame)),
             Ok(None) => {
                 self.receive(ring, pool);
@@ -322,7 +336,8 @@ impl Link {
         }
     }
 
-    /// Ends the link: what is queued is sent first, for at most five seconds.
+    /// Ends the link: what is queued is sent first, for at most five seconds. The owner goes on
+    /// driving it until it [is closed](Link::is_closed).
     pub fn close(&mut self, ring: &mut impl Ring, pool: &mut Pool) {
         if self.ending.is_some() {
             return;
@@ -353,6 +368,11 @@ impl Link {
         self.starved
     }
 
+    /// Whether the kernel reported on this connection that it copied a zero-copy send.
+    pub fn is_copied(&self) -> bool {
+        self.copies
+    }
+
     /// Why the last connection or attempt ended.
     pub fn last_reason(&self) -> Option<&DownReason> {
         self.last_reason.as_ref()
@@ -372,7 +392,8 @@ impl Link {
         };
         let addr = *addr;
         self.generation = self.generation.wrapping_add(1);
-        (self.shut, self.copies, self.starved) = (false, false, false);
+        (self.shut, self.starved) = (false, false);
+        (self.copies, self.cannot_zero_copy) = (false, false);
         self.state = State::Connecting(self.now.after(HANDSHAKE_NS));
         self.flying.connect = true;
         ring.submit(pool, self.token(CONNECT), Op::Connect { addr });
@@ -397,11 +418,7 @@ impl Link {
         self.state = State::Greeting(until);
         let taken = self.outbox.push(pool, Outgoing::inline(hello.encode()));
         assert!(taken.is_ok(), "the queue of a new connection is empty");
-        let (prefix, runs) = self.outbox.next_send();
-        let number = self.free_send_number();
-        self.flying.send = Some(number);
-        let token = self.base.token(SEND | number);
-        ring.submit(pool, token, Op::Send { socket, prefix, runs, zero_copy: false });
+        self.send_greeting(ring, pool);
         self.inbox.set_framing(Framing::Exact);
         self.receive(ring, pool);
     }
@@ -462,7 +479,7 @@ impl Link {
     }
 
     fn on_sent(&mut self, ring: &mut impl Ring, pool: &mut Pool, c: &Completion, number: u16) {
-        if self.flying.send == Some(number) {
+        if let Some((_, zero_copy)) = self.flying.send.filter(|&(flying, _)| flying == number) {
             self.flying.send = None;
             if c.more {
                 let (generation, since) = (self.generation, self.now);
@@ -475,10 +492,14 @@ impl Link {
                     Ok(0) => self.fail(ring, pool, DownReason::Send(Errno::PIPE)),
                     Ok(bytes) => self.outbox.taken(pool, bytes as usize),
                     Err(errno) if errno.is_transient() => {}
+                    // No memory to lock, or no such send on this socket: copying still works.
+                    Err(errno) if zero_copy && NO_ZERO_COPY.contains(&errno.0) => {
+                        self.cannot_zero_copy = true;
+                    }
                     Err(errno) => self.fail(ring, pool, DownReason::Send(errno)),
                 }
                 if matches!(self.state, State::Greeting(_)) && !self.outbox.is_empty() {
-                    self.resend_greeting(ring, pool);
+                    self.send_greeting(ring, pool);
                 }
             }
         } else if !c.more {
@@ -491,15 +512,18 @@ impl Link {
         self.go_on_closing(ring, pool);
     }
 
-    fn resend_greeting(&mut self, ring: &mut impl Ring, pool: &mut Pool) {
+    fn send_greeting(&mut self, ring: &mut impl Ring, pool: &mut Pool) {
         let Some(socket) = self.socket else {
             return;
         };
         let (prefix, runs) = self.outbox.next_send();
+        self.submit_send(ring, pool, Op::Send { socket, prefix, runs, zero_copy: false }, false);
+    }
+
+    fn submit_send(&mut self, ring: &mut impl Ring, pool: &mut Pool, op: Op, zero_copy: bool) {
         let number = self.free_send_number();
-        self.flying.send = Some(number);
-        let token = self.base.token(SEND | number);
-        ring.submit(pool, token, Op::Send { socket, prefix, runs, zero_copy: false });
+        self.flying.send = Some((number, zero_copy));
+        ring.submit(pool, self.base.token(SEND | number), op);
     }
 
     fn receive(&mut self, ring: &mut impl Ring, pool: &mut Pool) {
@@ -587,6 +611,7 @@ impl Link {
             ZeroCopyMode::Never => false,
         };
         wanted
+            && !self.cannot_zero_copy
             && total > 0
             && total >= self.zero_copy.threshold_bytes as usize
             && self.pinned.len() < ZERO_COPY_PENDING_MAX
@@ -597,3 +622,6 @@ impl Link {
         self.pinned.iter().find(current).map(|pin| pin.since)
     }
 }
+
+#[cfg(test)]
+mod tests;

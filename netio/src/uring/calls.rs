@@ -81,7 +81,7 @@ pub(super) fn unlink(path: &Path) -> Done<()> {
 }
 
 pub(super) fn make_dir(path: &Path) -> Done<()> {
-    Ok(rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))?)
+    Ok(rustix::fs::mkdir(path, Mode::from_raw_mode(0o750))?)
 }
 
 pub(super) fn list(path: &Path) -> Done<Vec<String>> {

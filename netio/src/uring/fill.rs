@@ -25,16 +25,18 @@ pub(super) fn entry(
             flight.path = calls::c_path(&path)?;
             opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), flight.path.as_ptr())
                 .flags(calls::open_flags(how))
-                .mode(0o644)
+                .mode(0o640)
                 .build()
         }
         Op::Close { handle } => opcode::Close::new(fd(handle)).build(),
         Op::Write { handle, offset, runs, barrier } => {
-            pin(flight, pool, runs, Pin::Read);
+            pin_read(flight, pool, runs);
             write(flight, pool, registered, handle, offset, barrier)
         }
         Op::Read { handle, offset, run } => {
-            pin(flight, pool, vec![run], Pin::Fill);
+            pool.pin_fill(run);
+            flight.pin = Pin::Fill;
+            flight.runs.push(run);
             read(pool, registered, handle, offset, run)
         }
         Op::Sync { handle, metadata } => {
@@ -58,11 +60,13 @@ pub(super) fn entry(
         Op::Send { socket, prefix, runs, zero_copy } => {
             flight.kind = Kind::Send;
             flight.prefix = prefix;
-            pin(flight, pool, runs, Pin::Read);
+            pin_read(flight, pool, runs);
             send(flight, pool, socket, zero_copy)
         }
         Op::Receive { socket, run } => {
-            pin(flight, pool, vec![run], Pin::Fill);
+            pool.pin_fill(run);
+            flight.pin = Pin::Fill;
+            flight.runs.push(run);
             opcode::Recv::new(fd(socket), pool.address(run), run.len).build()
         }
         other => unreachable!("{other:?} does not go through the ring"),
@@ -80,14 +84,9 @@ pub(super) fn unpin(flight: &Flight, pool: &mut Pool) {
     }
 }
 
-fn pin(flight: &mut Flight, pool: &mut Pool, runs: Vec<Run>, pin: Pin) {
-    for &run in &runs {
-        match pin {
-            Pin::Read => pool.pin_read(run),
-            Pin::Fill => pool.pin_fill(run),
-        }
-    }
-    (flight.pin, flight.runs) = (pin, runs);
+fn pin_read(flight: &mut Flight, pool: &mut Pool, runs: Vec<Run>) {
+    runs.iter().for_each(|&run| pool.pin_read(run));
+    (flight.pin, flight.runs) = (Pin::Read, runs);
 }
 
 fn write(

@@ -1,7 +1,6 @@
 //! Operations in flight: what the kernel points at until the last completion.
 
 use std::ffi::CString;
-use std::ptr;
 
 use crate::op::{Handle, Run, Token};
 
@@ -47,15 +46,9 @@ impl Flight {
             pin: Pin::Read,
             runs: Vec::new(),
             iovecs: Vec::new(),
-            message: libc::msghdr {
-                msg_name: ptr::null_mut(),
-                msg_namelen: 0,
-                msg_iov: ptr::null_mut(),
-                msg_iovlen: 0,
-                msg_control: ptr::null_mut(),
-                msg_controllen: 0,
-                msg_flags: 0,
-            },
+            // SAFETY: numbers and pointers, for which zeroes and null are valid. Not written out,
+            // as its padding fields differ between C libraries.
+            message: unsafe { std::mem::zeroed() },
             // SAFETY: a socket address is plain numbers, for which zeroes are valid.
             address: unsafe { std::mem::zeroed() },
             prefix: Vec::new(),

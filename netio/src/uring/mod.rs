@@ -69,6 +69,8 @@ pub struct Uring {
     tokens: HashMap<Token, u64, BuildHasherDefault<TokenHasher>>,
     /// Completions of operations that were done at once.
     ready: VecDeque<Completion>,
+    /// Reused by every reaping.
+    cqes: Vec<cqueue::Entry>,
     unsubmitted: u32,
     registered: u16,
     bell: Arc<Bell>,
@@ -106,6 +108,7 @@ impl Uring {
             slab: Slab::new(entries as usize),
             tokens: HashMap::default(),
             ready: VecDeque::new(),
+            cqes: Vec::new(),
             unsubmitted: 0,
             registered,
             bell,
@@ -201,20 +204,16 @@ impl Uring {
 
     /// Takes what is in the completion queue.
     fn reap(&mut self, mut pool: Option<&mut Pool>, done: &mut Vec<Completion>) {
-        loop {
-            let Some(cqe) = self.ring.completion().next() else {
-                break;
-            };
+        let mut cqes = std::mem::take(&mut self.cqes);
+        cqes.extend(self.ring.completion());
+        for cqe in cqes.drain(..) {
             match cqe.user_data() {
                 DOORBELL => self.bell_rang = true,
                 NOBODY => {}
-                _ => {
-                    if let Some(completion) = self.finish(&mut pool, &cqe) {
-                        done.push(completion);
-                    }
-                }
+                _ => done.extend(self.finish(&mut pool, &cqe)),
             }
         }
+        self.cqes = cqes;
         if self.bell_rang && !self.draining {
             self.bell_rang = false;
             self.arm_bell();

@@ -1,0 +1,42 @@
+//! Every bound of the engine, with the relations that must hold between them.
+
+use palisade_wal::{GROUP_BYTES_MAX, RECORD_BYTES_MAX};
+
+/// Commands that wait for one shard.
+pub const COMMANDS_MAX: usize = 16 << 10;
+/// Appends taken by a shard and not yet in a group, in bytes; above it the answer is `Busy`.
+pub const PENDING_BYTES_MAX: usize = 64 << 20;
+/// Appends taken by a shard and not yet in a group.
+pub const PENDING_MAX: usize = 256 << 10;
+/// A batch closes at this size even while the device is busy.
+pub const BATCH_BYTES: usize = 256 << 10;
+/// Bytes that one read brings.
+pub const READ_BYTES_MAX: usize = 256 << 10;
+/// Reads and catch-ups of one shard that run at a time.
+pub const READS_MAX: usize = 8;
+/// Reads and catch-ups of one shard that wait.
+pub const READS_WAITING_MAX: usize = 4096;
+/// Bytes asked from a file by one read.
+pub const READ_CHUNK_BYTES: usize = 1 << 20;
+/// Messages between shards of a node that wait.
+pub const MESH_MAX: usize = 4096;
+/// Bytes of one frame of replica messages.
+pub const MESSAGES_BYTES_MAX: usize = 48 << 10;
+/// Bytes of replica messages that wait for one peer; more are dropped, as a network may.
+pub const OUTBOX_BYTES_MAX: usize = 8 << 20;
+/// Bytes of groups that wait for one peer; above it the peer catches up from disk.
+pub const PEER_BACKLOG_BYTES: usize = 16 << 20;
+/// Client connections of one shard.
+pub const SESSIONS_MAX: usize = 1024;
+/// Appends of one client connection that wait for their outcome.
+pub const SESSION_APPENDS_MAX: usize = 64 << 10;
+/// Streams of one node.
+pub const STREAMS_MAX: usize = 64 << 10;
+/// Streams created by one call.
+pub const CREATE_MAX: usize = 16 << 10;
+/// How far an embedder may push a stream's SCN ahead of this node's clock.
+pub const SCN_AHEAD_MAX_NS: u64 = 3_600_000_000_000;
+
+const _: () = assert!(BATCH_BYTES <= GROUP_BYTES_MAX);
+const _: () = assert!(RECORD_BYTES_MAX * 2 <= GROUP_BYTES_MAX + 8192);
+const _: () = assert!(READ_CHUNK_BYTES >= READ_BYTES_MAX);

@@ -1,0 +1,127 @@
+//! The data path: groups that this leader made, and groups that came from a leader.
+
+use palisade_netio::Nanos;
+use palisade_wal::Ballot;
+
+use super::effect::Effects;
+use super::elect::BallotOf;
+use super::event::{AcceptHead, AcceptVerdict, GroupMark, NoSlot, ProposePosition, RefuseReason};
+use super::fetch::is_sound;
+use super::member::NodeKey;
+use super::message::Body;
+use super::replica::{Replica, Role};
+
+impl Replica {
+    pub(super) fn propose_position(&self) -> Result<ProposePosition, NoSlot> {
+        if self.halted.is_some() {
+            return Err(NoSlot::Halted);
+        }
+        let led = match &self.role {
+            Role::Leader(led) if led.serving => led,
+            _ => return Err(NoSlot::NotLeading(self.leader)),
+        };
+        assert!(led.ballot == self.log.accepting() && led.ballot == self.log.promised());
+        if led.transfer.is_some() {
+            return Err(NoSlot::Transferring);
+        }
+        let end = self.log.end();
+        let open = end.lsn.since(self.log.committed().lsn);
+        let full = open >= self.tuning.window_bytes_max;
+        if full || led.window.len() >= self.tuning.window_groups_max {
+            return Err(NoSlot::Busy);
+        }
+        let scn_floor = self.log.last_scn().max(led.scn_floor);
+        let (ballot, lsn, chain_before) = (led.ballot, end.lsn, end.chain);
+        Ok(ProposePosition { ballot, lsn, chain_before, scn_floor })
+    }
+
+    pub(super) fn propose(&mut self, mark: GroupMark, now: Nanos) {
+        let idle = self.log.end().lsn == self.log.committed().lsn;
+        let retry_ns = self.tuning.retry_ns;
+        let Role::Leader(led) = &mut self.role else { panic!("a group of no leader") };
+        assert!(led.serving, "a group before its takeover is on a majority");
+        self.log.append(mark.start, mark.end, led.ballot, mark.scn, mark.place);
+        led.window.push_back(mark.end.lsn);
+        if idle {
+            led.retry_at = now.after(retry_ns);
+        }
+    }
+
+    /// A group of the leader of the accepting ballot, as it was made or fetched.
+    pub(super) fn accept(
+        &mut self,
+        from: NodeKey,
+        head: &AcceptHead<'_>,
+        now: Nanos,
+        fx: &mut Effects,
+    ) -> AcceptVerdict {
+        if let Some(refusal) = self.refuse_ballot(from, head.ballot, now, fx) {
+            return AcceptVerdict::Refuse(refusal);
+        }
+        assert!(self.log.accepting() == head.ballot && self.log.promised() == head.ballot);
+        if !is_sound(head.header, self.stream) {
+            return AcceptVerdict::Refuse(RefuseReason::ChainMismatch);
+        }
+        let (start, end) = (head.header.lsn(), self.log.end());
+        self.leader_end = self.leader_end.max(head.header.end());
+        self.learn_commit(head.ballot, head.commit, fx);
+        if head.header.end() <= end.lsn {
+            self.accepted_due = true;
+            return AcceptVerdict::Duplicate;
+        }
+        if start > end.lsn {
+            self.fetch_missing(now, fx);
+            return AcceptVerdict::Refuse(RefuseReason::Gap);
+        }
+        if start < end.lsn || !head.header.follows(end.chain) {
+            return AcceptVerdict::Refuse(RefuseReason::ChainMismatch);
+        }
+        self.storing = Some((head.ballot, start, false));
+        AcceptVerdict::Store
+    }
+
+    /// Why nothing of `ballot` is taken now, after telling its leader.
+    pub(super) fn refuse_ballot(
+        &mut self,
+        from: NodeKey,
+        ballot: Ballot,
+        now: Nanos,
+        fx: &mut Effects,
+    ) -> Option<RefuseReason> {
+        if !ballot.is_of(from) || from.node == self.me.node {
+            return Some(RefuseReason::Unasked);
+        }
+        let promised = self.log.promised();
+        if ballot < promised {
+            let refuse = Body::Refuse { ballot, promised, no_takeover: false };
+            self.send(from.node, refuse, fx);
+            return Some(RefuseReason::OldBallot);
+        }
+        self.follow(ballot, now, fx);
+        if self.log.accepting() == ballot {
+            return None;
+        }
+        if self.pending.as_ref().is_none_or(|p| p.ballot != ballot) {
+            let refuse = Body::Refuse { ballot, promised, no_takeover: true };
+            self.send(from.node, refuse, fx);
+        }
+        Some(RefuseReason::NoTakeover)
+    }
+
+    pub(super) fn stored(&mut self, mark: GroupMark, now: Nanos, fx: &mut Effects) {
+        let Some((ballot, start, staged)) = self.storing.take() else {
+            panic!("a group without a verdict")
+        };
+        assert!(start == mark.start, "another group than that of the verdict");
+        if staged {
+            self.log.stage(mark.start, mark.end, ballot, mark.place);
+        } else {
+            self.log.append(mark.start, mark.end, ballot, mark.scn, mark.place);
+            let cursor = self.leader_commit;
+            self.learn_commit(ballot, cursor, fx);
+        }
+        if self.fetch.as_ref().is_some_and(|f| f.staged == staged) {
+            self.fetched(mark.end.lsn, now, fx);
+        }
+    }
+}

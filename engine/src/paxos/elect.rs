@@ -1,0 +1,353 @@
+//! Election: pre-votes, leases and the timers around them. Nothing here is needed for safety.
+
+use palisade_netio::Nanos;
+use palisade_wal::Ballot;
+
+use super::effect::{Effect, Effects, StepDownReason};
+use super::event::{NoSlot, PeerState};
+use super::member::NodeKey;
+use super::message::Body;
+use super::progress::Transfer;
+use super::replica::{Replica, Role};
+
+/// A question to all members: would you promise this?
+#[derive(Debug)]
+pub(super) struct PreVotes {
+    ballot: Ballot,
+    granted: Vec<NodeKey>,
+    give_up_at: Nanos,
+}
+
+impl Replica {
+    /// Asks for pre-votes, if this member could lead.
+    pub(super) fn campaign(&mut self, now: Nanos, fx: &mut Effects) {
+        assert!(self.halted.is_none() && !matches!(self.role, Role::Leader(_)));
+        self.election_at = None;
+        if !self.config.counts(self.me.key()) {
+            self.reason = "this disk is not a member's";
+            return;
+        }
+        if self.disk_stalled || self.log.is_unknown() {
+            self.reason = if self.disk_stalled { "the disk stalls" } else { "unknown tail" };
+            return;
+        }
+        let round = self.round_seen.max(self.log.promised().round) + 1;
+        let key = self.me.key();
+        let ballot = Ballot { round, node: key.node, incarnation: key.incarnation };
+        assert!(ballot > self.log.promised());
+        let give_up_at = now.after(self.tuning.retry_ns);
+        self.role = Role::PreCandidate(PreVotes { ballot, granted: vec![key], give_up_at });
+        self.reason = "asks whether it would be elected";
+        self.send_all(&Body::PreVote { ballot }, fx);
+        self.count_pre_votes(now, fx);
+    }
+
+    fn count_pre_votes(&mut self, now: Nanos, fx: &mut Effects) {
+        let Role::PreCandidate(votes) = &self.role else { return };
+        if !self.config.is_quorum(votes.granted.iter().copied()) {
+            return;
+        }
+        let ballot = votes.ballot;
+        // Its own vote is under a lease like every other.
+        if now < self.lease_until || ballot <= self.log.promised() || !self.has_record_room() {
+            self.role = Role::Follower;
+            self.schedule_election(now.max(self.lease_until), 0);
+            return;
+        }
+        self.promise_itself(ballot, now, fx);
+    }
+
+    pub(super) fn on_pre_vote(
+        &mut self,
+        from: NodeKey,
+        ballot: Ballot,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        if !ballot.is_of(from) {
+            return;
+        }
+        let promised = self.log.promised();
+        let granted = ballot > promised && !self.log.is_unknown() && self.may_grant(from, now);
+        let leader = self.leader;
+        self.send(from.node, Body::PreVoteReply { ballot, granted, promised, leader }, fx);
+        self.remind(from.node, fx);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn on_pre_vote_reply(
+        &mut self,
+        from: NodeKey,
+        ballot: Ballot,
+        granted: bool,
+        promised: Ballot,
+        leader: Ballot,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        let Role::PreCandidate(votes) = &mut self.role else { return };
+        if votes.ballot != ballot {
+            return;
+        }
+        self.round_seen = self.round_seen.max(promised.round);
+        if granted && !votes.granted.contains(&from) {
+            votes.granted.push(from);
+            self.count_pre_votes(now, fx);
+        } else if !granted && leader.is_some() && leader.node != self.me.node {
+            self.reason = "others follow a leader";
+        }
+    }
+
+    /// Whether the lease of the leader, or of the time before a restart, is over for `from`.
+    pub(super) fn may_grant(&self, from: NodeKey, now: Nanos) -> bool {
+        if !self.config.counts(from) || matches!(self.role, Role::Leader(_)) {
+            return false;
+        }
+        let holder_asks = self.leader.is_some() && self.leader.node == from.node;
+        let held = self.leader.is_some() && self.up.contains(&self.leader.node);
+        holder_asks || (!held && now >= self.lease_until)
+    }
+
+    /// The next pre-vote: after `at`, by rank, and by chance.
+    pub(super) fn schedule_election(&mut self, at: Nanos, extra_ns: u64) {
+        let rank = self.rank() * self.tuning.rank_step_ns;
+        let jitter = self.random_below(self.tuning.election_jitter_ns);
+        self.election_at = Some(at.after(rank + jitter + extra_ns));
+    }
+
+    /// How many members should be asked before this one: those of the leader's region come
+    /// first, then the order of the members.
+    fn rank(&self) -> u64 {
+        let home = self.config.member(self.log.accepting().node).map(|m| m.region.as_str());
+        let key = |node: u32, region: &str, at: usize| (Some(region) != home, at, node);
+        let place = |node: u32| self.config.members.iter().position(|m| m.node == node);
+        let Some(mine) = place(self.me.node) else { return 0 };
+        let own = key(self.me.node, &self.me.region, mine);
+        let others = self.config.members.iter().enumerate();
+        others.filter(|(at, m)| key(m.node, &m.region, *at) < own).count() as u64
+    }
+
+    /// Follows the leader of `ballot`.
+    pub(super) fn follow(&mut self, ballot: Ballot, now: Nanos, fx: &mut Effects) {
+        assert!(ballot >= self.log.promised() && ballot.node != self.me.node);
+        self.round_seen = self.round_seen.max(ballot.round);
+        if !matches!(self.role, Role::Follower) {
+            self.step_down(StepDownReason::HigherBallot, fx);
+        }
+        if self.up.contains(&ballot.node) {
+            self.election_at = None;
+        } else if self.leader != ballot || self.election_at.is_none() {
+            self.lease_until = now.after(self.tuning.election_ns);
+            self.schedule_election(self.lease_until, self.tuning.election_ns);
+        }
+        if self.leader != ballot {
+            self.leader = ballot;
+            self.reason = "follows";
+            fx.push(Effect::Leader { ballot });
+        }
+    }
+
+    /// Forgets the leader.
+    pub(super) fn unfollow(&mut self, fx: &mut Effects) {
+        if self.leader.is_some() {
+            self.leader = Ballot::NONE;
+            fx.push(Effect::Leader { ballot: Ballot::NONE });
+        }
+    }
+
+    pub(super) fn on_peer_up(&mut self, node: u32, fx: &mut Effects) {
+        if self.leader.is_some() && self.leader.node == node {
+            self.election_at = None;
+        }
+        self.remind(node, fx);
+    }
+
+    pub(super) fn on_peer_down(
+        &mut self,
+        node: u32,
+        lease_until: Nanos,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        if matches!(self.role, Role::Leader(_)) {
+            let heard = self.up.len() + 1;
+            if heard < self.config.majority() {
+                self.abdicate(StepDownReason::NoQuorum, None, now, fx);
+            }
+        } else if self.leader.is_some() && self.leader.node == node {
+            self.lease_until = lease_until;
+            self.unfollow(fx);
+            self.reason = "the leader is not heard";
+            self.schedule_election(now, 0);
+        }
+    }
+
+    /// Ends an own leadership or candidacy.
+    pub(super) fn step_down(&mut self, reason: StepDownReason, fx: &mut Effects) {
+        let role = std::mem::replace(&mut self.role, Role::Follower);
+        let ballot = match role {
+            Role::Leader(led) => led.ballot,
+            Role::Candidate(candidacy) => candidacy.ballot,
+            Role::PreCandidate(_) | Role::Follower => return,
+        };
+        assert!(ballot.node == self.me.node);
+        self.pending = self.pending.take().filter(|p| p.ballot != ballot);
+        self.fetch = self.fetch.take().filter(|f| f.ballot != ballot);
+        if self.leader == ballot {
+            self.unfollow(fx);
+        }
+        fx.push(Effect::SteppedDown { ballot, reason });
+    }
+
+    /// Ends an own leadership and gives its lease back.
+    pub(super) fn abdicate(
+        &mut self,
+        reason: StepDownReason,
+        successor: Option<u32>,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        let Role::Leader(led) = &self.role else { return };
+        let ballot = led.ballot;
+        self.send_all(&Body::StepDown { ballot, successor }, fx);
+        self.step_down(reason, fx);
+        self.reason = "stepped down";
+        self.lease_until = now;
+        self.schedule_election(now, self.tuning.election_ns);
+    }
+
+    pub(super) fn on_step_down(
+        &mut self,
+        from: NodeKey,
+        ballot: Ballot,
+        successor: Option<u32>,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        if !ballot.is_of(from) || self.leader != ballot {
+            return;
+        }
+        self.unfollow(fx);
+        self.lease_until = now;
+        self.reason = "the leader stepped down";
+        match successor {
+            Some(node) if node == self.me.node => self.campaign(now, fx),
+            Some(_) => self.schedule_election(now, self.tuning.election_ns),
+            None => self.schedule_election(now, 0),
+        }
+    }
+
+    /// This node's disk stalls, or does so no more: it does not lead meanwhile.
+    pub fn on_disk_stalled(&mut self, stalled: bool, now: Nanos, fx: &mut Effects) {
+        self.disk_stalled = stalled;
+        if self.halted.is_some() {
+            return;
+        }
+        if !stalled {
+            if self.leader == Ballot::NONE && matches!(self.role, Role::Follower) {
+                self.schedule_election(now.max(self.lease_until), 0);
+            }
+            return;
+        }
+        self.abdicate(StepDownReason::DiskStalled, None, now, fx);
+        self.step_down(StepDownReason::DiskStalled, fx);
+        self.election_at = None;
+        self.reason = "the disk stalls";
+    }
+
+    /// Hands leadership to `successor` once it has the whole log; no slots meanwhile.
+    ///
+    /// # Errors
+    /// This node does not lead, or `successor` cannot.
+    pub fn on_transfer(
+        &mut self,
+        successor: u32,
+        now: Nanos,
+        fx: &mut Effects,
+    ) -> Result<(), NoSlot> {
+        self.propose_position().or_else(|why| match why {
+            NoSlot::Busy => Ok(super::ProposePosition::default()),
+            why => Err(why),
+        })?;
+        let able = successor != self.me.node && self.up.contains(&successor);
+        let Role::Leader(led) = &mut self.role else { return Err(NoSlot::NotLeading(self.leader)) };
+        if !able {
+            return Err(NoSlot::NotLeading(led.ballot));
+        }
+        let give_up_at = now.after(self.tuning.election_ns);
+        led.transfer = Some(Transfer { successor, give_up_at });
+        self.finish_transfer(now, fx);
+        Ok(())
+    }
+
+    /// When [`on_time`](Replica::on_time) wants to be called; never for an idle stream.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        if self.halted.is_some() {
+            return None;
+        }
+        let role = match &self.role {
+            Role::Follower => self.election_at,
+            Role::PreCandidate(votes) => Some(votes.give_up_at),
+            Role::Candidate(candidacy) => Some(candidacy.retry_at.min(candidacy.give_up_at)),
+            Role::Leader(led) => {
+                let retry = self.is_behind(led).then_some(led.retry_at);
+                let transfer = led.transfer.map(|t| t.give_up_at);
+                retry.into_iter().chain(transfer).min()
+            }
+        };
+        let fetch = self.fetch.as_ref().map(|f| f.retry_at);
+        role.into_iter().chain(fetch).min()
+    }
+
+    /// A deadline may have passed.
+    pub fn on_time(&mut self, now: Nanos, fx: &mut Effects) {
+        if self.halted.is_some() {
+            return;
+        }
+        if self.fetch.as_ref().is_some_and(|f| f.retry_at <= now) {
+            self.on_fetch_timeout(now, fx);
+        }
+        match &mut self.role {
+            Role::Follower => {
+                if self.election_at.is_some_and(|at| at <= now) {
+                    self.unfollow(fx);
+                    self.campaign(now, fx);
+                }
+            }
+            Role::PreCandidate(votes) => {
+                if votes.give_up_at <= now {
+                    self.role = Role::Follower;
+                    self.schedule_election(now.max(self.lease_until), 0);
+                }
+            }
+            Role::Candidate(_) => self.on_candidacy_time(now, fx),
+            Role::Leader(led) => {
+                if led.transfer.is_some_and(|t| t.give_up_at <= now) {
+                    led.transfer = None;
+                }
+                if led.retry_at <= now {
+                    led.retry_at = now.after(self.tuning.retry_ns);
+                    self.remind_all(fx);
+                }
+            }
+        }
+    }
+}
+
+impl PeerState {
+    /// Whether it is up.
+    pub fn is_up(self) -> bool {
+        matches!(self, PeerState::Up)
+    }
+}
+
+/// Whose ballot it is.
+pub(super) trait BallotOf {
+    fn is_of(&self, key: NodeKey) -> bool;
+}
+
+impl BallotOf for Ballot {
+    fn is_of(&self, key: NodeKey) -> bool {
+        self.node == key.node && self.incarnation == key.incarnation
+    }
+}

@@ -1,0 +1,216 @@
+//! What is committed: counted by the leader, learned by the others.
+
+use palisade_netio::Nanos;
+use palisade_wal::{Ballot, Kind, Lsn};
+
+use super::effect::{Effect, Effects, StepDownReason};
+use super::member::NodeKey;
+use super::message::Body;
+use super::progress::Leadership;
+use super::replica::{Replica, Role, Then};
+
+/// Own bytes that a Takeover voided, until that Takeover is known to be on a majority.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Void {
+    pub(super) from: Lsn,
+    pub(super) ballot: Ballot,
+    pub(super) settled_at: Lsn,
+}
+
+impl Replica {
+    pub(super) fn on_accepted(
+        &mut self,
+        from: NodeKey,
+        ballot: Ballot,
+        upto: Lsn,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        let Role::Leader(led) = &mut self.role else { return };
+        if led.ballot != ballot || upto < led.start.lsn || upto > self.log.end().lsn {
+            return;
+        }
+        led.note(from, upto);
+        self.count(fx);
+        self.finish_transfer(now, fx);
+    }
+
+    /// Something of this node became durable.
+    pub(super) fn on_own_progress(&mut self, now: Nanos, fx: &mut Effects) {
+        let (key, (ballot, upto)) = (self.me.key(), self.durable);
+        let Role::Leader(led) = &mut self.role else { return };
+        assert!(led.ballot == ballot);
+        if !self.config.counts(key) || upto < led.start.lsn {
+            return;
+        }
+        led.note(key, upto);
+        self.count(fx);
+        self.finish_transfer(now, fx);
+    }
+
+    /// Commits what a majority holds under this ballot.
+    fn count(&mut self, fx: &mut Effects) {
+        let Role::Leader(led) = &mut self.role else { return };
+        let Some(held) = led.majority_holds() else { return };
+        let ballot = led.ballot;
+        if !led.serving {
+            led.serving = true;
+            self.reason = "leads";
+            fx.push(Effect::Leading { ballot });
+        }
+        self.commit(held, fx);
+        self.settle(ballot, held, fx);
+        let committed = self.log.committed().lsn;
+        if let Role::Leader(led) = &mut self.role {
+            led.slide(committed);
+        }
+    }
+
+    pub(super) fn on_commit(
+        &mut self,
+        from: NodeKey,
+        ballot: Ballot,
+        upto: Lsn,
+        end: Lsn,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        if cfg!(seeded_bug = "commit_of_other_ballot") {
+            self.commit(upto.min(self.log.end().lsn), fx);
+        }
+        if self.refuse_ballot(from, ballot, now, fx).is_some() || upto > end {
+            return;
+        }
+        self.leader_end = self.leader_end.max(end);
+        self.accepted_due = true;
+        self.learn_commit(ballot, upto, fx);
+        self.fetch_missing(now, fx);
+    }
+
+    /// The leader of `ballot` says that everything below `upto` is committed.
+    pub(super) fn learn_commit(&mut self, ballot: Ballot, upto: Lsn, fx: &mut Effects) {
+        if ballot != self.log.accepting() {
+            return; // Its positions are those of another log.
+        }
+        self.leader_commit = self.leader_commit.max(upto);
+        self.commit(upto.min(self.log.end().lsn), fx);
+        self.settle(ballot, upto, fx);
+    }
+
+    fn commit(&mut self, upto: Lsn, fx: &mut Effects) {
+        let before = self.log.committed().lsn;
+        self.log.commit(upto);
+        let committed = self.log.committed().lsn;
+        assert!(committed >= before && committed <= self.log.end().lsn);
+        if committed == before {
+            return;
+        }
+        fx.push(Effect::Committed { upto: committed });
+        let due = committed.since(self.hinted) >= self.tuning.commit_hint_bytes.max(1);
+        if due && self.has_record_room() {
+            self.hinted = committed;
+            let accepting = self.log.accepting();
+            self.log_record(Kind::CommitHint, committed, accepting, Vec::new(), Then::Nothing, fx);
+        }
+    }
+
+    /// Own voided bytes are lost for good once the voiding Takeover is on a majority.
+    fn settle(&mut self, ballot: Ballot, upto: Lsn, fx: &mut Effects) {
+        let Some(void) = self.void else { return };
+        assert!(void.ballot <= self.log.accepting());
+        if void.ballot == ballot && upto >= void.settled_at {
+            self.void = None;
+            fx.push(Effect::SettledVoid { from: void.from });
+        }
+    }
+
+    /// The commit cursor that this leader's next frame carries.
+    pub fn commit_cursor(&self) -> Option<(Ballot, Lsn)> {
+        match &self.role {
+            Role::Leader(led) if led.serving => Some((led.ballot, self.log.committed().lsn)),
+            _ => None,
+        }
+    }
+
+    /// A frame with groups and the commit cursor went to `to` in this turn.
+    pub fn on_commit_carried(&mut self, to: u32) {
+        let committed = self.log.committed().lsn;
+        let Role::Leader(led) = &mut self.role else { return };
+        if let Some(member) = led.members.iter_mut().find(|m| m.node == to) {
+            member.told = committed;
+        }
+    }
+
+    /// The end of a turn: at most one Accepted, and a Commit for those that no frame carried the
+    /// cursor to. Cheap when nothing happened.
+    pub fn on_turn_end(&mut self, now: Nanos, fx: &mut Effects) {
+        if self.halted.is_some() {
+            return;
+        }
+        if std::mem::take(&mut self.accepted_due) {
+            let (ballot, upto) = self.durable;
+            let other = ballot.is_some() && ballot.node != self.me.node;
+            if other && ballot == self.log.accepting() {
+                self.send(ballot.node, Body::Accepted { ballot, upto }, fx);
+            }
+        }
+        let Some((ballot, upto)) = self.commit_cursor() else { return };
+        let (me, end, retry_ns) = (self.me.node, self.log.end().lsn, self.tuning.retry_ns);
+        let Role::Leader(led) = &mut self.role else { return };
+        let mut late = Vec::new();
+        for member in led.members.iter_mut().filter(|m| m.node != me && m.told < upto) {
+            if member.holds().is_some() && self.up.contains(&member.node) {
+                member.told = upto;
+                late.push(member.node);
+            }
+        }
+        if !late.is_empty() {
+            led.retry_at = led.retry_at.max(now.after(retry_ns / 2));
+        }
+        for node in late {
+            self.send(node, Body::Commit { ballot, upto, end }, fx);
+        }
+    }
+
+    /// Whether a member that is heard lacks something.
+    pub(super) fn is_behind(&self, led: &Leadership) -> bool {
+        let end = self.log.end().lsn;
+        let heard = led.members.iter().filter(|m| self.up.contains(&m.node));
+        heard.into_iter().any(|m| m.holds().is_none_or(|held| held < end))
+    }
+
+    /// Says again where this leader stands, to those that lack something.
+    pub(super) fn remind_all(&self, fx: &mut Effects) {
+        let Role::Leader(led) = &self.role else { return };
+        let end = self.log.end().lsn;
+        for member in led.members.iter().filter(|m| self.up.contains(&m.node)) {
+            if member.holds().is_none_or(|held| held < end) {
+                self.remind(member.node, fx);
+            }
+        }
+    }
+
+    /// Says where this leader stands.
+    pub(super) fn remind(&self, node: u32, fx: &mut Effects) {
+        let Role::Leader(led) = &self.role else { return };
+        let Some(member) = led.member(node).filter(|_| node != self.me.node) else { return };
+        assert!(led.ballot == self.log.accepting());
+        let (ballot, upto) = (led.ballot, self.log.committed().lsn);
+        if member.holds().is_none() || !led.serving {
+            let config = self.config.clone();
+            self.send(node, Body::Takeover { ballot, end: led.start, config }, fx);
+        } else {
+            self.send(node, Body::Commit { ballot, upto, end: self.log.end().lsn }, fx);
+        }
+    }
+
+    /// Steps down for the successor once that has everything.
+    pub(super) fn finish_transfer(&mut self, now: Nanos, fx: &mut Effects) {
+        let Role::Leader(led) = &self.role else { return };
+        let Some(transfer) = led.transfer else { return };
+        let held = led.member(transfer.successor).and_then(|m| m.holds());
+        if held.is_some_and(|held| held == self.log.end().lsn) {
+            self.abdicate(StepDownReason::Transfer, Some(transfer.successor), now, fx);
+        }
+    }
+}

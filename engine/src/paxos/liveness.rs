@@ -1,0 +1,390 @@
+//! Who is alive: heartbeats per pair of shards, for all their streams together.
+
+use std::collections::VecDeque;
+
+use palisade_netio::Nanos;
+
+use super::codec::{DecodeError, Reader, put_u64};
+use super::event::PeerState;
+use super::tuning::Tuning;
+
+/// Most peers of one shard.
+pub const PEERS_MAX: usize = 64;
+/// Bytes of a heartbeat.
+pub const HEARTBEAT_BYTES: usize = 32;
+
+/// Heartbeats whose echo may still come.
+const SENT_MAX: usize = 32;
+
+/// One heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// How often the sender was started.
+    pub boot: u64,
+    /// Grows by one with each heartbeat to this receiver.
+    pub counter: u64,
+    /// `boot` of the last heartbeat heard from the receiver.
+    pub echo_boot: u64,
+    /// `counter` of it.
+    pub echo_counter: u64,
+}
+
+impl Heartbeat {
+    /// Appends the encoding.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        for value in [self.boot, self.counter, self.echo_boot, self.echo_counter] {
+            put_u64(out, value);
+        }
+    }
+
+    /// Reads exactly one encoding.
+    ///
+    /// # Errors
+    /// Bytes that are none.
+    pub fn decode(bytes: &[u8]) -> Result<Heartbeat, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let heartbeat = Heartbeat {
+            boot: reader.u64()?,
+            counter: reader.u64()?,
+            echo_boot: reader.u64()?,
+            echo_counter: reader.u64()?,
+        };
+        reader.finish()?;
+        Ok(heartbeat)
+    }
+}
+
+/// An output of [`Liveness`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LivenessEffect {
+    /// Send this to the same shard of that node.
+    Send {
+        /// The node.
+        to: u32,
+        /// The heartbeat.
+        heartbeat: Heartbeat,
+    },
+    /// Give this to `on_peer` of every replica that has the node as a member.
+    Peer {
+        /// The node.
+        node: u32,
+        /// Its new state.
+        state: PeerState,
+    },
+}
+
+/// The liveness of the peers of one shard.
+///
+/// A peer is up while heartbeats come from it *and* those of this node come back to it as echoes
+/// within the election timeout: one that hears nothing cannot follow, and one that is not heard
+/// cannot vote. So losing a majority of peers is what check-quorum asks for.
+#[derive(Debug)]
+pub struct Liveness {
+    boot: u64,
+    heartbeat_ns: u64,
+    election_ns: u64,
+    disk_stalled: bool,
+    next_send: Nanos,
+    peers: Vec<Peer>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    node: u32,
+    linked: bool,
+    up: bool,
+    heard: Option<Heard>,
+    /// Counter of the last heartbeat sent.
+    counter: u64,
+    /// Send time of the newest heartbeat that came back.
+    echoed: Option<Nanos>,
+    /// Counters and send times whose echo may still come.
+    sent: VecDeque<(u64, Nanos)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    boot: u64,
+    counter: u64,
+    at: Nanos,
+}
+
+impl Liveness {
+    /// Nobody was heard yet. `boot` is how often this node was started.
+    ///
+    /// # Panics
+    /// With more than [`PEERS_MAX`] peers.
+    pub fn new(boot: u64, peers: &[u32], tuning: &Tuning) -> Liveness {
+        assert!(peers.len() <= PEERS_MAX);
+        assert!(tuning.heartbeat_ns < tuning.election_ns);
+        Liveness {
+            boot,
+            heartbeat_ns: tuning.heartbeat_ns,
+            election_ns: tuning.election_ns,
+            disk_stalled: false,
+            next_send: Nanos(0),
+            peers: peers.iter().map(|&node| Peer::new(node)).collect(),
+        }
+    }
+
+    /// A link to `node` works: a heartbeat goes at once.
+    pub fn on_link_up(&mut self, node: u32, now: Nanos, fx: &mut Vec<LivenessEffect>) {
+        let (boot, stalled) = (self.boot, self.disk_stalled);
+        let Some(peer) = self.peer(node) else { return };
+        peer.linked = true;
+        if !stalled {
+            peer.beat(boot, now, fx);
+        }
+    }
+
+    /// The last link to `node` closed: it is down at once, its lease runs on.
+    pub fn on_link_down(&mut self, node: u32, fx: &mut Vec<LivenessEffect>) {
+        let election_ns = self.election_ns;
+        let Some(peer) = self.peer(node) else { return };
+        peer.linked = false;
+        peer.sent.clear();
+        peer.down(election_ns, fx);
+        peer.echoed = None;
+    }
+
+    /// A heartbeat came. Old and doubled ones change nothing.
+    pub fn on_heartbeat(
+        &mut self,
+        from: u32,
+        heartbeat: Heartbeat,
+        now: Nanos,
+        fx: &mut Vec<LivenessEffect>,
+    ) {
+        let (boot, election_ns, stalled) = (self.boot, self.election_ns, self.disk_stalled);
+        let Some(peer) = self.peer(from) else { return };
+        let first = peer.heard.is_none();
+        if let Some(heard) = peer.heard {
+            if (heartbeat.boot, heartbeat.counter) <= (heard.boot, heard.counter) {
+                return;
+            }
+            if heartbeat.boot > heard.boot {
+                peer.reboot(now, fx);
+            }
+        }
+        peer.heard = Some(Heard { boot: heartbeat.boot, counter: heartbeat.counter, at: now });
+        if heartbeat.echo_boot == boot {
+            peer.echo(heartbeat.echo_counter);
+        }
+        // The first echoes need not wait for the next beat.
+        if (first || !peer.up) && !stalled && peer.linked && peer.sent.len() < SENT_MAX / 2 {
+            peer.beat(boot, now, fx);
+        }
+        if peer.linked && !peer.up && peer.is_fresh(election_ns, now) {
+            peer.up = true;
+            fx.push(LivenessEffect::Peer { node: from, state: PeerState::Up });
+        }
+    }
+
+    /// The oldest write in flight is too old: this node falls silent until it is not.
+    pub fn on_disk_stalled(&mut self, stalled: bool) {
+        self.disk_stalled = stalled;
+    }
+
+    /// A deadline may have passed.
+    pub fn on_time(&mut self, now: Nanos, fx: &mut Vec<LivenessEffect>) {
+        let (boot, election_ns) = (self.boot, self.election_ns);
+        let beats = now >= self.next_send;
+        if beats {
+            self.next_send = now.after(self.heartbeat_ns);
+        }
+        for peer in &mut self.peers {
+            if beats && peer.linked && !self.disk_stalled {
+                peer.beat(boot, now, fx);
+            }
+            if peer.up && !peer.is_fresh(election_ns, now) {
+                peer.down(election_ns, fx);
+            }
+        }
+    }
+
+    /// When [`on_time`](Liveness::on_time) wants to be called.
+    pub fn next_deadline(&self) -> Nanos {
+        let stale = self.peers.iter().filter(|p| p.up).filter_map(|p| p.stale_at(self.election_ns));
+        stale.chain([self.next_send]).min().unwrap_or(self.next_send)
+    }
+
+    /// Whether `node` is up.
+    pub fn is_up(&self, node: u32) -> bool {
+        self.peers.iter().any(|p| p.node == node && p.up)
+    }
+
+    fn peer(&mut self, node: u32) -> Option<&mut Peer> {
+        self.peers.iter_mut().find(|p| p.node == node)
+    }
+}
+
+impl Peer {
+    fn new(node: u32) -> Peer {
+        Peer {
+            node,
+            linked: false,
+            up: false,
+            heard: None,
+            counter: 0,
+            echoed: None,
+            sent: VecDeque::new(),
+        }
+    }
+
+    fn beat(&mut self, boot: u64, now: Nanos, fx: &mut Vec<LivenessEffect>) {
+        self.counter += 1;
+        if self.sent.len() == SENT_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((self.counter, now));
+        let (echo_boot, echo_counter) = self.heard.map_or((0, 0), |h| (h.boot, h.counter));
+        let heartbeat = Heartbeat { boot, counter: self.counter, echo_boot, echo_counter };
+        fx.push(LivenessEffect::Send { to: self.node, heartbeat });
+    }
+
+    fn echo(&mut self, counter: u64) {
+        while self.sent.front().is_some_and(|(sent, _)| *sent <= counter) {
+            let (sent, at) = self.sent.pop_front().expect("seen above");
+            if sent == counter {
+                self.echoed = self.echoed.max(Some(at));
+            }
+        }
+        assert!(self.sent.len() <= SENT_MAX);
+    }
+
+    /// When the silence of either direction becomes too long.
+    fn stale_at(&self, election_ns: u64) -> Option<Nanos> {
+        let heard = self.heard?.at;
+        Some(heard.min(self.echoed?).after(election_ns))
+    }
+
+    fn is_fresh(&self, election_ns: u64, now: Nanos) -> bool {
+        self.stale_at(election_ns).is_some_and(|at| now < at)
+    }
+
+    fn down(&mut self, election_ns: u64, fx: &mut Vec<LivenessEffect>) {
+        if !std::mem::replace(&mut self.up, false) {
+            return;
+        }
+        let lease_until = self.heard.map_or(Nanos(0), |h| h.at.after(election_ns));
+        let state = PeerState::Down { lease_until };
+        fx.push(LivenessEffect::Peer { node: self.node, state });
+    }
+
+    /// The node started again: what it led before is over, and so is its lease.
+    fn reboot(&mut self, now: Nanos, fx: &mut Vec<LivenessEffect>) {
+        self.up = false;
+        self.echoed = None;
+        self.sent.clear();
+        let state = PeerState::Down { lease_until: now };
+        fx.push(LivenessEffect::Peer { node: self.node, state });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn at(ms: u64) -> Nanos {
+        Nanos(ms * MS)
+    }
+
+    fn states(fx: &[LivenessEffect]) -> Vec<PeerState> {
+        let state = |e: &LivenessEffect| match e {
+            LivenessEffect::Peer { state, .. } => Some(*state),
+            LivenessEffect::Send { .. } => None,
+        };
+        fx.iter().filter_map(state).collect()
+    }
+
+    /// Gives each side what the other sent, until both are quiet.
+    fn exchange(a: &mut Liveness, b: &mut Liveness, now: Nanos, fx: Vec<LivenessEffect>) -> bool {
+        let (mut to_b, mut up) = (fx, false);
+        for _ in 0..8 {
+            let mut to_a = Vec::new();
+            for effect in to_b.drain(..) {
+                if let LivenessEffect::Send { heartbeat, .. } = effect {
+                    b.on_heartbeat(1, heartbeat, now, &mut to_a);
+                }
+            }
+            for effect in to_a.drain(..) {
+                if let LivenessEffect::Send { heartbeat, .. } = effect {
+                    a.on_heartbeat(2, heartbeat, now, &mut to_b);
+                }
+            }
+            up |= states(&to_b).contains(&PeerState::Up);
+        }
+        up
+    }
+
+    fn linked() -> (Liveness, Liveness) {
+        let tuning = Tuning::default();
+        let (mut a, mut b) = (Liveness::new(1, &[2], &tuning), Liveness::new(1, &[1], &tuning));
+        let mut fx = Vec::new();
+        b.on_link_up(1, at(0), &mut Vec::new());
+        a.on_link_up(2, at(0), &mut fx);
+        assert!(exchange(&mut a, &mut b, at(0), fx));
+        assert!(a.is_up(2) && b.is_up(1));
+        (a, b)
+    }
+
+    #[test]
+    fn a_link_makes_both_sides_up_at_once_and_its_end_down_at_once() {
+        let (mut a, _) = linked();
+        let mut fx = Vec::new();
+        a.on_link_down(2, &mut fx);
+        assert_eq!(states(&fx), [PeerState::Down { lease_until: at(200) }]);
+    }
+
+    #[test]
+    fn silence_is_noticed_after_the_election_timeout() {
+        let (mut a, _) = linked();
+        let mut fx = Vec::new();
+        a.on_time(at(199), &mut fx);
+        assert!(states(&fx).is_empty());
+        assert_eq!(a.next_deadline(), at(200));
+        a.on_time(at(200), &mut fx);
+        assert_eq!(states(&fx), [PeerState::Down { lease_until: at(200) }]);
+    }
+
+    #[test]
+    fn a_peer_that_does_not_hear_is_not_up() {
+        let (mut a, _) = linked();
+        let mut fx = Vec::new();
+        for beat in 1..=5 {
+            a.on_time(at(beat * 50), &mut fx);
+            let deaf = Heartbeat { boot: 1, counter: 100 + beat, echo_boot: 1, echo_counter: 0 };
+            a.on_heartbeat(2, deaf, at(beat * 50), &mut fx);
+        }
+        a.on_time(at(260), &mut fx);
+        assert!(matches!(states(&fx)[..], [PeerState::Down { .. }]), "{fx:?}");
+    }
+
+    #[test]
+    fn a_new_boot_ends_the_lease() {
+        let (mut a, _) = linked();
+        let mut fx = Vec::new();
+        let heartbeat = Heartbeat { boot: 2, counter: 1, echo_boot: 0, echo_counter: 0 };
+        a.on_heartbeat(2, heartbeat, at(10), &mut fx);
+        assert_eq!(states(&fx), [PeerState::Down { lease_until: at(10) }]);
+        assert!(!a.is_up(2));
+        let old = Heartbeat { boot: 1, counter: 900, echo_boot: 0, echo_counter: 0 };
+        fx.clear();
+        a.on_heartbeat(2, old, at(11), &mut fx);
+        assert!(fx.is_empty());
+    }
+
+    #[test]
+    fn a_stalled_disk_silences_the_node() {
+        let (mut a, _) = linked();
+        let mut fx = Vec::new();
+        a.on_disk_stalled(true);
+        a.on_time(at(60), &mut fx);
+        assert!(fx.is_empty());
+        a.on_disk_stalled(false);
+        a.on_time(at(120), &mut fx);
+        assert_eq!(fx.len(), 1);
+    }
+}

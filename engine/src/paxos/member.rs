@@ -1,0 +1,305 @@
+//! Members of a stream, and who is counted.
+
+use palisade_wal::{Ballot, Boundary, Kind, Lsn, StreamLog, TakeoverRefusal};
+
+use super::codec::{DecodeError, Reader, put_text, put_u16, put_u32, put_u64};
+
+/// Most members of one stream.
+pub const MEMBERS_MAX: usize = 9;
+/// Longest address.
+pub const ADDR_BYTES_MAX: usize = 255;
+/// Longest region name.
+pub const REGION_BYTES_MAX: usize = 64;
+
+/// A node with one disk: what a vote belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeKey {
+    /// The node.
+    pub node: u32,
+    /// Which disk of it.
+    pub incarnation: u64,
+}
+
+/// This node, as the replicas on it know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Me {
+    /// The node.
+    pub node: u32,
+    /// Which disk of it.
+    pub incarnation: u64,
+    /// Where it stands.
+    pub region: String,
+}
+
+impl Me {
+    /// What its votes are counted under.
+    pub fn key(&self) -> NodeKey {
+        NodeKey { node: self.node, incarnation: self.incarnation }
+    }
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The node.
+    pub node: u32,
+    /// The disk whose votes count; `None` until a Takeover binds it.
+    pub incarnation: Option<u64>,
+    /// Where it listens.
+    pub addr: String,
+    /// Where it stands.
+    pub region: String,
+}
+
+/// Members of a stream. Newer ones have a higher (ballot, seq).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Ballot that stamped it last; [`Ballot::NONE`] for the first.
+    pub ballot: Ballot,
+    /// Number of the change.
+    pub seq: u64,
+    /// Position from which on it counts.
+    pub at: Lsn,
+    /// The members, in order of preference as a leader.
+    pub members: Vec<Member>,
+}
+
+impl Config {
+    /// The first configuration: nobody is bound.
+    ///
+    /// # Errors
+    /// As [`check`](Config::check).
+    pub fn first(members: Vec<Member>) -> Result<Config, DecodeError> {
+        let config = Config { ballot: Ballot::NONE, seq: 0, at: Lsn::ZERO, members };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Whether it can be encoded and counted in.
+    ///
+    /// # Errors
+    /// No or too many members, a member twice, a text that is too long.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        if self.members.is_empty() || self.members.len() > MEMBERS_MAX {
+            return Err(DecodeError::TooLong);
+        }
+        for (at, member) in self.members.iter().enumerate() {
+            if member.addr.len() > ADDR_BYTES_MAX || member.region.len() > REGION_BYTES_MAX {
+                return Err(DecodeError::TooLong);
+            }
+            if self.members[..at].iter().any(|m| m.node == member.node) {
+                return Err(DecodeError::Inconsistent);
+            }
+        }
+        Ok(())
+    }
+
+    /// Votes that decide.
+    pub fn majority(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+
+    /// The member at `node`.
+    pub fn member(&self, node: u32) -> Option<&Member> {
+        self.members.iter().find(|m| m.node == node)
+    }
+
+    /// Whether a vote of `voter` counts: a member, on the disk that it is bound to.
+    pub fn counts(&self, voter: NodeKey) -> bool {
+        let Some(member) = self.member(voter.node) else { return false };
+        member.incarnation.is_none_or(|bound| bound == voter.incarnation)
+    }
+
+    /// Whether these voters are a majority. A node counts once.
+    pub fn is_quorum(&self, voters: impl IntoIterator<Item = NodeKey>) -> bool {
+        let mut nodes: Vec<u32> =
+            voters.into_iter().filter(|&v| self.counts(v)).map(|v| v.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        assert!(nodes.len() <= self.members.len());
+        nodes.len() >= self.majority()
+    }
+
+    /// What tells newer ones from older ones.
+    pub fn version(&self) -> (Ballot, u64) {
+        (self.ballot, self.seq)
+    }
+
+    /// The same members stamped with `ballot`, `voters` bound.
+    #[must_use]
+    pub fn stamped(&self, ballot: Ballot, voters: &[NodeKey]) -> Config {
+        assert!(ballot >= self.ballot);
+        let mut config = self.clone();
+        config.ballot = ballot;
+        for member in &mut config.members {
+            let voter = voters.iter().find(|v| v.node == member.node);
+            assert!(voter.is_none_or(|&v| self.counts(v)), "bound to a voter that does not count");
+            member.incarnation = member.incarnation.or(voter.map(|v| v.incarnation));
+        }
+        config
+    }
+
+    /// Appends the encoding.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        assert!(self.check().is_ok(), "a config is checked where it is made");
+        put_ballot(out, self.ballot);
+        put_u64(out, self.seq);
+        put_u64(out, self.at.0);
+        put_u16(out, self.members.len() as u16);
+        for member in &self.members {
+            put_u32(out, member.node);
+            out.push(u8::from(member.incarnation.is_some()));
+            put_u64(out, member.incarnation.unwrap_or(0));
+            put_text(out, &member.addr);
+            put_text(out, &member.region);
+        }
+    }
+
+    /// Reads exactly one encoding.
+    ///
+    /// # Errors
+    /// Bytes that are none.
+    pub fn decode(bytes: &[u8]) -> Result<Config, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let config = Config::read(&mut reader)?;
+        reader.finish()?;
+        Ok(config)
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Config, DecodeError> {
+        let ballot = read_ballot(reader)?;
+        let seq = reader.u64()?;
+        let at = read_lsn(reader)?;
+        let count = usize::from(reader.u16()?);
+        if count > MEMBERS_MAX {
+            return Err(DecodeError::TooLong);
+        }
+        let mut members = Vec::with_capacity(count);
+        for _ in 0..count {
+            let node = reader.u32()?;
+            let bound = reader.flag()?;
+            let incarnation = reader.u64()?;
+            let addr = reader.text(ADDR_BYTES_MAX)?;
+            let region = reader.text(REGION_BYTES_MAX)?;
+            members.push(Member { node, incarnation: bound.then_some(incarnation), addr, region });
+        }
+        let config = Config { ballot, seq, at, members };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// The body of a Takeover record: the chain at its end, and the members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakeoverBody {
+    /// The chain at the end that the record's LSN names.
+    pub chain: u64,
+    /// The members, stamped with the record's ballot.
+    pub config: Config,
+}
+
+impl TakeoverBody {
+    /// The bytes of the record.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_u64(&mut out, self.chain);
+        self.config.encode_into(&mut out);
+        out
+    }
+
+    /// Reads the bytes of the record.
+    ///
+    /// # Errors
+    /// Bytes that are none.
+    pub fn decode(bytes: &[u8]) -> Result<TakeoverBody, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let chain = reader.u64()?;
+        let config = Config::read(&mut reader)?;
+        reader.finish()?;
+        Ok(TakeoverBody { chain, config })
+    }
+}
+
+/// Why a record of a replica cannot be replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    /// The body.
+    #[error(transparent)]
+    Body(#[from] DecodeError),
+    /// The log below it is not the one that the Takeover names.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverRefusal),
+    /// A ballot went backwards.
+    #[error("ballot {0} is below one logged before it")]
+    BallotBackwards(Ballot),
+}
+
+/// Replays a record that a [`Replica`](super::Replica) asked to log. Kinds that are none of its
+/// own change nothing; groups are replayed by the caller with `append` or `stage`.
+///
+/// # Errors
+/// A record that cannot follow what was replayed before it; nothing is changed then.
+pub fn replay(
+    log: &mut StreamLog,
+    config: &mut Config,
+    kind: Kind,
+    ballot: Ballot,
+    lsn: Lsn,
+    body: &[u8],
+) -> Result<(), ReplayError> {
+    match kind {
+        Kind::Promise if ballot < log.promised() => Err(ReplayError::BallotBackwards(ballot)),
+        Kind::Promise => {
+            log.promise(ballot);
+            Ok(())
+        }
+        Kind::Takeover => {
+            let body = TakeoverBody::decode(body)?;
+            if ballot < log.promised() {
+                return Err(ReplayError::BallotBackwards(ballot));
+            }
+            log.take_over(ballot, Boundary { lsn, chain: body.chain })?;
+            *config = body.config;
+            Ok(())
+        }
+        Kind::Config => {
+            let newer = Config::decode(body)?;
+            if newer.version() > config.version() {
+                *config = newer;
+            }
+            Ok(())
+        }
+        Kind::CommitHint => {
+            log.commit(lsn);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
+    put_u64(out, ballot.round);
+    put_u32(out, ballot.node);
+    put_u64(out, ballot.incarnation);
+}
+
+pub(super) fn read_ballot(reader: &mut Reader<'_>) -> Result<Ballot, DecodeError> {
+    Ok(Ballot { round: reader.u64()?, node: reader.u32()?, incarnation: reader.u64()? })
+}
+
+pub(super) fn read_lsn(reader: &mut Reader<'_>) -> Result<Lsn, DecodeError> {
+    let lsn = Lsn(reader.u64()?);
+    if lsn >= Lsn::MAX || !lsn.0.is_multiple_of(Lsn::ALIGN) {
+        return Err(DecodeError::Inconsistent);
+    }
+    Ok(lsn)
+}
+
+pub(super) fn put_boundary(out: &mut Vec<u8>, boundary: Boundary) {
+    put_u64(out, boundary.lsn.0);
+    put_u64(out, boundary.chain);
+}
+
+pub(super) fn read_boundary(reader: &mut Reader<'_>) -> Result<Boundary, DecodeError> {
+    Ok(Boundary { lsn: read_lsn(reader)?, chain: reader.u64()? })
+}

@@ -1,0 +1,304 @@
+//! What replicas of one stream say to each other. Groups never travel in a message.
+//!
+//! ```text
+//! kind u8 | reserved u8 | length u16 | stream u64 | body
+//! ```
+//!
+//! `length` counts the body. A control frame holds any number of messages end to end.
+
+use palisade_wal::{Ballot, Boundary, Lsn};
+
+use super::codec::{DecodeError, Reader, put_u16, put_u32, put_u64};
+use super::member::{Config, put_ballot, put_boundary, read_ballot, read_boundary, read_lsn};
+
+/// Bytes before the body.
+pub const MESSAGE_HEAD_BYTES: usize = 12;
+/// Longest body.
+pub const MESSAGE_BODY_BYTES_MAX: usize = 4096;
+
+/// One message of one stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The stream.
+    pub stream: u64,
+    /// What is said.
+    pub body: Body,
+}
+
+/// What is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Would you promise `ballot`?
+    PreVote {
+        /// What would be asked for.
+        ballot: Ballot,
+    },
+    /// The answer to a pre-vote.
+    PreVoteReply {
+        /// As asked.
+        ballot: Ballot,
+        /// Whether it would be promised.
+        granted: bool,
+        /// Highest ballot promised.
+        promised: Ballot,
+        /// The leader that the member follows, [`Ballot::NONE`] if none.
+        leader: Ballot,
+    },
+    /// Promise `ballot`.
+    Prepare {
+        /// The candidate's ballot.
+        ballot: Ballot,
+    },
+    /// `ballot` is promised; nothing below it will be accepted here.
+    Promise(Promise),
+    /// `ballot` is refused. `promised` is not above it when only a lease or a missing Takeover
+    /// stands in the way.
+    Refuse {
+        /// What was refused.
+        ballot: Ballot,
+        /// Highest ballot promised.
+        promised: Ballot,
+        /// The sender misses the Takeover of `ballot`.
+        no_takeover: bool,
+    },
+    /// The log up to `end` is taken over under `ballot`; what stands above is void.
+    Takeover {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// End of the log that was chosen.
+        end: Boundary,
+        /// The members, stamped with `ballot`.
+        config: Config,
+    },
+    /// Everything below `upto` is durable here under `ballot`.
+    Accepted {
+        /// The ballot under which it counts.
+        ballot: Ballot,
+        /// Cumulative.
+        upto: Lsn,
+    },
+    /// Everything below `upto` is committed.
+    Commit {
+        /// Means something only to those whose accepting ballot it is.
+        ballot: Ballot,
+        /// Cumulative.
+        upto: Lsn,
+        /// End of the leader's log.
+        end: Lsn,
+    },
+    /// Send the groups of `[from, upto)`, beginning with the one that holds `from`.
+    Fetch(FetchRequest),
+    /// The leader of `ballot` leads no more; its lease is given back.
+    StepDown {
+        /// The ballot that it led.
+        ballot: Ballot,
+        /// Who should follow it.
+        successor: Option<u32>,
+    },
+}
+
+/// The tail of a member, as of its Promise record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// What is promised.
+    pub ballot: Ballot,
+    /// Ballot of the last Takeover in the log.
+    pub accepting: Ballot,
+    /// End of the log.
+    pub end: Boundary,
+    /// Known committed.
+    pub committed: Lsn,
+    /// Where the log begins.
+    pub base: Lsn,
+    /// Bytes or promises may be missing: not counted.
+    pub unknown: bool,
+    /// Highest SCN ever logged.
+    pub scn: u64,
+    /// Newest members known.
+    pub config: Config,
+}
+
+/// A request for groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchRequest {
+    /// The ballot for which the bytes are wanted.
+    pub ballot: Ballot,
+    /// First byte wanted.
+    pub from: Lsn,
+    /// Where it may stop.
+    pub upto: Lsn,
+    /// For a Takeover that is not logged yet.
+    pub staged: bool,
+}
+
+impl Message {
+    /// Appends the encoding.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        let head = out.len();
+        out.extend_from_slice(&[self.body.code(), 0, 0, 0]);
+        put_u64(out, self.stream);
+        let start = out.len();
+        assert!(start - head == MESSAGE_HEAD_BYTES);
+        self.body.encode_into(out);
+        let len = out.len() - start;
+        assert!(len <= MESSAGE_BODY_BYTES_MAX, "a body of {len} bytes");
+        out[head + 2..head + 4].copy_from_slice(&(len as u16).to_le_bytes());
+    }
+
+    /// Reads one message from the front of `bytes`, and says how many bytes it took.
+    ///
+    /// # Errors
+    /// Bytes that are none; the rest of the frame cannot be read then.
+    pub fn decode(bytes: &[u8]) -> Result<(Message, usize), DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let code = reader.u8()?;
+        if reader.u8()? != 0 {
+            return Err(DecodeError::Inconsistent);
+        }
+        let len = usize::from(reader.u16()?);
+        if len > MESSAGE_BODY_BYTES_MAX {
+            return Err(DecodeError::TooLong);
+        }
+        let stream = reader.u64()?;
+        let mut body = Reader::new(reader.bytes(len)?);
+        let message = Message { stream, body: Body::read(code, &mut body)? };
+        body.finish()?;
+        Ok((message, MESSAGE_HEAD_BYTES + len))
+    }
+}
+
+impl Body {
+    fn code(&self) -> u8 {
+        match self {
+            Body::PreVote { .. } => 1,
+            Body::PreVoteReply { .. } => 2,
+            Body::Prepare { .. } => 3,
+            Body::Promise(_) => 4,
+            Body::Refuse { .. } => 5,
+            Body::Takeover { .. } => 6,
+            Body::Accepted { .. } => 7,
+            Body::Commit { .. } => 8,
+            Body::Fetch(_) => 9,
+            Body::StepDown { .. } => 10,
+        }
+    }
+
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        match self {
+            Body::PreVote { ballot } | Body::Prepare { ballot } => put_ballot(out, *ballot),
+            Body::PreVoteReply { ballot, granted, promised, leader } => {
+                put_ballot(out, *ballot);
+                out.push(u8::from(*granted));
+                put_ballot(out, *promised);
+                put_ballot(out, *leader);
+            }
+            Body::Promise(promise) => promise.encode_into(out),
+            Body::Refuse { ballot, promised, no_takeover } => {
+                put_ballot(out, *ballot);
+                put_ballot(out, *promised);
+                out.push(u8::from(*no_takeover));
+            }
+            Body::Takeover { ballot, end, config } => {
+                put_ballot(out, *ballot);
+                put_boundary(out, *end);
+                config.encode_into(out);
+            }
+            Body::Accepted { ballot, upto } => {
+                put_ballot(out, *ballot);
+                put_u64(out, upto.0);
+            }
+            Body::Commit { ballot, upto, end } => {
+                put_ballot(out, *ballot);
+                put_u64(out, upto.0);
+                put_u64(out, end.0);
+            }
+            Body::Fetch(request) => {
+                put_ballot(out, request.ballot);
+                put_u64(out, request.from.0);
+                put_u64(out, request.upto.0);
+                out.push(u8::from(request.staged));
+            }
+            Body::StepDown { ballot, successor } => {
+                put_ballot(out, *ballot);
+                put_u16(out, u16::from(successor.is_some()));
+                put_u32(out, successor.unwrap_or(0));
+            }
+        }
+    }
+
+    fn read(code: u8, reader: &mut Reader<'_>) -> Result<Body, DecodeError> {
+        Ok(match code {
+            1 => Body::PreVote { ballot: read_ballot(reader)? },
+            2 => Body::PreVoteReply {
+                ballot: read_ballot(reader)?,
+                granted: reader.flag()?,
+                promised: read_ballot(reader)?,
+                leader: read_ballot(reader)?,
+            },
+            3 => Body::Prepare { ballot: read_ballot(reader)? },
+            4 => Body::Promise(Promise::read(reader)?),
+            5 => Body::Refuse {
+                ballot: read_ballot(reader)?,
+                promised: read_ballot(reader)?,
+                no_takeover: reader.flag()?,
+            },
+            6 => Body::Takeover {
+                ballot: read_ballot(reader)?,
+                end: read_boundary(reader)?,
+                config: Config::read(reader)?,
+            },
+            7 => Body::Accepted { ballot: read_ballot(reader)?, upto: read_lsn(reader)? },
+            8 => Body::Commit {
+                ballot: read_ballot(reader)?,
+                upto: read_lsn(reader)?,
+                end: read_lsn(reader)?,
+            },
+            9 => Body::Fetch(FetchRequest {
+                ballot: read_ballot(reader)?,
+                from: read_lsn(reader)?,
+                upto: read_lsn(reader)?,
+                staged: reader.flag()?,
+            }),
+            10 => Body::StepDown {
+                ballot: read_ballot(reader)?,
+                successor: match (reader.u16()?, reader.u32()?) {
+                    (0, _) => None,
+                    (1, node) => Some(node),
+                    _ => return Err(DecodeError::Inconsistent),
+                },
+            },
+            code => return Err(DecodeError::UnknownCode(code)),
+        })
+    }
+}
+
+impl Promise {
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        put_ballot(out, self.ballot);
+        put_ballot(out, self.accepting);
+        put_boundary(out, self.end);
+        put_u64(out, self.committed.0);
+        put_u64(out, self.base.0);
+        out.push(u8::from(self.unknown));
+        put_u64(out, self.scn);
+        self.config.encode_into(out);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Promise, DecodeError> {
+        let promise = Promise {
+            ballot: read_ballot(reader)?,
+            accepting: read_ballot(reader)?,
+            end: read_boundary(reader)?,
+            committed: read_lsn(reader)?,
+            base: read_lsn(reader)?,
+            unknown: reader.flag()?,
+            scn: reader.u64()?,
+            config: Config::read(reader)?,
+        };
+        let ordered = promise.base <= promise.committed && promise.committed <= promise.end.lsn;
+        if !ordered || promise.accepting > promise.ballot {
+            return Err(DecodeError::Inconsistent);
+        }
+        Ok(promise)
+    }
+}

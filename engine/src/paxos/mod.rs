@@ -1,0 +1,49 @@
+//! Multi-Paxos per stream, without I/O, clock or randomness.
+//!
+//! A shard owns one [`Replica`] per stream and one [`Liveness`] for all of them. Every input is a
+//! method `on_*`; what it wants done is in the [`Effects`].
+//!
+//! # Order of calls
+//!
+//! The WAL of a shard is one ordered log. A replica changes its `StreamLog` when it *asks* for a
+//! record ([`Effect::Log`]) or hears of a group ([`Replica::on_proposed`],
+//! [`Replica::on_stored`]), so the shard appends to the WAL in exactly the order of effects and
+//! verdicts, within the same turn: the log in memory is then what replay makes of the WAL, and a
+//! durable record means that everything asked for before it is durable.
+
+mod accept;
+mod codec;
+mod effect;
+mod elect;
+mod event;
+mod fetch;
+mod learn;
+mod liveness;
+mod member;
+mod message;
+mod prepare;
+mod progress;
+mod replica;
+mod status;
+mod takeover;
+mod tuning;
+
+pub use codec::DecodeError;
+pub use effect::{Effect, Effects, HaltReason, LogRecord, StepDownReason};
+pub use event::{
+    AcceptHead, AcceptVerdict, GroupMark, NoSlot, PeerState, ProposePosition, RefuseReason,
+};
+pub use liveness::{HEARTBEAT_BYTES, Heartbeat, Liveness, LivenessEffect, PEERS_MAX};
+pub use member::{
+    ADDR_BYTES_MAX, Config, MEMBERS_MAX, Me, Member, NodeKey, REGION_BYTES_MAX, ReplayError,
+    TakeoverBody, replay,
+};
+pub use message::{
+    Body, FetchRequest, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEAD_BYTES, Message, Promise,
+};
+pub use replica::Replica;
+pub use status::{RoleName, Status};
+pub use tuning::{RECORDS_IN_FLIGHT_MAX, Tuning, TuningError};
+
+#[cfg(test)]
+mod tests;

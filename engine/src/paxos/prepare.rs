@@ -1,0 +1,259 @@
+//! Promises: a candidate asks for them, and chooses the best tail among them.
+
+use palisade_netio::Nanos;
+use palisade_wal::{Ballot, Kind};
+
+use super::effect::{Effects, HaltReason, StepDownReason};
+use super::elect::BallotOf;
+use super::member::NodeKey;
+use super::message::{Body, Promise};
+use super::replica::{Replica, Role, Then};
+use super::takeover::Pending;
+
+/// One ballot that this node asks promises for.
+#[derive(Debug)]
+pub(super) struct Candidacy {
+    pub(super) ballot: Ballot,
+    /// Its own promise, until that is durable.
+    own: Option<Promise>,
+    /// Counted and not counted ones.
+    promises: Vec<(NodeKey, Promise)>,
+    /// The best tail is chosen; what it has is being fetched.
+    pub(super) chosen: bool,
+    /// Highest SCN that a promise names.
+    pub(super) scn_floor: u64,
+    pub(super) retry_at: Nanos,
+    pub(super) give_up_at: Nanos,
+}
+
+impl Replica {
+    /// The tail of everything that was submitted up to now.
+    fn promise_of(&self, ballot: Ballot) -> Promise {
+        let log = &self.log;
+        assert!(log.promised() == ballot && log.accepting() <= ballot);
+        Promise {
+            ballot,
+            accepting: log.accepting(),
+            end: log.end(),
+            committed: log.committed().lsn,
+            base: log.base().lsn,
+            unknown: log.is_unknown(),
+            scn: log.last_scn(),
+            config: self.config.clone(),
+        }
+    }
+
+    /// Logs this candidate's own promise; the Prepare leaves when that is durable.
+    pub(super) fn promise_itself(&mut self, ballot: Ballot, now: Nanos, fx: &mut Effects) {
+        assert!(ballot > self.log.promised() && ballot.is_of(self.me.key()));
+        self.log.promise(ballot);
+        self.round_seen = self.round_seen.max(ballot.round);
+        self.pending = None;
+        self.fetch = None;
+        let own = self.promise_of(ballot);
+        self.unfollow(fx);
+        self.role = Role::Candidate(Candidacy {
+            ballot,
+            scn_floor: own.scn,
+            own: Some(own),
+            promises: Vec::new(),
+            chosen: false,
+            retry_at: now.after(self.tuning.retry_ns),
+            give_up_at: now.after(self.tuning.candidacy_ns),
+        });
+        self.reason = "asks for promises";
+        let end = self.end().lsn;
+        self.log_record(Kind::Promise, end, ballot, Vec::new(), Then::Prepare(ballot), fx);
+        if cfg!(seeded_bug = "candidate_promise_not_durable") {
+            self.on_own_promise_durable(ballot, now, fx);
+        }
+    }
+
+    pub(super) fn on_own_promise_durable(&mut self, ballot: Ballot, now: Nanos, fx: &mut Effects) {
+        self.promise_durable = self.promise_durable.max(ballot);
+        let key = self.me.key();
+        let Role::Candidate(candidacy) = &mut self.role else { return };
+        if candidacy.ballot != ballot {
+            return;
+        }
+        let Some(own) = candidacy.own.take() else { return };
+        candidacy.promises.push((key, own));
+        candidacy.retry_at = now.after(self.tuning.retry_ns);
+        self.send_all(&Body::Prepare { ballot }, fx);
+        self.choose(now, fx);
+    }
+
+    pub(super) fn on_prepare(
+        &mut self,
+        from: NodeKey,
+        ballot: Ballot,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        if !ballot.is_of(from) || !self.config.counts(from) {
+            return;
+        }
+        let promised = self.log.promised();
+        if ballot == promised {
+            // Asked again: the log cannot have grown since, but by its own Takeover.
+            if self.promise_durable >= ballot && self.log.accepting() < ballot {
+                self.send(from.node, Body::Promise(self.promise_of(ballot)), fx);
+            }
+            return;
+        }
+        if ballot < promised || !self.may_grant(from, now) {
+            let refuse = Body::Refuse { ballot, promised, no_takeover: false };
+            self.send(from.node, refuse, fx);
+            return;
+        }
+        if self.has_record_room() {
+            self.grant(from, ballot, now, fx);
+        }
+    }
+
+    /// Logs a promise; it leaves with the tail of now, when that is durable.
+    fn grant(&mut self, to: NodeKey, ballot: Ballot, now: Nanos, fx: &mut Effects) {
+        assert!(ballot > self.log.promised());
+        self.step_down(StepDownReason::HigherBallot, fx);
+        self.unfollow(fx);
+        self.reason = "promised";
+        self.round_seen = self.round_seen.max(ballot.round);
+        self.pending = None;
+        self.fetch = None;
+        self.log.promise(ballot);
+        let promise = self.promise_of(ballot);
+        if cfg!(seeded_bug = "promise_before_prefix_durable") {
+            self.send(to.node, Body::Promise(promise.clone()), fx);
+        }
+        let end = self.end().lsn;
+        let then = Then::Answer(to.node, promise);
+        self.log_record(Kind::Promise, end, ballot, Vec::new(), then, fx);
+        self.schedule_election(now, self.tuning.election_ns);
+    }
+
+    pub(super) fn on_promise(
+        &mut self,
+        from: NodeKey,
+        promise: &Promise,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        let Role::Candidate(candidacy) = &mut self.role else { return };
+        let heard = candidacy.promises.iter().any(|(key, _)| *key == from);
+        if candidacy.ballot != promise.ballot || candidacy.chosen || heard {
+            return;
+        }
+        // A member has one disk at a time: the newest answer stands for the node.
+        candidacy.promises.retain(|(key, _)| key.node != from.node);
+        candidacy.promises.push((from, promise.clone()));
+        candidacy.scn_floor = candidacy.scn_floor.max(promise.scn);
+        assert!(candidacy.promises.len() <= self.config.members.len());
+        self.choose(now, fx);
+    }
+
+    /// Takes the best tail of a majority of members with known tails.
+    fn choose(&mut self, now: Nanos, fx: &mut Effects) {
+        let Role::Candidate(candidacy) = &mut self.role else { return };
+        let ballot = candidacy.ballot;
+        let mut config = &self.config;
+        for (_, promise) in &candidacy.promises {
+            if promise.config.version() > config.version() {
+                config = &promise.config;
+            }
+        }
+        let counted = candidacy.promises.iter().filter(|(k, p)| config.counts(*k) && !p.unknown);
+        let counted: Vec<&(NodeKey, Promise)> = counted.collect();
+        let voters: Vec<NodeKey> = counted.iter().map(|(key, _)| *key).collect();
+        let own = voters.contains(&self.me.key());
+        if candidacy.own.is_some() || !own || !config.is_quorum(voters.iter().copied()) {
+            return;
+        }
+        let rank = |p: &Promise| (p.accepting, p.end.lsn);
+        let me = self.me.node;
+        let (source, best) = counted
+            .iter()
+            .max_by_key(|(key, promise)| (rank(promise), key.node == me))
+            .map(|(key, promise)| (key.node, promise))
+            .expect("a majority is not empty");
+        let end = best.end;
+        let yields = best.base > self.log.end().lsn;
+        let committed = counted.iter().map(|(_, p)| p.committed).max().unwrap_or_default();
+        let config = config.stamped(ballot, &voters);
+        candidacy.chosen = true;
+        candidacy.give_up_at = now.after(self.tuning.candidacy_ns);
+        if end.lsn < committed {
+            self.halt(HaltReason::TailBelowCommitted { end: end.lsn, committed }, fx);
+        } else if yields {
+            self.give_up("the best tail begins above this log", now, fx);
+        } else {
+            self.reason = "fetches what its log lacks";
+            self.pending = Some(Pending::new(ballot, end, config, source, &self.log));
+            self.advance_takeover(now, fx);
+        }
+    }
+
+    /// Ends a candidacy, and tries again after a while.
+    pub(super) fn give_up(&mut self, reason: &'static str, now: Nanos, fx: &mut Effects) {
+        assert!(matches!(self.role, Role::Candidate(_)));
+        self.step_down(StepDownReason::TimedOut, fx);
+        self.reason = reason;
+        let extra_ns = self.random_below(self.tuning.election_ns);
+        self.schedule_election(now.max(self.lease_until), extra_ns);
+    }
+
+    pub(super) fn on_candidacy_time(&mut self, now: Nanos, fx: &mut Effects) {
+        let Role::Candidate(candidacy) = &mut self.role else { return };
+        if candidacy.give_up_at <= now {
+            self.give_up("the candidacy went nowhere", now, fx);
+            return;
+        }
+        if candidacy.retry_at > now {
+            return;
+        }
+        candidacy.retry_at = now.after(self.tuning.retry_ns);
+        if candidacy.own.is_some() || candidacy.chosen {
+            return;
+        }
+        let ballot = candidacy.ballot;
+        let heard: Vec<u32> = candidacy.promises.iter().map(|(key, _)| key.node).collect();
+        for member in self.config.members.iter().filter(|m| !heard.contains(&m.node)) {
+            self.send(member.node, Body::Prepare { ballot }, fx);
+        }
+    }
+
+    pub(super) fn on_refuse(
+        &mut self,
+        from: NodeKey,
+        ballot: Ballot,
+        promised: Ballot,
+        no_takeover: bool,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        if !self.config.counts(from) {
+            return;
+        }
+        self.round_seen = self.round_seen.max(promised.round);
+        let mine = match &self.role {
+            Role::Candidate(candidacy) => candidacy.ballot,
+            Role::Leader(led) => led.ballot,
+            Role::Follower | Role::PreCandidate(_) => return,
+        };
+        if ballot != mine {
+            return;
+        }
+        match &self.role {
+            Role::Candidate(candidacy) if promised > ballot && !candidacy.chosen => {
+                self.give_up("a higher ballot is promised", now, fx);
+            }
+            // A member that promised more is lost for this ballot. A higher one wins it back.
+            Role::Leader(_) if promised > ballot => {
+                self.step_down(StepDownReason::HigherBallot, fx);
+                self.lease_until = now;
+                self.campaign(now, fx);
+            }
+            Role::Leader(_) if no_takeover => self.remind(from.node, fx),
+            _ => {}
+        }
+    }
+}

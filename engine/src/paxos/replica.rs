@@ -1,0 +1,364 @@
+//! The replica of one stream on one node: dispatches inputs, decides nothing itself.
+
+use std::collections::VecDeque;
+
+use palisade_netio::Nanos;
+use palisade_wal::{Ballot, Boundary, Kind, Lsn, StreamLog};
+
+use super::effect::{Effect, Effects, HaltReason, LogRecord, StepDownReason};
+use super::elect::PreVotes;
+use super::event::{
+    AcceptHead, AcceptVerdict, GroupMark, NoSlot, PeerState, ProposePosition, RefuseReason,
+};
+use super::fetch::Fetch;
+use super::learn::Void;
+use super::member::{Config, Me, NodeKey};
+use super::message::{Body, Message, Promise};
+use super::prepare::Candidacy;
+use super::progress::Leadership;
+use super::takeover::Pending;
+use super::tuning::{RECORDS_IN_FLIGHT_MAX, Tuning};
+
+/// One replica. The module describes the order of calls.
+#[derive(Debug)]
+pub struct Replica {
+    pub(super) stream: u64,
+    pub(super) me: Me,
+    pub(super) config: Config,
+    pub(super) log: StreamLog,
+    pub(super) tuning: Tuning,
+    /// State of the generator of random delays.
+    pub(super) jitter: u64,
+    pub(super) role: Role,
+    /// The leader that is followed, [`Ballot::NONE`] if none.
+    pub(super) leader: Ballot,
+    /// Nothing is promised away before this.
+    pub(super) lease_until: Nanos,
+    /// When to ask for pre-votes.
+    pub(super) election_at: Option<Nanos>,
+    /// Highest round seen anywhere.
+    pub(super) round_seen: u64,
+    /// Other members that are heard.
+    pub(super) up: Vec<u32>,
+    /// Records on their way to the disk, and what follows each.
+    pub(super) records: VecDeque<(u64, Then)>,
+    pub(super) next_record: u64,
+    /// Highest promise whose record is durable.
+    pub(super) promise_durable: Ballot,
+    /// What is durable here, and the ballot under which it counts.
+    pub(super) durable: (Ballot, Lsn),
+    /// A Takeover that waits for its bytes.
+    pub(super) pending: Option<Pending>,
+    pub(super) fetch: Option<Fetch>,
+    /// A verdict that `on_stored` must follow: ballot, start, staged.
+    pub(super) storing: Option<(Ballot, Lsn, bool)>,
+    pub(super) void: Option<Void>,
+    /// An Accepted is due at the end of the turn.
+    pub(super) accepted_due: bool,
+    /// Commit cursor and end of the log that the leader of the accepting ballot named.
+    pub(super) leader_commit: Lsn,
+    pub(super) leader_end: Lsn,
+    /// Last committed position that was logged.
+    pub(super) hinted: Lsn,
+    pub(super) disk_stalled: bool,
+    pub(super) halted: Option<HaltReason>,
+    /// Why it is in its role, for display.
+    pub(super) reason: &'static str,
+}
+
+/// What a replica does.
+#[derive(Debug)]
+pub(super) enum Role {
+    Follower,
+    PreCandidate(PreVotes),
+    Candidate(Candidacy),
+    Leader(Leadership),
+}
+
+/// What follows when a record is durable.
+#[derive(Debug)]
+pub(super) enum Then {
+    Prepare(Ballot),
+    Answer(u32, Promise),
+    TakenOver(Ballot, Lsn),
+    Nothing,
+}
+
+impl Replica {
+    /// A replica that was never on this node before. `seed` makes its random delays.
+    pub fn new(stream: u64, me: Me, config: Config, tuning: Tuning, seed: u64) -> Replica {
+        let mut new =
+            Replica::recovered(stream, me, config, StreamLog::default(), tuning, seed, Nanos(0));
+        new.lease_until = Nanos(0);
+        new.reason = "new";
+        new
+    }
+
+    /// A replica after a restart: `log` and `config` are what [`replay`](super::replay) made of
+    /// the WAL, all of it durable. Nothing is promised to others before `now` + one lease.
+    pub fn recovered(
+        stream: u64,
+        me: Me,
+        config: Config,
+        log: StreamLog,
+        tuning: Tuning,
+        seed: u64,
+        now: Nanos,
+    ) -> Replica {
+        assert!(config.check().is_ok() && tuning.check().is_ok());
+        Replica {
+            stream,
+            me,
+            config,
+            jitter: seed,
+            role: Role::Follower,
+            leader: Ballot::NONE,
+            lease_until: now.after(tuning.election_ns),
+            election_at: None,
+            round_seen: log.promised().round,
+            up: Vec::new(),
+            records: VecDeque::new(),
+            next_record: 1,
+            promise_durable: log.promised(),
+            durable: (log.accepting(), log.end().lsn),
+            pending: None,
+            fetch: None,
+            storing: None,
+            void: None,
+            accepted_due: false,
+            leader_commit: Lsn::ZERO,
+            leader_end: Lsn::ZERO,
+            hinted: log.committed().lsn,
+            disk_stalled: false,
+            halted: None,
+            reason: "restarted",
+            log,
+            tuning,
+        }
+    }
+
+    /// Begins: a single member makes itself the leader, others wait for one.
+    pub fn start(&mut self, now: Nanos, fx: &mut Effects) {
+        assert!(matches!(self.role, Role::Follower) && self.records.is_empty());
+        if self.config.is_quorum([self.me.key()]) {
+            self.lease_until = now;
+            self.campaign(now, fx);
+        } else {
+            self.schedule_election(self.lease_until.max(now), 0);
+        }
+    }
+
+    /// A message came in. `from` is who the handshake of the link says it is.
+    pub fn on_message(&mut self, from: NodeKey, message: &Message, now: Nanos, fx: &mut Effects) {
+        let known = self.config.member(from.node).is_some() && from.node != self.me.node;
+        if self.halted.is_some() || message.stream != self.stream || !known {
+            return;
+        }
+        match &message.body {
+            Body::PreVote { ballot } => self.on_pre_vote(from, *ballot, now, fx),
+            Body::PreVoteReply { ballot, granted, promised, leader } => {
+                self.on_pre_vote_reply(from, *ballot, *granted, *promised, *leader, now, fx);
+            }
+            Body::Prepare { ballot } => self.on_prepare(from, *ballot, now, fx),
+            Body::Promise(promise) => self.on_promise(from, promise, now, fx),
+            Body::Refuse { ballot, promised, no_takeover } => {
+                self.on_refuse(from, *ballot, *promised, *no_takeover, now, fx);
+            }
+            Body::Takeover { ballot, end, config } => {
+                self.on_takeover(from, *ballot, *end, config, now, fx);
+            }
+            Body::Accepted { ballot, upto } => self.on_accepted(from, *ballot, *upto, now, fx),
+            Body::Commit { ballot, upto, end } => {
+                self.on_commit(from, *ballot, *upto, *end, now, fx);
+            }
+            Body::Fetch(request) => self.on_fetch(from, request, fx),
+            Body::StepDown { ballot, successor } => {
+                self.on_step_down(from, *ballot, *successor, now, fx);
+            }
+        }
+    }
+
+    /// The block with the record `id` is durable, and so is everything logged before it.
+    pub fn on_durable(&mut self, id: u64, now: Nanos, fx: &mut Effects) {
+        assert!(id < self.next_record, "record {id} was never asked for");
+        while self.records.front().is_some_and(|(first, _)| *first <= id) {
+            let (_, then) = self.records.pop_front().expect("seen above");
+            if self.halted.is_some() {
+                continue;
+            }
+            match then {
+                Then::Prepare(ballot) => self.on_own_promise_durable(ballot, now, fx),
+                Then::Answer(to, promise) => {
+                    self.promise_durable = self.promise_durable.max(promise.ballot);
+                    self.send(to, Body::Promise(promise), fx);
+                }
+                Then::TakenOver(ballot, end) => self.on_group_durable(ballot, end, now, fx),
+                Then::Nothing => {}
+            }
+        }
+    }
+
+    /// Groups logged under `ballot` (not the staged ones) are durable up to `upto`.
+    pub fn on_group_durable(&mut self, ballot: Ballot, upto: Lsn, now: Nanos, fx: &mut Effects) {
+        if ballot != self.log.accepting() || self.halted.is_some() {
+            return; // Voided since, or counted with the Takeover that came since.
+        }
+        assert!(upto <= self.log.end().lsn, "durable {upto} beyond {}", self.log.end().lsn);
+        let known = if self.durable.0 == ballot { self.durable.1 } else { Lsn::ZERO };
+        self.durable = (ballot, known.max(upto));
+        self.accepted_due = true;
+        self.on_own_progress(now, fx);
+    }
+
+    /// Where this leader's next group stands. Nothing else may be given to the replica between
+    /// this and the [`on_proposed`](Replica::on_proposed) of that group.
+    ///
+    /// # Errors
+    /// Why there is no place now.
+    pub fn leader_slot(&self) -> Result<ProposePosition, NoSlot> {
+        self.propose_position()
+    }
+
+    /// As [`leader_slot`](Replica::leader_slot), for a group made by another cluster: it must
+    /// stand at `lsn` and follow `chain_before`; only its record header carries `ballot`.
+    ///
+    /// # Errors
+    /// Why there is no place now.
+    pub fn import_position(&self) -> Result<ProposePosition, NoSlot> {
+        self.propose_position()
+    }
+
+    /// This leader's group was logged at its slot, and goes to every peer in this turn.
+    ///
+    /// # Panics
+    /// When it is not the group that the slot was given for.
+    pub fn on_proposed(&mut self, mark: GroupMark, now: Nanos) {
+        self.propose(mark, now);
+    }
+
+    /// A group came from the leader. What to do with it.
+    pub fn on_accept(
+        &mut self,
+        from: NodeKey,
+        head: &AcceptHead<'_>,
+        now: Nanos,
+        fx: &mut Effects,
+    ) -> AcceptVerdict {
+        match self.halted {
+            Some(_) => AcceptVerdict::Refuse(RefuseReason::Halted),
+            None => self.accept(from, head, now, fx),
+        }
+    }
+
+    /// A group came that was fetched from `from`. What to do with it.
+    pub fn on_fetched(
+        &mut self,
+        from: NodeKey,
+        head: &AcceptHead<'_>,
+        now: Nanos,
+        fx: &mut Effects,
+    ) -> AcceptVerdict {
+        match self.halted {
+            Some(_) => AcceptVerdict::Refuse(RefuseReason::Halted),
+            None if head.staged => self.accept_staged(from, head, now, fx),
+            None => self.accept(from, head, now, fx),
+        }
+    }
+
+    /// The group of the last verdict was logged as that verdict said.
+    ///
+    /// # Panics
+    /// When it is another group.
+    pub fn on_stored(&mut self, mark: GroupMark, now: Nanos, fx: &mut Effects) {
+        self.stored(mark, now, fx);
+    }
+
+    /// A member is heard again, or not any more.
+    pub fn on_peer(&mut self, node: u32, state: PeerState, now: Nanos, fx: &mut Effects) {
+        if self.halted.is_some() || self.config.member(node).is_none() || node == self.me.node {
+            return;
+        }
+        self.up.retain(|&n| n != node);
+        match state {
+            PeerState::Up => {
+                self.up.push(node);
+                self.on_peer_up(node, fx);
+            }
+            PeerState::Down { lease_until } => self.on_peer_down(node, lease_until, now, fx),
+        }
+    }
+
+    /// The log as the WAL remembers it.
+    pub fn log(&self) -> &StreamLog {
+        &self.log
+    }
+
+    /// The newest members known.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The leader that is known, [`Ballot::NONE`] if none.
+    pub fn leader(&self) -> Ballot {
+        self.leader
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> u64 {
+        self.stream
+    }
+
+    pub(super) fn send(&self, to: u32, body: Body, fx: &mut Effects) {
+        assert!(to != self.me.node, "a message to itself");
+        fx.push(Effect::Send { to, message: Message { stream: self.stream, body } });
+    }
+
+    pub(super) fn send_all(&self, body: &Body, fx: &mut Effects) {
+        for member in self.config.members.iter().filter(|m| m.node != self.me.node) {
+            self.send(member.node, body.clone(), fx);
+        }
+    }
+
+    pub(super) fn log_record(
+        &mut self,
+        kind: Kind,
+        at: Lsn,
+        ballot: Ballot,
+        body: Vec<u8>,
+        then: Then,
+        fx: &mut Effects,
+    ) {
+        let id = self.next_record;
+        self.next_record += 1;
+        self.records.push_back((id, then));
+        fx.push(Effect::Log(LogRecord { id, kind, lsn: at, ballot, body }));
+    }
+
+    /// Whether a record may be asked for by a peer now.
+    pub(super) fn has_record_room(&self) -> bool {
+        self.records.len() < RECORDS_IN_FLIGHT_MAX
+    }
+
+    pub(super) fn halt(&mut self, reason: HaltReason, fx: &mut Effects) {
+        self.step_down(StepDownReason::Halted, fx);
+        self.halted = Some(reason);
+        self.reason = "halted: the protocol was broken";
+        self.election_at = None;
+        self.pending = None;
+        self.fetch = None;
+        fx.push(Effect::Halt { reason });
+    }
+
+    pub(super) fn end(&self) -> Boundary {
+        self.log.end()
+    }
+
+    /// A random delay below `limit`, from splitmix64.
+    pub(super) fn random_below(&mut self, limit: u64) -> u64 {
+        self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.jitter;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit.max(1)
+    }
+}

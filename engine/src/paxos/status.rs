@@ -1,0 +1,92 @@
+//! A replica, for display.
+
+use palisade_wal::{Ballot, Lsn};
+
+use super::effect::HaltReason;
+use super::member::Config;
+use super::replica::{Replica, Role};
+
+/// What a replica does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleName {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Gets the log, but its votes do not count.
+    Learner,
+    /// Asks whether it would be elected.
+    PreCandidate,
+    /// Asks for promises.
+    Candidate,
+    /// Fetches what its log lacks.
+    Fetching,
+    /// Its Takeover is on its way to a majority.
+    Reconfirming,
+    /// Leads and serves.
+    Leader,
+    /// Stopped for good.
+    Halted,
+}
+
+/// A replica, for display.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The stream.
+    pub stream: u64,
+    /// What it does.
+    pub role: RoleName,
+    /// Ballot of the leader it knows, or its own.
+    pub leader: Ballot,
+    /// Highest ballot promised.
+    pub promised: Ballot,
+    /// Ballot of the last Takeover.
+    pub accepting: Ballot,
+    /// The members.
+    pub config: Config,
+    /// Members that are heard, this one included.
+    pub up: usize,
+    /// Where the log begins here.
+    pub base: Lsn,
+    /// Known committed.
+    pub committed: Lsn,
+    /// Durable here under the accepting ballot.
+    pub durable: Lsn,
+    /// End of the log.
+    pub end: Lsn,
+    /// What was found broken.
+    pub halted: Option<HaltReason>,
+    /// Why it is in this role, in words.
+    pub reason: &'static str,
+}
+
+impl Replica {
+    /// For display.
+    pub fn status(&self) -> Status {
+        let role = match &self.role {
+            _ if self.halted.is_some() => RoleName::Halted,
+            Role::Follower if !self.config.counts(self.me.key()) => RoleName::Learner,
+            Role::Follower => RoleName::Follower,
+            Role::PreCandidate(_) => RoleName::PreCandidate,
+            Role::Candidate(candidacy) if candidacy.chosen => RoleName::Fetching,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(led) if led.serving => RoleName::Leader,
+            Role::Leader(_) => RoleName::Reconfirming,
+        };
+        let (counted, durable) = self.durable;
+        let durable = if counted == self.log.accepting() { durable } else { Lsn::ZERO };
+        Status {
+            stream: self.stream,
+            role,
+            leader: self.leader,
+            promised: self.log.promised(),
+            accepting: self.log.accepting(),
+            config: self.config.clone(),
+            up: self.up.len() + 1,
+            base: self.log.base().lsn,
+            committed: self.log.committed().lsn,
+            durable,
+            end: self.log.end().lsn,
+            halted: self.halted,
+            reason: self.reason,
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Takeovers: from a ballot on, the log is what its Takeover names.
+
+use palisade_netio::Nanos;
+use palisade_wal::{Ballot, Boundary, Kind, Lsn, StreamLog, TakeoverRefusal};
+
+use super::effect::{Effect, Effects, HaltReason};
+use super::elect::BallotOf;
+use super::learn::Void;
+use super::member::{Config, NodeKey, TakeoverBody};
+use super::message::Body;
+use super::progress::Leadership;
+use super::replica::{Replica, Role, Then};
+
+/// A Takeover that waits for every byte up to its end.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) ballot: Ballot,
+    pub(super) end: Boundary,
+    config: Config,
+    /// Who has the bytes.
+    pub(super) source: u32,
+    /// The run staged for the ballot is good as far as it goes; else it is begun again.
+    pub(super) run: bool,
+    /// Where that run begins, as far as known since the last restart.
+    pub(super) run_start: Option<Lsn>,
+    /// The own tail was found to be another one: fetch from the committed position.
+    pub(super) from_committed: bool,
+}
+
+impl Pending {
+    pub(super) fn new(
+        ballot: Ballot,
+        end: Boundary,
+        config: Config,
+        source: u32,
+        log: &StreamLog,
+    ) -> Pending {
+        assert!(ballot >= log.promised() && config.ballot == ballot);
+        let run = log.staged_end(ballot).is_some();
+        Pending { ballot, end, config, source, run, run_start: None, from_committed: false }
+    }
+}
+
+impl Replica {
+    pub(super) fn on_takeover(
+        &mut self,
+        from: NodeKey,
+        ballot: Ballot,
+        end: Boundary,
+        config: &Config,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        if !ballot.is_of(from) || config.ballot != ballot || !config.counts(from) {
+            return;
+        }
+        let promised = self.log.promised();
+        if ballot < promised {
+            let refuse = Body::Refuse { ballot, promised, no_takeover: false };
+            self.send(from.node, refuse, fx);
+            return;
+        }
+        self.follow(ballot, now, fx);
+        let acts_again = cfg!(seeded_bug = "takeover_below_committed");
+        if self.log.accepting() == ballot && !acts_again {
+            // It acts once: what was appended above its end since then stays.
+            self.accepted_due = true;
+            return;
+        }
+        if self.pending.as_ref().is_some_and(|p| p.ballot >= ballot) {
+            return;
+        }
+        self.pending = Some(Pending::new(ballot, end, config.clone(), from.node, &self.log));
+        self.fetch = None;
+        self.advance_takeover(now, fx);
+    }
+
+    /// Logs the Takeover that waits, or fetches what is missing for it.
+    pub(super) fn advance_takeover(&mut self, now: Nanos, fx: &mut Effects) {
+        let Some(pending) = &mut self.pending else { return };
+        let (ballot, end) = (pending.ballot, pending.end);
+        let committed = self.log.committed();
+        if end.lsn == committed.lsn && end.chain != committed.chain {
+            let committed = committed.lsn;
+            self.halt(HaltReason::CommittedMismatch { ballot, committed }, fx);
+            return;
+        }
+        match self.log.check_takeover(ballot, end) {
+            Ok(()) => self.take_over(now, fx),
+            Err(TakeoverRefusal::BelowCommitted { .. })
+                if cfg!(seeded_bug = "takeover_below_committed") =>
+            {
+                self.pending = None;
+            }
+            Err(TakeoverRefusal::BelowCommitted { committed, .. }) => {
+                let end = end.lsn;
+                self.halt(HaltReason::TakeoverBelowCommitted { ballot, end, committed }, fx);
+            }
+            Err(TakeoverRefusal::Missing { .. } | TakeoverRefusal::Mismatch { .. }) => {
+                let staged = self.log.staged_end(ballot).filter(|_| pending.run);
+                if staged.is_some_and(|s| s.lsn >= end.lsn) {
+                    pending.run = false;
+                    pending.from_committed = true;
+                }
+                if cfg!(seeded_bug = "accepting_raised_by_fetch") {
+                    self.accept_early(fx);
+                }
+                self.fetch_staged(now, fx);
+            }
+        }
+    }
+
+    /// What must never be: the accepting ballot of a Takeover whose bytes are not all there.
+    fn accept_early(&mut self, fx: &mut Effects) {
+        let Some(pending) = &self.pending else { return };
+        let (ballot, config, own) = (pending.ballot, pending.config.clone(), self.log.end());
+        if self.log.accepting() < ballot && self.log.take_over(ballot, own).is_ok() {
+            let body = TakeoverBody { chain: own.chain, config }.encode();
+            self.log_record(Kind::Takeover, own.lsn, ballot, body, Then::Nothing, fx);
+        }
+    }
+
+    fn take_over(&mut self, now: Nanos, fx: &mut Effects) {
+        let pending = self.pending.take().expect("seen by the caller");
+        let (ballot, end) = (pending.ballot, pending.end);
+        let before = self.log.end();
+        let common = match self.log.chain_at(end.lsn) {
+            Some(chain) if chain == end.chain => end.lsn,
+            _ => pending.run_start.unwrap_or(self.log.committed().lsn),
+        };
+        let taken = self.log.take_over(ballot, end);
+        assert!(taken.is_ok(), "checked before: {taken:?}");
+        self.config = pending.config;
+        self.fetch = None;
+        self.storing = None;
+        (self.leader_commit, self.leader_end) = (Lsn::ZERO, end.lsn);
+        let body = TakeoverBody { chain: end.chain, config: self.config.clone() }.encode();
+        let then = Then::TakenOver(ballot, end.lsn);
+        self.log_record(Kind::Takeover, end.lsn, ballot, body, then, fx);
+        if let Some(void) = self.void.take() {
+            fx.push(Effect::UnsettledVoid { from: void.from });
+        }
+        if self.log.chain_at(before.lsn) != Some(before.chain) {
+            self.void = Some(Void { from: common, ballot, settled_at: end.lsn });
+            fx.push(Effect::Voided { from: common });
+        }
+        if ballot.is_of(self.me.key()) {
+            self.reconfirm(ballot, end, now, fx);
+        }
+    }
+
+    /// The own Takeover is logged: it is on its way to a majority.
+    fn reconfirm(&mut self, ballot: Ballot, end: Boundary, now: Nanos, fx: &mut Effects) {
+        let Role::Candidate(candidacy) = &self.role else {
+            unreachable!("an own Takeover waits only while its candidacy lasts");
+        };
+        assert!(candidacy.ballot == ballot && candidacy.chosen);
+        let scn_floor = candidacy.scn_floor;
+        let retry_at = now.after(self.tuning.retry_ns);
+        let led = Leadership::new(ballot, end, &self.config, scn_floor, retry_at);
+        self.role = Role::Leader(led);
+        self.reason = "its takeover is on its way to a majority";
+        self.leader = ballot;
+        fx.push(Effect::Leader { ballot });
+        let takeover = Body::Takeover { ballot, end, config: self.config.clone() };
+        self.send_all(&takeover, fx);
+    }
+}

@@ -1,0 +1,259 @@
+//! The model of a cluster: nodes, a network that does what it likes, and time.
+
+use palisade_netio::Nanos;
+use palisade_wal::{Ballot, GroupHeader, Lsn};
+
+use super::super::*;
+use super::node::{Node, Record, group, members, takeover_of};
+use super::oracle::Oracle;
+
+/// What travels.
+#[derive(Clone, Debug)]
+pub(super) enum Load {
+    Message(Vec<u8>),
+    Group { ballot: Ballot, header: GroupHeader, commit: Lsn },
+    Fetched { ballot: Ballot, header: GroupHeader, staged: bool },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Packet {
+    pub(super) from: NodeKey,
+    pub(super) to: u32,
+    pub(super) load: Load,
+}
+
+pub(super) struct Cluster {
+    pub(super) nodes: Vec<Node>,
+    pub(super) network: Vec<Packet>,
+    pub(super) oracle: Oracle,
+    pub(super) now: Nanos,
+    pub(super) next_value: u32,
+    pub(super) trace: Vec<String>,
+    pub(super) tracing: bool,
+}
+
+/// Packets under way; more are lost.
+const NETWORK_MAX: usize = 400;
+
+impl Cluster {
+    pub(super) fn new(count: u32, seed: u64) -> Cluster {
+        let config = members(count);
+        let node = |node: u32| {
+            Node::new(NodeKey { node, incarnation: 100 }, config.clone(), seed ^ u64::from(node))
+        };
+        let mut cluster = Cluster {
+            nodes: (1..=count).map(node).collect(),
+            network: Vec::new(),
+            oracle: Oracle::default(),
+            now: Nanos(1_000_000_000),
+            next_value: 1,
+            trace: Vec::new(),
+            tracing: std::env::var("PAXOS_TRACE").is_ok(),
+        };
+        for at in 0..cluster.nodes.len() {
+            cluster.run(at, |replica, now, fx| replica.start(now, fx));
+        }
+        cluster
+    }
+
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+        if self.tracing {
+            let line = line();
+            eprintln!("{:>8} {line}", self.now.0 / 1_000_000);
+            self.trace.push(line);
+        }
+    }
+
+    /// Gives one input and does what is asked for.
+    pub(super) fn run<T>(
+        &mut self,
+        at: usize,
+        input: impl FnOnce(&mut Replica, Nanos, &mut Effects) -> T,
+    ) -> T {
+        let mut fx = Effects::default();
+        let now = self.now;
+        let replica = self.nodes[at].replica();
+        let result = input(replica, now, &mut fx);
+        self.drain(at, fx);
+        result
+    }
+
+    pub(super) fn end_turn(&mut self, at: usize) {
+        if self.nodes[at].replica.is_some() {
+            self.run(at, |replica, now, fx| replica.on_turn_end(now, fx));
+        }
+    }
+
+    fn drain(&mut self, at: usize, fx: Effects) {
+        for effect in fx.0 {
+            if !matches!(effect, Effect::Send { .. }) {
+                let node = at + 1;
+                self.note(|| format!("{node}: {effect:?}"));
+            }
+            self.act(at, effect);
+        }
+    }
+
+    fn act(&mut self, at: usize, effect: Effect) {
+        let node = &mut self.nodes[at];
+        let from = node.key;
+        match effect {
+            Effect::Log(record) => {
+                if let Some(end) = takeover_of(&record) {
+                    self.oracle.on_takeover(record.ballot, end);
+                }
+                node.wal.push(Record::State(record));
+            }
+            Effect::Send { to, message } => {
+                let mut bytes = Vec::new();
+                message.encode_into(&mut bytes);
+                self.post(Packet { from, to, load: Load::Message(bytes) });
+            }
+            Effect::Serve { to, ballot, from: first, upto, staged } => {
+                for header in node.read_range(first, upto, None) {
+                    let load = Load::Fetched { ballot, header, staged };
+                    self.post(Packet { from, to, load });
+                }
+            }
+            Effect::Leading { ballot } => self.oracle.on_leading(ballot, node),
+            Effect::Committed { upto } => {
+                let cursor = node.replica().commit_cursor();
+                self.oracle.on_committed(node, cursor.map(|(ballot, _)| ballot), upto);
+            }
+            Effect::Voided { .. } | Effect::SettledVoid { .. } | Effect::UnsettledVoid { .. } => {
+                node.voids.push(effect);
+            }
+            Effect::Halt { reason } => panic!("node {} halted: {reason}", from.node),
+            Effect::SteppedDown { .. } | Effect::Leader { .. } => {}
+        }
+    }
+
+    pub(super) fn post(&mut self, packet: Packet) {
+        if self.network.len() < NETWORK_MAX {
+            self.network.push(packet);
+        }
+    }
+
+    pub(super) fn deliver(&mut self, packet: Packet) {
+        let at = packet.to as usize - 1;
+        if self.nodes[at].replica.is_none() {
+            return;
+        }
+        let from = packet.from;
+        match packet.load {
+            Load::Message(bytes) => {
+                let (message, len) = Message::decode(&bytes).unwrap();
+                assert_eq!(len, bytes.len());
+                self.note(|| format!("{} <- {}: {:?}", packet.to, from.node, message.body));
+                self.run(at, |replica, now, fx| replica.on_message(from, &message, now, fx));
+            }
+            Load::Group { ballot, header, commit } => {
+                let head = AcceptHead { ballot, header: &header, commit, staged: false };
+                let verdict = self.run(at, |r, now, fx| r.on_accept(from, &head, now, fx));
+                self.store(at, verdict, header, ballot);
+            }
+            Load::Fetched { ballot, header, staged } => {
+                let head = AcceptHead { ballot, header: &header, commit: Lsn::ZERO, staged };
+                let verdict = self.run(at, |r, now, fx| r.on_fetched(from, &head, now, fx));
+                self.note(|| format!("{} fetched {} {verdict:?}", packet.to, header.lsn()));
+                self.store(at, verdict, header, ballot);
+            }
+        }
+    }
+
+    fn store(&mut self, at: usize, verdict: AcceptVerdict, header: GroupHeader, ballot: Ballot) {
+        let staged = match verdict {
+            AcceptVerdict::Store => false,
+            AcceptVerdict::StoreStaged => true,
+            AcceptVerdict::Duplicate | AcceptVerdict::Refuse(_) => return,
+        };
+        let mark = self.nodes[at].append(header, ballot, staged);
+        self.run(at, |replica, now, fx| replica.on_stored(mark, now, fx));
+    }
+
+    /// Appends a group if the node leads and has room.
+    pub(super) fn propose(&mut self, at: usize) -> Option<GroupHeader> {
+        let position = self.nodes[at].replica.as_ref()?.leader_slot().ok()?;
+        let header = group(&position, self.next_value);
+        self.next_value += 1;
+        let mark = self.nodes[at].append(header, position.ballot, false);
+        let now = self.now;
+        self.nodes[at].replica().on_proposed(mark, now);
+        let (from, ballot) = (self.nodes[at].key, position.ballot);
+        let (_, commit) = self.nodes[at].replica().commit_cursor().expect("it leads");
+        let peers: Vec<u32> = self.nodes.iter().map(|n| n.key.node).collect();
+        for to in peers.into_iter().filter(|&to| to != from.node) {
+            self.nodes[at].replica().on_commit_carried(to);
+            self.post(Packet { from, to, load: Load::Group { ballot, header, commit } });
+        }
+        Some(header)
+    }
+
+    /// The next `count` records of the node become durable.
+    pub(super) fn sync(&mut self, at: usize, count: usize) {
+        for _ in 0..count {
+            let node = &mut self.nodes[at];
+            if node.replica.is_none() || node.durable == node.wal.len() {
+                return;
+            }
+            let record = node.wal[node.durable].clone();
+            node.durable += 1;
+            self.oracle.on_durable(node.key.node, &record);
+            match record {
+                Record::Group { header, ballot, staged: false } => self.run(at, |r, now, fx| {
+                    r.on_group_durable(ballot, header.end(), now, fx);
+                }),
+                Record::Group { .. } | Record::Unknown(_) => {}
+                Record::State(state) => {
+                    self.run(at, |r, now, fx| r.on_durable(state.id, now, fx));
+                }
+            }
+        }
+    }
+
+    pub(super) fn tick(&mut self, at: usize) {
+        if self.nodes[at].replica.is_some() {
+            self.run(at, |replica, now, fx| replica.on_time(now, fx));
+        }
+    }
+
+    pub(super) fn peer(&mut self, at: usize, node: u32, state: PeerState) {
+        if self.nodes[at].replica.is_some() {
+            self.run(at, |replica, now, fx| replica.on_peer(node, state, now, fx));
+        }
+    }
+
+    pub(super) fn leader(&self) -> Option<usize> {
+        let leads = |n: &Node| n.replica.as_ref().is_some_and(|r| r.commit_cursor().is_some());
+        let ballot = |at: &usize| self.nodes[*at].replica.as_ref().unwrap().log().accepting();
+        (0..self.nodes.len()).filter(|&at| leads(&self.nodes[at])).max_by_key(ballot)
+    }
+
+    /// Runs without faults until `done`.
+    ///
+    /// # Panics
+    /// When ten seconds were not enough.
+    pub(super) fn settle(&mut self, what: &str, done: impl Fn(&Cluster) -> bool) {
+        let deadline = self.now.after(10_000_000_000);
+        while !done(self) {
+            if self.now >= deadline {
+                for node in &self.nodes {
+                    eprintln!("{:?}", node.replica.as_ref().map(Replica::status));
+                }
+                panic!("not within ten seconds: {what}");
+            }
+            for at in 0..self.nodes.len() {
+                self.tick(at);
+                self.sync(at, usize::MAX);
+                self.end_turn(at);
+            }
+            for packet in std::mem::take(&mut self.network) {
+                self.deliver(packet);
+            }
+            for at in 0..self.nodes.len() {
+                self.end_turn(at);
+            }
+            self.now = self.now.after(2_000_000);
+        }
+    }
+}

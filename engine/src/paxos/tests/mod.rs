@@ -1,0 +1,8 @@
+//! The replica against a model of everything around it.
+
+mod cases;
+mod cluster;
+mod failover;
+mod node;
+mod oracle;
+mod walk;

@@ -1,0 +1,68 @@
+//! What must hold whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use palisade_wal::{Ballot, Boundary, GroupHeader, Lsn};
+
+use super::node::{Node, Record, takeover_of};
+
+#[derive(Default)]
+pub(super) struct Oracle {
+    /// End and chain of the committed group at each position.
+    committed: BTreeMap<Lsn, Boundary>,
+    takeovers: BTreeMap<Ballot, Boundary>,
+    led: BTreeSet<Ballot>,
+    /// What each node once had durable under each ballot.
+    durable: BTreeMap<(u32, Ballot), Lsn>,
+}
+
+impl Oracle {
+    pub(super) fn committed_end(&self) -> Lsn {
+        self.committed.last_key_value().map_or(Lsn::ZERO, |(_, end)| end.lsn)
+    }
+
+    pub(super) fn on_durable(&mut self, node: u32, record: &Record) {
+        let (ballot, upto) = match record {
+            Record::Group { header, ballot, staged: false } => (*ballot, header.end()),
+            Record::State(state) if takeover_of(state).is_some() => (state.ballot, state.lsn),
+            _ => return,
+        };
+        let known = self.durable.entry((node, ballot)).or_default();
+        *known = upto.max(*known);
+    }
+
+    /// A ballot names one log.
+    pub(super) fn on_takeover(&mut self, ballot: Ballot, end: Boundary) {
+        let first = *self.takeovers.entry(ballot).or_insert(end);
+        assert_eq!(first, end, "two takeovers under {ballot}");
+    }
+
+    /// A ballot is led once, by a log that has everything committed.
+    pub(super) fn on_leading(&mut self, ballot: Ballot, node: &Node) {
+        assert!(self.led.insert(ballot), "{ballot} is led twice");
+        let log = node.replica.as_ref().unwrap().log();
+        assert!(log.end().lsn >= self.committed_end(), "{ballot} lacks committed groups");
+        for header in node.read_range(Lsn::ZERO, self.committed_end(), None) {
+            self.check(&header);
+        }
+    }
+
+    fn check(&self, header: &GroupHeader) {
+        let end = Boundary { lsn: header.end(), chain: header.chain.get() };
+        let known = self.committed.get(&header.lsn());
+        assert!(known.is_none_or(|k| *k == end), "two values committed at {}", header.lsn());
+    }
+
+    pub(super) fn on_committed(&mut self, node: &Node, leads: Option<Ballot>, upto: Lsn) {
+        for header in node.read_range(Lsn::ZERO, upto, None) {
+            self.check(&header);
+            let end = Boundary { lsn: header.end(), chain: header.chain.get() };
+            self.committed.insert(header.lsn(), end);
+        }
+        let Some(ballot) = leads else { return };
+        let holds = |n: u32| self.durable.get(&(n, ballot)).is_some_and(|&held| held >= upto);
+        let members = &node.first.members;
+        let held = members.iter().filter(|m| holds(m.node)).count();
+        assert!(held >= node.first.majority(), "{upto} committed by {held} under {ballot}");
+    }
+}

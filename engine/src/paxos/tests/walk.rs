@@ -1,0 +1,216 @@
+//! Random walks: everything that may happen, in every order, with the oracle watching.
+//!
+//! `PAXOS_SEED=n` runs one seed, `PAXOS_SEEDS=n` the first n; `PAXOS_TRACE=1` prints it.
+
+use palisade_netio::Nanos;
+use palisade_wal::StreamLog;
+
+use super::super::*;
+use super::cluster::Cluster;
+use super::node::Node;
+
+pub(super) struct Dice(pub(super) u64);
+
+impl Dice {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit.max(1) as u64) as usize
+    }
+}
+
+fn log_of(node: &Node) -> Option<&StreamLog> {
+    node.replica.as_ref().map(Replica::log)
+}
+
+fn is_unknown(cluster: &Cluster) -> bool {
+    let unknown = |n: &Node| match log_of(n) {
+        Some(log) => {
+            log.is_unknown() || super::node::rebuild(&n.first, &n.wal[..n.durable]).0.is_unknown()
+        }
+        None => super::node::rebuild(&n.first, &n.wal).0.is_unknown(),
+    };
+    cluster.nodes.iter().any(unknown)
+}
+
+fn restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
+    let now = cluster.now;
+    cluster.nodes[at].restart(dice.next(), now);
+    cluster.note(|| format!("{}: restarts", at + 1));
+    cluster.run(at, |replica, now, fx| replica.start(now, fx));
+}
+
+fn crash_or_restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
+    if cluster.nodes[at].replica.is_none() {
+        if dice.below(10) == 0 && !is_unknown(cluster) {
+            let keep = cluster.nodes[at].durable - dice.below(4).min(cluster.nodes[at].durable);
+            cluster.nodes[at].corrupt(keep);
+            cluster.note(|| format!("{}: corrupted", at + 1));
+        }
+        restart(cluster, at, dice);
+        return;
+    }
+    cluster.nodes[at].crash();
+    cluster.note(|| format!("{}: crashes", at + 1));
+    for other in (0..cluster.nodes.len()).filter(|&other| other != at) {
+        let lease_until = cluster.now;
+        cluster.peer(other, at as u32 + 1, PeerState::Down { lease_until });
+    }
+}
+
+fn network(cluster: &mut Cluster, dice: &mut Dice) {
+    if cluster.network.is_empty() {
+        return;
+    }
+    // Mostly in order, sometimes from anywhere.
+    let len = cluster.network.len();
+    let at = if dice.below(4) == 0 { dice.below(len) } else { dice.below(len.min(4)) };
+    match dice.below(20) {
+        0 => drop(cluster.network.remove(at)),
+        1 | 2 => {
+            let packet = cluster.network[at].clone();
+            cluster.deliver(packet);
+        }
+        _ => {
+            let packet = cluster.network.remove(at);
+            let to = packet.to as usize - 1;
+            cluster.deliver(packet);
+            cluster.end_turn(to);
+        }
+    }
+}
+
+fn step(cluster: &mut Cluster, dice: &mut Dice) {
+    let at = dice.below(cluster.nodes.len());
+    let other = dice.below(cluster.nodes.len());
+    match dice.below(1000) {
+        0..500 => network(cluster, dice),
+        500..700 => {
+            let count = 1 + dice.below(3);
+            cluster.sync(at, count);
+            cluster.end_turn(at);
+        }
+        700..820 => {
+            cluster.propose(at);
+        }
+        820..940 => {
+            cluster.now = cluster.now.after(1_000_000 * (1 + dice.below(20) as u64));
+            cluster.tick(at);
+            cluster.end_turn(at);
+        }
+        940..970 if at != other => {
+            let lease_until = cluster.now.after(1_000_000 * dice.below(100) as u64);
+            let down = PeerState::Down { lease_until };
+            let state = if dice.below(2) == 0 { PeerState::Up } else { down };
+            cluster.peer(at, other as u32 + 1, state);
+        }
+        970..985 => crash_or_restart(cluster, at, dice),
+        985..988 if cluster.nodes[at].replica.is_some() => {
+            let stalled = dice.below(2) == 0;
+            cluster.run(at, |r, now, fx| r.on_disk_stalled(stalled, now, fx));
+        }
+        988..990 if cluster.nodes[at].replica.is_some() => {
+            let to = other as u32 + 1;
+            let _ = cluster.run(at, |r, now, fx| r.on_transfer(to, now, fx));
+        }
+        990..992 => cluster.nodes[at].check_replay(),
+        _ => {}
+    }
+}
+
+/// All faults end: a leader must emerge and commit.
+fn heal(cluster: &mut Cluster, dice: &mut Dice) {
+    for at in 0..cluster.nodes.len() {
+        if cluster.nodes[at].replica.is_none() {
+            restart(cluster, at, dice);
+        }
+        cluster.run(at, |r, now, fx| r.on_disk_stalled(false, now, fx));
+    }
+    for at in 0..cluster.nodes.len() {
+        for other in (0..cluster.nodes.len()).filter(|&other| other != at) {
+            cluster.peer(at, other as u32 + 1, PeerState::Up);
+        }
+    }
+    cluster.settle("a leader", |c| c.leader().is_some());
+    let before = cluster.oracle.committed_end();
+    let mut proposed = false;
+    for _ in 0..100 {
+        if let Some(at) = cluster.leader() {
+            proposed |= cluster.propose(at).is_some();
+        }
+        let now = cluster.now;
+        cluster.settle("a while", |c| c.now.since(now) > 50_000_000);
+        if proposed && cluster.oracle.committed_end() > before {
+            break;
+        }
+    }
+    cluster.settle("everything everywhere", |c| {
+        let end = c.oracle.committed_end();
+        let same = |n: &Node| {
+            let log = log_of(n).unwrap();
+            log.committed().lsn == end && log.end().lsn == end
+        };
+        end > before && c.nodes.iter().all(same)
+    });
+    let first = cluster.nodes[0].committed();
+    assert!(cluster.nodes.iter().all(|n| {
+        n.check_replay();
+        let chains = |groups: &[palisade_wal::GroupHeader]| -> Vec<u64> {
+            groups.iter().map(|g| g.chain.get()).collect()
+        };
+        chains(&n.committed()) == chains(&first)
+    }));
+    let idle = cluster.nodes.iter().all(|n| n.replica.as_ref().unwrap().next_deadline().is_none());
+    if !idle {
+        cluster.settle("no timer of an idle stream", |c| {
+            c.nodes.iter().all(|n| n.replica.as_ref().unwrap().next_deadline().is_none())
+        });
+    }
+}
+
+fn walk(count: u32, seed: u64, steps: usize) -> u64 {
+    let mut dice = Dice(seed.wrapping_mul(0x1234_5678_9abc_def1));
+    let mut cluster = Cluster::new(count, seed);
+    for at in 0..cluster.nodes.len() {
+        for other in (0..cluster.nodes.len()).filter(|&other| other != at) {
+            cluster.peer(at, other as u32 + 1, PeerState::Up);
+        }
+    }
+    for _ in 0..steps {
+        step(&mut cluster, &mut dice);
+    }
+    heal(&mut cluster, &mut dice);
+    assert!(cluster.now > Nanos(0));
+    cluster.oracle.committed_end().0
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn walks(count: u32, seeds: u64, steps: usize) {
+    let only = number("PAXOS_SEED");
+    let seeds = only.map_or(0..number("PAXOS_SEEDS").unwrap_or(seeds), |seed| seed..seed + 1);
+    let (mut committed, total) = (0, seeds.end - seeds.start);
+    for seed in seeds {
+        let result = std::panic::catch_unwind(|| walk(count, seed, steps));
+        committed += result.unwrap_or_else(|_| panic!("{count} nodes, seed {seed}"));
+    }
+    println!("{total} walks of {count} nodes, {} groups committed", committed / 128);
+}
+
+#[test]
+fn three_nodes_keep_what_is_committed() {
+    walks(3, 300, 4000);
+}
+
+#[test]
+fn five_nodes_keep_what_is_committed() {
+    walks(5, 120, 4000);
+}

@@ -1,0 +1,83 @@
+//! Timers and windows, with their bounds.
+
+/// Milliseconds in the unit of [`Nanos`](palisade_netio::Nanos).
+const MS: u64 = 1_000_000;
+
+/// Timers and windows of every replica and of the liveness between nodes. Times in nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Between two heartbeats of a pair of shards. 50 ms; 1 ms to 10 s.
+    pub heartbeat_ns: u64,
+    /// Without a heartbeat for this long, a node is taken to be dead; also the length of a
+    /// lease. 200 ms; at least three heartbeats, at most 60 s.
+    pub election_ns: u64,
+    /// Random part of every election delay. 50 ms; not 0, at most `election_ns`.
+    pub election_jitter_ns: u64,
+    /// Between the candidacies of members that lost the same leader, by rank. 10 ms; at most
+    /// `election_ns`.
+    pub rank_step_ns: u64,
+    /// An unanswered message is sent again after this. 100 ms; at least one heartbeat.
+    pub retry_ns: u64,
+    /// A candidate that gets no further for this long gives up. 1 s; at least twice `retry_ns`.
+    pub candidacy_ns: u64,
+    /// Bytes above the committed position. 32 MiB; at least one group.
+    pub window_bytes_max: u64,
+    /// Groups above the committed position. 1024; 1 to 65536.
+    pub window_groups_max: usize,
+    /// Bytes asked for by one fetch. 8 MiB; at least one group.
+    pub fetch_bytes_max: u64,
+    /// Bytes committed between two CommitHint records. 4 MiB; 0 logs one for every step.
+    pub commit_hint_bytes: u64,
+}
+
+/// Hard state records that one replica may have on the way to the disk; beyond it, it does not
+/// answer those who ask for more.
+pub const RECORDS_IN_FLIGHT_MAX: usize = 16;
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            heartbeat_ns: 50 * MS,
+            election_ns: 200 * MS,
+            election_jitter_ns: 50 * MS,
+            rank_step_ns: 10 * MS,
+            retry_ns: 100 * MS,
+            candidacy_ns: 1000 * MS,
+            window_bytes_max: 32 << 20,
+            window_groups_max: 1024,
+            fetch_bytes_max: 8 << 20,
+            commit_hint_bytes: 4 << 20,
+        }
+    }
+}
+
+/// A value out of its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is out of its bounds")]
+pub struct TuningError(pub &'static str);
+
+impl Tuning {
+    /// Whether every value is in its bounds.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(&self) -> Result<(), TuningError> {
+        let group = palisade_wal::GROUP_BYTES_MAX as u64;
+        let bounds = [
+            ("heartbeat_ns", self.heartbeat_ns, MS, 10_000 * MS),
+            ("election_ns", self.election_ns, 3 * self.heartbeat_ns, 60_000 * MS),
+            ("election_jitter_ns", self.election_jitter_ns, 1, self.election_ns),
+            ("rank_step_ns", self.rank_step_ns, 0, self.election_ns),
+            ("retry_ns", self.retry_ns, self.heartbeat_ns, 60_000 * MS),
+            ("candidacy_ns", self.candidacy_ns, 2 * self.retry_ns, 600_000 * MS),
+            ("window_bytes_max", self.window_bytes_max, group, 1 << 40),
+            ("window_groups_max", self.window_groups_max as u64, 1, 65_536),
+            ("fetch_bytes_max", self.fetch_bytes_max, group, 1 << 40),
+            ("commit_hint_bytes", self.commit_hint_bytes, 0, 1 << 40),
+        ];
+        match bounds.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
+            Some((name, ..)) => Err(TuningError(name)),
+            None => Ok(()),
+        }
+    }
+}

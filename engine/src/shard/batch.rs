@@ -1,0 +1,347 @@
+//! Batches: records of this turn, all streams, become groups in one slot: copied once, checksummed
+//! once, written and sent from there. A batch closes when the write before it completes, or when
+//! it is full; never by a timer.
+
+use palisade_netio::{FrameHead, HEAD_BYTES, Purpose, Ring, Run, SlotId};
+use palisade_wal::{
+    Body, BodyBuilder, Boundary, GroupKind, Kind, Origin, RECORD_HEADER_BYTES, entry_bytes,
+};
+
+use crate::append::{Appended, Outcome};
+use crate::config::Role;
+use crate::error::{Error, ErrorKind};
+use crate::handle::NewRecord;
+use crate::limits::{BATCH_BYTES, PENDING_BYTES_MAX, PENDING_MAX, SCN_AHEAD_MAX_NS};
+use crate::paxos::{GroupMark, NoSlot, ProposePosition};
+use crate::shard::Shard;
+use crate::shard::ledger::group_items;
+use crate::shard::net::KIND_GROUPS;
+use crate::shard::stream::{Pending, Reply, StreamState, TailRun, Waiting};
+use crate::status::Protection;
+use crate::stream::producers::Verdict;
+
+/// Committed bytes after which a group carries the commit cursor as a record.
+const HINT_BYTES: u64 = 1 << 20;
+
+/// One group of a batch, with those who wait for its records.
+struct Sealed {
+    stream: u64,
+    waiting: Vec<Waiting>,
+}
+
+impl<R: Ring> Shard<R> {
+    /// Takes a record for a stream, or answers why not.
+    pub(crate) fn take_append(
+        &mut self,
+        stream: u64,
+        record: NewRecord,
+        kind: GroupKind,
+        reply: Reply,
+    ) {
+        match self.admit(stream, &record) {
+            Err(error) => self.settle(reply, Err(error)),
+            Ok(Some(original)) => self.await_original(stream, original, reply),
+            Ok(None) => {
+                self.pending_bytes += record.payload.len();
+                self.pending_count += 1;
+                let NewRecord { payload, producer, sequence, scn_floor } = record;
+                let pending = Pending { payload, producer, sequence, scn_floor, kind, reply };
+                let state = self.streams.get_mut(&stream).expect("admitted");
+                state.push(pending);
+                if state.pending.len() == 1 {
+                    self.dirty.push_back(stream);
+                }
+            }
+        }
+    }
+
+    /// Whether a record may be appended; a place if its original is in the log already.
+    fn admit(&mut self, stream: u64, record: &NewRecord) -> Result<Option<Appended>, Error> {
+        self.check_leads(stream)?;
+        let state = self.streams.get_mut(&stream).expect("checked");
+        if let Some(original) = judge(state, record)? {
+            return Ok(Some(original));
+        }
+        if self.ledger.wal.space().refuse_appends {
+            let text = "the log disk is at 95 % of log_bytes_max; raise it or free space";
+            return Err(Error::new(ErrorKind::NoSpace, text));
+        }
+        if self.pending_count >= PENDING_MAX || self.pending_bytes >= PENDING_BYTES_MAX {
+            return Err(Error::new(ErrorKind::Busy, "too many appends wait; try again"));
+        }
+        let ahead = record.scn_floor.saturating_sub(self.io.ring.wall_ns());
+        if ahead > SCN_AHEAD_MAX_NS {
+            let text = format!(
+                "SCN {} is {} s ahead of this node's clock; an hour is the most",
+                record.scn_floor,
+                ahead / 1_000_000_000
+            );
+            return Err(Error::new(ErrorKind::ScnTooFarAhead, text));
+        }
+        Ok(None)
+    }
+
+    /// Whether this node takes appends for a stream.
+    pub(crate) fn check_leads(&self, stream: u64) -> Result<(), Error> {
+        let Some(state) = self.streams.get(&stream) else {
+            let text = format!("no stream {stream} here; see `palisade stream list`");
+            return Err(Error::new(ErrorKind::UnknownStream, text));
+        };
+        if state.role == Role::Standby {
+            let text = "this cluster is a standby; append at its primary";
+            return Err(Error::new(ErrorKind::Standby, text));
+        }
+        if state.leading {
+            return Ok(());
+        }
+        let leader = state.replica.leader();
+        let config = state.replica.config();
+        let hint = config.member(leader.node).filter(|_| leader.is_some()).map(|m| m.addr.clone());
+        let text = match &hint {
+            Some(addr) => format!("stream {stream} is led by node {} at {addr}", leader.node),
+            None => format!("stream {stream} has no leader now; try again"),
+        };
+        Err(Error::new(ErrorKind::NotLeader, text).with_leader(hint))
+    }
+
+    fn await_original(&mut self, stream: u64, original: Appended, reply: Reply) {
+        let state = self.streams.get_mut(&stream).expect("admitted");
+        if original.end_lsn <= state.replica.log().committed().lsn {
+            return self.settle(reply, Ok(original));
+        }
+        state.wait_for(Waiting { appended: original, reply });
+    }
+
+    /// Closes batches as long as the device takes them.
+    pub(crate) fn seal(&mut self) {
+        while !self.dirty.is_empty() && self.ledger.wal.wants_block() {
+            if !self.flush_own() || !self.seal_batch() {
+                return;
+            }
+        }
+    }
+
+    /// Makes one batch of what waits. False when nothing could be made.
+    fn seal_batch(&mut self) -> bool {
+        let want = (self.pending_bytes + self.pending_count * 64 + self.dirty.len() * 256)
+            .clamp(4096 - HEAD_BYTES, BATCH_BYTES)
+            .max(self.largest_first());
+        if !self.ledger.has_room(want + HEAD_BYTES) {
+            return false;
+        }
+        let Some(slot) = self.io.pool.take(Purpose::Write, want + HEAD_BYTES) else { return false };
+        let (body, sealed) = self.fill(slot, want);
+        if body.metas.is_empty() {
+            self.io.pool.release(slot);
+            return false;
+        }
+        self.log_batch(slot, body, sealed);
+        true
+    }
+
+    /// Room that the first record in line needs.
+    fn largest_first(&self) -> usize {
+        let first = self.dirty.front().and_then(|id| self.streams[id].pending.front());
+        first.map_or(0, |p| entry_bytes(p.payload.len()) + 2 * RECORD_HEADER_BYTES + 128)
+    }
+
+    fn fill(&mut self, slot: SlotId, want: usize) -> (Body, Vec<Sealed>) {
+        let wall = self.io.ring.wall_ns();
+        let (cluster, role_epoch) = (self.me.cluster, self.role_epoch);
+        let bytes = &mut self.io.pool.bytes_mut(slot)[HEAD_BYTES..];
+        let room = bytes.len().min(want);
+        let mut builder = BodyBuilder::new(&mut bytes[..room]);
+        let mut sealed = Vec::new();
+        for _ in 0..self.dirty.len() {
+            let id = self.dirty.pop_front().expect("counted");
+            let state = self.streams.get_mut(&id).expect("dirty streams exist");
+            let position = match state.replica.leader_slot() {
+                Ok(position) => position,
+                // Its records wait until it may go on, or are answered when it steps down.
+                Err(NoSlot::Busy) => {
+                    self.blocked.push(id);
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            let origin = Origin { role_epoch, cluster, ballot: position.ballot };
+            let before = (state.pending.len(), state.pending_bytes);
+            let group = fill_group(&mut builder, id, state, &position, origin, wall);
+            let after = (state.pending.len(), state.pending_bytes);
+            self.pending_count -= before.0 - after.0;
+            self.pending_bytes -= before.1 - after.1;
+            let full = group.is_none();
+            sealed.extend(group.map(|waiting| Sealed { stream: id, waiting }));
+            if !state.pending.is_empty() {
+                self.dirty.push_back(id);
+            }
+            if full {
+                break;
+            }
+        }
+        (builder.finish(), sealed)
+    }
+
+    /// Logs a batch and sends it to every peer.
+    fn log_batch(&mut self, slot: SlotId, body: Body, sealed: Vec<Sealed>) {
+        let run = Run { slot, at: HEAD_BYTES as u32, len: body.len };
+        let headers_crc = body.headers_crc;
+        let metas = body.metas.clone();
+        self.io.pool.retain(slot);
+        let place = self.ledger.append(&mut self.io.pool, slot, body, group_items(&metas));
+        let mut waiting = sealed.into_iter();
+        for meta in metas.iter().filter(|meta| meta.kind == Kind::Group) {
+            let group = waiting.next().expect("one waiting list per group");
+            assert!(group.stream == meta.stream);
+            self.note_logged(slot, meta);
+            let state = self.streams.get_mut(&meta.stream).expect("sealed from it");
+            let end = Boundary { lsn: meta.end, chain: meta.chain };
+            let mark = GroupMark { start: meta.lsn, end, scn: meta.scn, place };
+            state.replica.on_proposed(mark, self.io.now);
+            state.waiting.extend(group.waiting);
+            self.touch(meta.stream);
+        }
+        self.send_batch(run, headers_crc, &metas);
+        self.io.pool.release(slot);
+    }
+
+    /// Sends a body that was just logged to every peer, with the commit cursors of its streams.
+    pub(crate) fn send_batch(
+        &mut self,
+        run: Run,
+        headers_crc: u32,
+        metas: &[palisade_wal::RecordMeta],
+    ) {
+        let peers: Vec<u32> = self.net.peers.keys().copied().collect();
+        for to in peers {
+            let head = FrameHead::encode_bulk(
+                KIND_GROUPS,
+                headers_crc.into(),
+                0,
+                &[],
+                run.len as usize,
+            );
+            let io = &mut self.io;
+            if !self.net.send_bulk(&mut io.ring, &mut io.pool, to, head, run) {
+                continue;
+            }
+            for meta in metas.iter().filter(|meta| meta.kind == Kind::CommitHint) {
+                if let Some(state) = self.streams.get_mut(&meta.stream) {
+                    state.replica.on_commit_carried(to);
+                }
+            }
+        }
+    }
+
+    /// A group of `meta` in `slot` is part of the log now: derived state, and its bytes for
+    /// readers while it is not committed.
+    pub(crate) fn note_logged(&mut self, slot: SlotId, meta: &palisade_wal::RecordMeta) {
+        let at = HEAD_BYTES + meta.range().start;
+        let state = self.streams.get_mut(&meta.stream).expect("logged to it");
+        let bytes = &self.io.pool.bytes(slot)[at..at + meta.len as usize];
+        let kind = group_kind(bytes);
+        state.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
+        let seen = state.derived.take_seen();
+        if self.forward.is_some() {
+            let record = (HEAD_BYTES + meta.at as usize) as u32;
+            let len = (RECORD_HEADER_BYTES + meta.len as usize) as u32;
+            self.io.pool.retain(slot);
+            let run = TailRun { start: meta.lsn, end: meta.end, slot, at: record, len };
+            state.runs.push_back(run);
+        }
+        for change in seen {
+            self.catalogue.on_logged(change);
+        }
+    }
+
+    /// Gives an outcome to who waits for it.
+    pub(crate) fn settle(&mut self, reply: Reply, outcome: Outcome) {
+        match reply {
+            Reply::Promise(promise) => promise.settle(outcome),
+            Reply::Session { conn, request, index } => {
+                self.settle_session(conn, request, index, outcome);
+            }
+            Reply::Create(ticket) => self.settle_create(ticket, outcome),
+        }
+    }
+}
+
+/// The kind in a group's header; data when the code is none that this version knows.
+pub(crate) fn group_kind(bytes: &[u8]) -> GroupKind {
+    let code = bytes[std::mem::offset_of!(palisade_wal::GroupHeader, kind)];
+    GroupKind::from_code(code).unwrap_or(GroupKind::Data)
+}
+
+fn judge(state: &StreamState, record: &NewRecord) -> Result<Option<Appended>, Error> {
+    let NewRecord { producer, sequence, .. } = *record;
+    if producer != 0 && sequence == 0 {
+        let text = format!("producer {producer} sent sequence 0; the first is 1");
+        return Err(Error::new(ErrorKind::SequenceGap, text).with_expected(1));
+    }
+    match state.judge(producer, sequence) {
+        None => {
+            let text = "the original of this record is on its way; try again";
+            Err(Error::new(ErrorKind::Busy, text))
+        }
+        Some(Verdict::Fresh) => Ok(None),
+        Some(Verdict::Duplicate(mark)) => Ok(Some(Appended {
+            lsn: mark.lsn,
+            end_lsn: mark.end_lsn,
+            scn: mark.scn,
+            level: Protection::Performance,
+        })),
+        Some(Verdict::Forgotten) => {
+            let text = format!(
+                "sequence {sequence} of producer {producer} is in the log, its place is forgotten"
+            );
+            Err(Error::new(ErrorKind::Unknown, text))
+        }
+        Some(Verdict::Gap { expected }) => {
+            let text = format!(
+                "producer {producer} sent sequence {sequence}, the next one is {expected}"
+            );
+            Err(Error::new(ErrorKind::SequenceGap, text).with_expected(expected))
+        }
+    }
+}
+
+/// Moves records of one kind from a stream's queue into a group. None when there is no room.
+fn fill_group(
+    builder: &mut BodyBuilder<'_>,
+    id: u64,
+    state: &mut StreamState,
+    position: &ProposePosition,
+    origin: Origin,
+    wall: u64,
+) -> Option<Vec<Waiting>> {
+    let first = state.pending.front()?;
+    let (kind, len) = (first.kind, first.payload.len());
+    let need = entry_bytes(len) + 2 * RECORD_HEADER_BYTES + palisade_wal::GROUP_HEADER_BYTES;
+    if builder.room() < need {
+        return None;
+    }
+    let committed = state.replica.log().committed().lsn;
+    let news = committed.0 - state.hinted.0;
+    if news >= HINT_BYTES || (news > 0 && builder.is_empty()) {
+        state.hinted = committed;
+        builder.push_record(Kind::CommitHint, id, committed, position.ballot, &[]).ok()?;
+    }
+    builder.begin_group(id, position.lsn, position.ballot, kind, origin, 0).ok()?;
+    let mut waiting = Vec::new();
+    let mut scn = wall.max(position.scn_floor + 1);
+    while let Some(record) = state.pending.front() {
+        let Pending { payload, producer, sequence, scn_floor, .. } = record;
+        let fits = record.kind == kind && builder.fits_entry(payload.len());
+        let pushed = fits.then(|| builder.push_entry(payload, *producer, *sequence).ok());
+        let Some(lsn) = pushed.flatten() else { break };
+        let end_lsn = lsn.advance(entry_bytes(payload.len()) as u64);
+        scn = scn.max(*scn_floor);
+        let record = state.pop().expect("it is the front");
+        let appended = Appended { lsn, end_lsn, scn: 0, level: Protection::Performance };
+        waiting.push(Waiting { appended, reply: record.reply });
+    }
+    assert!(!waiting.is_empty(), "room for the first record was checked");
+    builder.end_group(scn, position.chain_before);
+    waiting.iter_mut().for_each(|waiting| waiting.appended.scn = scn);
+    Some(waiting)
+}

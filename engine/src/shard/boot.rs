@@ -1,0 +1,558 @@
+//! From a directory to a shard that serves: identity, recovery, replicas, listener, peers.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use palisade_netio::{
+    Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring, ZeroCopy,
+};
+use palisade_wal::{
+    Ballot, Boundary, CHAIN_START, Identity, IdentityEvent, IdentityFile, Kind, Lsn, Place,
+    RecordMeta, Replay, StreamLog, Wal, WalError,
+};
+
+use crate::config::Role;
+use crate::handle::ShardPort;
+use crate::paxos::{Config, Liveness, Me, Member, Replica, replay};
+use crate::shard::create::Creations;
+use crate::shard::import::Imports;
+use crate::shard::jobs::Jobs;
+use crate::shard::ledger::{Ledger, OwnRecord};
+use crate::shard::net::Net;
+use crate::shard::stream::StreamState;
+use crate::shard::token::{OWNER_IDENTITY, OWNER_LISTENER, local_of, local_token, owner_base};
+use crate::shard::{Halt, Io, Shard, ShardConfig, Shared, mesh::shard_of};
+use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue, Change, SYSTEM_STREAM};
+use crate::stream::derived::Derived;
+
+/// Rounds that the ceiling is raised by, ahead of use.
+const CEILING_STEP: u64 = 1024;
+/// The ceiling is raised when fewer rounds than this are left below it.
+const CEILING_RESERVE: u64 = 512;
+
+/// Where a shard is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Reading or making the identity file.
+    Identity,
+    /// The boot count is on its way to the disk.
+    CountingBoot,
+    /// Reading the log.
+    Recovering,
+    /// The first records are on their way to the disk.
+    Formatting,
+    /// Serving.
+    Running,
+    /// Over; see `halt`.
+    Stopped,
+}
+
+/// A stream while its records are replayed.
+struct Replaying {
+    log: StreamLog,
+    config: Config,
+    role: Role,
+    derived: Derived,
+}
+
+/// What is needed until the shard runs.
+pub(crate) struct Booting {
+    pub(crate) identity: IdentityFile,
+    streams: BTreeMap<u64, Replaying>,
+}
+
+impl<R: Ring> Shard<R> {
+    /// A shard that will read its directory, or make it when `config.format` says so. `turn`
+    /// drives it.
+    pub(crate) fn new(
+        config: ShardConfig,
+        mut ring: R,
+        pool: Pool,
+        port: std::sync::Arc<ShardPort>,
+        mut shared: Shared,
+    ) -> Shard<R> {
+        port.attach(ring.waker());
+        if let Some(mesh) = &shared.mesh {
+            mesh.attach(config.shard, ring.waker());
+        }
+        if let Some(forward) = &mut shared.forward {
+            forward.set_waker(ring.waker());
+        }
+        let identity = match &config.format {
+            Some(format) => IdentityFile::format(&config.dir, first_identity(&config, format)),
+            None => IdentityFile::open(&config.dir),
+        };
+        let me = Peer {
+            cluster: config.cluster,
+            node: config.node,
+            incarnation: 0,
+            boot: 0,
+            shard: config.shard,
+            shards: config.shards,
+        };
+        let zero_copy = ZeroCopy { mode: config.zero_copy, ..ZeroCopy::default() };
+        let now = ring.now();
+        let _ = ring.random();
+        Shard {
+            me,
+            io: Io { ring, pool, now },
+            phase: Phase::Identity,
+            halt: None,
+            ledger: Ledger::default(),
+            booting: Booting { identity, streams: BTreeMap::new() },
+            streams: BTreeMap::new(),
+            catalogue: Catalogue::default(),
+            creations: Creations::default(),
+            net: Net::new(me, zero_copy),
+            jobs: Jobs::default(),
+            imports: Imports::default(),
+            liveness: None,
+            effects: Default::default(),
+            touched: Vec::new(),
+            timers: Default::default(),
+            dirty: Default::default(),
+            blocked: Vec::new(),
+            pending_count: 0,
+            pending_bytes: 0,
+            spare: None,
+            stalled: false,
+            role_epoch: 1,
+            port,
+            board: shared.board,
+            mesh: shared.mesh,
+            forward: shared.forward,
+            unsent: Default::default(),
+            leases: BTreeMap::new(),
+            alarms: BTreeMap::new(),
+            listening: None,
+            once: 0,
+            done: Vec::new(),
+            ops: Vec::new(),
+            config,
+        }
+    }
+
+    /// One turn before the shard runs.
+    pub(crate) fn boot(&mut self) {
+        self.poll_identity();
+        match self.phase {
+            Phase::Recovering => self.take_replay(),
+            Phase::Formatting => {
+                self.flush_own();
+                while self.ledger.poll_durable().is_some() {}
+                if self.ledger.wal.durable() >= self.ledger.wal.appended()
+                    && self.ledger.is_settled()
+                {
+                    self.halt = Some(Halt::Done);
+                }
+            }
+            _ => {}
+        }
+        let poisoned = self.ledger.wal.poisoned().or(self.booting.identity.poisoned());
+        if let Some(error) = poisoned {
+            self.halt = Some(match error {
+                WalError::Io { .. } | WalError::Stuck { .. } | WalError::BadAnswer { .. } => {
+                    Halt::Io(format!("{}: {error}", self.config.dir.display()))
+                }
+                error => Halt::Identity(format!("{}: {error}", self.config.dir.display())),
+            });
+        }
+    }
+
+    pub(crate) fn on_identity_completion(&mut self, done: &Completion) {
+        let pool = &mut self.io.pool;
+        self.booting.identity.on_completion(pool, local_of(done.token), done);
+    }
+
+    /// Moves the identity file along; also while the shard runs, when the ceiling is raised.
+    pub(crate) fn poll_identity(&mut self) {
+        let mut ops = Vec::new();
+        self.booting.identity.poll_ops(&mut self.io.pool, &mut ops);
+        for (local, op) in ops {
+            self.io.ring.submit(&mut self.io.pool, local_token(OWNER_IDENTITY, local), op);
+        }
+        match self.booting.identity.poll_event() {
+            None => {}
+            Some(IdentityEvent::Missing) => {
+                let dir = self.config.dir.display();
+                let text = format!("{dir} is not formatted; run `palisade format` first");
+                self.halt = Some(Halt::Identity(text));
+            }
+            Some(IdentityEvent::Lost) => {
+                let dir = self.config.dir.display();
+                let text = format!("both copies of {dir}/identity are damaged: the disk is lost");
+                self.halt = Some(Halt::Corrupt(text));
+            }
+            Some(IdentityEvent::Found(identity)) => self.on_identity(identity),
+            Some(IdentityEvent::Updated(identity)) => self.on_identity_updated(identity),
+        }
+    }
+
+    fn on_identity(&mut self, found: Identity) {
+        let config = &self.config;
+        let pairs = [
+            ("cluster", u64::from(found.cluster), u64::from(config.cluster)),
+            ("node", found.node.into(), config.node.into()),
+            ("shard", found.shard.into(), config.shard.into()),
+            ("shard count", found.shards.into(), config.shards.into()),
+        ];
+        if let Some((what, disk, file)) = pairs.into_iter().find(|(_, disk, file)| disk != file) {
+            let text = format!(
+                "{} was formatted for {what} {disk}, the configuration says {file}; use the \
+                 data directory of this node, or its configuration",
+                self.config.dir.display()
+            );
+            self.halt = Some(Halt::Identity(text));
+            return;
+        }
+        let ceiling = found.round_ceiling.max(CEILING_STEP);
+        let boots = found.boots + 1;
+        self.booting.identity.update(Identity { boots, round_ceiling: ceiling, ..found });
+        self.phase = Phase::CountingBoot;
+    }
+
+    fn on_identity_updated(&mut self, identity: Identity) {
+        if !matches!(self.phase, Phase::CountingBoot | Phase::Identity) {
+            return;
+        }
+        self.me.incarnation = identity.incarnation;
+        self.me.boot = identity.boots;
+        self.net.me = self.me;
+        let config = palisade_wal::Config {
+            dir: self.config.dir.clone(),
+            cluster: self.me.cluster,
+            node: self.me.node,
+            incarnation: self.me.incarnation,
+            shard: self.me.shard.into(),
+            segment_bytes: self.config.segment_bytes,
+            log_bytes_max: self.config.log_bytes_max,
+            in_flight_max: self.config.writes_in_flight,
+            sync_path: self.config.sync_path,
+        };
+        match Wal::open(config) {
+            Ok(wal) => {
+                self.ledger = Ledger::new(wal);
+                self.phase = Phase::Recovering;
+            }
+            Err(error) => self.halt = Some(Halt::Identity(error.to_string())),
+        }
+    }
+
+    fn take_replay(&mut self) {
+        while let Some(item) = self.ledger.wal.poll_replay(&mut self.io.pool) {
+            match item {
+                Replay::Record { meta, place, bytes, .. } => self.replay(&meta, place, &bytes),
+                Replay::Damaged { meta, .. } => self.replay_damaged(meta.stream),
+                Replay::Corrupt { hard_state_maybe_lost, .. } => {
+                    self.replay_corrupt(hard_state_maybe_lost);
+                }
+                Replay::Done { report } => {
+                    if !report.corrupt.is_empty() || report.damaged > 0 {
+                        let text = format!(
+                            "{} ranges and {} records of the log are damaged; peers repair them",
+                            report.corrupt.len(),
+                            report.damaged
+                        );
+                        self.alarm("log-damaged", text);
+                    }
+                    return self.on_recovered();
+                }
+            }
+        }
+    }
+
+    fn replay(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
+        let streams = &mut self.booting.streams;
+        if meta.kind == Kind::Base {
+            if let Some((role, start, config)) = read_base(bytes, meta.lsn) {
+                let log = StreamLog::starting_at(start);
+                let fresh = Replaying { log, config, role, derived: Derived::default() };
+                streams.insert(meta.stream, fresh);
+            }
+            return;
+        }
+        let Some(stream) = streams.get_mut(&meta.stream) else { return };
+        let result = match meta.kind {
+            Kind::Group => {
+                stream.group(meta, place, bytes);
+                Ok(())
+            }
+            Kind::CommitHint => {
+                if meta.ballot == stream.log.accepting() || !meta.ballot.is_some() {
+                    stream.log.commit(meta.lsn);
+                    let changes = stream.derived.on_committed(stream.log.committed().lsn);
+                    for change in changes {
+                        self.catalogue.on_committed(change);
+                    }
+                }
+                Ok(())
+            }
+            kind => {
+                let (log, config) = (&mut stream.log, &mut stream.config);
+                let done = replay(log, config, kind, meta.ballot, meta.lsn, bytes);
+                if kind == Kind::Takeover && done.is_ok() {
+                    stream.derived.on_takeover(meta.ballot, meta.lsn);
+                }
+                done
+            }
+        };
+        // What does not fit a log with an unknown tail is unknown itself; a sound log has no
+        // such record.
+        if let Err(error) = result
+            && !stream.log.is_unknown()
+        {
+            let text = format!(
+                "{}: stream {}, block {}: {error}",
+                self.config.dir.display(),
+                meta.stream,
+                place.block
+            );
+            self.halt = Some(Halt::Corrupt(text));
+        }
+    }
+
+    fn replay_damaged(&mut self, stream: u64) {
+        let ceiling = self.ceiling();
+        if let Some(stream) = self.booting.streams.get_mut(&stream) {
+            stream.log.mark_unknown(ceiling.max(stream.log.promised()));
+        }
+    }
+
+    /// Lost blocks may have held records of any stream.
+    fn replay_corrupt(&mut self, hard_state_maybe_lost: bool) {
+        let ceiling = self.ceiling();
+        for stream in self.booting.streams.values_mut() {
+            let promised = stream.log.promised();
+            let at_least = if hard_state_maybe_lost { ceiling.max(promised) } else { promised };
+            stream.log.mark_unknown(at_least);
+        }
+    }
+
+    /// The ballot that covers every promise that this disk may have made.
+    fn ceiling(&self) -> Ballot {
+        let round = self.booting.identity.identity().map_or(0, |identity| identity.round_ceiling);
+        Ballot { round, node: u32::MAX, incarnation: u64::MAX }
+    }
+
+    fn on_recovered(&mut self) {
+        if let Some(format) = self.config.format.clone() {
+            for stream in [SYSTEM_STREAM, CATALOGUE_STREAM] {
+                if shard_of(stream, self.me.shards) == self.me.shard {
+                    let config = Config::first(format.members.clone());
+                    let config = config.expect("checked before formatting");
+                    self.ledger.push(base_record(stream, format.role, &config));
+                }
+            }
+            self.phase = Phase::Formatting;
+            return;
+        }
+        self.phase = Phase::Running;
+        for (id, stream) in std::mem::take(&mut self.booting.streams) {
+            let Replaying { log, config, role, derived } = stream;
+            let mut derived = derived;
+            for change in derived.take_seen() {
+                self.catalogue.on_logged(change);
+            }
+            let me = Me {
+                node: self.me.node,
+                incarnation: self.me.incarnation,
+                region: self.config.region.clone(),
+            };
+            let (tuning, now) = (self.config.tuning.clone(), self.io.now);
+            let seed = self.io.ring.random();
+            let replica = Replica::recovered(id, me, config, log, tuning, seed, now);
+            let wall = self.io.ring.wall_ns();
+            self.streams.insert(id, StreamState::new(replica, role, derived, wall));
+        }
+        self.start_listener();
+        self.open_missing_streams();
+        let streams: Vec<u64> = self.streams.keys().copied().collect();
+        self.connect_peers();
+        for stream in streams {
+            self.step(stream, |replica, now, fx| replica.start(now, fx));
+        }
+    }
+
+    /// The catalogue names streams whose first record never reached this disk.
+    fn open_missing_streams(&mut self) {
+        let named: Vec<u64> = self.catalogue.streams().collect();
+        for stream in named {
+            self.on_created(stream);
+        }
+    }
+
+    fn start_listener(&mut self) {
+        let Some(addr) = self.config.listen else { return };
+        let base = owner_base(OWNER_LISTENER, 0);
+        let mut listener = Listener::new(base, addr, ListenLimits::default());
+        let io = &mut self.io;
+        listener.start(&mut io.ring, &mut io.pool, io.now);
+        self.net.listener = Some(listener);
+    }
+
+    /// Opens a stream that the catalogue names: its first record goes to the log.
+    pub(crate) fn open_stream(&mut self, stream: u64, role: Role, members: &[Member]) {
+        if self.streams.contains_key(&stream) {
+            return;
+        }
+        let unbound = members.iter().map(|m| Member { incarnation: None, ..m.clone() });
+        let config = Config::first(unbound.collect()).expect("members of a stream that exists");
+        self.ledger.push(base_record(stream, role, &config));
+        let me = Me {
+            node: self.me.node,
+            incarnation: self.me.incarnation,
+            region: self.config.region.clone(),
+        };
+        let (tuning, seed) = (self.config.tuning.clone(), self.io.ring.random());
+        let replica = Replica::new(stream, me, config, tuning, seed);
+        let wall = self.io.ring.wall_ns();
+        self.streams.insert(stream, StreamState::new(replica, role, Derived::default(), wall));
+        self.connect_peers();
+        self.step(stream, |replica, now, fx| replica.start(now, fx));
+        self.tell_liveness(stream);
+    }
+
+    /// A new replica hears who is alive.
+    fn tell_liveness(&mut self, stream: u64) {
+        let Some(liveness) = &self.liveness else { return };
+        let up: Vec<u32> =
+            self.net.peers.keys().copied().filter(|node| liveness.is_up(*node)).collect();
+        for node in up {
+            self.step(stream, |replica, now, fx| {
+                replica.on_peer(node, crate::paxos::PeerState::Up, now, fx);
+            });
+        }
+    }
+
+    /// Makes links to every member of any stream, and starts to tell them that this node lives.
+    fn connect_peers(&mut self) {
+        let mut members: BTreeMap<u32, SocketAddr> = BTreeMap::new();
+        for state in self.streams.values() {
+            for member in &state.replica.config().members {
+                if let Ok(addr) = member.addr.parse() {
+                    members.insert(member.node, addr);
+                }
+            }
+        }
+        members.remove(&self.me.node);
+        members.retain(|node, _| !self.net.peers.contains_key(node));
+        if self.liveness.is_some() && members.is_empty() {
+            return;
+        }
+        let now = self.io.now;
+        for (&node, &addr) in &members {
+            let io = &mut self.io;
+            self.net.add_peer(&mut io.ring, &mut io.pool, now, node, addr);
+        }
+        let nodes: Vec<u32> = self.net.peers.keys().copied().collect();
+        if !nodes.is_empty() {
+            self.liveness = Some(Liveness::new(self.me.boot, &nodes, &self.config.tuning));
+        }
+    }
+
+    /// Raises the ceiling ahead of use.
+    pub(crate) fn check_ceiling(&mut self) {
+        self.poll_identity();
+        let Some(identity) = self.booting.identity.identity() else { return };
+        let wanted = self.ledger.highest_round + CEILING_RESERVE;
+        if identity.round_ceiling < wanted && self.booting.identity.is_idle() {
+            let round_ceiling = wanted + CEILING_STEP;
+            self.booting.identity.update(Identity { round_ceiling, ..identity });
+            self.poll_identity();
+        }
+        if let Some(error) = self.booting.identity.poisoned() {
+            self.halt = Some(Halt::Poisoned(error.to_string()));
+        }
+    }
+
+    /// Highest round that a hard-state record may carry now.
+    pub(crate) fn round_limit(&self) -> u64 {
+        self.booting.identity.identity().map_or(0, |identity| identity.round_ceiling)
+    }
+}
+
+impl Replaying {
+    fn group(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
+        let end = Boundary { lsn: meta.end, chain: meta.chain };
+        let kind = crate::shard::batch::group_kind(bytes);
+        if meta.is_staged() {
+            self.log.stage(meta.lsn, end, meta.ballot, place);
+            self.derived.on_staged(meta.ballot, bytes, kind, meta.lsn, meta.end, meta.scn);
+            return;
+        }
+        let fits = meta.lsn == self.log.end().lsn && meta.ballot == self.log.accepting();
+        if !fits {
+            // Only after a loss: a sound log has each group at its end.
+            let promised = self.log.promised();
+            if !self.log.is_unknown() {
+                self.log.mark_unknown(promised);
+            }
+            return;
+        }
+        if self.log.is_unknown() {
+            return;
+        }
+        self.log.append(meta.lsn, end, meta.ballot, meta.scn, place);
+        self.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
+    }
+}
+
+fn first_identity(config: &ShardConfig, format: &crate::shard::Format) -> Identity {
+    Identity {
+        cluster: config.cluster,
+        node: config.node,
+        incarnation: format.incarnation,
+        shard: config.shard.into(),
+        shards: config.shards.into(),
+        role: match format.role {
+            Role::Primary => 1,
+            Role::Standby => 2,
+        },
+        boots: 0,
+        round_ceiling: CEILING_STEP,
+    }
+}
+
+/// The first record of a stream on a node.
+fn base_record(stream: u64, role: Role, config: &Config) -> OwnRecord {
+    let mut body = vec![0; 16];
+    body[0] = match role {
+        Role::Primary => 1,
+        Role::Standby => 2,
+    };
+    body[8..].copy_from_slice(&CHAIN_START.to_le_bytes());
+    config.encode_into(&mut body);
+    OwnRecord { stream, kind: Kind::Base, lsn: Lsn::ZERO, ballot: Ballot::NONE, body, id: None }
+}
+
+fn read_base(bytes: &[u8], lsn: Lsn) -> Option<(Role, Boundary, Config)> {
+    let (head, config) = bytes.split_first_chunk::<16>()?;
+    let role = match head[0] {
+        1 => Role::Primary,
+        2 => Role::Standby,
+        _ => return None,
+    };
+    let chain = u64::from_le_bytes(head[8..].try_into().ok()?);
+    Some((role, Boundary { lsn, chain }, Config::decode(config).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_record_reads_back() {
+        let addr = "127.0.0.1:7001".to_string();
+        let member = Member { node: 1, incarnation: None, addr, region: "sh".to_string() };
+        let config = Config::first(vec![member]).unwrap();
+        let record = base_record(5, Role::Standby, &config);
+        let start = Boundary { lsn: Lsn(0), chain: CHAIN_START };
+        assert_eq!(read_base(&record.body, record.lsn), Some((Role::Standby, start, config)));
+        assert_eq!(read_base(&record.body[..17], record.lsn), None);
+    }
+
+    #[test]
+    fn a_created_stream_is_no_system_stream() {
+        assert!(Change::decode(&Change::Create { stream: SYSTEM_STREAM }.encode()).is_none());
+    }
+}

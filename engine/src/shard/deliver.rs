@@ -1,0 +1,233 @@
+//! What a finished read brings to whom.
+
+use bytes::Bytes;
+use palisade_netio::{FrameHead, HEAD_BYTES, Purpose, Ring, Run, SlotId};
+use palisade_wal::{
+    Ballot, Body, BodyBuilder, Expect, GroupKind, Kind, Lsn, RecordMeta, entries, parse_block,
+    parse_body,
+};
+
+use crate::error::{Error, ErrorKind};
+use crate::forward::{Located, Recent, Reply};
+use crate::handle::{ReadPart, Record};
+use crate::limits::READ_BYTES_MAX;
+use crate::shard::Shard;
+use crate::shard::batch::group_kind;
+use crate::shard::frames::fetched_prefix;
+use crate::shard::jobs::{Destination, Job, Running};
+use crate::shard::net::KIND_FETCHED;
+
+/// A group in a slot.
+struct Found {
+    /// Offset of the group's bytes in the slot.
+    at: usize,
+    meta: RecordMeta,
+}
+
+impl<R: Ring> Shard<R> {
+    /// Hands over what a read brought.
+    pub(crate) fn deliver(&mut self, running: Running) {
+        match self.find_groups(&running) {
+            Some(found) if !found.is_empty() => self.hand_over(running, &found),
+            _ => {
+                let place = running.extents[0].place;
+                let text = format!(
+                    "block {} at {} of segment {:016x} cannot be read",
+                    place.block, place.offset, place.segment
+                );
+                self.alarm("block-damaged", text);
+                self.answer_job(running.job, Err(ErrorKind::Corrupt));
+            }
+        }
+    }
+
+    fn find_groups(&self, running: &Running) -> Option<Vec<Found>> {
+        let bytes = self.io.pool.bytes(running.slot);
+        let mut found = Vec::new();
+        for extent in &running.extents {
+            let start = (extent.place.offset - running.offset) as usize;
+            let block = bytes.get(start..start + extent.place.len as usize)?;
+            let expect = self.expect_block(extent.place.segment, extent.place.offset);
+            let head = parse_block(block, &expect).ok()?;
+            let body = head.body(block)?;
+            let metas = parse_body(body, head.headers_crc.get()).ok()?;
+            let wanted = metas.into_iter().filter(|meta| {
+                meta.kind == Kind::Group
+                    && meta.stream == running.job.stream
+                    && meta.ballot == extent.ballot
+                    && meta.lsn < extent.end
+                    && meta.end > extent.start.max(running.job.from)
+                    && meta.lsn < running.job.upto
+            });
+            found.extend(
+                wanted.map(|meta| Found { at: start + HEAD_BYTES + meta.range().start, meta }),
+            );
+        }
+        Some(found)
+    }
+
+    fn hand_over(&mut self, running: Running, found: &[Found]) {
+        let Running { mut job, slot, .. } = running;
+        let mut bytes = 0;
+        let fits = |f: &&Found| {
+            let first = bytes == 0;
+            bytes += f.meta.len as usize + palisade_wal::RECORD_HEADER_BYTES;
+            first || bytes <= READ_BYTES_MAX
+        };
+        let count = found.iter().take_while(fits).count();
+        let found = &found[..count];
+        let next = found[count - 1].meta.end;
+        match &job.destination {
+            Destination::Embedder { .. } => self.hand_to_embedder(job, slot, found, next),
+            Destination::Peer { to, ballot, staged } => {
+                let (to, ballot, staged) = (*to, *ballot, *staged);
+                if self.hand_to_peer(to, ballot, staged, slot, found) {
+                    job.from = next;
+                    self.jobs.resume(job);
+                }
+            }
+            Destination::Forward { .. } => self.hand_to_forwarder(job, slot, found, next),
+        }
+    }
+
+    fn hand_to_embedder(&mut self, job: Job, slot: SlotId, found: &[Found], next: Lsn) {
+        let Destination::Embedder { reply, .. } = job.destination else { return };
+        let mut records = Vec::new();
+        for group in found {
+            let bytes = &self.io.pool.bytes(slot)[group.at..group.at + group.meta.len as usize];
+            if group_kind(bytes) != GroupKind::Data {
+                continue;
+            }
+            records.extend(entries(bytes).filter(|e| e.lsn >= job.from).map(|entry| Record {
+                lsn: entry.lsn,
+                end_lsn: entry.end,
+                scn: group.meta.scn,
+                producer: entry.producer,
+                sequence: entry.sequence,
+                payload: Bytes::copy_from_slice(entry.payload),
+            }));
+        }
+        let committed = self.streams[&job.stream].replica.log().committed().lsn;
+        let _ = reply.send(Ok(ReadPart { records, next, committed }));
+    }
+
+    /// False when the peer takes nothing now.
+    fn hand_to_peer(
+        &mut self,
+        to: u32,
+        ballot: Ballot,
+        staged: bool,
+        slot: SlotId,
+        found: &[Found],
+    ) -> bool {
+        let Some((copy, body)) = self.copy_groups(slot, found, Purpose::Read) else { return true };
+        let prefix = fetched_prefix(ballot, staged);
+        let head = FrameHead::encode_bulk(
+            KIND_FETCHED,
+            body.headers_crc.into(),
+            0,
+            &prefix,
+            body.len as usize,
+        );
+        let run = Run { slot: copy, at: HEAD_BYTES as u32, len: body.len };
+        let io = &mut self.io;
+        let sent = self.net.send_bulk(&mut io.ring, &mut io.pool, to, head, run);
+        self.io.pool.release(copy);
+        sent
+    }
+
+    fn hand_to_forwarder(&mut self, job: Job, slot: SlotId, found: &[Found], next: Lsn) {
+        let Destination::Forward { id, .. } = job.destination else { return };
+        let start = found[0].meta.lsn;
+        let copy = self.copy_groups(slot, found, Purpose::Tail);
+        let located = match copy {
+            None => Located::Busy,
+            Some((copy, body)) => {
+                let range = HEAD_BYTES as u32..HEAD_BYTES as u32 + body.len;
+                let view = self.io.pool.view(copy, range);
+                self.io.pool.release(copy);
+                view.map_or(Located::Busy, |records| {
+                    Located::Active(Recent { stream: job.stream, start, end: next, records })
+                })
+            }
+        };
+        self.reply_forward(id, job.stream, located);
+    }
+
+    /// Answers the forwarder.
+    pub(crate) fn reply_forward(&mut self, id: u64, stream: u64, located: Located) {
+        let log = self.streams.get(&stream).map(|state| state.replica.log());
+        let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
+        let base = log.map_or(Lsn::ZERO, |log| log.base().lsn);
+        if let Some(port) = &mut self.forward {
+            port.reply(Reply { id, stream, committed, base, located });
+        }
+    }
+
+    fn copy_groups(
+        &mut self,
+        slot: SlotId,
+        found: &[Found],
+        purpose: Purpose,
+    ) -> Option<(SlotId, Body)> {
+        let record = |f: &Found| f.meta.len as usize + palisade_wal::RECORD_HEADER_BYTES;
+        let bytes: usize = found.iter().map(record).sum();
+        let copy = self.io.pool.take(purpose, HEAD_BYTES + bytes)?;
+        let (from, to) = self.io.pool.pair(slot, copy);
+        let mut builder = BodyBuilder::new(&mut to[HEAD_BYTES..]);
+        for group in found {
+            let bytes = &from[group.at..group.at + group.meta.len as usize];
+            let pushed = builder.push_raw_group(bytes, group.meta.ballot, 0);
+            assert!(pushed.is_ok(), "a checked group fits a slot of its size: {pushed:?}");
+        }
+        Some((copy, builder.finish()))
+    }
+
+    /// Ends a job that brings nothing.
+    pub(crate) fn answer_job(&mut self, job: Job, result: Result<(), ErrorKind>) {
+        let log = self.streams.get(&job.stream).map(|state| state.replica.log());
+        let base = log.map_or(Lsn::ZERO, |log| log.base().lsn);
+        let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
+        match job.destination {
+            // It asks again, or somebody else.
+            Destination::Peer { .. } => {}
+            Destination::Forward { id, .. } => {
+                let located = match result {
+                    Ok(()) => Located::NotYet,
+                    Err(ErrorKind::Recycled) => Located::Recycled,
+                    Err(ErrorKind::UnknownStream) => Located::Unknown,
+                    Err(_) => Located::Damaged,
+                };
+                self.reply_forward(id, job.stream, located);
+            }
+            Destination::Embedder { reply, .. } => {
+                let answer = result.map_err(|kind| match kind {
+                    ErrorKind::Recycled => Error::new(
+                        kind,
+                        format!("LSN {} is recycled; base_lsn is {base}", job.from),
+                    ),
+                    ErrorKind::UnknownStream => {
+                        Error::new(kind, format!("no stream {} here", job.stream))
+                    }
+                    kind => {
+                        Error::new(kind, format!("LSN {} cannot be read on this node", job.from))
+                    }
+                });
+                let part = ReadPart { records: Vec::new(), next: job.from, committed };
+                let _ = reply.send(answer.map(|()| part));
+            }
+        }
+    }
+
+    /// Whose block stands at an offset of a segment of this shard.
+    pub(crate) fn expect_block(&self, segment_seq: u64, offset: u64) -> Expect {
+        Expect {
+            cluster: self.me.cluster,
+            node: self.me.node,
+            incarnation: self.me.incarnation,
+            shard: self.me.shard.into(),
+            segment_seq,
+            offset,
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What the replicas want done.
+
+use palisade_netio::{HEAD_BYTES, Ring};
+use palisade_wal::{Ballot, Kind, Lsn};
+
+use crate::config::Role;
+use crate::error::{Error, ErrorKind};
+use crate::paxos::{Effect, Effects, HaltReason, LivenessEffect, LogRecord, NodeKey, Replica};
+use crate::shard::Shard;
+use crate::shard::jobs::{Destination, Job};
+use crate::shard::net::PeerChange;
+use crate::shard::stream::{TailRun, Waiting};
+use crate::stream::catalogue::Change;
+
+impl<R: Ring> Shard<R> {
+    /// Gives an input to a replica and does what it wants. Nothing happens for an unknown stream.
+    pub(crate) fn step<T>(
+        &mut self,
+        stream: u64,
+        input: impl FnOnce(&mut Replica, palisade_netio::Nanos, &mut Effects) -> T,
+    ) -> Option<T> {
+        let now = self.io.now;
+        let state = self.streams.get_mut(&stream)?;
+        let output = input(&mut state.replica, now, &mut self.effects);
+        self.drain(stream);
+        self.touch(stream);
+        Some(output)
+    }
+
+    /// Marks a stream for the end of the turn.
+    pub(crate) fn touch(&mut self, stream: u64) {
+        let state = self.streams.get_mut(&stream).expect("a stream of this shard");
+        if !state.touched {
+            state.touched = true;
+            self.touched.push(stream);
+        }
+    }
+
+    /// Ends the turn for every replica that had an input, and keeps their timers.
+    pub(crate) fn end_turn(&mut self) {
+        let mut at = 0;
+        while let Some(&stream) = self.touched.get(at) {
+            at += 1;
+            self.step(stream, |replica, now, fx| replica.on_turn_end(now, fx));
+            let state = self.streams.get_mut(&stream).expect("touched");
+            state.touched = false;
+            let due = state.replica.next_deadline();
+            if state.timer != due {
+                if let Some(old) = state.timer {
+                    self.timers.remove(&(old, stream));
+                }
+                state.timer = due;
+                self.timers.extend(due.map(|due| (due, stream)));
+            }
+        }
+        self.touched.clear();
+    }
+
+    /// Calls replicas whose deadline has passed.
+    pub(crate) fn run_timers(&mut self) {
+        while let Some(&(due, stream)) = self.timers.first().filter(|(due, _)| *due <= self.io.now) {
+            self.timers.remove(&(due, stream));
+            if let Some(state) = self.streams.get_mut(&stream) {
+                state.timer = None;
+            }
+            self.step(stream, |replica, now, fx| replica.on_time(now, fx));
+        }
+    }
+
+    fn drain(&mut self, stream: u64) {
+        let mut effects = std::mem::take(&mut self.effects.0);
+        for effect in effects.drain(..) {
+            self.execute(stream, effect);
+        }
+        self.effects.0 = effects;
+    }
+
+    fn execute(&mut self, stream: u64, effect: Effect) {
+        match effect {
+            Effect::Log(record) => self.on_log(stream, record),
+            Effect::Send { to, message } => self.net.push_message(to, &message),
+            Effect::Serve { to, ballot, from, upto, staged } => {
+                let destination = Destination::Peer { to, ballot, staged };
+                self.jobs.push(Job::new(stream, from, upto, destination));
+            }
+            Effect::Leading { ballot } => self.on_leading(stream, ballot),
+            Effect::SteppedDown { .. } => self.on_stepped_down(stream),
+            Effect::Leader { .. } => {
+                let wall = self.io.ring.wall_ns();
+                self.state(stream).since_wall_ns = wall;
+            }
+            Effect::Committed { upto } => self.on_committed(stream, upto),
+            Effect::Voided { from } => self.on_voided(stream, from),
+            Effect::SettledVoid { .. } => {
+                let error = Error::new(ErrorKind::Failed, "a new leader's log does not hold it");
+                self.settle_voided(stream, &error);
+            }
+            Effect::UnsettledVoid { .. } => {
+                let error = Error::new(ErrorKind::Unknown, "leaders changed before it was known");
+                self.settle_voided(stream, &error);
+            }
+            Effect::Halt { reason } => self.on_halt(stream, reason),
+        }
+    }
+
+    fn on_log(&mut self, stream: u64, record: LogRecord) {
+        if record.kind == Kind::Takeover {
+            let (ballot, end) = (record.ballot, record.lsn);
+            let state = self.state(stream);
+            state.derived.on_takeover(ballot, end);
+            let seen = state.derived.take_seen();
+            seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
+        }
+        self.ledger.push_record(stream, record);
+    }
+
+    fn on_leading(&mut self, stream: u64, ballot: Ballot) {
+        assert!(ballot.node == self.me.node);
+        let wall = self.io.ring.wall_ns();
+        let state = self.state(stream);
+        state.leading = true;
+        state.since_wall_ns = wall;
+        if state.role == Role::Standby {
+            self.start_import(stream);
+        }
+    }
+
+    fn on_stepped_down(&mut self, stream: u64) {
+        let wall = self.io.ring.wall_ns();
+        let state = self.state(stream);
+        state.leading = false;
+        state.since_wall_ns = wall;
+        let mut unlogged = Vec::new();
+        while let Some(record) = state.pop() {
+            unlogged.push(record);
+        }
+        self.pending_count -= unlogged.len();
+        self.pending_bytes -= unlogged.iter().map(|record| record.payload.len()).sum::<usize>();
+        self.dirty.retain(|id| *id != stream);
+        self.blocked.retain(|id| *id != stream);
+        for record in unlogged {
+            // It is in no log, so the next leader may be asked at once.
+            let error = self.check_leads(stream).err();
+            let gone = || Error::new(ErrorKind::NotLeader, "this node leads no more; try again");
+            self.settle(record.reply, Err(error.unwrap_or_else(gone)));
+        }
+        self.stop_import(stream);
+    }
+
+    fn on_committed(&mut self, stream: u64, upto: Lsn) {
+        let state = self.state(stream);
+        let settled = state.settle(upto);
+        let changes = state.derived.on_committed(upto);
+        let mut runs = Vec::new();
+        while state.runs.front().is_some_and(|run| run.end <= upto) {
+            runs.extend(state.runs.pop_front());
+        }
+        if self.blocked.contains(&stream) {
+            self.blocked.retain(|id| *id != stream);
+            self.dirty.push_back(stream);
+        }
+        for Waiting { appended, reply } in settled {
+            self.settle(reply, Ok(appended));
+        }
+        for Change::Create { stream } in changes {
+            if self.catalogue.on_committed(Change::Create { stream }) {
+                self.on_created(stream);
+            }
+        }
+        self.publish_committed(stream, upto, &runs);
+        self.release_runs(runs);
+        self.jobs.on_committed(stream);
+        self.on_import_committed(stream, upto);
+    }
+
+    fn on_voided(&mut self, stream: u64, from: Lsn) {
+        let state = self.state(stream);
+        state.void(from);
+        let keep = state.runs.partition_point(|run| run.end <= from);
+        let runs = state.runs.drain(keep..).collect();
+        state.hinted = state.hinted.min(from);
+        self.release_runs(runs);
+    }
+
+    fn settle_voided(&mut self, stream: u64, error: &Error) {
+        let voided = std::mem::take(&mut self.state(stream).voided);
+        for Waiting { reply, .. } in voided {
+            self.settle(reply, Err(error.clone()));
+        }
+    }
+
+    fn on_halt(&mut self, stream: u64, reason: HaltReason) {
+        self.state(stream).halted = Some(reason);
+        self.alarm("stream-halted", format!("stream {stream}: {reason}"));
+        self.on_stepped_down(stream);
+    }
+
+    fn release_runs(&mut self, runs: Vec<TailRun>) {
+        for run in runs {
+            assert!(run.at as usize >= HEAD_BYTES);
+            self.io.pool.release(run.slot);
+        }
+    }
+
+    /// What the liveness of nodes wants done.
+    pub(crate) fn drain_liveness(&mut self, effects: Vec<LivenessEffect>) {
+        for effect in effects {
+            match effect {
+                LivenessEffect::Send { to, heartbeat } => {
+                    let io = &mut self.io;
+                    self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat);
+                }
+                LivenessEffect::Peer { node, state } => {
+                    let streams: Vec<u64> = self.streams.keys().copied().collect();
+                    for stream in streams {
+                        self.step(stream, |replica, now, fx| {
+                            if replica.config().member(node).is_some() {
+                                replica.on_peer(node, state, now, fx);
+                            }
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A peer's links came up or went down.
+    pub(crate) fn on_peer_change(&mut self, change: PeerChange) {
+        let Some(liveness) = &mut self.liveness else { return };
+        let mut effects = Vec::new();
+        match change {
+            PeerChange::Up(node) => liveness.on_link_up(node, self.io.now, &mut effects),
+            PeerChange::Down(node) => liveness.on_link_down(node, self.io.now, &mut effects),
+        }
+        self.drain_liveness(effects);
+    }
+
+    /// Who a peer is, by its handshake.
+    pub(crate) fn peer_key(&self, node: u32) -> Option<NodeKey> {
+        self.net.peers.get(&node).and_then(|peer| peer.key)
+    }
+}

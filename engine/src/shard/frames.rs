@@ -1,0 +1,267 @@
+//! Frames from peers: messages, heartbeats, and bodies of groups that are logged as they came.
+
+use palisade_netio::{Frame, HEAD_BYTES, LinkEvent, Purpose, Ring, SlotId};
+use palisade_wal::{
+    Ballot, Body, BodyBuilder, FLAG_STAGED, GroupHeader, Kind, Lsn, Place, RecordMeta, parse_body,
+};
+use zerocopy::FromBytes;
+
+use crate::paxos::{
+    AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey,
+};
+use crate::shard::Shard;
+use crate::shard::ledger::group_items;
+use crate::shard::net::{Duty, KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};
+
+/// Where groups came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The leader's batch.
+    Leader,
+    /// A fetch, with the ballot that it named.
+    Fetch { ballot: Ballot, staged: bool },
+}
+
+/// Groups of one frame that were taken and wait to be logged as a block.
+#[derive(Default)]
+struct Taken {
+    metas: Vec<(RecordMeta, Ballot, u8)>,
+}
+
+impl<R: Ring> Shard<R> {
+    /// Handles everything that happened on a connection.
+    pub(crate) fn pump(&mut self, conn: u32) {
+        loop {
+            let io = &mut self.io;
+            let Some(event) = self.net.poll_event(&mut io.ring, &mut io.pool, conn) else { return };
+            match event {
+                LinkEvent::Up { peer } => {
+                    let io = &mut self.io;
+                    let change = self.net.on_up(&mut io.ring, &mut io.pool, conn, peer);
+                    if let Some(change) = change {
+                        self.on_peer_change(change);
+                    }
+                    self.on_upstream_link(conn, Some(peer));
+                }
+                LinkEvent::Down { .. } => {
+                    if let Some(change) = self.net.on_down(conn) {
+                        self.on_peer_change(change);
+                    }
+                    self.on_upstream_link(conn, None);
+                }
+                LinkEvent::Frame(frame) => self.on_frame(conn, &frame),
+            }
+        }
+    }
+
+    fn on_frame(&mut self, conn: u32, frame: &Frame) {
+        let node = match self.net.conns.get(&conn).map(|conn| &conn.duty) {
+            Some(Duty::Control(node) | Duty::Bulk(node)) => *node,
+            Some(Duty::Client(_)) => return self.on_client_frame(conn, frame),
+            Some(Duty::Upstream) => return self.on_upstream_frame(conn, frame),
+            None => return,
+        };
+        let Some(from) = self.peer_key(node) else { return };
+        let good = match frame.head.kind {
+            KIND_MESSAGES => self.on_messages(from, frame),
+            KIND_HEARTBEAT => self.on_heartbeat(from, frame),
+            KIND_GROUPS => self.on_groups(from, frame, Source::Leader),
+            KIND_FETCHED => {
+                read_fetched_prefix(self.bytes_of(frame.slot, frame.prefix.at, frame.prefix.len))
+                    .is_some_and(|source| self.on_groups(from, frame, source))
+            }
+            _ => false,
+        };
+        if !good {
+            // What a peer sends makes sense, or the connection starts over.
+            let io = &mut self.io;
+            self.net.close(&mut io.ring, &mut io.pool, conn);
+        }
+    }
+
+    fn bytes_of(&self, slot: SlotId, at: u32, len: u32) -> &[u8] {
+        &self.io.pool.bytes(slot)[at as usize..(at + len) as usize]
+    }
+
+    fn on_messages(&mut self, from: NodeKey, frame: &Frame) -> bool {
+        let body = self.bytes_of(frame.slot, frame.body.at, frame.body.len).to_vec();
+        let mut rest = &body[..];
+        while !rest.is_empty() {
+            let Ok((message, len)) = Message::decode(rest) else { return false };
+            rest = &rest[len..];
+            self.step(message.stream, |replica, now, fx| {
+                replica.on_message(from, &message, now, fx);
+            });
+        }
+        true
+    }
+
+    fn on_heartbeat(&mut self, from: NodeKey, frame: &Frame) -> bool {
+        let body = self.bytes_of(frame.slot, frame.body.at, frame.body.len);
+        let Ok(heartbeat) = Heartbeat::decode(body) else { return false };
+        let Some(liveness) = &mut self.liveness else { return true };
+        let mut effects = Vec::new();
+        liveness.on_heartbeat(from.node, heartbeat, self.io.now, &mut effects);
+        self.drain_liveness(effects);
+        true
+    }
+
+    /// Groups came in. False when the frame makes no sense.
+    fn on_groups(&mut self, from: NodeKey, frame: &Frame, source: Source) -> bool {
+        let body = self.bytes_of(frame.slot, frame.body.at, frame.body.len);
+        let headers_crc = frame.head.tag as u32;
+        let Ok(metas) = parse_body(body, headers_crc) else { return false };
+        if frame.body.at as usize != HEAD_BYTES {
+            return false;
+        }
+        let block_bytes = HEAD_BYTES + frame.body.len as usize;
+        // One block more for what must be logged between two groups of the frame.
+        if !self.flush_own() || !self.ledger.has_room(2 * block_bytes) || !self.keep_spare() {
+            // Whoever sent it sends it again when asked.
+            return true;
+        }
+        let len = frame.body.len;
+        self.take_groups(from, frame.slot, Body { len, headers_crc, metas }, source)
+    }
+
+    fn take_groups(&mut self, from: NodeKey, slot: SlotId, body: Body, source: Source) -> bool {
+        let mut taken = Taken::default();
+        let mut hints: Vec<(u64, Lsn)> = Vec::new();
+        let mut whole = source == Source::Leader;
+        let mut place = self.ledger.wal.next_place(body.block_bytes());
+        for meta in &body.metas {
+            match meta.kind {
+                Kind::CommitHint => hints.push((meta.stream, meta.lsn)),
+                Kind::Group => {
+                    let hint = hints.iter().find(|(stream, _)| *stream == meta.stream);
+                    let commit = hint.map_or(Lsn::ZERO, |(_, lsn)| *lsn);
+                    whole &= self.take_group(from, slot, meta, source, commit, place, &mut taken);
+                    if self.ledger.has_own() && !taken.metas.is_empty() {
+                        // A record asked for meanwhile stands after these groups and before
+                        // the next ones.
+                        whole = false;
+                        self.log_copies(slot, &mut taken, place);
+                        if !self.flush_own() {
+                            return true;
+                        }
+                        place = self.ledger.wal.next_place(body.block_bytes());
+                    }
+                }
+                _ => return false,
+            }
+        }
+        if whole && !taken.metas.is_empty() {
+            self.io.pool.retain(slot);
+            let items = group_items(&body.metas);
+            let at = self.ledger.append(&mut self.io.pool, slot, body, items);
+            assert!(at == place, "the block stands where it was said to");
+        } else {
+            self.log_copies(slot, &mut taken, place);
+        }
+        true
+    }
+
+    /// Offers a group to its replica. False when it is not logged as it came.
+    #[allow(clippy::too_many_arguments)]
+    fn take_group(
+        &mut self,
+        from: NodeKey,
+        slot: SlotId,
+        meta: &RecordMeta,
+        source: Source,
+        commit: Lsn,
+        place: Place,
+        taken: &mut Taken,
+    ) -> bool {
+        let range = meta.range();
+        let bytes = self.bytes_of(slot, (HEAD_BYTES + range.start) as u32, meta.len);
+        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return false };
+        let (ballot, staged) = match source {
+            Source::Leader => (meta.ballot, false),
+            Source::Fetch { ballot, staged } => (ballot, staged),
+        };
+        let verdict = self.step(meta.stream, |replica, now, fx| {
+            let head = AcceptHead { ballot, header: &header, commit, staged };
+            match source {
+                Source::Leader => replica.on_accept(from, &head, now, fx),
+                Source::Fetch { .. } => replica.on_fetched(from, &head, now, fx),
+            }
+        });
+        let flags = match verdict {
+            Some(AcceptVerdict::Store) => 0,
+            Some(AcceptVerdict::StoreStaged) => FLAG_STAGED,
+            Some(AcceptVerdict::Duplicate | AcceptVerdict::Refuse(_)) | None => return false,
+        };
+        taken.metas.push((*meta, ballot, flags));
+        self.note_taken(slot, meta, ballot, flags);
+        let mark = GroupMark::of(&header, place);
+        self.step(meta.stream, |replica, now, fx| replica.on_stored(mark, now, fx));
+        flags == 0 && ballot == meta.ballot
+    }
+
+    fn note_taken(&mut self, slot: SlotId, meta: &RecordMeta, ballot: Ballot, flags: u8) {
+        if flags == 0 {
+            return self.note_logged(slot, meta);
+        }
+        let at = HEAD_BYTES + meta.range().start;
+        let bytes = &self.io.pool.bytes(slot)[at..at + meta.len as usize];
+        let kind = crate::shard::batch::group_kind(bytes);
+        let state = self.streams.get_mut(&meta.stream).expect("stored to it");
+        state.derived.on_staged(ballot, bytes, kind, meta.lsn, meta.end, meta.scn);
+    }
+
+    /// Logs taken groups as a block of their own, for when the frame cannot be logged as it came.
+    fn log_copies(&mut self, slot: SlotId, taken: &mut Taken, place: Place) {
+        if taken.metas.is_empty() {
+            return;
+        }
+        let copy = self.spare.take().expect("kept before the frame was taken");
+        let (from, to) = self.io.pool.pair(slot, copy);
+        let mut builder = BodyBuilder::new(&mut to[HEAD_BYTES..]);
+        for (meta, ballot, flags) in taken.metas.drain(..) {
+            let start = HEAD_BYTES + meta.range().start;
+            let bytes = &from[start..start + meta.len as usize];
+            let pushed = builder.push_raw_group(bytes, ballot, flags);
+            assert!(pushed.is_ok(), "a group of a frame fits a block: {pushed:?}");
+        }
+        let body = builder.finish();
+        let items = group_items(&body.metas);
+        let at = self.ledger.append(&mut self.io.pool, copy, body, items);
+        assert!(at.segment == place.segment && at.offset == place.offset);
+        self.keep_spare();
+    }
+
+    /// Keeps a slot for frames that cannot be logged as they came.
+    pub(crate) fn keep_spare(&mut self) -> bool {
+        if self.spare.is_none() {
+            self.spare = self.io.pool.take(Purpose::Write, palisade_netio::SLOT_BYTES_MAX);
+        }
+        self.spare.is_some()
+    }
+}
+
+/// The prefix of a [`KIND_FETCHED`] frame.
+pub(crate) fn fetched_prefix(ballot: Ballot, staged: bool) -> Vec<u8> {
+    let mut prefix = Vec::with_capacity(24);
+    prefix.extend_from_slice(&ballot.round.to_le_bytes());
+    prefix.extend_from_slice(&ballot.incarnation.to_le_bytes());
+    prefix.extend_from_slice(&ballot.node.to_le_bytes());
+    prefix.extend_from_slice(&u32::from(staged).to_le_bytes());
+    prefix
+}
+
+fn read_fetched_prefix(bytes: &[u8]) -> Option<Source> {
+    let number = |at: usize, len: usize| {
+        let mut wide = [0; 8];
+        wide[..len].copy_from_slice(bytes.get(at..at + len)?);
+        Some(u64::from_le_bytes(wide))
+    };
+    let ballot =
+        Ballot { round: number(0, 8)?, incarnation: number(8, 8)?, node: number(16, 4)? as u32 };
+    let staged = match number(20, 4)? {
+        0 => false,
+        1 => true,
+        _ => return None,
+    };
+    Some(Source::Fetch { ballot, staged })
+}

@@ -1,0 +1,302 @@
+//! Reads of logged groups: catch-up of peers, readers of this process, the forwarder's active
+//! tail. Always by direct reads of durable blocks that the stream's extents name, so that a voided
+//! byte is never served.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::mpsc::SyncSender;
+
+use palisade_netio::{
+    Completion, Errno, Handle, Op, OpenHow, Payload, Purpose, Ring, Run, SlotId,
+};
+use palisade_wal::{Ballot, Extent, Lsn};
+
+use crate::error::{Error, ErrorKind};
+use crate::handle::ReadPart;
+use crate::limits::{READ_CHUNK_BYTES, READS_MAX, READS_WAITING_MAX};
+use crate::shard::Shard;
+use crate::shard::token::{OWNER_READ, local_of, local_token};
+
+/// Segment files kept open for reading.
+const FILES_MAX: usize = 16;
+
+/// Who gets the groups.
+pub(crate) enum Destination {
+    /// A peer that fetches.
+    Peer { to: u32, ballot: Ballot, staged: bool },
+    /// A reader in this process.
+    Embedder { follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
+    /// The forwarding shard.
+    Forward { id: u64, max_bytes: u32 },
+}
+
+/// A read of `[from, upto)` of a stream.
+pub(crate) struct Job {
+    pub(crate) stream: u64,
+    pub(crate) from: Lsn,
+    pub(crate) upto: Lsn,
+    pub(crate) destination: Destination,
+}
+
+impl Job {
+    pub(crate) fn new(stream: u64, from: Lsn, upto: Lsn, destination: Destination) -> Job {
+        Job { stream, from, upto, destination }
+    }
+}
+
+/// A read in flight: the extents that it covers, in one run of a segment.
+pub(crate) struct Running {
+    pub(crate) job: Job,
+    pub(crate) extents: Vec<Extent>,
+    pub(crate) slot: SlotId,
+    /// Offset in the segment of the slot's first byte.
+    pub(crate) offset: u64,
+    len: u32,
+}
+
+enum File {
+    Opening,
+    Open(Handle),
+}
+
+/// Reads of a shard.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    waiting: VecDeque<Job>,
+    /// Readers that follow and wait for more.
+    parked: Vec<Job>,
+    running: BTreeMap<u32, Running>,
+    files: BTreeMap<u64, File>,
+    opening: BTreeMap<u32, u64>,
+    next: u32,
+}
+
+/// What to do with a job now.
+enum Start {
+    /// It cannot go on before something else happens.
+    Later(Job),
+    /// It follows and has everything.
+    Park(Job),
+    /// It is answered.
+    Done,
+}
+
+impl Jobs {
+    /// Takes a job. An older one for the same peer and stream is dropped: the peer asks for what
+    /// it lacks now.
+    pub(crate) fn push(&mut self, job: Job) {
+        if let Destination::Peer { to, .. } = job.destination {
+            self.waiting.retain(|old| {
+                let same = matches!(old.destination, Destination::Peer { to: t, .. } if t == to);
+                !(same && old.stream == job.stream)
+            });
+        }
+        if self.waiting.len() >= READS_WAITING_MAX {
+            if let Destination::Embedder { reply, .. } = job.destination {
+                let _ = reply.send(Err(Error::new(ErrorKind::Busy, "too many reads wait")));
+            }
+            return;
+        }
+        self.waiting.push_back(job);
+    }
+
+    /// A stream has more committed bytes: its followers go on.
+    pub(crate) fn on_committed(&mut self, stream: u64) {
+        let mut at = 0;
+        while at < self.parked.len() {
+            if self.parked[at].stream == stream {
+                let job = self.parked.swap_remove(at);
+                self.waiting.push_back(job);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.running.len() + self.opening.len()
+    }
+}
+
+impl<R: Ring> Shard<R> {
+    /// Starts what can start.
+    pub(crate) fn run_jobs(&mut self) {
+        for _ in 0..self.jobs.waiting.len() {
+            let Some(job) = self.jobs.waiting.pop_front() else { return };
+            match self.start_job(job) {
+                Start::Later(job) => self.jobs.waiting.push_back(job),
+                Start::Park(job) => self.jobs.parked.push(job),
+                Start::Done => {}
+            }
+        }
+    }
+
+    fn start_job(&mut self, mut job: Job) -> Start {
+        let Some(state) = self.streams.get(&job.stream) else {
+            self.answer_job(job, Err(ErrorKind::UnknownStream));
+            return Start::Done;
+        };
+        let log = state.replica.log();
+        let committed = log.committed().lsn;
+        job.upto = match &job.destination {
+            Destination::Peer { .. } => job.upto.min(log.end().lsn),
+            _ => committed,
+        };
+        if job.from < log.base().lsn {
+            self.answer_job(job, Err(ErrorKind::Recycled));
+            return Start::Done;
+        }
+        if job.from >= job.upto {
+            if matches!(job.destination, Destination::Embedder { follow: true, .. }) {
+                return Start::Park(job);
+            }
+            self.answer_job(job, Ok(()));
+            return Start::Done;
+        }
+        if let Destination::Peer { to, ballot, staged } = job.destination {
+            if !state.replica.may_serve(ballot, staged) {
+                return Start::Done;
+            }
+            match self.net.bulk_backlog(to) {
+                None => return Start::Done,
+                Some(backlog) if backlog > READ_CHUNK_BYTES => return Start::Later(job),
+                Some(_) => {}
+            }
+        }
+        self.start_read(job)
+    }
+
+    fn start_read(&mut self, job: Job) -> Start {
+        if self.jobs.running.len() >= READS_MAX {
+            return Start::Later(job);
+        }
+        let extents = self.gather(&job);
+        let Some(first) = extents.first() else {
+            let found = self.streams[&job.stream].replica.log().find(job.from).is_some();
+            if found {
+                // Logged, and not durable yet.
+                return Start::Later(job);
+            }
+            self.answer_job(job, Err(ErrorKind::Corrupt));
+            return Start::Done;
+        };
+        let (segment, offset) = (first.place.segment, first.place.offset);
+        let Some(handle) = self.reading_handle(segment) else { return Start::Later(job) };
+        let end = extents.iter().map(|e| e.place.offset + u64::from(e.place.len)).max();
+        let len = (end.expect("not empty") - offset) as u32;
+        let Some(slot) = self.io.pool.take(Purpose::Read, len as usize) else {
+            return Start::Later(job);
+        };
+        let id = self.jobs.next_id();
+        let run = Run { slot, at: 0, len };
+        let op = Op::Read { handle, offset, run };
+        self.io.ring.submit(&mut self.io.pool, local_token(OWNER_READ, id), op);
+        self.jobs.running.insert(id, Running { job, extents, slot, offset, len });
+        Start::Done
+    }
+
+    /// The durable extents from `job.from` on that one read of one segment brings.
+    fn gather(&self, job: &Job) -> Vec<Extent> {
+        let log = self.streams[&job.stream].replica.log();
+        let durable = self.ledger.wal.durable();
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut from = job.from;
+        while let Some(extent) = log.find(from).filter(|_| from < job.upto) {
+            let fits = extents.first().is_none_or(|first| {
+                let span = (extent.place.offset + u64::from(extent.place.len))
+                    .wrapping_sub(first.place.offset);
+                first.place.segment == extent.place.segment
+                    && extent.place.offset >= first.place.offset
+                    && span <= READ_CHUNK_BYTES as u64
+            });
+            if !fits || extent.place.block > durable {
+                break;
+            }
+            from = extent.end;
+            extents.push(*extent);
+        }
+        extents
+    }
+
+    /// A handle to read a segment with; none while it is being opened.
+    fn reading_handle(&mut self, segment: u64) -> Option<Handle> {
+        match self.jobs.files.get(&segment) {
+            Some(File::Open(handle)) => return Some(*handle),
+            Some(File::Opening) => return None,
+            None => {}
+        }
+        if self.jobs.files.len() >= FILES_MAX {
+            self.close_one_file();
+        }
+        let id = self.jobs.next_id();
+        let path = self.segment_path(segment);
+        let op = Op::Open { path, how: OpenHow::Read };
+        self.io.ring.submit(&mut self.io.pool, local_token(OWNER_READ, id), op);
+        self.jobs.files.insert(segment, File::Opening);
+        self.jobs.opening.insert(id, segment);
+        None
+    }
+
+    fn close_one_file(&mut self) {
+        let idle = |(segment, file): (&u64, &File)| match file {
+            File::Open(handle) => {
+                let mut running = self.jobs.running.values();
+                let used = running.any(|r| r.extents.first().unwrap().place.segment == *segment);
+                (!used).then_some((*segment, *handle))
+            }
+            File::Opening => None,
+        };
+        if let Some((segment, handle)) = self.jobs.files.iter().find_map(idle) {
+            self.jobs.files.remove(&segment);
+            self.forget(Op::Close { handle });
+        }
+    }
+
+    /// Path of a segment of this shard.
+    pub(crate) fn segment_path(&self, segment: u64) -> PathBuf {
+        self.config.dir.join(palisade_wal::segment_name(segment))
+    }
+
+    /// An operation of the jobs ended.
+    pub(crate) fn on_read_completion(&mut self, done: Completion) {
+        let id = local_of(done.token);
+        if let Some(segment) = self.jobs.opening.remove(&id) {
+            match done.payload {
+                Payload::Handle(handle) => {
+                    self.jobs.files.insert(segment, File::Open(handle));
+                }
+                _ => {
+                    self.jobs.files.remove(&segment);
+                    let errno = done.result.err().unwrap_or(Errno::IO);
+                    self.alarm("segment-unreadable", format!("segment {segment:016x}: {errno}"));
+                }
+            }
+            return;
+        }
+        let running = self.jobs.running.remove(&id).expect("a read in flight");
+        let slot = running.slot;
+        match done.result {
+            Ok(bytes) if bytes == running.len => self.deliver(running),
+            // A short or interrupted read is simply done again.
+            Ok(_) => self.jobs.waiting.push_back(running.job),
+            Err(errno) if errno.is_transient() => self.jobs.waiting.push_back(running.job),
+            Err(errno) => {
+                self.alarm("read-failed", format!("stream {}: {errno}", running.job.stream));
+                self.answer_job(running.job, Err(ErrorKind::Io));
+            }
+        }
+        self.io.pool.release(slot);
+    }
+}
+
+impl Jobs {
+    fn next_id(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+
+    /// Puts back a job that has more to bring.
+    pub(crate) fn resume(&mut self, job: Job) {
+        self.waiting.push_front(job);
+    }
+}

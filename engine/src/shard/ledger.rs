@@ -1,0 +1,146 @@
+//! The shard's way into its WAL: hard-state records of the replicas gathered into blocks, groups
+//! in blocks of their own, and who must be told when a block is durable.
+
+use std::collections::VecDeque;
+
+use palisade_netio::{HEAD_BYTES, Pool, Purpose, SlotId};
+use palisade_wal::{Ballot, Body, BodyBuilder, Kind, Lsn, NewBlock, Place, RecordMeta, Wal};
+
+use crate::paxos::LogRecord;
+
+/// A record that is not a group.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnRecord {
+    pub(crate) stream: u64,
+    pub(crate) kind: Kind,
+    pub(crate) lsn: Lsn,
+    pub(crate) ballot: Ballot,
+    pub(crate) body: Vec<u8>,
+    /// What the replica called it.
+    pub(crate) id: Option<u64>,
+}
+
+/// What becomes durable with a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durable {
+    /// A record of a replica.
+    Record { stream: u64, id: u64 },
+    /// Groups of a stream, logged under `ballot`.
+    Groups { stream: u64, ballot: Ballot, upto: Lsn },
+}
+
+/// See the [module](self).
+pub(crate) struct Ledger {
+    pub(crate) wal: Wal,
+    own: VecDeque<OwnRecord>,
+    waiting: VecDeque<(u64, Durable)>,
+    /// Highest round that may be promised or taken over before the identity file is rewritten.
+    pub(crate) highest_round: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(wal: Wal) -> Ledger {
+        Ledger { wal, own: VecDeque::new(), waiting: VecDeque::new(), highest_round: 0 }
+    }
+
+    /// Takes a replica's record; it goes into the next block.
+    pub(crate) fn push_record(&mut self, stream: u64, record: LogRecord) {
+        let LogRecord { id, kind, lsn, ballot, body } = record;
+        self.push(OwnRecord { stream, kind, lsn, ballot, body, id: Some(id) });
+    }
+
+    /// Takes a record; it goes into the next block.
+    pub(crate) fn push(&mut self, record: OwnRecord) {
+        if record.kind.is_hard_state() {
+            self.highest_round = self.highest_round.max(record.ballot.round);
+        }
+        self.own.push_back(record);
+    }
+
+    /// Whether records wait for a block.
+    pub(crate) fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// Puts waiting records into blocks, in order. False when some still wait for memory or
+    /// space; then nothing may be logged after them.
+    pub(crate) fn flush_own(&mut self, pool: &mut Pool) -> bool {
+        while !self.own.is_empty() {
+            let bytes: usize = self.own.iter().map(record_bytes).sum();
+            let want = (bytes + HEAD_BYTES).min(palisade_wal::BLOCK_BYTES_TARGET);
+            let Some(slot) = pool.take(Purpose::Write, want) else { return false };
+            let mut items = Vec::new();
+            let mut builder = BodyBuilder::new(&mut pool.bytes_mut(slot)[HEAD_BYTES..]);
+            while let Some(record) = self.own.front() {
+                let OwnRecord { stream, kind, lsn, ballot, body, id } = record;
+                if builder.push_record(*kind, *stream, *lsn, *ballot, body).is_err() {
+                    break;
+                }
+                items.extend(id.map(|id| Durable::Record { stream: *stream, id }));
+                self.own.pop_front();
+            }
+            assert!(builder.room() < want, "a record fits an empty block");
+            let body = builder.finish();
+            self.append(pool, slot, body, items);
+        }
+        true
+    }
+
+    /// Whether a block of this many bytes can be appended now.
+    pub(crate) fn has_room(&mut self, block_bytes: usize) -> bool {
+        self.wal.poisoned().is_none() && self.wal.has_room(block_bytes)
+    }
+
+    /// Appends a block and remembers whom to tell. The slot is the WAL's from here on.
+    pub(crate) fn append(
+        &mut self,
+        pool: &mut Pool,
+        slot: SlotId,
+        body: Body,
+        items: Vec<Durable>,
+    ) -> Place {
+        let place = self.wal.append(pool, NewBlock { slot, body });
+        self.waiting.extend(items.into_iter().map(|item| (place.block, item)));
+        place
+    }
+
+    /// What became durable since the last call, in log order.
+    pub(crate) fn poll_durable(&mut self) -> Option<Durable> {
+        let (block, _) = self.waiting.front()?;
+        if *block > self.wal.durable() {
+            return None;
+        }
+        self.waiting.pop_front().map(|(_, item)| item)
+    }
+
+    /// Whether anything waits to become durable.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.waiting.is_empty() && self.own.is_empty()
+    }
+}
+
+/// The durable items of a block's groups.
+pub(crate) fn group_items<'a>(
+    metas: impl IntoIterator<Item = &'a RecordMeta>,
+) -> Vec<Durable> {
+    let mut items: Vec<Durable> = Vec::new();
+    for meta in metas {
+        if meta.kind != Kind::Group || meta.is_staged() {
+            continue;
+        }
+        let item = Durable::Groups { stream: meta.stream, ballot: meta.ballot, upto: meta.end };
+        match items.last_mut() {
+            Some(Durable::Groups { stream, ballot, upto })
+                if *stream == meta.stream && *ballot == meta.ballot =>
+            {
+                *upto = meta.end;
+            }
+            _ => items.push(item),
+        }
+    }
+    items
+}
+
+fn record_bytes(record: &OwnRecord) -> usize {
+    palisade_wal::RECORD_HEADER_BYTES + record.body.len().next_multiple_of(8)
+}

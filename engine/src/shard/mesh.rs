@@ -1,0 +1,166 @@
+//! Mail between the shards of a node: bounded queues, a doorbell each.
+
+use std::sync::{Arc, OnceLock};
+
+use crossbeam::queue::ArrayQueue;
+use palisade_netio::{Class, Greeted, Refusal, RefusalCode, Ring, Wake};
+
+use crate::config::Role;
+use crate::forward::{ForwardEvent, Socket};
+use crate::limits::MESH_MAX;
+use crate::paxos::Member;
+use crate::shard::Shard;
+
+/// One message.
+pub(crate) enum Mail {
+    /// A connection that wants another shard.
+    Connection(Greeted),
+    /// The catalogue says that the stream exists.
+    Created { stream: u64, role: Role, members: Vec<Member> },
+}
+
+struct Inbox {
+    queue: ArrayQueue<Mail>,
+    waker: OnceLock<Arc<dyn Wake>>,
+}
+
+/// The inboxes of a node's shards.
+pub struct Mesh(Vec<Inbox>);
+
+impl Mesh {
+    /// Inboxes for `shards` shards.
+    pub fn new(shards: u16) -> Mesh {
+        let inbox = |_| Inbox { queue: ArrayQueue::new(MESH_MAX), waker: OnceLock::new() };
+        Mesh((0..shards).map(inbox).collect())
+    }
+
+    pub(crate) fn attach(&self, shard: u16, waker: Arc<dyn Wake>) {
+        let _ = self.0[usize::from(shard)].waker.set(waker);
+    }
+
+    pub(crate) fn send(&self, shard: u16, mail: Mail) -> Result<(), Mail> {
+        let inbox = &self.0[usize::from(shard)];
+        inbox.queue.push(mail)?;
+        if let Some(waker) = inbox.waker.get() {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn has_mail(&self, shard: u16) -> bool {
+        !self.0[usize::from(shard)].queue.is_empty()
+    }
+
+    fn receive(&self, shard: u16) -> Option<Mail> {
+        self.0[usize::from(shard)].queue.pop()
+    }
+}
+
+/// The shard that owns a stream: a function of its id and the number of shards alone.
+pub fn shard_of(stream: u64, shards: u16) -> u16 {
+    assert!(shards > 0);
+    (stream % u64::from(shards)) as u16
+}
+
+impl<R: Ring> Shard<R> {
+    /// Takes what other shards sent.
+    pub(crate) fn take_mesh(&mut self) {
+        let Some(mesh) = self.mesh.clone() else { return self.retry_mail() };
+        while let Some(mail) = mesh.receive(self.me.shard) {
+            match mail {
+                Mail::Connection(greeted) => self.admit_connection(greeted),
+                Mail::Created { stream, role, members } => {
+                    self.open_stream(stream, role, &members);
+                }
+            }
+        }
+        self.retry_mail();
+    }
+
+    /// Sends mail that found no room before.
+    fn retry_mail(&mut self) {
+        let Some(mesh) = &self.mesh else { return };
+        while let Some((shard, mail)) = self.unsent.pop_front() {
+            if let Err(mail) = mesh.send(shard, mail) {
+                self.unsent.push_front((shard, mail));
+                return;
+            }
+        }
+    }
+
+    /// A stream exists by the catalogue: its shard opens it.
+    pub(crate) fn on_created(&mut self, stream: u64) {
+        let catalogue = &self.streams[&crate::stream::catalogue::CATALOGUE_STREAM];
+        let members = catalogue.replica.config().members.clone();
+        let role = catalogue.role;
+        let owner = shard_of(stream, self.me.shards);
+        if owner == self.me.shard {
+            return self.open_stream(stream, role, &members);
+        }
+        self.unsent.push_back((owner, Mail::Created { stream, role, members }));
+        self.retry_mail();
+    }
+
+    /// A connection said hello: it is for this shard, another one, or the forwarding shard.
+    pub(crate) fn on_greeted(&mut self, greeted: Greeted) {
+        let mut expect = self.net.expect();
+        expect.shard = palisade_netio::ANY_SHARD;
+        if let Err(refusal) = greeted.hello.check(&expect) {
+            return self.refuse_connection(greeted, refusal);
+        }
+        let hello = &greeted.hello;
+        if hello.class == Class::Reader {
+            return self.hand_to_reader_side(greeted);
+        }
+        let shards = self.me.shards;
+        let owner = match hello.class {
+            Class::Client => shard_of(hello.stream, shards),
+            _ => hello.target.shard,
+        };
+        if owner == self.me.shard {
+            return self.admit_connection(greeted);
+        }
+        let full = match &self.mesh {
+            Some(mesh) if owner < shards => mesh.send(owner, Mail::Connection(greeted)).is_err(),
+            _ => true,
+        };
+        if full {
+            let text = format!("shard {owner} takes no connection now");
+            self.refuse_connection(greeted, Refusal::new(RefusalCode::Busy, text));
+        }
+    }
+
+    fn admit_connection(&mut self, greeted: Greeted) {
+        let now = self.io.now;
+        let io = &mut self.io;
+        if let Err((greeted, refusal)) = self.net.admit(&mut io.ring, &mut io.pool, now, greeted) {
+            self.refuse_connection(greeted, refusal);
+        }
+    }
+
+    fn hand_to_reader_side(&mut self, greeted: Greeted) {
+        let Some(port) = &mut self.forward else {
+            let text = "this node has no forwarding shard";
+            return self.refuse_connection(greeted, Refusal::new(RefusalCode::Shard, text));
+        };
+        let socket = Socket::Ring(greeted.socket);
+        let event = ForwardEvent::Connection { socket, hello: greeted.hello, welcomed: false };
+        if port.publish(event).is_err() {
+            let text = "the forwarding shard takes no connection now";
+            self.refuse_connection(greeted, Refusal::new(RefusalCode::Busy, text));
+        } else if let Some(listener) = &mut self.net.listener {
+            listener.connection_ended();
+        }
+    }
+
+    fn refuse_connection(&mut self, greeted: Greeted, refusal: Refusal) {
+        let now = self.io.now;
+        let io = &mut self.io;
+        match &mut self.net.listener {
+            Some(listener) => {
+                listener.refuse(&mut io.ring, &mut io.pool, greeted.socket, refusal, now);
+            }
+            None => self.forget(palisade_netio::Op::Close { handle: greeted.socket }),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! A shard: one thread, one ring, one WAL, and the streams it owns.
+//!
+//! Generic over the ring alone: production and simulator run the same code.
+
+mod batch;
+mod boot;
+mod create;
+mod deliver;
+mod effects;
+mod frames;
+mod import;
+mod jobs;
+mod ledger;
+mod mesh;
+mod net;
+mod publish;
+mod report;
+mod session;
+mod stream;
+mod token;
+mod turn;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use palisade_netio::{Completion, Identity, Nanos, Op, Pool, Quotas, Ring, SlotId, ZeroCopyMode};
+use palisade_wal::SyncPath;
+
+use crate::config::Role;
+use crate::forward::{ForwardPort, Lease};
+use crate::handle::ShardPort;
+use crate::paxos::{Effects, Liveness, Member, Tuning};
+use crate::stream::catalogue::Catalogue;
+
+pub(crate) use boot::Phase;
+pub use mesh::{Mesh, shard_of};
+pub use report::Board;
+
+/// What a shard is told when it starts.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// The cluster.
+    pub cluster: u32,
+    /// Its name, for people.
+    pub cluster_name: String,
+    /// This node.
+    pub node: u32,
+    /// Its region.
+    pub region: String,
+    /// This shard.
+    pub shard: u16,
+    /// Shards of the node.
+    pub shards: u16,
+    /// The shard's directory.
+    pub dir: PathBuf,
+    /// Where to accept connections; shard 0 of a node with a listener alone.
+    pub listen: Option<SocketAddr>,
+    /// Where a standby finds its upstream.
+    pub upstream: Vec<SocketAddr>,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Bytes that the shard's segments may take.
+    pub log_bytes_max: u64,
+    /// How writes are made durable.
+    pub sync_path: SyncPath,
+    /// Durable writes in flight, 1 to 4.
+    pub writes_in_flight: usize,
+    /// Zero-copy sends.
+    pub zero_copy: ZeroCopyMode,
+    /// A write that takes longer makes the node fall silent, in nanoseconds.
+    pub disk_stall_ns: u64,
+    /// Timers and windows of the replicas.
+    pub tuning: Tuning,
+    /// First members and role: makes a new shard in an empty directory, and stops.
+    pub format: Option<Format>,
+}
+
+/// What `format` writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// Role of the cluster.
+    pub role: Role,
+    /// Its first members.
+    pub members: Vec<Member>,
+    /// Random number of this disk, the same for all shards of the node.
+    pub incarnation: u64,
+}
+
+/// Why a shard stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// It was asked to, or has formatted.
+    Done,
+    /// The directory holds no shard of this node.
+    Identity(String),
+    /// Recovery found what it cannot go on with.
+    Corrupt(String),
+    /// The operating system refused something at the start.
+    Io(String),
+    /// The address cannot be used.
+    Listen(String),
+    /// A write or barrier failed.
+    Poisoned(String),
+}
+
+/// Ring, memory and time of a shard.
+pub(crate) struct Io<R> {
+    pub(crate) ring: R,
+    pub(crate) pool: Pool,
+    pub(crate) now: Nanos,
+}
+
+/// What a shard shares with the rest of its node.
+pub struct Shared {
+    /// Status of all shards.
+    pub board: Arc<Board>,
+    /// Mail between shards; none on a node with one.
+    pub mesh: Option<Arc<Mesh>>,
+    /// The forwarding shard, if there is one.
+    pub forward: Option<ForwardPort>,
+}
+
+/// See the [module](self).
+pub struct Shard<R: Ring> {
+    pub(crate) config: ShardConfig,
+    pub(crate) me: Identity,
+    pub(crate) io: Io<R>,
+    pub(crate) phase: Phase,
+    pub(crate) halt: Option<Halt>,
+    pub(crate) ledger: ledger::Ledger,
+    pub(crate) booting: boot::Booting,
+    pub(crate) streams: BTreeMap<u64, stream::StreamState>,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) creations: create::Creations,
+    pub(crate) net: net::Net,
+    pub(crate) jobs: jobs::Jobs,
+    pub(crate) imports: import::Imports,
+    pub(crate) liveness: Option<Liveness>,
+    pub(crate) effects: Effects,
+    pub(crate) touched: Vec<u64>,
+    pub(crate) timers: BTreeSet<(Nanos, u64)>,
+    /// Streams with records that wait for a group.
+    pub(crate) dirty: VecDeque<u64>,
+    /// Streams whose window is full.
+    pub(crate) blocked: Vec<u64>,
+    pub(crate) pending_count: usize,
+    pub(crate) pending_bytes: usize,
+    pub(crate) spare: Option<SlotId>,
+    pub(crate) stalled: bool,
+    pub(crate) role_epoch: u64,
+    pub(crate) port: Arc<ShardPort>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) mesh: Option<Arc<Mesh>>,
+    pub(crate) forward: Option<ForwardPort>,
+    pub(crate) unsent: VecDeque<(u16, mesh::Mail)>,
+    pub(crate) leases: BTreeMap<u64, (Arc<Path>, Lease)>,
+    pub(crate) alarms: BTreeMap<&'static str, (u64, String)>,
+    pub(crate) listening: Option<SocketAddr>,
+    once: u32,
+    done: Vec<Completion>,
+    ops: Vec<(u32, Op)>,
+}
+
+/// Memory of a shard for its pool: enough for a window of groups, what is received meanwhile, and
+/// a tail for readers.
+pub fn quotas(segment_bytes: u64) -> Quotas {
+    // Small segments mean small tests.
+    let unit = if segment_bytes <= 4 << 20 { 16 << 20 } else { 64 << 20 };
+    Quotas { write: unit, receive: unit, tail: unit / 2, read: unit / 2 }
+}
+
+impl<R: Ring> Shard<R> {
+    /// Why the shard stopped, if it did.
+    pub fn halted(&self) -> Option<&Halt> {
+        self.halt.as_ref()
+    }
+
+    /// Whether recovery is over and the listener, if any, listens.
+    pub fn is_ready(&self) -> bool {
+        let listens = self.config.listen.is_none() || self.listening.is_some();
+        matches!(self.phase, Phase::Running) && listens
+    }
+
+    /// Where it listens.
+    pub fn listening(&self) -> Option<SocketAddr> {
+        self.listening
+    }
+
+    /// The ring, for who drives the shard.
+    pub fn ring(&mut self) -> &mut R {
+        &mut self.io.ring
+    }
+
+    /// Submits an operation whose end nobody waits for.
+    pub(crate) fn forget(&mut self, op: Op) {
+        self.once = self.once.wrapping_add(1);
+        let token = token::local_token(token::OWNER_ONCE, self.once);
+        self.io.ring.submit(&mut self.io.pool, token, op);
+    }
+
+    pub(crate) fn state(&mut self, stream: u64) -> &mut stream::StreamState {
+        self.streams.get_mut(&stream).expect("a stream of this shard")
+    }
+
+    /// Raises an alarm; it stays until it is taken back.
+    pub(crate) fn alarm(&mut self, code: &'static str, hint: String) {
+        let wall = self.io.ring.wall_ns();
+        self.alarms.entry(code).or_insert((wall, hint));
+    }
+}

@@ -1,0 +1,390 @@
+//! Connections of a shard: peers, clients, and the upstream of a standby.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use palisade_netio::{
+    Class, Completion, Expect, FrameHead, Greeted, Hello, Identity, Link, LinkEvent, ListenEvent,
+    Listener, Nanos, Outgoing, Pool, Refusal, RefusalCode, Ring, Run, Target, Token, TokenBase,
+    Welcome, ZeroCopy,
+};
+
+use crate::limits::{MESSAGES_BYTES_MAX, OUTBOX_BYTES_MAX, PEER_BACKLOG_BYTES, SESSIONS_MAX};
+use crate::paxos::{Heartbeat, Message, NodeKey};
+use crate::shard::session::Session;
+use crate::shard::token::{OWNER_CONN, owner_base};
+
+/// A frame of replica messages, end to end.
+pub(crate) const KIND_MESSAGES: u16 = 16;
+/// A heartbeat.
+pub(crate) const KIND_HEARTBEAT: u16 = 17;
+/// A leader's batch: the body as the leader wrote it, `tag` its `headers_crc`.
+pub(crate) const KIND_GROUPS: u16 = 18;
+/// Groups that were fetched: `tag` the `headers_crc`, the prefix says for what.
+pub(crate) const KIND_FETCHED: u16 = 19;
+
+/// What a connection is for.
+pub(crate) enum Duty {
+    /// Messages and heartbeats with the same shard of a node.
+    Control(u32),
+    /// Groups with the same shard of a node.
+    Bulk(u32),
+    /// A client.
+    Client(Session),
+    /// The upstream of this standby.
+    Upstream,
+}
+
+/// One connection.
+pub(crate) struct Conn {
+    pub(crate) link: Link,
+    pub(crate) duty: Duty,
+}
+
+/// The same shard of another node of the cluster.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) addr: SocketAddr,
+    control: Option<u32>,
+    bulk: Option<u32>,
+    pub(crate) key: Option<NodeKey>,
+    control_up: bool,
+    bulk_up: bool,
+    /// Frames of messages for this turn; the last one is still open.
+    outbox: Vec<Vec<u8>>,
+    outbox_bytes: usize,
+}
+
+impl Peer {
+    fn is_up(&self) -> bool {
+        self.control_up && self.bulk_up
+    }
+}
+
+/// Connections of a shard.
+pub(crate) struct Net {
+    pub(crate) me: Identity,
+    pub(crate) conns: BTreeMap<u32, Conn>,
+    pub(crate) peers: BTreeMap<u32, Peer>,
+    pub(crate) listener: Option<Listener>,
+    next: u32,
+    zero_copy: ZeroCopy,
+    sessions: usize,
+}
+
+/// A change of a peer's links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerChange {
+    Up(u32),
+    Down(u32),
+}
+
+impl Net {
+    pub(crate) fn new(me: Identity, zero_copy: ZeroCopy) -> Net {
+        Net {
+            me,
+            conns: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            listener: None,
+            next: 0,
+            zero_copy,
+            sessions: 0,
+        }
+    }
+
+    /// Makes a node known. The node with the lower id dials.
+    pub(crate) fn add_peer(
+        &mut self,
+        ring: &mut impl Ring,
+        pool: &mut Pool,
+        now: Nanos,
+        node: u32,
+        addr: SocketAddr,
+    ) {
+        assert!(node != self.me.node && !self.peers.contains_key(&node));
+        let mut peer = Peer {
+            addr,
+            control: None,
+            bulk: None,
+            key: None,
+            control_up: false,
+            bulk_up: false,
+            outbox: Vec::new(),
+            outbox_bytes: 0,
+        };
+        if self.me.node < node {
+            let target = Target { cluster: self.me.cluster, node, shard: self.me.shard };
+            peer.control =
+                Some(self.dial(ring, pool, now, addr, target, Class::Control, Duty::Control(node)));
+            peer.bulk = Some(self.dial(ring, pool, now, addr, target, Class::Bulk, Duty::Bulk(node)));
+        }
+        self.peers.insert(node, peer);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn dial(
+        &mut self,
+        ring: &mut impl Ring,
+        pool: &mut Pool,
+        now: Nanos,
+        addr: SocketAddr,
+        target: Target,
+        class: Class,
+        duty: Duty,
+    ) -> u32 {
+        let id = self.next_id();
+        let hello = Hello::new(class, self.me, target);
+        let mut link = Link::dial(conn_base(id), addr, hello, class, ring.random());
+        self.tune(&mut link, class);
+        link.start(ring, pool, now);
+        self.conns.insert(id, Conn { link, duty });
+        id
+    }
+
+    fn tune(&self, link: &mut Link, class: Class) {
+        if class == Class::Bulk {
+            link.set_zero_copy(self.zero_copy);
+            link.set_backlog_bytes_max(PEER_BACKLOG_BYTES);
+        }
+    }
+
+    /// Takes over a greeted connection meant for this shard, or refuses it.
+    pub(crate) fn admit(
+        &mut self,
+        ring: &mut impl Ring,
+        pool: &mut Pool,
+        now: Nanos,
+        greeted: Greeted,
+    ) -> Result<(), (Greeted, Refusal)> {
+        let hello = &greeted.hello;
+        let duty = match hello.class {
+            Class::Control | Class::Bulk => {
+                if !self.peers.contains_key(&hello.from.node) {
+                    let text = format!("node {} is no member here", hello.from.node);
+                    return Err((greeted, Refusal::new(RefusalCode::WrongNode, text)));
+                }
+                match hello.class {
+                    Class::Control => Duty::Control(hello.from.node),
+                    _ => Duty::Bulk(hello.from.node),
+                }
+            }
+            Class::Client if self.sessions < SESSIONS_MAX => {
+                self.sessions += 1;
+                Duty::Client(Session::default())
+            }
+            _ => {
+                let text = format!("{SESSIONS_MAX} clients are connected; try again later");
+                return Err((greeted, Refusal::new(RefusalCode::Busy, text)));
+            }
+        };
+        let (class, hello) = (hello.class, hello.clone());
+        let id = self.next_id();
+        let welcome = Welcome::new(self.me);
+        let mut link = Link::accepted(conn_base(id), greeted.socket, hello, class, welcome);
+        self.tune(&mut link, class);
+        link.start(ring, pool, now);
+        self.conns.insert(id, Conn { link, duty });
+        Ok(())
+    }
+
+    /// What a hello to this node must say.
+    pub(crate) fn expect(&self) -> Expect {
+        let Identity { cluster, node, shard, shards, .. } = self.me;
+        Expect { cluster, node, shard, shards }
+    }
+
+    /// A link of a peer is up: remember it, and say whether the peer as a whole is.
+    pub(crate) fn on_up(
+        &mut self,
+        ring: &mut impl Ring,
+        pool: &mut Pool,
+        id: u32,
+        identity: Identity,
+    ) -> Option<PeerChange> {
+        let bulk = match self.conns.get(&id)?.duty {
+            Duty::Control(_) => false,
+            Duty::Bulk(_) => true,
+            _ => return None,
+        };
+        let peer = self.peers.get_mut(&identity.node)?;
+        let was_up = peer.is_up();
+        let (slot, up) = match bulk {
+            false => (&mut peer.control, &mut peer.control_up),
+            true => (&mut peer.bulk, &mut peer.bulk_up),
+        };
+        let old = slot.replace(id).filter(|old| *old != id);
+        *up = true;
+        peer.key = Some(NodeKey { node: identity.node, incarnation: identity.incarnation });
+        let up = peer.is_up() && (!was_up || old.is_some());
+        if let Some(old) = old.and_then(|old| self.conns.get_mut(&old)) {
+            old.link.close(ring, pool);
+        }
+        up.then_some(PeerChange::Up(identity.node))
+    }
+
+    /// A link is down.
+    pub(crate) fn on_down(&mut self, id: u32) -> Option<PeerChange> {
+        let node = match self.conns.get(&id)?.duty {
+            Duty::Control(node) | Duty::Bulk(node) => node,
+            _ => return None,
+        };
+        let peer = self.peers.get_mut(&node)?;
+        let was_up = peer.is_up();
+        if peer.control == Some(id) {
+            peer.control_up = false;
+        } else if peer.bulk == Some(id) {
+            peer.bulk_up = false;
+        }
+        (was_up && !peer.is_up()).then_some(PeerChange::Down(node))
+    }
+
+    /// Queues a message; dropped when too many wait, as a network may.
+    pub(crate) fn push_message(&mut self, to: u32, message: &Message) {
+        let Some(peer) = self.peers.get_mut(&to).filter(|peer| peer.control_up) else { return };
+        if peer.outbox_bytes >= OUTBOX_BYTES_MAX {
+            return;
+        }
+        if peer.outbox.last().is_none_or(|frame| frame.len() >= MESSAGES_BYTES_MAX) {
+            peer.outbox.push(Vec::new());
+        }
+        let frame = peer.outbox.last_mut().expect("pushed above");
+        let before = frame.len();
+        message.encode_into(frame);
+        peer.outbox_bytes += frame.len() - before;
+    }
+
+    /// Sends a heartbeat at once.
+    pub(crate) fn send_heartbeat(
+        &mut self,
+        ring: &mut impl Ring,
+        pool: &mut Pool,
+        to: u32,
+        heartbeat: Heartbeat,
+    ) {
+        let Some(id) = self.peers.get(&to).and_then(|p| p.control.filter(|_| p.control_up)) else {
+            return;
+        };
+        let mut body = Vec::with_capacity(crate::paxos::HEARTBEAT_BYTES);
+        heartbeat.encode_into(&mut body);
+        let frame = FrameHead::encode(KIND_HEARTBEAT, 0, 0, &body);
+        if let Some(conn) = self.conns.get_mut(&id) {
+            // A full queue delays no heartbeat that would still be of use.
+            let _ = conn.link.send(ring, pool, Outgoing::inline(frame));
+        }
+    }
+
+    /// Sends a body that stands in a slot. False when the peer takes none now: it will fetch.
+    pub(crate) fn send_bulk(
+        &mut self,
+        ring: &mut impl Ring,
+        pool: &mut Pool,
+        to: u32,
+        head: Vec<u8>,
+        body: Run,
+    ) -> bool {
+        let id = self.peers.get(&to).and_then(|p| p.bulk.filter(|_| p.is_up()));
+        let Some(conn) = id.and_then(|id| self.conns.get_mut(&id)) else { return false };
+        conn.link.send(ring, pool, Outgoing { head, runs: vec![body] }).is_ok()
+    }
+
+    /// Bytes that wait for a peer; none when it is not connected.
+    pub(crate) fn bulk_backlog(&self, to: u32) -> Option<usize> {
+        let id = self.peers.get(&to).and_then(|p| p.bulk.filter(|_| p.is_up()))?;
+        self.conns.get(&id).map(|conn| conn.link.backlog_bytes())
+    }
+
+    /// Hands what the turn queued to the ring, and drops connections that are gone.
+    pub(crate) fn flush(&mut self, ring: &mut impl Ring, pool: &mut Pool) {
+        for peer in self.peers.values_mut() {
+            let frames = std::mem::take(&mut peer.outbox);
+            peer.outbox_bytes = 0;
+            let Some(conn) = peer.control.and_then(|id| self.conns.get_mut(&id)) else { continue };
+            for body in frames {
+                let frame = FrameHead::encode(KIND_MESSAGES, 0, 0, &body);
+                let _ = conn.link.send(ring, pool, Outgoing::inline(frame));
+            }
+        }
+        let mut gone = Vec::new();
+        for (id, conn) in &mut self.conns {
+            conn.link.flush(ring, pool);
+            if conn.link.is_closed() {
+                gone.push(*id);
+            }
+        }
+        for id in gone {
+            let conn = self.conns.remove(&id).expect("listed above");
+            self.sessions -= usize::from(matches!(conn.duty, Duty::Client(_)));
+            if let Some(listener) = &mut self.listener {
+                listener.connection_ended();
+            }
+        }
+    }
+
+    pub(crate) fn on_completion(
+        &mut self,
+        ring: &mut impl Ring,
+        pool: &mut Pool,
+        id: u32,
+        completion: Completion,
+        now: Nanos,
+    ) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.link.on_completion(ring, pool, completion, now);
+        }
+    }
+
+    /// The next thing that happened on a connection.
+    pub(crate) fn poll_event(
+        &mut self,
+        ring: &mut impl Ring,
+        pool: &mut Pool,
+        id: u32,
+    ) -> Option<LinkEvent> {
+        self.conns.get_mut(&id)?.link.poll_event(ring, pool)
+    }
+
+    pub(crate) fn on_time(&mut self, ring: &mut impl Ring, pool: &mut Pool, now: Nanos) {
+        for conn in self.conns.values_mut() {
+            if conn.link.next_timer().is_some_and(|at| at <= now) {
+                conn.link.on_time(ring, pool, now);
+            }
+        }
+        if let Some(listener) = &mut self.listener {
+            listener.on_time(ring, pool, now);
+        }
+    }
+
+    pub(crate) fn next_timer(&self) -> Option<Nanos> {
+        let links = self.conns.values().filter_map(|conn| conn.link.next_timer());
+        links.chain(self.listener.as_ref().and_then(Listener::next_timer)).min()
+    }
+
+    pub(crate) fn poll_listener(
+        &mut self,
+        ring: &mut impl Ring,
+        pool: &mut Pool,
+    ) -> Option<ListenEvent> {
+        self.listener.as_mut()?.poll_event(ring, pool)
+    }
+
+    /// Ends a connection that broke the rules.
+    pub(crate) fn close(&mut self, ring: &mut impl Ring, pool: &mut Pool, id: u32) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.link.close(ring, pool);
+        }
+    }
+
+    fn next_id(&mut self) -> u32 {
+        self.next += 1;
+        self.next
+    }
+}
+
+fn conn_base(id: u32) -> TokenBase {
+    owner_base(OWNER_CONN, id.into())
+}
+
+/// The connection that a token belongs to.
+pub(crate) fn conn_of(token: Token) -> u32 {
+    (token.0 >> TokenBase::OWN_BITS) as u32
+}

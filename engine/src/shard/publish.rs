@@ -1,0 +1,101 @@
+//! What the forwarding shard learns from a log shard, and where it finds bytes.
+
+use std::sync::Arc;
+
+use palisade_netio::Ring;
+use palisade_wal::{Extent, Lsn};
+
+use crate::forward::{
+    EXTENTS_MAX, ForwardEvent, Lease, LocateRequest, Located, Recent, SealedExtent,
+};
+use crate::shard::Shard;
+use crate::shard::jobs::{Destination, Job};
+use crate::shard::stream::TailRun;
+
+impl<R: Ring> Shard<R> {
+    /// A stream's committed end moved; `runs` are its bytes that are still in memory.
+    pub(crate) fn publish_committed(&mut self, stream: u64, upto: Lsn, runs: &[TailRun]) {
+        let Some(port) = self.forward.as_mut().filter(|port| port.wants(stream)) else { return };
+        for run in runs {
+            let range = run.at..run.at + run.len.next_multiple_of(8);
+            // Too many views are out: the forwarder finds these bytes on disk.
+            let Some(records) = self.io.pool.view(run.slot, range) else { break };
+            let recent = Recent { stream, start: run.start, end: run.end, records };
+            let _ = port.publish(ForwardEvent::Tail(recent));
+        }
+        let base = self.streams[&stream].replica.log().base().lsn;
+        let _ = port.publish(ForwardEvent::Committed { stream, upto, base });
+    }
+
+    /// Answers what the forwarding shard asks.
+    pub(crate) fn serve_forwarder(&mut self) {
+        while let Some(request) = self.forward.as_mut().and_then(|port| port.poll_request()) {
+            self.locate(request);
+        }
+        if let Some(port) = &mut self.forward {
+            port.flush();
+        }
+    }
+
+    fn locate(&mut self, request: LocateRequest) {
+        let LocateRequest { id, stream, from, max_bytes } = request;
+        let Some(state) = self.streams.get(&stream) else {
+            return self.reply_forward(id, stream, Located::Unknown);
+        };
+        let log = state.replica.log();
+        let committed = log.committed().lsn;
+        if from < log.base().lsn {
+            return self.reply_forward(id, stream, Located::Recycled);
+        }
+        if from >= committed {
+            return self.reply_forward(id, stream, Located::NotYet);
+        }
+        let sealed = self.sealed_extents(stream, from, committed, max_bytes);
+        if !sealed.is_empty() {
+            return self.reply_forward(id, stream, Located::Sealed(sealed));
+        }
+        let destination = Destination::Forward { id, max_bytes };
+        self.jobs.push(Job::new(stream, from, committed, destination));
+    }
+
+    /// The committed runs from `from` on that stand in sealed segments.
+    fn sealed_extents(
+        &mut self,
+        stream: u64,
+        from: Lsn,
+        committed: Lsn,
+        max_bytes: u32,
+    ) -> Vec<SealedExtent> {
+        let log = self.streams[&stream].replica.log();
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut next = from;
+        while let Some(extent) = log.find(next).filter(|_| next < committed) {
+            let enough = next.0 - from.0 >= u64::from(max_bytes) || extents.len() == EXTENTS_MAX;
+            let sealed = self.ledger.wal.is_sealed(extent.place.segment);
+            if !sealed || enough {
+                break;
+            }
+            next = extent.end;
+            extents.push(*extent);
+        }
+        extents.into_iter().map(|extent| self.sealed_extent(extent, committed)).collect()
+    }
+
+    fn sealed_extent(&mut self, extent: Extent, committed: Lsn) -> SealedExtent {
+        let segment = extent.place.segment;
+        let path = self.segment_path(segment);
+        let (path, lease) = self
+            .leases
+            .entry(segment)
+            .or_insert_with(|| (Arc::from(path), Lease::new()))
+            .clone();
+        SealedExtent {
+            path,
+            lease,
+            expect: self.expect_block(segment, extent.place.offset),
+            start: extent.start,
+            end: extent.end.min(committed),
+            ballot: extent.ballot,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! One stream on a shard: its replica, and the appends that wait around it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use palisade_netio::{Nanos, SlotId};
+use palisade_wal::{GroupKind, Lsn};
+
+use crate::append::{Appended, Promise};
+use crate::config::Role;
+use crate::paxos::{HaltReason, Replica};
+use crate::stream::derived::Derived;
+use crate::stream::producers::Verdict;
+
+/// Who waits for the outcome of a record.
+pub(crate) enum Reply {
+    /// An embedder.
+    Promise(Promise),
+    /// Record `index` of a client's request.
+    Session { conn: u32, request: u64, index: u32 },
+    /// The creation of streams, by this ticket.
+    Create(u64),
+}
+
+/// A record that was taken and is in no group yet.
+pub(crate) struct Pending {
+    pub(crate) payload: Bytes,
+    pub(crate) producer: u64,
+    pub(crate) sequence: u64,
+    pub(crate) scn_floor: u64,
+    pub(crate) kind: GroupKind,
+    pub(crate) reply: Reply,
+}
+
+/// A record in a group that is not committed yet.
+pub(crate) struct Waiting {
+    pub(crate) appended: Appended,
+    pub(crate) reply: Reply,
+}
+
+/// Where the bytes of a logged group still are in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TailRun {
+    pub(crate) start: Lsn,
+    pub(crate) end: Lsn,
+    pub(crate) slot: SlotId,
+    /// The record, header included, in the slot.
+    pub(crate) at: u32,
+    pub(crate) len: u32,
+}
+
+/// One stream.
+pub(crate) struct StreamState {
+    pub(crate) replica: Replica,
+    pub(crate) role: Role,
+    pub(crate) derived: Derived,
+    pub(crate) pending: VecDeque<Pending>,
+    pub(crate) pending_bytes: usize,
+    /// Highest sequence of each producer in `pending`.
+    queued: BTreeMap<u64, u64>,
+    /// In LSN order.
+    pub(crate) waiting: VecDeque<Waiting>,
+    /// What a takeover voided, until its fate is known.
+    pub(crate) voided: Vec<Waiting>,
+    /// Logged and not committed, for the forwarding shard.
+    pub(crate) runs: VecDeque<TailRun>,
+    pub(crate) leading: bool,
+    pub(crate) halted: Option<HaltReason>,
+    pub(crate) timer: Option<Nanos>,
+    pub(crate) touched: bool,
+    /// Last committed position that was logged as a hint with a group.
+    pub(crate) hinted: Lsn,
+    /// Since when the replica is in its present role.
+    pub(crate) since_wall_ns: u64,
+}
+
+impl StreamState {
+    pub(crate) fn new(replica: Replica, role: Role, derived: Derived, wall_ns: u64) -> StreamState {
+        StreamState {
+            hinted: replica.log().committed().lsn,
+            replica,
+            role,
+            derived,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            queued: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            voided: Vec::new(),
+            runs: VecDeque::new(),
+            leading: false,
+            halted: None,
+            timer: None,
+            touched: false,
+            since_wall_ns: wall_ns,
+        }
+    }
+
+    /// Judges a record by its producer. None when its original is queued and stands nowhere yet.
+    pub(crate) fn judge(&self, producer: u64, sequence: u64) -> Option<Verdict> {
+        if producer == 0 {
+            return Some(Verdict::Fresh);
+        }
+        let queued = self.queued.get(&producer).copied();
+        match self.derived.producers.check(producer, sequence, queued) {
+            Verdict::Forgotten if queued.is_some_and(|last| sequence <= last) => None,
+            verdict => Some(verdict),
+        }
+    }
+
+    pub(crate) fn push(&mut self, record: Pending) {
+        if record.producer != 0 {
+            self.queued.insert(record.producer, record.sequence);
+        }
+        self.pending_bytes += record.payload.len();
+        self.pending.push_back(record);
+    }
+
+    /// The next record.
+    pub(crate) fn pop(&mut self) -> Option<Pending> {
+        let record = self.pending.pop_front()?;
+        self.pending_bytes -= record.payload.len();
+        if self.queued.get(&record.producer) == Some(&record.sequence) {
+            self.queued.remove(&record.producer);
+        }
+        Some(record)
+    }
+
+    /// Takes what is committed below `upto` out of the waiting list.
+    pub(crate) fn settle(&mut self, upto: Lsn) -> Vec<Waiting> {
+        let count = self.waiting.partition_point(|w| w.appended.end_lsn <= upto);
+        self.waiting.drain(..count).collect()
+    }
+
+    /// Moves what stands above `from` to the voided list.
+    pub(crate) fn void(&mut self, from: Lsn) {
+        let keep = self.waiting.partition_point(|w| w.appended.end_lsn <= from);
+        self.voided.extend(self.waiting.drain(keep..));
+    }
+
+    /// Puts a duplicate among those that wait for its original.
+    pub(crate) fn wait_for(&mut self, waiting: Waiting) {
+        let at = self.waiting.partition_point(|w| w.appended.end_lsn <= waiting.appended.end_lsn);
+        self.waiting.insert(at, waiting);
+    }
+}

@@ -1,0 +1,230 @@
+//! One turn of a shard: the only place where its parts meet.
+//!
+//! ```text
+//! completions -> wal, links, reads        commands and mesh -> pending appends, reads
+//! frames -> replicas                      timers -> replicas, links, liveness
+//! durable blocks -> replicas              effects -> records, messages, answers
+//! seal a batch if the device takes one    records -> block
+//! operations of wal and links -> ring     ring.enter: the only call that may block
+//! ```
+
+use palisade_netio::{Completion, ListenEvent, Nanos, Ring, Wait};
+
+use crate::handle::Command;
+use crate::limits::COMMANDS_MAX;
+use crate::shard::boot::Phase;
+use crate::shard::create::Asker;
+use crate::shard::jobs::{Destination, Job};
+use crate::shard::ledger::Durable;
+use crate::shard::net::conn_of;
+use crate::shard::stream::Reply;
+use crate::shard::token::{
+    OWNER_CONN, OWNER_IDENTITY, OWNER_LISTENER, OWNER_ONCE, OWNER_READ, OWNER_WAL, local_of,
+    local_token, owner_of,
+};
+use crate::shard::{Halt, Shard};
+
+impl<R: Ring> Shard<R> {
+    /// Runs one turn; with `may_wait` it sleeps when there is nothing to do. False when the shard
+    /// has stopped; [`halted`](Shard::halted) says why.
+    pub fn turn(&mut self, may_wait: bool) -> bool {
+        self.io.now = self.io.ring.now();
+        self.io.pool.collect();
+        self.take_completions();
+        match self.phase {
+            Phase::Running => self.work(),
+            Phase::Stopped => return false,
+            _ => self.boot(),
+        }
+        if self.halt.is_some() {
+            self.phase = Phase::Stopped;
+            return false;
+        }
+        self.submit();
+        let wait = self.wait(may_wait);
+        self.io.ring.enter(&mut self.io.pool, wait, &mut self.done);
+        true
+    }
+
+    fn work(&mut self) {
+        self.take_commands();
+        self.take_mesh();
+        self.take_connections();
+        self.tell_durable();
+        self.run_timers();
+        self.check_stall();
+        self.run_imports();
+        self.end_turn();
+        self.seal();
+        self.flush_own();
+        self.end_turn();
+        self.serve_forwarder();
+        self.run_jobs();
+        self.check_ceiling();
+        if let Some(error) = self.ledger.wal.poisoned() {
+            self.halt = Some(Halt::Poisoned(error.to_string()));
+        }
+    }
+
+    fn take_completions(&mut self) {
+        let mut done = std::mem::take(&mut self.done);
+        for completion in done.drain(..) {
+            self.dispatch(completion);
+        }
+        self.done = done;
+    }
+
+    fn dispatch(&mut self, done: Completion) {
+        let now = self.io.now;
+        let io = &mut self.io;
+        match owner_of(done.token) {
+            OWNER_WAL => {
+                self.ledger.wal.on_completion(&mut io.pool, local_of(done.token), &done);
+            }
+            OWNER_IDENTITY => self.on_identity_completion(&done),
+            OWNER_LISTENER => {
+                if let Some(listener) = &mut self.net.listener {
+                    listener.on_completion(&mut io.ring, &mut io.pool, done, now);
+                }
+            }
+            OWNER_CONN => {
+                let conn = conn_of(done.token);
+                self.net.on_completion(&mut io.ring, &mut io.pool, conn, done, now);
+                self.pump(conn);
+            }
+            OWNER_READ => self.on_read_completion(done),
+            OWNER_ONCE => {}
+            owner => unreachable!("operation of owner {owner}"),
+        }
+    }
+
+    fn take_commands(&mut self) {
+        for _ in 0..COMMANDS_MAX {
+            let Some(command) = self.port.pop() else { return };
+            match command {
+                Command::Append { stream, record, promise } => self.take_append(
+                    stream,
+                    record,
+                    palisade_wal::GroupKind::Data,
+                    Reply::Promise(promise),
+                ),
+                Command::Create { count, reply } => {
+                    self.create_streams(count, Asker::Embedder(reply));
+                }
+                Command::Read { stream, from, follow, reply } => {
+                    let destination = Destination::Embedder { follow, reply };
+                    self.jobs.push(Job::new(stream, from, from, destination));
+                }
+            }
+        }
+    }
+
+    fn take_connections(&mut self) {
+        loop {
+            let io = &mut self.io;
+            let Some(event) = self.net.poll_listener(&mut io.ring, &mut io.pool) else { return };
+            match event {
+                ListenEvent::Greeted(greeted) => self.on_greeted(greeted),
+                ListenEvent::Listening { addr } => self.listening = Some(addr),
+                ListenEvent::Failed { errno } => {
+                    let text = format!("cannot listen at {:?}: {errno}", self.config.listen);
+                    self.halt = Some(Halt::Listen(text));
+                }
+            }
+        }
+    }
+
+    fn tell_durable(&mut self) {
+        while let Some(durable) = self.ledger.poll_durable() {
+            match durable {
+                Durable::Record { stream, id } => {
+                    self.step(stream, |replica, now, fx| replica.on_durable(id, now, fx));
+                }
+                Durable::Groups { stream, ballot, upto } => {
+                    self.step(stream, |replica, now, fx| {
+                        replica.on_group_durable(ballot, upto, now, fx);
+                    });
+                }
+            }
+        }
+        if let Some(liveness) = &mut self.liveness
+            && liveness.next_deadline() <= self.io.now
+        {
+            let mut effects = Vec::new();
+            liveness.on_time(self.io.now, &mut effects);
+            self.drain_liveness(effects);
+        }
+    }
+
+    /// A write that takes too long makes this node fall silent: it must not lead.
+    fn check_stall(&mut self) {
+        let limit = self.config.disk_stall_ns;
+        let stalled = self.ledger.oldest_write_age(self.io.now) > limit;
+        if stalled == self.stalled {
+            return;
+        }
+        self.stalled = stalled;
+        if stalled {
+            self.alarm("disk-stalled", format!("a write takes more than {} ms", limit / 1_000_000));
+        } else {
+            self.alarms.remove("disk-stalled");
+        }
+        if let Some(liveness) = &mut self.liveness {
+            liveness.on_disk_stalled(stalled);
+        }
+        let streams: Vec<u64> = self.streams.keys().copied().collect();
+        for stream in streams {
+            self.step(stream, |replica, now, fx| replica.on_disk_stalled(stalled, now, fx));
+        }
+    }
+
+    /// Puts waiting records into blocks. False when some still wait.
+    pub(crate) fn flush_own(&mut self) -> bool {
+        self.ledger.flush_own(&mut self.io.pool)
+    }
+
+    fn submit(&mut self) {
+        let now = self.io.now;
+        let io = &mut self.io;
+        self.ledger.wal.on_time(now);
+        let mut ops = std::mem::take(&mut self.ops);
+        self.ledger.wal.poll_ops(&mut io.pool, &mut ops);
+        for (local, op) in ops.drain(..) {
+            io.ring.submit(&mut io.pool, local_token(OWNER_WAL, local), op);
+        }
+        self.ops = ops;
+        self.ledger.note_writes(now);
+        self.net.on_time(&mut io.ring, &mut io.pool, now);
+        self.net.flush(&mut io.ring, &mut io.pool);
+    }
+
+    fn wait(&mut self, may_wait: bool) -> Wait {
+        if !may_wait || self.has_work() {
+            return Wait::No;
+        }
+        self.io.ring.arm();
+        // Look once more: what came before the bell was armed rang no bell.
+        if self.has_work() {
+            return Wait::No;
+        }
+        Wait::Until(self.next_timer())
+    }
+
+    fn has_work(&self) -> bool {
+        let mesh = self.mesh.as_ref().is_some_and(|mesh| mesh.has_mail(self.me.shard));
+        let forward = self.forward.as_ref().is_some_and(|port| port.has_requests());
+        let sealable = !self.dirty.is_empty() && self.ledger.wal.wants_block();
+        !self.port.is_empty() || mesh || forward || sealable || !self.touched.is_empty()
+    }
+
+    fn next_timer(&self) -> Option<Nanos> {
+        let replicas = self.timers.first().map(|(due, _)| *due);
+        let liveness = self.liveness.as_ref().map(|l| l.next_deadline());
+        let stall = self.ledger.oldest_write().map(|at| at.after(self.config.disk_stall_ns + 1));
+        [replicas, liveness, stall, self.net.next_timer(), self.ledger.wal.next_timer()]
+            .into_iter()
+            .chain([self.next_import()])
+            .flatten()
+            .min()
+    }
+}

@@ -1,0 +1,170 @@
+//! Producers: who appended what, so that a retry finds its original instead of a second place.
+//!
+//! The table derives from the log alone. What is committed is in `settled`; what is logged above
+//! that is an overlay that a takeover may void.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use palisade_wal::Lsn;
+
+/// Sequences remembered per producer; an older duplicate is answered *unknown*.
+const HISTORY: usize = 4096;
+/// Producers remembered per stream; the one with the oldest SCN is forgotten first.
+const PRODUCERS_MAX: usize = 1024;
+
+/// Where a producer's record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The producer.
+    pub producer: u64,
+    /// Its number for the record.
+    pub sequence: u64,
+    /// Position of the record.
+    pub lsn: Lsn,
+    /// First position after it.
+    pub end_lsn: Lsn,
+    /// Timestamp of its group.
+    pub scn: u64,
+}
+
+/// What a producer's sequence means for an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The next one.
+    Fresh,
+    /// In the log already; the answer waits until `Mark::end_lsn` is committed.
+    Duplicate(Mark),
+    /// So old that its place is forgotten.
+    Forgotten,
+    /// Numbers are missing before it.
+    Gap {
+        /// The next one.
+        expected: u64,
+    },
+}
+
+#[derive(Clone, Debug, Default)]
+struct Producer {
+    last: u64,
+    scn: u64,
+    recent: VecDeque<Mark>,
+}
+
+/// The producers of one stream.
+#[derive(Clone, Debug, Default)]
+pub struct Producers {
+    settled: BTreeMap<u64, Producer>,
+    /// Logged above the committed cursor, in log order.
+    overlay: VecDeque<Mark>,
+}
+
+impl Producers {
+    /// Judges the append of `sequence`. `queued` is the highest sequence of this producer that
+    /// waits to be logged.
+    pub fn check(&self, producer: u64, sequence: u64, queued: Option<u64>) -> Verdict {
+        assert!(producer != 0, "0 names no producer");
+        let logged = self.overlay.iter().rev().find(|m| m.producer == producer);
+        let settled = self.settled.get(&producer);
+        let last = queued
+            .or(logged.map(|m| m.sequence))
+            .or(settled.map(|p| p.last))
+            .unwrap_or(0);
+        if sequence == last + 1 {
+            return Verdict::Fresh;
+        }
+        if sequence > last {
+            return Verdict::Gap { expected: last + 1 };
+        }
+        let is_it = |m: &&Mark| m.producer == producer && m.sequence == sequence;
+        let mark = self
+            .overlay
+            .iter()
+            .find(is_it)
+            .or_else(|| settled.and_then(|p| p.recent.iter().find(is_it)));
+        mark.map_or(Verdict::Forgotten, |m| Verdict::Duplicate(*m))
+    }
+
+    /// A record was logged.
+    pub fn on_logged(&mut self, mark: Mark) {
+        assert!(mark.end_lsn > mark.lsn);
+        if mark.producer != 0 {
+            self.overlay.push_back(mark);
+        }
+    }
+
+    /// Everything below `upto` is committed.
+    pub fn on_committed(&mut self, upto: Lsn) {
+        while self.overlay.front().is_some_and(|m| m.end_lsn <= upto) {
+            let mark = self.overlay.pop_front().expect("checked");
+            self.settle(mark);
+        }
+    }
+
+    /// What was logged at or above `from` is void.
+    pub fn on_voided(&mut self, from: Lsn) {
+        while self.overlay.back().is_some_and(|m| m.end_lsn > from) {
+            self.overlay.pop_back();
+        }
+    }
+
+    fn settle(&mut self, mark: Mark) {
+        if self.settled.len() >= PRODUCERS_MAX && !self.settled.contains_key(&mark.producer) {
+            let oldest = self.settled.iter().min_by_key(|(id, p)| (p.scn, **id));
+            let oldest = *oldest.expect("the table is full").0;
+            self.settled.remove(&oldest);
+        }
+        let producer = self.settled.entry(mark.producer).or_default();
+        producer.last = producer.last.max(mark.sequence);
+        producer.scn = producer.scn.max(mark.scn);
+        if producer.recent.len() == HISTORY {
+            producer.recent.pop_front();
+        }
+        producer.recent.push_back(mark);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(producer: u64, sequence: u64) -> Mark {
+        let lsn = Lsn(sequence * 100);
+        Mark { producer, sequence, lsn, end_lsn: Lsn(lsn.0 + 100), scn: sequence }
+    }
+
+    #[test]
+    fn a_sequence_is_fresh_once() {
+        let mut producers = Producers::default();
+        assert_eq!(producers.check(7, 1, None), Verdict::Fresh);
+        producers.on_logged(mark(7, 1));
+        assert_eq!(producers.check(7, 1, None), Verdict::Duplicate(mark(7, 1)));
+        producers.on_committed(Lsn(200));
+        assert_eq!(producers.check(7, 1, None), Verdict::Duplicate(mark(7, 1)));
+        assert_eq!(producers.check(7, 3, None), Verdict::Gap { expected: 2 });
+        assert_eq!(producers.check(7, 3, Some(2)), Verdict::Fresh);
+        assert_eq!(producers.check(8, 1, None), Verdict::Fresh);
+    }
+
+    #[test]
+    fn a_voided_sequence_is_fresh_again() {
+        let mut producers = Producers::default();
+        producers.on_logged(mark(7, 1));
+        producers.on_committed(Lsn(200));
+        producers.on_logged(mark(7, 2));
+        producers.on_logged(mark(7, 3));
+        producers.on_voided(Lsn(300));
+        assert_eq!(producers.check(7, 2, None), Verdict::Duplicate(mark(7, 2)));
+        assert_eq!(producers.check(7, 3, None), Verdict::Fresh);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_fresh() {
+        let mut producers = Producers::default();
+        for sequence in 1..=HISTORY as u64 + 1 {
+            producers.on_logged(mark(7, sequence));
+        }
+        producers.on_committed(Lsn::MAX);
+        assert_eq!(producers.check(7, 1, None), Verdict::Forgotten);
+        assert_eq!(producers.check(7, 2, None), Verdict::Duplicate(mark(7, 2)));
+    }
+}

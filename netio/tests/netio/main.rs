@@ -1,0 +1,7 @@
+//! netio against the real kernel: direct files, loopback sockets, doorbells.
+
+mod files;
+mod greetings;
+mod links;
+mod pump;
+mod ring;

@@ -1,0 +1,236 @@
+//! The memory of a recovery while it goes through the blocks in order: what is due next, what was
+//! kept, what is lost, what stands behind the end.
+
+use std::collections::VecDeque;
+
+use zerocopy::FromBytes;
+
+use crate::block::BlockHead;
+use crate::body::RecordMeta;
+use crate::group::{GroupHeader, GroupKind};
+use crate::limits::{BLOCK_ALIGN, REPORT_RANGES_MAX, SEGMENT_HEADER_BYTES};
+use crate::parse::{BadBody, check_headers_only, check_record};
+use crate::record::Kind;
+use crate::replay::{CorruptRange, Replay, Report, Tail};
+use crate::scan::Page;
+use crate::segment::{Kept, Place};
+use crate::table::{Seen, Verdict, decide};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct History {
+    durable_upto: u64,
+    /// The block that is due; unknown before the first one.
+    next: Option<u64>,
+    cut: bool,
+    /// The last block kept that is readable, and its checksum.
+    last: Place,
+    last_crc: u32,
+    pub(crate) hard_state_block: u64,
+    torn: u64,
+    stale: u64,
+    pub(crate) queue: VecDeque<Replay>,
+    pub(crate) report: Report,
+}
+
+/// What became of a block.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// Whether it was kept, in part at least.
+    pub(crate) kept: bool,
+    /// Its records, for the index.
+    pub(crate) metas: Vec<RecordMeta>,
+}
+
+impl History {
+    pub(crate) fn new(durable_upto: u64, report: Report) -> History {
+        History {
+            durable_upto,
+            next: None,
+            cut: false,
+            last: Place::default(),
+            last_crc: 0,
+            hard_state_block: 0,
+            torn: 0,
+            stale: 0,
+            queue: VecDeque::new(),
+            report,
+        }
+    }
+
+    pub(crate) fn on_page(&mut self, page: Page) {
+        match page {
+            Page::Zero => {}
+            Page::Stale => self.stale += 1,
+            Page::Torn => self.torn += 1,
+        }
+    }
+
+    /// A valid block head with the bytes of its block. `void`: an earlier recovery discarded it.
+    pub(crate) fn on_block(
+        &mut self,
+        place: Place,
+        head: &BlockHead,
+        block: &[u8],
+        void: bool,
+    ) -> Taken {
+        assert!(place.block == head.seq() && block.len() == head.bytes());
+        let nothing = Taken { kept: false, metas: Vec::new() };
+        if self.cut && !void {
+            self.report.dropped += 1;
+            return nothing;
+        }
+        let body = head.body(block).expect("a valid head fits its block");
+        let records = read_records(body, head.headers_crc.get());
+        let next = self.next.unwrap_or_else(|| first_due(&place));
+        let seen = if void { Seen::Void } else { self.seen(&records, head, next) };
+        let decision = decide(seen, next, self.durable_upto);
+        if let Some(lost) = decision.lost {
+            self.lose(lost, Some(head.hard_state_block.get()));
+        }
+        match decision.verdict {
+            Verdict::Skip => self.torn += u64::from(!void),
+            Verdict::Cut => {
+                self.cut = true;
+                // A whole block behind a hole is no torn block.
+                let whole = matches!(seen, Seen::Whole { .. });
+                self.report.dropped += u64::from(whole);
+                self.torn += u64::from(!whole);
+            }
+            Verdict::Corrupt => {
+                let hard_state = head.hard_state_block.get();
+                self.lose((place.block, place.block), Some(hard_state));
+                self.keep(place, head);
+                return Taken { kept: true, metas: Vec::new() };
+            }
+            Verdict::Keep | Verdict::KeepGood => {
+                let metas = self.replay(place, body, records.unwrap_or_default());
+                self.keep(place, head);
+                return Taken { kept: true, metas };
+            }
+        }
+        nothing
+    }
+
+    fn seen(&self, records: &Records, head: &BlockHead, next: u64) -> Seen {
+        let seq = head.seq();
+        match records {
+            Err(_) => Seen::BadHeaders { seq },
+            Ok(records) if records.iter().any(|(_, good)| !good) => Seen::BadRecords { seq },
+            Ok(_) => {
+                let known = seq == next && self.last_crc != 0 && self.last.block + 1 == seq;
+                let before = head.previous_header_crc.get();
+                Seen::Whole { seq, linked: !known || before == 0 || before == self.last_crc }
+            }
+        }
+    }
+
+    fn keep(&mut self, place: Place, head: &BlockHead) {
+        assert!(place.block > self.last.block, "blocks are kept in order");
+        self.last = place;
+        self.last_crc = head.crc.get();
+        self.hard_state_block = head.hard_state_block.get();
+        self.next = Some(place.block + 1);
+        self.report.blocks += 1;
+        (self.torn, self.stale) = (0, 0);
+    }
+
+    fn replay(
+        &mut self,
+        place: Place,
+        body: &[u8],
+        records: Vec<(RecordMeta, bool)>,
+    ) -> Vec<RecordMeta> {
+        let damaged = |&(meta, good): &(RecordMeta, bool)| !good && meta.kind.is_hard_state();
+        if records.iter().any(|record| damaged(record)) {
+            let (after, blocks) = (self.last, (place.block, place.block));
+            self.queue.push_back(Replay::Corrupt { after, blocks, hard_state_maybe_lost: true });
+        }
+        let mut metas = Vec::with_capacity(records.len());
+        for (meta, good) in records {
+            metas.push(meta);
+            if !good {
+                self.report.damaged += 1;
+                self.queue.push_back(Replay::Damaged { meta, place });
+                continue;
+            }
+            if matches!(meta.kind, Kind::Closing | Kind::SegmentIndex) {
+                continue;
+            }
+            self.report.records += 1;
+            self.queue.push_back(record_item(meta, place, &body[meta.range()]));
+        }
+        metas
+    }
+
+    fn lose(&mut self, (first, last): (u64, u64), hard_state_block: Option<u64>) {
+        assert!(first <= last && last <= self.durable_upto, "only promised blocks are lost");
+        // A later block names the last one with hard state. If that is before the lost ones,
+        // none of them held any; if it is among or after them, one of them may have.
+        let hard_state_maybe_lost = hard_state_block.is_none_or(|block| block >= first);
+        if hard_state_maybe_lost {
+            self.hard_state_block = last;
+        }
+        let after = self.last;
+        if self.report.corrupt.len() < REPORT_RANGES_MAX {
+            self.report.corrupt.push(CorruptRange { after, first, last });
+        }
+        let blocks = (first, last);
+        self.queue.push_back(Replay::Corrupt { after, blocks, hard_state_maybe_lost });
+        self.next = Some(last + 1);
+        self.last_crc = 0;
+    }
+
+    /// The end of the log. Returns the last block that counts, and whether promised blocks are
+    /// missing at the end.
+    pub(crate) fn finish(&mut self) -> (Kept, bool) {
+        let next = self.next.unwrap_or(1);
+        let lost = next <= self.durable_upto;
+        if lost {
+            self.lose((next, self.durable_upto), None);
+        }
+        let block_seq = self.next.unwrap_or(1) - 1;
+        let readable = self.last.block == block_seq && block_seq > 0;
+        let header_crc = if readable { self.last_crc } else { 0 };
+        self.report.kept =
+            if readable { self.last } else { Place { block: block_seq, ..Place::default() } };
+        self.report.tail = match (self.report.dropped, self.torn, self.stale) {
+            (0, 0, 0) => Tail::Zero,
+            (0, 0, _) => Tail::Stale,
+            (0, _, _) => Tail::Torn,
+            _ => Tail::Hole,
+        };
+        assert!(block_seq >= self.durable_upto, "what was promised is never cut");
+        (Kept { segment_seq: self.last.segment, block_seq, header_crc }, lost)
+    }
+}
+
+type Records = Result<Vec<(RecordMeta, bool)>, BadBody>;
+
+/// The records of a body, each with whether its bytes are whole.
+fn read_records(body: &[u8], headers_crc: u32) -> Records {
+    let metas = check_headers_only(body, headers_crc)?;
+    let check = |meta: RecordMeta| match check_record(body, &meta) {
+        Ok(full) => (full, true),
+        Err(_) => (meta, false),
+    };
+    Ok(metas.into_iter().map(check).collect())
+}
+
+fn record_item(meta: RecordMeta, place: Place, bytes: &[u8]) -> Replay {
+    if meta.kind != Kind::Group {
+        return Replay::Record { meta, place, group: None, bytes: bytes.to_vec() };
+    }
+    let (group, _) = GroupHeader::read_from_prefix(bytes).expect("the group was checked");
+    let data = group.kind == GroupKind::Data as u8;
+    let bytes = if data { Vec::new() } else { bytes.to_vec() };
+    Replay::Record { meta, place, group: Some(group), bytes }
+}
+
+/// The block that is due at the start of the oldest segment, told from the first one that is
+/// readable: it stands first, or every page before it may have been one.
+fn first_due(place: &Place) -> u64 {
+    assert!(place.block > 0 && place.offset >= SEGMENT_HEADER_BYTES as u64);
+    let pages = (place.offset - SEGMENT_HEADER_BYTES as u64) / BLOCK_ALIGN as u64;
+    place.block.saturating_sub(pages).max(1)
+}

@@ -1,0 +1,675 @@
+//! Recovery: from a directory to a log that can be written.
+//!
+//! 1. *Look*: each segment's header and index head. 2. *Find D*: the newest segments back to the
+//! first that holds a block. 3. *Replay*: all blocks in order, judged by the recovery table; each
+//! segment is synced and gets its index if it lacks one. 4. *Start*: a new segment whose header
+//! names the last block kept. One operation is in flight at a time.
+
+use palisade_netio::{
+    Completion, FileFacts, Handle, Op, OpenHow, Payload, Pool, Purpose, Run, SlotId,
+};
+
+use crate::block::{BlockHead, parse};
+use crate::config::{Config, WalError};
+use crate::history::History;
+use crate::identity::IDENTITY_NAME;
+use crate::index::IndexBuilder;
+use crate::limits::{
+    BLOCK_ALIGN, BLOCK_BYTES_MAX, REPORT_RANGES_MAX, RETRIES_MAX, SEGMENT_HEADER_BYTES,
+    SEGMENTS_MAX, data_end,
+};
+use crate::prepare::{OpenSegment, Preparer, Progress};
+use crate::replay::{Replay, Report, Tail};
+use crate::retire::Retired;
+use crate::scan::{Met, Page, Scanner};
+use crate::segment::{BadSegment, Kept, Place, SegmentHeader, parse_segment_name, segment_name};
+use crate::writer::{SegmentFacts, Start};
+
+/// A segment file as it was found.
+#[derive(Debug)]
+struct Found {
+    seq: u64,
+    size: u64,
+    bytes: u64,
+    header: Option<SegmentHeader>,
+    /// Its header is neither zero nor readable.
+    unreadable: bool,
+    index: Option<BlockHead>,
+    /// Its header has another sequence: it was about to be taken again.
+    renamed: bool,
+    /// First block that an end scan met.
+    first_block: Option<u64>,
+    /// Scanned, and no block stands in it.
+    empty: bool,
+    stale: bool,
+    /// Bytes that are neither zero nor stale nor a block stand in it.
+    junk: bool,
+    kept: bool,
+    end: u64,
+}
+
+#[derive(Debug)]
+enum Step {
+    OpenDir,
+    List,
+    Open(Stage),
+    Facts,
+    Header,
+    IndexHead,
+    Close(Stage),
+    Scan(Stage, Scanner),
+    Sync(Handle),
+    Seal(Box<Retired>),
+    Start(Box<Preparer>),
+    Done(Box<Preparer>),
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Look,
+    FindEnd,
+    Replay,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    config: Config,
+    dir: Option<Handle>,
+    found: Vec<Found>,
+    strangers: Vec<String>,
+    at: usize,
+    handle: Option<Handle>,
+    window: Option<SlotId>,
+    step: Step,
+    in_flight: Option<u32>,
+    next_local: u32,
+    retries: u32,
+    /// The highest number that any block, index or header calls durable.
+    durable_upto: u64,
+    unreadable: u64,
+    history: Option<History>,
+    index: Option<IndexBuilder>,
+    spares: Vec<u64>,
+    /// The file that became the new segment, by its old sequence.
+    taken_again: Option<u64>,
+    start: Option<(Kept, Report)>,
+    error: Option<WalError>,
+}
+
+impl Recovery {
+    pub(crate) fn new(config: Config) -> Recovery {
+        assert!(config.validate().is_ok(), "the settings were checked");
+        Recovery {
+            config,
+            dir: None,
+            found: Vec::new(),
+            strangers: Vec::new(),
+            at: 0,
+            handle: None,
+            window: None,
+            step: Step::OpenDir,
+            in_flight: None,
+            next_local: 0,
+            retries: 0,
+            durable_upto: 0,
+            unreadable: 0,
+            history: None,
+            index: None,
+            spares: Vec::new(),
+            taken_again: None,
+            start: None,
+            error: None,
+        }
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<&WalError> {
+        self.error.as_ref()
+    }
+
+    pub(crate) fn poll_replay(&mut self, pool: &mut Pool) -> Option<Replay> {
+        if self.error.is_some() {
+            return None;
+        }
+        let item = self.history.as_mut().and_then(|history| history.queue.pop_front());
+        if let Some(item) = item {
+            return Some(item);
+        }
+        if !matches!(self.step, Step::Done(_)) {
+            return None;
+        }
+        assert!(self.window.is_none() && pool.quota(Purpose::Read) > 0);
+        let report = self.start.as_ref().map(|(_, report)| report.clone());
+        Some(Replay::Done { report: report.expect("a started log has a report") })
+    }
+
+    /// Hands over to the writer, once, after [`Replay::Done`].
+    pub(crate) fn take_start(&mut self) -> Start {
+        let Step::Done(preparer) = std::mem::replace(&mut self.step, Step::Over) else {
+            panic!("recovery is not done")
+        };
+        let (kept, _) = self.start.take().expect("a started log knows what it kept");
+        let history = self.history.take().expect("a started log has a history");
+        let spares = std::mem::take(&mut self.spares);
+        let in_use = self.found.iter().filter(|one| !one.renamed && !spares.contains(&one.seq));
+        let sealed = in_use
+            .filter(|one| Some(one.seq) != self.taken_again)
+            .map(|one| SegmentFacts { seq: one.seq, end: one.end, sealed: true })
+            .collect();
+        Start {
+            config: self.config.clone(),
+            dir: self.dir.expect("the directory is open"),
+            next_seq: preparer.seq() + 1,
+            preparer: *preparer,
+            sealed,
+            spares,
+            last_block: kept.block_seq,
+            last_crc: kept.header_crc,
+            hard_state_block: history.hard_state_block,
+            next_local: self.next_local,
+        }
+    }
+
+    pub(crate) fn poll_ops(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
+        let waiting = self.history.as_ref().is_some_and(|history| !history.queue.is_empty());
+        if self.error.is_some() || self.in_flight.is_some() || waiting {
+            return;
+        }
+        match self.next_op(pool) {
+            Err(error) => self.fail(pool, error),
+            Ok(None) => {}
+            Ok(Some(op)) => {
+                let local = self.next_local;
+                self.next_local = self.next_local.wrapping_add(1);
+                self.in_flight = Some(local);
+                out.push((local, op));
+            }
+        }
+    }
+
+    fn fail(&mut self, pool: &mut Pool, error: WalError) {
+        assert!(self.in_flight.is_none());
+        self.error = Some(error);
+        if let Some(window) = self.window.take() {
+            pool.release(window);
+        }
+        match &mut self.step {
+            Step::Seal(retired) => retired.give_back(pool),
+            Step::Start(preparer) => preparer.give_back(pool),
+            _ => {}
+        }
+    }
+
+    /// The next operation. Steps that need none are taken on the way; none when the owner must
+    /// take replayed items first, when the pool has no slot now, or when all is done.
+    fn next_op(&mut self, pool: &mut Pool) -> Result<Option<Op>, WalError> {
+        loop {
+            let waiting = self.history.as_ref().is_some_and(|history| !history.queue.is_empty());
+            if waiting {
+                return Ok(None);
+            }
+            let op = match &mut self.step {
+                Step::OpenDir => {
+                    Op::Open { path: self.config.dir.clone(), how: OpenHow::Directory }
+                }
+                Step::List => Op::List { path: self.config.dir.clone() },
+                Step::Open(stage) => {
+                    if self.at == self.found.len() {
+                        let stage = *stage;
+                        self.end_stage(pool, stage);
+                        continue;
+                    }
+                    let path = self.config.dir.join(segment_name(self.found[self.at].seq));
+                    Op::Open { path, how: OpenHow::ReadWrite }
+                }
+                Step::Facts => Op::Facts { handle: self.open_handle() },
+                Step::Header => self.read_page(pool, 0)?,
+                Step::IndexHead => {
+                    let at = data_end(self.found[self.at].bytes);
+                    self.read_page(pool, at)?
+                }
+                Step::Close(_) => Op::Close { handle: self.open_handle() },
+                Step::Sync(handle) => Op::Sync { handle: *handle, metadata: true },
+                Step::Scan(stage, scanner) => match scanner.step(pool) {
+                    Met::Read => scanner.read(pool),
+                    met => {
+                        let stage = *stage;
+                        self.on_met(pool, stage, met);
+                        continue;
+                    }
+                },
+                Step::Seal(retired) => match retired.poll_op(pool, &self.config, u64::MAX, false) {
+                    Some(op) => op,
+                    None => return Ok(None),
+                },
+                Step::Start(preparer) => match preparer.poll_op(pool) {
+                    Some(op) => op,
+                    None => return Ok(None),
+                },
+                Step::Done(_) | Step::Over => return Ok(None),
+            };
+            return Ok(Some(op));
+        }
+    }
+
+    fn open_handle(&self) -> Handle {
+        self.handle.expect("a segment is open")
+    }
+
+    fn window(&mut self, pool: &mut Pool) -> Result<SlotId, WalError> {
+        if self.window.is_none() {
+            self.window = pool.take(Purpose::Read, BLOCK_BYTES_MAX);
+        }
+        self.window.ok_or(WalError::NoMemory("reading the log"))
+    }
+
+    fn read_page(&mut self, pool: &mut Pool, offset: u64) -> Result<Op, WalError> {
+        let slot = self.window(pool)?;
+        let run = Run { slot, at: 0, len: BLOCK_ALIGN as u32 };
+        Ok(Op::Read { handle: self.open_handle(), offset, run })
+    }
+
+    pub(crate) fn on_completion(&mut self, pool: &mut Pool, local: u32, done: &Completion) {
+        assert!(self.in_flight == Some(local), "the operation is one of this log");
+        self.in_flight = None;
+        if let Err(error) = self.on_done(pool, done) {
+            self.fail(pool, error);
+        }
+    }
+
+    fn on_done(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
+        match &mut self.step {
+            Step::Scan(_, scanner) => return scanner.on_read(pool, done),
+            Step::Seal(_) => return self.on_sealed(pool, done),
+            Step::Start(_) => return self.on_started(pool, done),
+            _ => {}
+        }
+        let what = self.what();
+        let count = match done.result {
+            Ok(count) => count,
+            Err(errno) => {
+                let reading = matches!(self.step, Step::Header | Step::IndexHead);
+                let again = errno.is_transient() || (reading && self.retries == 0);
+                self.retries += 1;
+                if again && self.retries <= RETRIES_MAX {
+                    return Ok(());
+                }
+                if matches!(self.step, Step::Close(_)) || (reading && !errno.is_transient()) {
+                    // A failed close has closed. An unreadable page is as good as a damaged one.
+                    0
+                } else {
+                    return Err(WalError::Io { what, errno });
+                }
+            }
+        };
+        self.retries = 0;
+        self.take_answer(pool, what, count, &done.payload)
+    }
+
+    fn take_answer(
+        &mut self,
+        pool: &mut Pool,
+        what: &'static str,
+        count: u32,
+        payload: &Payload,
+    ) -> Result<(), WalError> {
+        let bad = WalError::BadAnswer { what };
+        match &self.step {
+            Step::OpenDir => {
+                let Payload::Handle(handle) = payload else { return Err(bad) };
+                self.dir = Some(*handle);
+                self.step = Step::List;
+            }
+            Step::List => {
+                let Payload::Names(names) = payload else { return Err(bad) };
+                self.on_names(names)?;
+                self.step = Step::Open(Stage::Look);
+            }
+            Step::Open(stage) => {
+                let Payload::Handle(handle) = payload else { return Err(bad) };
+                let stage = *stage;
+                self.handle = Some(*handle);
+                self.step = Step::Facts;
+                if stage != Stage::Look {
+                    let scanner = self.scanner(pool, *handle)?;
+                    self.index = Some(IndexBuilder::new(self.found[self.at].bytes));
+                    self.step = Step::Scan(stage, scanner);
+                }
+            }
+            Step::Facts => {
+                let Payload::Facts(facts) = payload else { return Err(bad) };
+                check_alignment(facts)?;
+                self.found[self.at].size = facts.size;
+                let page = BLOCK_ALIGN as u64;
+                let whole = facts.size >= page;
+                self.step = if whole { Step::Header } else { Step::Close(Stage::Look) };
+            }
+            Step::Header => self.on_header(pool, count)?,
+            Step::IndexHead => self.on_index_head(pool, count),
+            Step::Close(stage) => self.step = self.after_close(*stage),
+            Step::Sync(_) => self.step = Step::Close(Stage::Replay),
+            _ => return Err(bad),
+        }
+        Ok(())
+    }
+
+    fn on_names(&mut self, names: &[String]) -> Result<(), WalError> {
+        for name in names {
+            match parse_segment_name(name) {
+                Some(seq) if self.found.len() < SEGMENTS_MAX => self.found.push(Found {
+                    seq,
+                    size: 0,
+                    bytes: self.config.segment_bytes,
+                    header: None,
+                    unreadable: false,
+                    index: None,
+                    renamed: false,
+                    first_block: None,
+                    empty: false,
+                    stale: false,
+                    junk: false,
+                    kept: false,
+                    end: SEGMENT_HEADER_BYTES as u64,
+                }),
+                Some(_) => return Err(WalError::Refused("too many segments")),
+                None if name == IDENTITY_NAME || self.strangers.len() >= REPORT_RANGES_MAX => {}
+                None => self.strangers.push(name.clone()),
+            }
+        }
+        self.found.sort_by_key(|found| found.seq);
+        Ok(())
+    }
+
+    fn on_header(&mut self, pool: &mut Pool, count: u32) -> Result<(), WalError> {
+        let slot = self.window(pool)?;
+        let found = &mut self.found[self.at];
+        let expect = self.config.expect(found.seq, 0);
+        let page = if count as usize >= BLOCK_ALIGN {
+            SegmentHeader::parse(&pool.bytes(slot)[..BLOCK_ALIGN], &expect)
+        } else {
+            Err(BadSegment::Unreadable)
+        };
+        self.step = Step::Close(Stage::Look);
+        match page {
+            Err(BadSegment::Zero) => {}
+            Err(BadSegment::Unreadable) => found.unreadable = true,
+            Err(BadSegment::Foreign) => return Err(WalError::Foreign { segment: found.seq }),
+            Ok(header) if header.seq.get() < found.seq => {
+                return Err(WalError::Foreign { segment: found.seq });
+            }
+            Ok(header) => {
+                found.renamed = header.seq.get() > found.seq;
+                found.bytes = header.bytes.get();
+                found.header = Some(header);
+                let kept = header.kept().map_or(0, |kept| kept.block_seq);
+                self.durable_upto = self.durable_upto.max(kept);
+            }
+        }
+        if !found.renamed && found.size >= data_end(found.bytes) + BLOCK_ALIGN as u64 {
+            self.step = Step::IndexHead;
+        }
+        Ok(())
+    }
+
+    fn on_index_head(&mut self, pool: &mut Pool, count: u32) {
+        self.step = Step::Close(Stage::Look);
+        let Some(slot) = self.window.filter(|_| count as usize >= BLOCK_ALIGN) else { return };
+        let found = &mut self.found[self.at];
+        let expect = self.config.expect(found.seq, data_end(found.bytes));
+        found.index = parse(&pool.bytes(slot)[..BLOCK_ALIGN], &expect).ok();
+        let upto = found.index.map_or(0, |head| head.durable_upto.get());
+        self.durable_upto = self.durable_upto.max(upto);
+    }
+
+    fn after_close(&mut self, stage: Stage) -> Step {
+        self.handle = None;
+        match stage {
+            Stage::Look => self.at += 1,
+            Stage::FindEnd => self.at = self.next_to_find(),
+            Stage::Replay => self.at = self.next_to_replay(self.at + 1),
+        }
+        Step::Open(stage)
+    }
+
+    /// Going back from `at`: the next segment that may hold the end of the log, or whose header
+    /// cannot say what was discarded before it.
+    fn next_to_find(&self) -> usize {
+        let ended = self.found.iter().any(|one| one.first_block.is_some());
+        let wanted = |one: &Found| !one.renamed && (!ended || one.unreadable);
+        let before = self.found[..self.at].iter().rposition(wanted);
+        before.unwrap_or(self.found.len())
+    }
+
+    fn next_to_replay(&mut self, from: usize) -> usize {
+        for at in from..self.found.len() {
+            let one = &self.found[at];
+            if !one.renamed && !one.empty {
+                return at;
+            }
+            let history = self.history.as_mut().expect("a replay has a history");
+            if one.junk {
+                history.on_page(Page::Torn);
+            }
+            if one.stale {
+                history.on_page(Page::Stale);
+            }
+        }
+        self.found.len()
+    }
+
+    fn scanner(&mut self, pool: &mut Pool, handle: Handle) -> Result<Scanner, WalError> {
+        let slot = self.window(pool)?;
+        let found = &self.found[self.at];
+        let end = data_end(found.bytes).min(found.size);
+        Ok(Scanner::new(handle, self.config.expect(found.seq, 0), slot, end))
+    }
+
+    fn end_stage(&mut self, pool: &mut Pool, stage: Stage) {
+        match stage {
+            Stage::Look => {
+                self.at = self.found.len();
+                self.at = self.next_to_find();
+                self.step = Step::Open(Stage::FindEnd);
+            }
+            Stage::FindEnd => {
+                let report = self.report();
+                self.history = Some(History::new(self.durable_upto, report));
+                self.at = self.next_to_replay(0);
+                self.step = Step::Open(Stage::Replay);
+            }
+            Stage::Replay => self.begin_segment(pool),
+        }
+    }
+
+    fn report(&mut self) -> Report {
+        Report {
+            tail: Tail::Fresh,
+            durable_upto: self.durable_upto,
+            kept: Place::default(),
+            segments: 0,
+            blocks: 0,
+            records: 0,
+            dropped: 0,
+            corrupt: Vec::new(),
+            damaged: 0,
+            unreadable_pages: 0,
+            strangers: std::mem::take(&mut self.strangers),
+            segment: 0,
+        }
+    }
+
+    /// Blocks of segment `at` above this were discarded by an earlier recovery.
+    fn kept_limit(&self, at: usize) -> u64 {
+        let seq = self.found[at].seq;
+        let later = self.found.iter().filter(|one| match &one.header {
+            Some(header) => header.seq.get() > seq,
+            None => one.seq > seq,
+        });
+        let limit = |one: &Found| match &one.header {
+            Some(header) => header.kept().map(|kept| kept.block_seq),
+            None => one.first_block.map(|first| first - 1),
+        };
+        later.filter_map(limit).min().unwrap_or(u64::MAX)
+    }
+
+    fn on_met(&mut self, pool: &mut Pool, stage: Stage, met: Met) {
+        let limit = self.kept_limit(self.at);
+        let found = &mut self.found[self.at];
+        match met {
+            Met::Read => unreachable!("a read is an operation"),
+            Met::Page(page) => {
+                found.junk |= page == Page::Torn;
+                found.stale |= page == Page::Stale;
+                if let Some(history) = self.history.as_mut().filter(|_| stage == Stage::Replay) {
+                    history.on_page(page);
+                }
+            }
+            Met::End => self.on_scanned(stage),
+            Met::Block { offset, head } => {
+                let void = head.seq() > limit;
+                if stage == Stage::FindEnd {
+                    found.junk |= void;
+                    if !void {
+                        found.first_block.get_or_insert(head.seq());
+                        self.durable_upto = self.durable_upto.max(head.durable_upto.get());
+                    }
+                    return;
+                }
+                let Step::Scan(_, scanner) = &self.step else { unreachable!("a scan goes on") };
+                let block = scanner.block(pool, offset, &head);
+                let (segment, len) = (found.seq, head.total_len.get());
+                let place = Place { segment, offset, block: head.seq(), len };
+                let history = self.history.as_mut().expect("a replay has a history");
+                let taken = history.on_block(place, &head, block, void);
+                found.junk |= !taken.kept;
+                if taken.kept {
+                    found.kept = true;
+                    found.end = place.end();
+                    let index = self.index.as_mut().expect("a scan has an index");
+                    index.note(&place, &taken.metas);
+                }
+            }
+        }
+    }
+
+    fn on_scanned(&mut self, stage: Stage) {
+        let found = &mut self.found[self.at];
+        if stage == Stage::FindEnd {
+            found.empty = found.first_block.is_none();
+            self.step = Step::Close(stage);
+            return;
+        }
+        let old = std::mem::replace(&mut self.step, Step::Over);
+        let Step::Scan(_, scanner) = old else { unreachable!("a scan ended") };
+        self.unreadable += scanner.unreadable;
+        let handle = scanner.handle();
+        self.step = Step::Sync(handle);
+        let index = self.index.take().expect("a scan has an index");
+        let complete = found.index.is_some_and(|head| head.seq() == index.last_block());
+        if found.kept && !complete {
+            let (seq, bytes) = (found.seq, found.bytes);
+            let segment = OpenSegment { seq, handle, bytes, usable: bytes };
+            let history = self.history.as_ref().expect("a replay has a history");
+            let hard_state = history.hard_state_block.min(index.last_block());
+            self.step = Step::Seal(Box::new(Retired::new(segment, index, hard_state)));
+        }
+    }
+
+    fn on_sealed(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
+        let Step::Seal(retired) = &mut self.step else { unreachable!("a segment is sealed") };
+        match retired.on_completion(pool, done) {
+            // An index can be made again, and a full disk must not keep the node from voting.
+            Err(WalError::Io { errno: palisade_netio::Errno::NOSPC, .. }) => {
+                let handle = retired.handle();
+                retired.give_back(pool);
+                self.step = Step::Sync(handle);
+            }
+            Err(error) => return Err(error),
+            Ok(()) if retired.is_closed() => self.step = self.after_close(Stage::Replay),
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    /// All was replayed: starts the segment that names the last block kept.
+    fn begin_segment(&mut self, pool: &mut Pool) {
+        if let Some(window) = self.window.take() {
+            pool.release(window);
+        }
+        let fresh = self.found.is_empty();
+        let history = self.history.as_mut().expect("a replay has a history");
+        let (kept, lost) = history.finish();
+        let names = self.found.iter().map(|one| one.seq);
+        let headers = self.found.iter().filter_map(|one| one.header.map(|header| header.seq.get()));
+        let seq = names.chain(headers).max().unwrap_or(0) + 1;
+        let mut report = history.report.clone();
+        report.segment = seq;
+        report.segments = self.found.iter().filter(|one| one.kept).count();
+        report.unreadable_pages = self.unreadable;
+        if fresh {
+            report.tail = Tail::Fresh;
+        }
+        // What holds nothing is taken again, so that a crash loop does not eat the disk. Where
+        // promised blocks are missing at the end, only what is surely empty.
+        let last = self.found.iter().rposition(|one| one.kept).map_or(0, |at| at + 1);
+        let usable =
+            |one: &&Found| one.renamed || !(one.kept || one.unreadable || lost && one.junk);
+        let mut spares: Vec<(u64, u64)> =
+            self.found[last..].iter().filter(usable).map(|one| (one.size, one.seq)).collect();
+        spares.sort_unstable();
+        self.spares = spares.into_iter().map(|(_, seq)| seq).collect();
+        let spare = self.spares.pop();
+        self.taken_again = spare;
+        let place = self.config.expect(seq, 0);
+        let header =
+            SegmentHeader::new(&place, self.config.segment_bytes, (!fresh).then_some(kept));
+        let dir = self.dir.expect("the directory is open");
+        self.step = Step::Start(Box::new(Preparer::new(&self.config.dir, dir, header, spare)));
+        self.start = Some((kept, report));
+    }
+
+    fn on_started(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
+        let Step::Start(preparer) = &mut self.step else { unreachable!("a segment is started") };
+        match preparer.on_completion(pool, done)? {
+            Progress::Going => return Ok(()),
+            Progress::NoSpace => {
+                let errno = palisade_netio::Errno::NOSPC;
+                return Err(WalError::Io { what: "starting a segment", errno });
+            }
+            Progress::Usable => {}
+        }
+        let Step::Start(preparer) = std::mem::replace(&mut self.step, Step::Over) else {
+            unreachable!("a segment is started")
+        };
+        assert!(preparer.segment().is_some() && self.window.is_none());
+        self.step = Step::Done(preparer);
+        Ok(())
+    }
+
+    fn what(&self) -> &'static str {
+        match self.step {
+            Step::OpenDir => "opening the directory of the log",
+            Step::List => "listing the directory of the log",
+            Step::Open(_) => "opening a segment",
+            Step::Facts => "looking at a segment",
+            Step::Header => "reading a segment header",
+            Step::IndexHead => "reading a segment index",
+            Step::Close(_) => "closing a segment",
+            Step::Scan(..) => "reading a segment",
+            Step::Sync(_) | Step::Seal(_) => "syncing a segment",
+            Step::Start(_) | Step::Done(_) | Step::Over => "starting a segment",
+        }
+    }
+}
+
+/// Refuses file systems that cannot take blocks of 4096 bytes directly.
+pub(crate) fn check_alignment(facts: &FileFacts) -> Result<(), WalError> {
+    if facts.offset_align == 0 || facts.memory_align == 0 {
+        return Err(WalError::Refused("it reports no direct-I/O alignment"));
+    }
+    if facts.offset_align as usize > BLOCK_ALIGN || facts.memory_align as usize > BLOCK_ALIGN {
+        return Err(WalError::Refused("its direct-I/O alignment is above 4096"));
+    }
+    Ok(())
+}

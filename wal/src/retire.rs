@@ -1,0 +1,194 @@
+//! Sealing a full segment: its index is written and synced, then the file is closed.
+
+use palisade_netio::{Completion, Handle, Op, Pool, Purpose, Run, SlotId};
+
+use crate::block::{BlockFacts, seal};
+use crate::body::BodyBuilder;
+use crate::config::{Config, WalError};
+use crate::index::IndexBuilder;
+use crate::limits::{BLOCK_ALIGN, BLOCK_HEAD_BYTES, RETRIES_MAX, data_end, index_reserve};
+use crate::lsn::{Ballot, Lsn};
+use crate::prepare::OpenSegment;
+use crate::record::Kind;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Write,
+    Sync,
+    Sealed,
+    Closed,
+}
+
+/// A segment that takes no more blocks.
+#[derive(Debug)]
+pub(crate) struct Retired {
+    segment: OpenSegment,
+    index: IndexBuilder,
+    hard_state_block: u64,
+    step: Step,
+    in_flight: bool,
+    slot: Option<(SlotId, usize)>,
+    written: usize,
+    retries: u32,
+}
+
+impl Retired {
+    /// `hard_state_block` is that of the last block of the segment.
+    pub(crate) fn new(segment: OpenSegment, index: IndexBuilder, hard_state_block: u64) -> Retired {
+        assert!(index.last_block() > 0, "an empty segment is not sealed");
+        assert!(hard_state_block <= index.last_block());
+        Retired {
+            segment,
+            index,
+            hard_state_block,
+            step: Step::Write,
+            in_flight: false,
+            slot: None,
+            written: 0,
+            retries: 0,
+        }
+    }
+
+    pub(crate) fn seq(&self) -> u64 {
+        self.segment.seq
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        self.segment.handle
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.index.end()
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        matches!(self.step, Step::Sealed | Step::Closed)
+    }
+
+    /// Whether the handle is given up.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.step == Step::Closed
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.step == Step::Closed && !self.in_flight
+    }
+
+    /// The next operation; none while its blocks are not durable, one is in flight, readers hold
+    /// the file, or the pool has no slot now.
+    pub(crate) fn poll_op(
+        &mut self,
+        pool: &mut Pool,
+        config: &Config,
+        durable: u64,
+        leased: bool,
+    ) -> Option<Op> {
+        if self.in_flight || durable < self.index.last_block() {
+            return None;
+        }
+        let handle = self.segment.handle;
+        let op = match self.step {
+            Step::Write => self.write(pool, config)?,
+            Step::Sync => Op::Sync { handle, metadata: true },
+            Step::Sealed if leased => return None,
+            Step::Sealed => {
+                self.step = Step::Closed;
+                Op::Close { handle }
+            }
+            Step::Closed => return None,
+        };
+        self.in_flight = true;
+        Some(op)
+    }
+
+    fn write(&mut self, pool: &mut Pool, config: &Config) -> Option<Op> {
+        if self.slot.is_none() {
+            self.slot = Some(self.fill(pool, config)?);
+        }
+        let (slot, bytes) = self.slot.expect("filled above");
+        assert!(self.written < bytes && self.written.is_multiple_of(BLOCK_ALIGN));
+        let run = Run { slot, at: self.written as u32, len: (bytes - self.written) as u32 };
+        let offset = data_end(self.segment.bytes) + self.written as u64;
+        Some(Op::Write { handle: self.segment.handle, offset, runs: vec![run], barrier: false })
+    }
+
+    fn fill(&self, pool: &mut Pool, config: &Config) -> Option<(SlotId, usize)> {
+        let record = self.index.encode();
+        let most = index_reserve(self.segment.bytes) as usize;
+        let room = BLOCK_HEAD_BYTES + record.len() + BLOCK_ALIGN;
+        let slot = pool.take(Purpose::Write, room.next_multiple_of(BLOCK_ALIGN))?;
+        let bytes = pool.bytes_mut(slot);
+        let mut body = BodyBuilder::new(&mut bytes[BLOCK_HEAD_BYTES..]);
+        body.push_record(Kind::SegmentIndex, 0, Lsn::ZERO, Ballot::NONE, &record)
+            .expect("the slot was taken for it");
+        let body = body.finish();
+        assert!(body.block_bytes() <= most, "an index stays within its reserve");
+        let block = self.index.last_block();
+        let facts = BlockFacts {
+            place: config.expect(self.segment.seq, data_end(self.segment.bytes)),
+            block_seq: block,
+            body_len: body.len,
+            headers_crc: body.headers_crc,
+            durable_upto: block,
+            hard_state_block: self.hard_state_block,
+            previous_header_crc: 0,
+        };
+        seal(&mut bytes[..BLOCK_HEAD_BYTES], &facts);
+        Some((slot, body.block_bytes()))
+    }
+
+    /// Takes the completion of the operation in flight.
+    pub(crate) fn on_completion(
+        &mut self,
+        pool: &mut Pool,
+        done: &Completion,
+    ) -> Result<(), WalError> {
+        assert!(self.in_flight, "an operation is in flight");
+        self.in_flight = false;
+        let what = match self.step {
+            Step::Write => "writing a segment index",
+            Step::Sync => "sealing a segment",
+            Step::Sealed | Step::Closed => "closing a segment",
+        };
+        let count = match done.result {
+            Ok(count) => count as usize,
+            Err(errno) if errno.is_transient() => 0,
+            // A close that fails has closed; nothing is written through it any more.
+            Err(_) if self.step == Step::Closed => return Ok(()),
+            Err(errno) => return Err(WalError::Io { what, errno }),
+        };
+        match self.step {
+            Step::Write => {
+                let (_, bytes) = self.slot.expect("a write has a slot");
+                self.written += count / BLOCK_ALIGN * BLOCK_ALIGN;
+                if self.written == bytes {
+                    self.step = Step::Sync;
+                    self.give_back(pool);
+                    return Ok(());
+                }
+                if self.written > bytes {
+                    return Err(WalError::BadAnswer { what });
+                }
+                self.retry(what)
+            }
+            Step::Sync if done.result.is_err() => self.retry(what),
+            Step::Sync => {
+                self.step = Step::Sealed;
+                Ok(())
+            }
+            Step::Sealed | Step::Closed => Ok(()),
+        }
+    }
+
+    fn retry(&mut self, what: &'static str) -> Result<(), WalError> {
+        self.retries += 1;
+        if self.retries > RETRIES_MAX { Err(WalError::Stuck { what }) } else { Ok(()) }
+    }
+
+    /// Frees the slot. Only while no operation is in flight.
+    pub(crate) fn give_back(&mut self, pool: &mut Pool) {
+        if let Some((slot, _)) = self.slot.take_if(|_| !self.in_flight) {
+            pool.release(slot);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The log of one shard: recovery first, then the writer, behind one face.
+
+use palisade_netio::{Completion, Handle, Nanos, Op, Pool};
+
+use crate::config::{BadConfig, Config, WalError};
+use crate::recover::Recovery;
+use crate::replay::Replay;
+use crate::segment::Place;
+use crate::writer::{NewBlock, NoRoom, SegmentFacts, Space, Writer};
+
+/// The log of one shard.
+///
+/// A state machine: it asks for operations by [`poll_ops`](Wal::poll_ops), and is told how they
+/// ended by [`on_completion`](Wal::on_completion). It starts with recovery; when
+/// [`poll_replay`](Wal::poll_replay) has given [`Replay::Done`], blocks can be appended.
+#[derive(Debug)]
+pub struct Wal {
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Recovering(Box<Recovery>),
+    Ready(Box<Writer>),
+}
+
+impl Wal {
+    /// Starts the recovery of the log in `config.dir`. A directory without segments is a new log.
+    ///
+    /// # Errors
+    /// A setting that cannot be.
+    pub fn open(config: Config) -> Result<Wal, BadConfig> {
+        config.validate()?;
+        Ok(Wal { phase: Phase::Recovering(Box::new(Recovery::new(config))) })
+    }
+
+    /// Appends to `out` the operations that can start now, each with a token that is unique
+    /// within this log while the operation is in flight. The caller submits them in this order,
+    /// at once.
+    pub fn poll_ops(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
+        match &mut self.phase {
+            Phase::Recovering(recovery) => recovery.poll_ops(pool, out),
+            Phase::Ready(writer) => writer.poll_ops(pool, out),
+        }
+    }
+
+    /// Takes the completion of the operation `local`.
+    ///
+    /// # Panics
+    /// When `local` is not in flight.
+    pub fn on_completion(&mut self, pool: &mut Pool, local: u32, done: &Completion) {
+        match &mut self.phase {
+            Phase::Recovering(recovery) => recovery.on_completion(pool, local, done),
+            Phase::Ready(writer) => writer.on_completion(pool, local, done),
+        }
+    }
+
+    /// The next thing that recovery found, in the order of the log. Recovery reads on only when
+    /// all was taken. The last one is [`Replay::Done`]; from then on the log can be written.
+    pub fn poll_replay(&mut self, pool: &mut Pool) -> Option<Replay> {
+        let Phase::Recovering(recovery) = &mut self.phase else { return None };
+        let item = recovery.poll_replay(pool)?;
+        if let Replay::Done { .. } = item {
+            let start = recovery.take_start();
+            self.phase = Phase::Ready(Box::new(Writer::new(start)));
+        }
+        Some(item)
+    }
+
+    /// Whether recovery is done.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready(_))
+    }
+
+    /// Gives a block its number and place at once, and takes over one reference of its slot until
+    /// the block is durable or the log is poisoned. The head is written when the write starts.
+    ///
+    /// # Errors
+    /// [`NoRoom`]: nothing changed and the slot stays the caller's.
+    pub fn append(&mut self, pool: &mut Pool, block: NewBlock) -> Result<Place, NoRoom> {
+        match &mut self.phase {
+            Phase::Recovering(_) => Err(NoRoom::NotReady),
+            Phase::Ready(writer) => writer.append(pool, block),
+        }
+    }
+
+    /// Every block up to this number is durable. 0 during recovery.
+    pub fn durable(&self) -> u64 {
+        self.writer().map_or(0, Writer::durable)
+    }
+
+    /// The number of the last block that has a place. 0 during recovery.
+    pub fn appended(&self) -> u64 {
+        self.writer().map_or(0, Writer::appended)
+    }
+
+    /// Whether a block of `bytes` should be made now: nothing is in flight, or it is full and one
+    /// more write may start.
+    pub fn wants_block(&self, bytes: usize) -> bool {
+        self.writer().is_some_and(|writer| writer.wants_block(bytes))
+    }
+
+    /// Where a block of `len` bytes, a multiple of 4096, would stand if it was appended next. A
+    /// smaller block appended next stands there too.
+    ///
+    /// # Errors
+    /// Why it finds no place now.
+    pub fn peek(&mut self, len: usize, hard_state: bool) -> Result<Place, NoRoom> {
+        match &mut self.phase {
+            Phase::Recovering(_) => Err(NoRoom::NotReady),
+            Phase::Ready(writer) => writer.peek(len, hard_state),
+        }
+    }
+
+    /// Whether a segment is complete and readable through the page cache.
+    pub fn is_sealed(&self, segment: u64) -> bool {
+        self.writer().is_some_and(|writer| writer.is_sealed(segment))
+    }
+
+    /// Since when nothing was appended and no write completed, as far as
+    /// [`on_time`](Wal::on_time) told.
+    pub fn idle_since(&self) -> Nanos {
+        self.writer().map_or(Nanos(0), Writer::idle_since)
+    }
+
+    /// Why the log stopped for good, if it did. Nothing is written or reported durable any more.
+    pub fn poisoned(&self) -> Option<&WalError> {
+        match &self.phase {
+            Phase::Recovering(recovery) => recovery.poisoned(),
+            Phase::Ready(writer) => writer.poisoned(),
+        }
+    }
+
+    /// How full the log is. All zero during recovery.
+    pub fn space(&self) -> Space {
+        let none = Space { used: 0, limit: 0, refuse_appends: true, throttle: true };
+        self.writer().map_or(none, Writer::space)
+    }
+
+    /// Tells the time, every turn: it drives the closing block and paces the preparation.
+    pub fn on_time(&mut self, now: Nanos) {
+        if let Phase::Ready(writer) = &mut self.phase {
+            writer.on_time(now);
+        }
+    }
+
+    /// When [`on_time`](Wal::on_time) and [`poll_ops`](Wal::poll_ops) should be called next at
+    /// the latest, if nothing else happens.
+    pub fn next_timer(&self) -> Option<Nanos> {
+        self.writer().and_then(Writer::next_timer)
+    }
+
+    /// The segments, oldest first; the last one is the active one. Empty during recovery.
+    pub fn segments(&self) -> Vec<SegmentFacts> {
+        self.writer().map_or_else(Vec::new, Writer::segment_facts)
+    }
+
+    /// The handle for direct reads of a segment that is not closed yet (the active one above
+    /// all). It stays open until [`end_lease`](Wal::end_lease). Only blocks up to
+    /// [`durable`](Wal::durable) may be read. None when the file is closed: a sealed segment is
+    /// read through the page cache.
+    pub fn lease(&mut self, segment: u64) -> Option<Handle> {
+        match &mut self.phase {
+            Phase::Recovering(_) => None,
+            Phase::Ready(writer) => writer.lease(segment),
+        }
+    }
+
+    /// Ends one [`lease`](Wal::lease).
+    ///
+    /// # Panics
+    /// When the segment is not leased.
+    pub fn end_lease(&mut self, segment: u64) {
+        if let Phase::Ready(writer) = &mut self.phase {
+            writer.end_lease(segment);
+        }
+    }
+
+    fn writer(&self) -> Option<&Writer> {
+        match &self.phase {
+            Phase::Recovering(_) => None,
+            Phase::Ready(writer) => Some(writer),
+        }
+    }
+}

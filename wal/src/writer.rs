@@ -1,0 +1,659 @@
+//! The writer: gives blocks their places, writes them, and says what is durable.
+//!
+//! Three cursors: appended (has a place) >= submitted (head sealed, in flight) >= durable (the
+//! longest prefix of blocks whose write and barrier completed). Only `durable` may be promised.
+
+use std::collections::VecDeque;
+
+use palisade_netio::{Completion, Handle, Nanos, Op, Pool, Purpose, SlotId};
+
+use crate::block::{BlockFacts, seal};
+use crate::body::{Body, BodyBuilder};
+use crate::config::{Config, SyncPath, WalError};
+use crate::flight::{Flight, Stage, Waiting, Written, batch};
+use crate::index::IndexBuilder;
+use crate::limits::{
+    BATCHES_MAX, BLOCK_ALIGN, BLOCK_BYTES_TARGET, BLOCK_HEAD_BYTES, BLOCKS_WAITING_MAX,
+    CLOSING_AFTER_NS, PREPARE_PACE_NS, PREPARE_RETRY_NS, SEGMENT_HEADER_BYTES,
+    SPACE_REFUSE_PERCENT, SPACE_THROTTLE_PERCENT, data_end,
+};
+use crate::lsn::{Ballot, Lsn};
+use crate::prepare::{OpenSegment, Preparer, Progress};
+use crate::record::Kind;
+use crate::retire::Retired;
+use crate::segment::{Place, SegmentHeader};
+
+/// A block to append.
+#[derive(Debug)]
+pub struct NewBlock {
+    /// Its slot: 512 bytes for the head, then the body and its pad.
+    pub slot: SlotId,
+    /// What is in the slot.
+    pub body: Body,
+    /// Hard state, checkpoints, moves and reconfirm may use the space above 95 %.
+    pub hard_state: bool,
+}
+
+/// Why a block found no place. Nothing changed; the slot is still the caller's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// Recovery is not done.
+    #[error("the log is still recovering")]
+    NotReady,
+    /// The next segment is being prepared: try again after the next completions.
+    #[error("the next segment is not prepared yet")]
+    Preparing,
+    /// Too many blocks wait for the device: try again after the next completions.
+    #[error("too many blocks wait for the device")]
+    Busy,
+    /// The limit of space is reached.
+    #[error("the space of the log is used up")]
+    Full,
+    /// No segment of this log can hold the block.
+    #[error("the block is larger than a segment")]
+    TooLarge,
+    /// The log is poisoned.
+    #[error("the log is poisoned")]
+    Poisoned,
+}
+
+/// How full the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes used: whole sealed segments and the written part of the active one.
+    pub used: u64,
+    /// Bytes that may be used.
+    pub limit: u64,
+    /// Blocks without `hard_state` find no place.
+    pub refuse_appends: bool,
+    /// Appends should slow down.
+    pub throttle: bool,
+}
+
+/// A segment of the log as readers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentFacts {
+    /// Its sequence; [`segment_name`](crate::segment_name) gives its file.
+    pub seq: u64,
+    /// First byte after its last block.
+    pub end: u64,
+    /// Whether it is sealed: complete, with its index, readable through the page cache.
+    pub sealed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Write { flight: u64 },
+    Sync,
+    Prepare,
+    Retire { seq: u64 },
+}
+
+/// Where a recovery left the log.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) config: Config,
+    pub(crate) dir: Handle,
+    /// The preparation of the new segment, past its first step.
+    pub(crate) preparer: Preparer,
+    pub(crate) sealed: Vec<SegmentFacts>,
+    pub(crate) spares: Vec<u64>,
+    pub(crate) next_seq: u64,
+    pub(crate) last_block: u64,
+    pub(crate) last_crc: u32,
+    pub(crate) hard_state_block: u64,
+    pub(crate) next_local: u32,
+}
+
+/// The writing half of a log.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    config: Config,
+    dir: Handle,
+    active: OpenSegment,
+    /// First free byte of the active segment.
+    at: u64,
+    index: IndexBuilder,
+    next: Option<OpenSegment>,
+    preparer: Option<Preparer>,
+    /// The preparation waits until then: paced, or the disk was full.
+    prepare_at: Nanos,
+    disk_full: bool,
+    retired: Vec<Retired>,
+    sealed: Vec<SegmentFacts>,
+    spares: Vec<u64>,
+    next_seq: u64,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    flights: VecDeque<Flight>,
+    next_flight: u64,
+    tasks: Vec<(u32, Task)>,
+    next_local: u32,
+    appended: u64,
+    submitted: u64,
+    durable: u64,
+    hard_state_block: u64,
+    previous_crc: u32,
+    /// Highest `durable_upto` that is durable itself, and the last block that needs a witness.
+    witnessed: u64,
+    last_content: u64,
+    leases: Vec<(u64, u32)>,
+    now: Nanos,
+    quiet_from: Nanos,
+    touched: bool,
+    error: Option<WalError>,
+}
+
+impl Writer {
+    pub(crate) fn new(start: Start) -> Writer {
+        let active = start.preparer.segment().expect("recovery prepared a segment");
+        assert!(active.seq < start.next_seq && active.usable > SEGMENT_HEADER_BYTES as u64);
+        let preparer = Some(start.preparer).filter(|preparer| !preparer.is_done());
+        Writer {
+            index: IndexBuilder::new(active.bytes),
+            config: start.config,
+            dir: start.dir,
+            active,
+            at: SEGMENT_HEADER_BYTES as u64,
+            next: None,
+            preparer,
+            prepare_at: Nanos(0),
+            disk_full: false,
+            retired: Vec::new(),
+            sealed: start.sealed,
+            spares: start.spares,
+            next_seq: start.next_seq,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            flights: VecDeque::new(),
+            next_flight: 0,
+            tasks: Vec::new(),
+            next_local: start.next_local,
+            appended: start.last_block,
+            submitted: start.last_block,
+            durable: start.last_block,
+            hard_state_block: start.hard_state_block,
+            previous_crc: start.last_crc,
+            witnessed: start.last_block,
+            last_content: start.last_block,
+            leases: Vec::new(),
+            now: Nanos(0),
+            quiet_from: Nanos(0),
+            touched: false,
+            error: None,
+        }
+    }
+
+    pub(crate) fn append(&mut self, pool: &Pool, block: NewBlock) -> Result<Place, NoRoom> {
+        let len = block.body.block_bytes();
+        assert!(len <= pool.capacity(block.slot), "a body lies within its slot");
+        assert!(block.body.len > 0, "an empty body is not written");
+        self.make_room(len as u64, block.hard_state)?;
+        let hard_state = block.body.holds_hard_state();
+        let place = self.place(len as u32);
+        if hard_state {
+            self.hard_state_block = place.block;
+        }
+        self.index.note(&place, &block.body.metas);
+        let closing = block.body.metas.iter().all(|meta| meta.kind == Kind::Closing);
+        if !closing {
+            self.last_content = place.block;
+        }
+        self.waiting_bytes += len;
+        self.waiting.push_back(Waiting {
+            slot: block.slot,
+            place,
+            body_len: block.body.len,
+            headers_crc: block.body.headers_crc,
+            hard_state_block: self.hard_state_block,
+        });
+        self.touched = true;
+        Ok(place)
+    }
+
+    /// Where a block of `len` bytes would stand, if it was appended next. Closes a segment that is
+    /// too full for it.
+    pub(crate) fn peek(&mut self, len: usize, hard_state: bool) -> Result<Place, NoRoom> {
+        assert!(len > 0 && len.is_multiple_of(BLOCK_ALIGN));
+        self.make_room(len as u64, hard_state)?;
+        let place = Place {
+            segment: self.active.seq,
+            offset: self.at,
+            block: self.appended + 1,
+            len: len as u32,
+        };
+        assert!(place.end() <= self.active.usable);
+        Ok(place)
+    }
+
+    pub(crate) fn is_sealed(&self, segment: u64) -> bool {
+        self.sealed.iter().any(|facts| facts.seq == segment)
+    }
+
+    /// Makes sure that the active segment takes `len` bytes.
+    fn make_room(&mut self, len: u64, hard_state: bool) -> Result<(), NoRoom> {
+        if self.error.is_some() {
+            return Err(NoRoom::Poisoned);
+        }
+        if SEGMENT_HEADER_BYTES as u64 + len > data_end(self.config.segment_bytes) {
+            return Err(NoRoom::TooLarge);
+        }
+        if self.waiting.len() >= BLOCKS_WAITING_MAX {
+            return Err(NoRoom::Busy);
+        }
+        let space = self.space();
+        let refused = (space.used + len) * 100 > space.limit * SPACE_REFUSE_PERCENT;
+        if refused && !hard_state {
+            return Err(NoRoom::Full);
+        }
+        if self.at + len > data_end(self.active.bytes) {
+            let next = self.next.take_if(|next| SEGMENT_HEADER_BYTES as u64 + len <= next.usable);
+            let Some(next) = next else {
+                let more = self.next.is_some() || self.preparer.is_some() || self.may_prepare();
+                return Err(if more { NoRoom::Preparing } else { NoRoom::Full });
+            };
+            self.switch(next);
+        }
+        if self.at + len > self.active.usable {
+            return Err(NoRoom::Preparing);
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self, next: OpenSegment) {
+        assert!(next.seq > self.active.seq, "sequences only grow");
+        let index = std::mem::replace(&mut self.index, IndexBuilder::new(next.bytes));
+        self.retired.push(Retired::new(self.active, index, self.hard_state_block));
+        self.active = next;
+        self.at = SEGMENT_HEADER_BYTES as u64;
+    }
+
+    fn place(&mut self, len: u32) -> Place {
+        let (segment, offset) = (self.active.seq, self.at);
+        self.appended += 1;
+        self.at += u64::from(len);
+        assert!(self.at <= self.active.usable && self.at <= data_end(self.active.bytes));
+        Place { segment, offset, block: self.appended, len }
+    }
+
+    pub(crate) fn poll_ops(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
+        if self.error.is_some() {
+            return;
+        }
+        self.poll_closing(pool);
+        self.poll_flights(pool, out);
+        self.poll_retired(pool, out);
+        self.poll_preparer(pool, out);
+    }
+
+    fn poll_flights(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
+        while self.may_submit() {
+            self.start_flight(pool);
+        }
+        for at in 0..self.flights.len() {
+            let flight = &mut self.flights[at];
+            if flight.stage == Stage::Write {
+                let (id, op) = (flight.id, flight.write());
+                self.issue(Task::Write { flight: id }, op, out);
+            } else if flight.stage == Stage::Sync {
+                let handle = flight.handle;
+                // One sync covers every batch of the file whose bytes are all written.
+                for other in self.flights.iter_mut().filter(|other| other.handle == handle) {
+                    if other.stage == Stage::Sync {
+                        other.stage = Stage::Syncing;
+                        other.sync = self.next_local;
+                    }
+                }
+                self.issue(Task::Sync, Op::Sync { handle, metadata: false }, out);
+            }
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.flights.iter().filter(|flight| flight.stage != Stage::Done).count()
+    }
+
+    /// Another write starts only when it is full or none is in flight.
+    fn may_submit(&self) -> bool {
+        let in_flight = self.in_flight();
+        // A prefix that does not grow holds the slots of all writes after it.
+        let open = in_flight < self.config.in_flight_max && self.flights.len() < BATCHES_MAX;
+        if self.waiting.is_empty() || !open {
+            return false;
+        }
+        in_flight == 0 || batch(self.waiting.iter()).1 >= BLOCK_BYTES_TARGET
+    }
+
+    fn start_flight(&mut self, pool: &mut Pool) {
+        let (count, bytes) = batch(self.waiting.iter());
+        assert!(count > 0 && bytes <= self.waiting_bytes);
+        let blocks: Vec<Waiting> = self.waiting.drain(..count).collect();
+        self.waiting_bytes -= bytes;
+        let segment = blocks[0].place.segment;
+        for block in &blocks {
+            let place = block.place;
+            assert!(place.block == self.submitted + 1, "blocks are submitted in order");
+            let facts = BlockFacts {
+                place: self.config.expect(segment, place.offset),
+                block_seq: place.block,
+                body_len: block.body_len,
+                headers_crc: block.headers_crc,
+                durable_upto: self.durable,
+                hard_state_block: block.hard_state_block,
+                previous_header_crc: self.previous_crc,
+            };
+            self.previous_crc = seal(pool.head_mut(block.slot), &facts);
+            self.submitted = place.block;
+        }
+        let handle = self.handle_of(segment).expect("a segment with waiting blocks is open");
+        let barrier = self.config.sync_path == SyncPath::Dsync;
+        let id = self.next_flight;
+        self.next_flight += 1;
+        self.flights.push_back(Flight::new(id, handle, blocks, barrier, self.durable));
+    }
+
+    fn handle_of(&self, segment: u64) -> Option<Handle> {
+        if self.active.seq == segment {
+            return Some(self.active.handle);
+        }
+        self.retired.iter().find(|retired| retired.seq() == segment).map(Retired::handle)
+    }
+
+    fn poll_retired(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
+        for at in 0..self.retired.len() {
+            let seq = self.retired[at].seq();
+            let leased = self.leases.iter().any(|&(leased, _)| leased == seq);
+            let op = self.retired[at].poll_op(pool, &self.config, self.durable, leased);
+            if let Some(op) = op {
+                self.issue(Task::Retire { seq }, op, out);
+            }
+        }
+    }
+
+    fn poll_preparer(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
+        if self.preparer.is_none() && self.at >= self.active.bytes / 2 && self.may_prepare() {
+            self.start_preparing();
+        }
+        let Some(preparer) = &mut self.preparer else { return };
+        // Zeros compete with durable writes, so they go slowly while there is room to write.
+        let hungry = self.at >= self.active.usable / 4 * 3;
+        let calm = self.waiting.is_empty() && self.now >= self.prepare_at;
+        let zeroing = preparer.is_zeroing();
+        if (self.disk_full && self.now < self.prepare_at) || (zeroing && !hungry && !calm) {
+            return;
+        }
+        self.disk_full = false;
+        if let Some(op) = preparer.poll_op(pool) {
+            if zeroing {
+                self.prepare_at = self.now.after(PREPARE_PACE_NS);
+            }
+            self.issue(Task::Prepare, op, out);
+        }
+    }
+
+    fn start_preparing(&mut self) {
+        assert!(self.preparer.is_none() && self.next.is_none());
+        let place = self.config.expect(self.next_seq, 0);
+        let header = SegmentHeader::new(&place, self.config.segment_bytes, None);
+        let spare = self.spares.pop();
+        self.preparer = Some(Preparer::new(&self.config.dir, self.dir, header, spare));
+        self.next_seq += 1;
+    }
+
+    fn may_prepare(&self) -> bool {
+        self.next.is_none() && self.segments() < self.config.segments_max()
+    }
+
+    /// Segments that take space, the one being prepared included.
+    fn segments(&self) -> usize {
+        let preparing =
+            self.preparer.as_ref().is_some_and(|preparer| preparer.seq() != self.active.seq);
+        let unsealed = self.retired.iter().filter(|retired| !retired.is_sealed()).count();
+        self.sealed.len() + unsealed + 1 + usize::from(self.next.is_some() || preparing)
+    }
+
+    fn issue(&mut self, task: Task, op: Op, out: &mut Vec<(u32, Op)>) {
+        let local = self.next_local;
+        assert!(self.tasks.iter().all(|&(used, _)| used != local), "tokens are used once");
+        self.next_local = self.next_local.wrapping_add(1);
+        self.tasks.push((local, task));
+        out.push((local, op));
+    }
+
+    /// Writes the closing block when the log is at rest and its last blocks have no witness.
+    fn poll_closing(&mut self, pool: &mut Pool) {
+        let due = self.closing_due().is_some_and(|due| due <= self.now) && !self.touched;
+        if !due {
+            return;
+        }
+        assert!(self.durable == self.appended && self.flights.is_empty());
+        let Some(slot) = pool.take(Purpose::Write, BLOCK_ALIGN) else { return };
+        let mut body = BodyBuilder::new(&mut pool.bytes_mut(slot)[BLOCK_HEAD_BYTES..]);
+        body.push_record(Kind::Closing, 0, Lsn::ZERO, Ballot::NONE, &[])
+            .expect("an empty slot takes an empty record");
+        let body = body.finish();
+        if self.append(pool, NewBlock { slot, body, hard_state: true }).is_err() {
+            pool.release(slot);
+            self.quiet_from = self.now;
+        }
+    }
+
+    fn closing_due(&self) -> Option<Nanos> {
+        let rest = self.flights.is_empty() && self.waiting.is_empty() && self.error.is_none();
+        let from = if self.touched { self.now } else { self.quiet_from };
+        (rest && self.last_content > self.witnessed).then(|| from.after(CLOSING_AFTER_NS))
+    }
+
+    pub(crate) fn on_completion(&mut self, pool: &mut Pool, local: u32, done: &Completion) {
+        let at = self.tasks.iter().position(|&(used, _)| used == local);
+        let (_, task) = self.tasks.swap_remove(at.expect("the operation is one of this log"));
+        let result = match task {
+            Task::Write { flight } => self.on_written(flight, done),
+            Task::Sync => self.on_synced(local, done),
+            Task::Prepare => self.on_prepared(pool, done),
+            Task::Retire { seq } => self.on_retired(pool, seq, done),
+        };
+        if let Err(error) = result {
+            self.error.get_or_insert(error);
+        }
+        if self.error.is_some() {
+            self.drop_all(pool);
+            return;
+        }
+        self.advance_durable(pool);
+    }
+
+    fn on_written(&mut self, flight: u64, done: &Completion) -> Result<(), WalError> {
+        let what = "writing a block";
+        let at = self.flights.iter().position(|other| other.id == flight);
+        let flight = &mut self.flights[at.expect("a write in flight is known")];
+        let count = match done.result {
+            Ok(count) => count as usize,
+            Err(errno) if errno.is_transient() => 0,
+            Err(errno) => {
+                flight.stage = Stage::Write;
+                return Err(WalError::Io { what, errno });
+            }
+        };
+        self.touched = true;
+        match flight.on_written(count) {
+            Written::Again | Written::Whole => Ok(()),
+            Written::Stuck => Err(WalError::Stuck { what }),
+            Written::Nonsense => {
+                flight.stage = Stage::Write;
+                Err(WalError::BadAnswer { what })
+            }
+        }
+    }
+
+    fn on_synced(&mut self, local: u32, done: &Completion) -> Result<(), WalError> {
+        let again = matches!(done.result, Err(errno) if errno.is_transient());
+        let what = "the barrier of a block";
+        let mut stuck = false;
+        let covered = self.flights.iter_mut().filter(|flight| flight.is_synced_by(local));
+        for flight in covered {
+            let failed = done.result.is_err();
+            flight.stage = if failed { Stage::Sync } else { Stage::Done };
+            stuck |= again && !flight.may_retry();
+        }
+        self.touched = true;
+        match done.result {
+            Err(errno) if !again => Err(WalError::Io { what, errno }),
+            _ if stuck => Err(WalError::Stuck { what }),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_prepared(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
+        let preparer = self.preparer.as_mut().expect("a preparation is under way");
+        match preparer.on_completion(pool, done)? {
+            Progress::Going => {}
+            Progress::NoSpace => {
+                self.disk_full = true;
+                self.prepare_at = self.now.after(PREPARE_RETRY_NS);
+            }
+            Progress::Usable => {
+                let segment = preparer.segment().expect("a usable segment is open");
+                if segment.seq == self.active.seq {
+                    assert!(segment.usable >= self.active.usable);
+                    self.active = segment;
+                } else {
+                    self.next = Some(segment);
+                }
+                if preparer.is_done() {
+                    self.preparer = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_retired(&mut self, pool: &mut Pool, seq: u64, done: &Completion) -> Result<(), WalError> {
+        let at = self.retired.iter().position(|retired| retired.seq() == seq);
+        let at = at.expect("a segment being sealed is known");
+        let retired = &mut self.retired[at];
+        let before = retired.is_sealed();
+        retired.on_completion(pool, done)?;
+        if retired.is_sealed() && !before {
+            let end = retired.end();
+            let place = self.sealed.partition_point(|facts| facts.seq < seq);
+            self.sealed.insert(place, SegmentFacts { seq, end, sealed: true });
+        }
+        if self.retired[at].is_closed() {
+            self.retired.remove(at);
+        }
+        Ok(())
+    }
+
+    fn advance_durable(&mut self, pool: &mut Pool) {
+        while let Some(flight) = self.flights.pop_front_if(|flight| flight.stage == Stage::Done) {
+            assert!(flight.blocks[0].place.block == self.durable + 1, "durable is a prefix");
+            self.durable = flight.last_block();
+            self.witnessed = self.witnessed.max(flight.upto);
+            flight.blocks.iter().for_each(|block| pool.release(block.slot));
+        }
+        assert!(self.durable <= self.submitted && self.submitted <= self.appended);
+    }
+
+    /// After an error: gives back every slot that the device does not use any more.
+    fn drop_all(&mut self, pool: &mut Pool) {
+        assert!(self.error.is_some());
+        self.waiting.drain(..).for_each(|block| pool.release(block.slot));
+        self.waiting_bytes = 0;
+        self.flights.retain(|flight| {
+            if !flight.is_busy() {
+                flight.blocks.iter().for_each(|block| pool.release(block.slot));
+            }
+            flight.is_busy()
+        });
+        self.retired.iter_mut().for_each(|retired| retired.give_back(pool));
+        self.preparer.iter_mut().for_each(|preparer| preparer.give_back(pool));
+    }
+
+    pub(crate) fn on_time(&mut self, now: Nanos) {
+        self.now = self.now.max(now);
+        if std::mem::take(&mut self.touched) {
+            self.quiet_from = self.now;
+        }
+    }
+
+    pub(crate) fn next_timer(&self) -> Option<Nanos> {
+        if self.error.is_some() {
+            return None;
+        }
+        let waits = self.preparer.as_ref().is_some_and(Preparer::is_waiting);
+        let prepare = Some(self.prepare_at).filter(|&at| waits && at > self.now);
+        prepare.into_iter().chain(self.closing_due()).min()
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    pub(crate) fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    pub(crate) fn wants_block(&self, bytes: usize) -> bool {
+        let in_flight = self.in_flight();
+        let full = self.waiting_bytes + bytes >= BLOCK_BYTES_TARGET;
+        let free = in_flight == 0 && self.waiting.is_empty();
+        let more = in_flight + self.waiting.len() < self.config.in_flight_max && full;
+        self.error.is_none() && (free || more)
+    }
+
+    pub(crate) fn idle_since(&self) -> Nanos {
+        if self.touched { self.now } else { self.quiet_from }
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<&WalError> {
+        self.error.as_ref()
+    }
+
+    pub(crate) fn space(&self) -> Space {
+        let unsealed = self.retired.iter().filter(|retired| !retired.is_sealed()).count();
+        let full = (self.sealed.len() + unsealed) as u64;
+        let used = full * self.config.segment_bytes + self.at;
+        let limit = self.config.segments_max() as u64 * self.config.segment_bytes;
+        Space {
+            used,
+            limit,
+            refuse_appends: used * 100 >= limit * SPACE_REFUSE_PERCENT,
+            throttle: used * 100 >= limit * SPACE_THROTTLE_PERCENT,
+        }
+    }
+
+    pub(crate) fn segment_facts(&self) -> Vec<SegmentFacts> {
+        let unsealed = self.retired.iter().filter(|retired| !retired.is_sealed());
+        let mut facts = self.sealed.clone();
+        facts.extend(unsealed.map(|retired| SegmentFacts {
+            seq: retired.seq(),
+            end: retired.end(),
+            sealed: false,
+        }));
+        facts.push(SegmentFacts { seq: self.active.seq, end: self.at, sealed: false });
+        facts
+    }
+
+    pub(crate) fn lease(&mut self, segment: u64) -> Option<Handle> {
+        let handle = self.handle_of(segment)?;
+        let closed = self.retired.iter().any(|one| one.seq() == segment && one.is_closing());
+        if closed {
+            return None;
+        }
+        match self.leases.iter_mut().find(|(leased, _)| *leased == segment) {
+            Some((_, count)) => *count += 1,
+            None => self.leases.push((segment, 1)),
+        }
+        Some(handle)
+    }
+
+    pub(crate) fn end_lease(&mut self, segment: u64) {
+        let at = self.leases.iter().position(|&(leased, _)| leased == segment);
+        let at = at.expect("the segment is leased");
+        self.leases[at].1 -= 1;
+        if self.leases[at].1 == 0 {
+            self.leases.swap_remove(at);
+        }
+    }
+}
