@@ -64,7 +64,6 @@ struct Reservation {
 pub(crate) struct NodeProcess {
     pub(crate) place: Place,
     pub(crate) id: u32,
-    pub(crate) data: PathBuf,
     config: PathBuf,
     log: PathBuf,
     port: Reservation,
@@ -75,7 +74,6 @@ pub(crate) struct NodeProcess {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) id: u32,
-    pub(crate) name: &'static str,
     pub(crate) nodes: Vec<NodeProcess>,
 }
 
@@ -109,14 +107,13 @@ impl Cluster {
             nodes.push(NodeProcess {
                 place: place.clone(),
                 id,
-                data: config.node.data,
                 config: path,
                 log: home.join("node.log"),
                 port,
                 child: None,
             });
         }
-        let mut cluster = Cluster { id: layout.id, name: layout.name, nodes };
+        let mut cluster = Cluster { id: layout.id, nodes };
         for node in &mut cluster.nodes {
             node.format(interrupt)?;
             node.spawn()?;

@@ -1,12 +1,17 @@
-//! `palisade inspect`: segment files, read with the log's own reader.
+//! `palisade inspect`: segment files, read with the log's own parsers.
 
+mod files;
+mod scan;
 mod segment;
+mod verify;
 
 use crate::cli::InspectCommand;
 use crate::exit::{Exit, Failure};
 
 /// `palisade inspect ...`
 pub(crate) fn run(command: &InspectCommand) -> Result<Exit, Failure> {
-    let _ = (command, segment::NOT_YET);
-    Err(Failure::new(Exit::Failed, "not in this build"))
+    match command {
+        InspectCommand::Segment(files) => segment::run(files),
+        InspectCommand::Verify(files) => verify::run(files),
+    }
 }
