@@ -18,7 +18,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Every problem of it; a syntax error stands alone under the key `node.toml`.
 pub fn parse(text: &str) -> Result<Config, Vec<ConfigError>> {
     let value: Value = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
         vec![ConfigError {
             key: "node.toml".to_owned(),
             value: format!("line {line}"),

@@ -94,8 +94,8 @@ impl Client {
     /// ends the run, since later ones would leave a gap.
     ///
     /// # Errors
-    /// When the first connection cannot be made, or a node breaks the protocol. What was in
-    /// flight got its fate before.
+    /// When no connection could be made in time, or a node breaks the protocol. What was in flight
+    /// got its fate before.
     pub fn append_many(
         &mut self,
         options: &AppendOptions,
@@ -161,6 +161,12 @@ impl Run<'_> {
     fn go(&mut self, source: &mut dyn FnMut(bool) -> Next) -> Result<(), ClientError> {
         loop {
             self.expire();
+            if self.queue.is_empty() && self.totals.connections == 0 && self.next_index > 0 {
+                // Nothing was ever sent: more input would only meet the same fate.
+                let waited_ms = self.options.timeout.as_millis() as u64;
+                let last = std::mem::take(&mut self.last_error);
+                return Err(ClientError::Unreachable { waited_ms, last });
+            }
             let pending = self.pull(source);
             if self.queue.is_empty() && self.source_ended {
                 return Ok(());
