@@ -6,15 +6,19 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | `APPEND` | count u32, 0 u32; per record: len u32, 0 u32, producer u64, sequence u64, scn floor u64, payload padded with zeros to 8 |
-//! | `APPENDED` | count u32, 0 u32; per record: outcome u8, level u8, 0 \[6\], lsn u64, end lsn u64, scn u64 |
+//! | `APPEND` | count u32, 0 u32; records |
+//! | `APPENDED` | count u32, 0 u32; fates |
 //! | `REFUSED` | code u16, leader len u16, text len u16, 0 u16, expected u64, leader, text |
 //! | `CREATE_STREAMS` | count u32, 0 u32 |
 //! | `CREATED` | count u32, 0 u32; ids u64 |
 //! | `LIST_STREAMS` | nothing |
-//! | `STREAMS` | count u32, 0 u32; per stream: id u64, leader node u32, 0 u32, base lsn u64, committed lsn u64 |
+//! | `STREAMS` | count u32, 0 u32; streams |
 //! | `STATUS` | nothing |
 //! | `STATUS_JSON` | the JSON of [`Status`](crate::status::Status) |
+//!
+//! A record: len u32, 0 u32, producer u64, sequence u64, SCN floor u64, payload padded with zeros
+//! to 8. A fate: outcome u8, level u8, 0 \[6\], LSN u64, end LSN u64, SCN u64. A stream: id u64,
+//! leader node u32, 0 u32, base LSN u64, committed LSN u64.
 //!
 //! `REFUSED` answers a whole request: nothing of it was, or will be, appended.
 

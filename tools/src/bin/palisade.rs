@@ -1,3 +1,6 @@
 //! The palisade program.
+#![forbid(unsafe_code)]
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    palisade_tools::run()
+}

@@ -1,0 +1,184 @@
+//! The blocking client: finds the leader, asks, follows redirections, keeps deadlines.
+
+use std::time::{Duration, Instant};
+
+use palisade_netio::{Class, FrameHead, FrameLimits};
+
+use super::wire::{
+    KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS, KIND_REFUSED, KIND_STATUS,
+    KIND_STATUS_JSON, KIND_STREAMS, Refused, RefusedCode, StreamEntry, encode_create_streams,
+    parse_created, parse_streams,
+};
+use super::{ClientError, Connection, Endpoints};
+
+/// Stream whose leader creates and lists streams.
+const CATALOGUE: u64 = 1;
+/// Longest time for one connection and its greeting.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// Pause before the nodes are asked again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What a client accepts of a node.
+pub(super) const ANSWERS: FrameLimits =
+    FrameLimits { body_bytes_max: FrameLimits::ANY.body_bytes_max, plain: true, bulk: false };
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// The cluster it wants; 0 for whichever answers.
+    pub cluster: u32,
+    /// How long a request may take, all attempts together.
+    pub timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> ClientOptions {
+        ClientOptions { cluster: 0, timeout: Duration::from_secs(10) }
+    }
+}
+
+/// A blocking client of one cluster.
+#[derive(Debug)]
+pub struct Client {
+    pub(super) endpoints: Endpoints,
+    pub(super) options: ClientOptions,
+    pub(super) next_id: u64,
+}
+
+impl Client {
+    /// A client of the nodes `HOST:PORT`. Connects when first needed.
+    ///
+    /// # Errors
+    /// When a name is no address.
+    pub fn new<S: AsRef<str>>(nodes: &[S], options: ClientOptions) -> Result<Client, ClientError> {
+        Ok(Client { endpoints: Endpoints::new(nodes)?, options, next_id: 1 })
+    }
+
+    /// The nodes of the list.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// The state of one node as JSON: the first of the list that answers.
+    ///
+    /// # Errors
+    /// When no node answers in time.
+    pub fn status_json(&mut self) -> Result<Vec<u8>, ClientError> {
+        self.ask(KIND_STATUS, 0, &[], KIND_STATUS_JSON)
+    }
+
+    /// Creates streams and returns their ids.
+    ///
+    /// # Errors
+    /// When the leader refuses or cannot be reached; [`ClientError::Unknown`] when it went away.
+    pub fn create_streams(&mut self, count: u32) -> Result<Vec<u64>, ClientError> {
+        let body = encode_create_streams(count);
+        let answer = self.ask(KIND_CREATE_STREAMS, CATALOGUE, &body, KIND_CREATED)?;
+        parse_created(&answer).map_err(|error| ClientError::wire(self.endpoints.current(), error))
+    }
+
+    /// The streams that a node knows.
+    ///
+    /// # Errors
+    /// When no node answers in time.
+    pub fn list_streams(&mut self) -> Result<Vec<StreamEntry>, ClientError> {
+        let answer = self.ask(KIND_LIST_STREAMS, CATALOGUE, &[], KIND_STREAMS)?;
+        parse_streams(&answer).map_err(|error| ClientError::wire(self.endpoints.current(), error))
+    }
+
+    /// Opens a connection to the current endpoint.
+    pub(super) fn dial(&self, class: Class, stream: u64) -> Result<Connection, ClientError> {
+        let timeout = self.options.timeout.min(CONNECT_MAX);
+        let addr = self.endpoints.current();
+        Connection::open(addr, class, self.options.cluster, stream, timeout)
+    }
+
+    fn ask(
+        &mut self,
+        kind: u16,
+        stream: u64,
+        body: &[u8],
+        wanted: u16,
+    ) -> Result<Vec<u8>, ClientError> {
+        let started = Instant::now();
+        let deadline = started + self.options.timeout;
+        loop {
+            let error = match self.ask_once(kind, stream, body, wanted, deadline) {
+                Ok(answer) => {
+                    self.endpoints.on_success();
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            if !error.is_retryable() {
+                return Err(error);
+            }
+            let at_once = self.on_error(&error);
+            if Instant::now() >= deadline {
+                let waited_ms = started.elapsed().as_millis() as u64;
+                return Err(match error {
+                    ClientError::Refused(refused) => ClientError::Refused(refused),
+                    last => ClientError::Unreachable { waited_ms, last: last.to_string() },
+                });
+            }
+            if !at_once {
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    /// Chooses the next node after a failure; whether it may be asked at once.
+    pub(super) fn on_error(&mut self, error: &ClientError) -> bool {
+        match error {
+            ClientError::Refused(refused) if refused.code == RefusedCode::NotLeader => {
+                self.endpoints.on_not_leader(error.leader_hint())
+            }
+            ClientError::Refused(refused) if refused.code == RefusedCode::Busy => false,
+            _ => {
+                self.endpoints.on_failure();
+                false
+            }
+        }
+    }
+
+    fn ask_once(
+        &mut self,
+        kind: u16,
+        stream: u64,
+        body: &[u8],
+        wanted: u16,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, ClientError> {
+        let mut connection = self.dial(Class::Client, stream)?;
+        let addr = connection.addr();
+        let id = self.next_id;
+        self.next_id += 1;
+        connection.send(&FrameHead::encode(kind, id, stream, body))?;
+        // Once it left, only what changes nothing may be asked again.
+        let harmless = kind != KIND_CREATE_STREAMS;
+        let frame = match connection.receive(&ANSWERS, deadline) {
+            Ok(Some(frame)) => frame,
+            Ok(None) if harmless => {
+                let source = std::io::ErrorKind::TimedOut.into();
+                return Err(ClientError::Io { addr, source });
+            }
+            Err(error) if harmless => return Err(error),
+            Ok(None) | Err(_) => return Err(ClientError::Unknown { addr }),
+        };
+        if frame.head.tag != id {
+            let what = format!("answer to request {}, asked {id}", frame.head.tag);
+            return Err(ClientError::Protocol { addr, what });
+        }
+        match frame.head.kind {
+            found if found == wanted => Ok(frame.body.to_vec()),
+            KIND_REFUSED => {
+                let refused = Refused::parse(frame.body);
+                Err(refused.map_err(|error| ClientError::wire(addr, error))?.into())
+            }
+            found => {
+                let what = format!("answer of kind {found:#06x}, wanted {wanted:#06x}");
+                Err(ClientError::Protocol { addr, what })
+            }
+        }
+    }
+}

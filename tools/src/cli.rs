@@ -1,0 +1,387 @@
+//! The command line: what can be asked, with help and examples.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit::{Exit, Failure};
+use crate::{append, bench, config_file, demo, inspect, node, read, status, stream};
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 65 corrupt data, 69 unreachable, \
+70 broken invariant, 73 data directory in use, 74 I/O, 78 configuration.";
+
+/// Replicated redo log: keeps appends on several machines, ships them to standby clusters.
+#[derive(Debug, Parser)]
+#[command(name = "palisade", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a primary cluster and a standby on this machine, kill processes, and prove the promise
+    Demo(Demo),
+    /// Make the data directory of a node
+    Format(Format),
+    /// Run a node until SIGTERM or SIGINT
+    Node(Node),
+    /// Show the state of a node
+    Status(Status),
+    /// Append records from a file or stdin
+    Append(Append),
+    /// Read records of a stream
+    Read(Read),
+    /// Create and list streams
+    #[command(subcommand)]
+    Stream(StreamCommand),
+    /// Look into segment files of a stopped or running node
+    #[command(subcommand)]
+    Inspect(InspectCommand),
+    /// Measure
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Check a configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Where to find the cluster.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct At {
+    /// Nodes to ask
+    #[arg(
+        long,
+        value_name = "HOST:PORT,..",
+        value_delimiter = ',',
+        env = "PALISADE_AT",
+        default_value = "127.0.0.1:7001"
+    )]
+    pub(crate) at: Vec<String>,
+    /// Refuse nodes of another cluster than this (0: any)
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub(crate) cluster: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  palisade demo
+  palisade demo --input /var/log --json
+  palisade demo --keep /tmp/palisade-demo
+
+Exit code 0 only when every acknowledged record came back from every node.")]
+pub(crate) struct Demo {
+    /// Replicate these bytes instead of generated records (of a directory: files in name order)
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) input: Option<PathBuf>,
+    /// Print the verdict as JSON, as the last line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Keep data directories and logs here; it must not exist or be empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Records to append
+    #[arg(long, value_name = "N", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    pub(crate) records: u64,
+    /// Seed of the generated records
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Without the standby cluster
+    #[arg(long, hide = true)]
+    pub(crate) no_standby: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  palisade format --config node.toml
+
+The directory must be empty or absent. Run it once per node, with the same members everywhere.")]
+pub(crate) struct Format {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Check everything, change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  palisade node --config node.toml
+
+Prints `ready` once it recovered and listens; a leader may not exist yet.")]
+pub(crate) struct Node {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Print events as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// End when the parent process ends
+    #[arg(long, hide = true)]
+    pub(crate) die_with_parent: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  palisade status --at 127.0.0.1:7001
+  palisade status --watch
+  palisade status --json | jq '.streams[] | {id, role, committed_lsn}'")]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print again every second until interrupted
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  palisade append --stream 2 --file redo.bin --record-bytes 4096
+  tail -f app.log | palisade append --stream 2 --lines --json
+  palisade append --stream 2 --file redo.bin --producer 7
+
+With --producer, sequences count from --first-sequence. Running the same command again appends
+nothing twice: a sequence that is in the log is answered with its original position.")]
+pub(crate) struct Append {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The stream
+    #[arg(long, value_name = "N")]
+    pub(crate) stream: u64,
+    /// Read records from here instead of stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Cut the input into records of so many bytes (the last may be shorter)
+    #[arg(long, value_name = "B", default_value_t = 4096, conflicts_with = "lines",
+          value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) record_bytes: u32,
+    /// One record per line, without the line break
+    #[arg(long)]
+    pub(crate) lines: bool,
+    /// Name the producer, so that repetitions are recognised
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) producer: Option<u64>,
+    /// Sequence of the first record
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "producer",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) first_sequence: u64,
+    /// How long a record may take, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 30_000,
+          value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub(crate) timeout: u64,
+    /// Records in flight
+    #[arg(long, value_name = "N", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) in_flight: u32,
+    /// A line of JSON per record
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How records are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Payloads end to end
+    Raw,
+    /// A line of JSON per record
+    Jsonl,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  palisade read --stream 2 --output raw > redo.bin
+  palisade read --stream 2 --from 4096 --follow --at 127.0.0.1:7002
+
+--to is exclusive; without it and without --follow the read ends at the end committed when asked.")]
+pub(crate) struct Read {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The stream
+    #[arg(long, value_name = "N")]
+    pub(crate) stream: u64,
+    /// First position
+    #[arg(long, value_name = "LSN", default_value_t = 0)]
+    pub(crate) from: u64,
+    /// First position that is left out
+    #[arg(long, value_name = "LSN")]
+    pub(crate) to: Option<u64>,
+    /// Go on with what is committed later
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// How records are printed
+    #[arg(long, value_enum, default_value_t = Output::Jsonl)]
+    pub(crate) output: Output,
+    /// Silence of all nodes after which the read fails, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub(crate) timeout: u64,
+    /// The same as --output jsonl
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum StreamCommand {
+    /// Create streams
+    #[command(after_help = "Example:\n  palisade stream create --count 16")]
+    Create {
+        #[command(flatten)]
+        at: At,
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 1,
+              value_parser = clap::value_parser!(u32).range(1..=16_384))]
+        count: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List streams
+    #[command(after_help = "Example:\n  palisade stream list --json")]
+    List {
+        #[command(flatten)]
+        at: At,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum InspectCommand {
+    /// Print the blocks and records of segment files
+    #[command(after_help = "Examples:
+  palisade inspect segment /var/lib/palisade/n1/shard-0/0000000000000001.seg
+  palisade inspect segment FILE --stream 2 --from 0 --to 65536 --json")]
+    Segment(InspectFiles),
+    /// Check every block and record of segment files or data directories
+    #[command(after_help = "Example:
+  palisade inspect verify /var/lib/palisade/n1
+
+Exit code 65 when a block that was promised durable is damaged.")]
+    Verify(InspectFiles),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InspectFiles {
+    /// Segment files or directories
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Only records of this stream
+    #[arg(long, value_name = "N")]
+    pub(crate) stream: Option<u64>,
+    /// Only records that end after this position
+    #[arg(long, value_name = "LSN", default_value_t = 0)]
+    pub(crate) from: u64,
+    /// Only records that start before this position
+    #[arg(long, value_name = "LSN")]
+    pub(crate) to: Option<u64>,
+    /// Print JSON, a line per block
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Durable writes of the log alone
+    #[command(after_help = "Example:\n  palisade bench wal --record-bytes 4096 --seconds 5")]
+    Wal(BenchOptions),
+    /// Appends: one node in this process, or three processes
+    #[command(after_help = "Examples:
+  palisade bench append --nodes 1 --record-bytes 512 --in-flight 1 --seconds 5
+  palisade bench append --nodes 3 --record-bytes 512 --in-flight 1024 --seconds 5 --json")]
+    Append(BenchOptions),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchOptions {
+    /// Nodes: 1 in this process, 3 as processes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = nodes)]
+    pub(crate) nodes: u32,
+    /// Streams
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub(crate) streams: u32,
+    /// Bytes of a record
+    #[arg(long, value_name = "B", default_value_t = 512,
+          value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) record_bytes: u32,
+    /// Records in flight
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) in_flight: u32,
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) seconds: u64,
+    /// Where the data directories go (default: the current directory's file system)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn nodes(text: &str) -> Result<u32, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("allowed 1 | 3".to_owned()),
+    }
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Find every problem of a node.toml
+    #[command(after_help = "Examples:
+  palisade config check --config node.toml
+  palisade config check --explain")]
+    Check(ConfigCheck),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConfigCheck {
+    /// The file
+    #[arg(long, value_name = "FILE", required_unless_present = "explain")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print every key with purpose, default and bounds
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Reads the command line, does what it says, and gives the exit code.
+pub fn run() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("palisade: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Format(options) => node::format(&options),
+        Command::Node(options) => node::run(&options),
+        Command::Status(options) => status::run(&options),
+        Command::Append(options) => append::run(&options),
+        Command::Read(options) => read::run(&options),
+        Command::Stream(command) => stream::run(&command),
+        Command::Inspect(command) => inspect::run(&command),
+        Command::Bench(command) => bench::run(&command),
+        Command::Config(command) => config_file::run(&command),
+    }
+}

@@ -1,0 +1,196 @@
+//! The judgement: what was acked against what each node returns. Pure, and tested on made-up
+//! histories.
+
+use std::collections::{HashMap, HashSet};
+
+/// Differences that a report names one by one.
+const EXAMPLES_MAX: usize = 8;
+
+/// A record that was acked to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acked {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Where its entry starts.
+    pub lsn: u64,
+    /// Where its entry ends.
+    pub end_lsn: u64,
+    /// [`digest`] of its bytes.
+    pub digest: u64,
+}
+
+/// A record that a node returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Where its entry starts.
+    pub lsn: u64,
+    /// Where its entry ends.
+    pub end_lsn: u64,
+    /// Who appended it.
+    pub producer: u64,
+    /// The producer's number for it.
+    pub sequence: u64,
+    /// [`digest`] of its bytes.
+    pub digest: u64,
+}
+
+/// Everything that one node returned, in the order in which it did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeLog {
+    /// Its name.
+    pub name: String,
+    /// Its records.
+    pub records: Vec<Seen>,
+}
+
+/// What is wrong, in counts.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Findings {
+    /// Acked records that at least one node does not have.
+    pub lost: u64,
+    /// Positions at which bytes differ from what was acked or between nodes.
+    pub diverged: u64,
+    /// Sequences that a node has more than once.
+    pub duplicated: u64,
+    /// Records of a node that stand before one with a lower sequence or position.
+    pub reordered: u64,
+    /// The first few, in words.
+    pub examples: Vec<String>,
+}
+
+/// A digest that tells records apart: the first 8 bytes of SHA-256.
+pub fn digest(bytes: &[u8]) -> u64 {
+    use sha2::{Digest, Sha256};
+    let whole = Sha256::digest(bytes);
+    u64::from_le_bytes(std::array::from_fn(|at| whole[at]))
+}
+
+impl Findings {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.lost + self.diverged + self.duplicated + self.reordered == 0
+    }
+
+    fn example(&mut self, text: impl FnOnce() -> String) {
+        if self.examples.len() < EXAMPLES_MAX {
+            self.examples.push(text());
+        }
+    }
+}
+
+/// Judges the logs of all nodes. A node may have records that were never acked, but all nodes
+/// must then agree on them.
+pub fn verify(acked: &[Acked], nodes: &[NodeLog]) -> Findings {
+    let mut findings = Findings::default();
+    let maps: Vec<HashMap<u64, Seen>> = nodes
+        .iter()
+        .map(|node| node.records.iter().map(|seen| (seen.lsn, *seen)).collect())
+        .collect();
+    let mut wrong = HashSet::new();
+    check_acked(acked, nodes, &maps, &mut wrong, &mut findings);
+    check_twins(acked, &mut wrong, &mut findings);
+    for node in nodes {
+        check_one(node, &mut findings);
+    }
+    check_agreement(nodes, &maps, &mut wrong, &mut findings);
+    findings.diverged = wrong.len() as u64;
+    findings
+}
+
+fn check_acked(
+    acked: &[Acked],
+    nodes: &[NodeLog],
+    maps: &[HashMap<u64, Seen>],
+    wrong: &mut HashSet<u64>,
+    findings: &mut Findings,
+) {
+    for ack in acked {
+        let mut lost = false;
+        for (node, map) in nodes.iter().zip(maps) {
+            match map.get(&ack.lsn) {
+                None => {
+                    findings.example(|| {
+                        format!("{} lacks acked {} at LSN {}", node.name, ack.sequence, ack.lsn)
+                    });
+                    lost = true;
+                }
+                Some(seen) => {
+                    let same = seen.sequence == ack.sequence
+                        && seen.end_lsn == ack.end_lsn
+                        && seen.digest == ack.digest;
+                    if !same && wrong.insert(ack.lsn) {
+                        findings.example(|| {
+                            format!(
+                                "{} has record {} at LSN {}, acked was {}",
+                                node.name, seen.sequence, ack.lsn, ack.sequence
+                            )
+                        });
+                    }
+                }
+            }
+        }
+        findings.lost += u64::from(lost || nodes.is_empty());
+    }
+}
+
+/// One sequence must not be acked at two places, nor two at one.
+fn check_twins(acked: &[Acked], wrong: &mut HashSet<u64>, findings: &mut Findings) {
+    let mut places = HashMap::new();
+    let mut sequences = HashMap::new();
+    for ack in acked {
+        let place = *places.entry(ack.sequence).or_insert(ack.lsn);
+        let sequence = *sequences.entry(ack.lsn).or_insert(ack.sequence);
+        if (place != ack.lsn || sequence != ack.sequence) && wrong.insert(ack.lsn) {
+            findings.example(|| format!("{} was acked at {place} and {}", ack.sequence, ack.lsn));
+        }
+    }
+}
+
+fn check_one(node: &NodeLog, findings: &mut Findings) {
+    let mut known = HashSet::new();
+    let mut highest: HashMap<u64, u64> = HashMap::new();
+    let mut end = 0;
+    for seen in &node.records {
+        if seen.lsn < end || seen.end_lsn <= seen.lsn {
+            findings.reordered += 1;
+            findings.example(|| format!("{}: LSN {} after {end}", node.name, seen.lsn));
+        }
+        end = end.max(seen.end_lsn);
+        if seen.producer == 0 {
+            continue;
+        }
+        if !known.insert((seen.producer, seen.sequence)) {
+            findings.duplicated += 1;
+            findings.example(|| format!("{}: sequence {} twice", node.name, seen.sequence));
+            continue;
+        }
+        let last = highest.entry(seen.producer).or_insert(0);
+        if seen.sequence < *last {
+            findings.reordered += 1;
+            findings.example(|| format!("{}: {} after {last}", node.name, seen.sequence));
+        }
+        *last = (*last).max(seen.sequence);
+    }
+}
+
+fn check_agreement(
+    nodes: &[NodeLog],
+    maps: &[HashMap<u64, Seen>],
+    wrong: &mut HashSet<u64>,
+    findings: &mut Findings,
+) {
+    for (node, own) in nodes.iter().zip(maps) {
+        for (other, map) in nodes.iter().zip(maps) {
+            if node.name == other.name {
+                continue;
+            }
+            for seen in own.values() {
+                if map.get(&seen.lsn) != Some(seen) && wrong.insert(seen.lsn) {
+                    findings.example(|| {
+                        format!("{} and {} differ at LSN {}", node.name, other.name, seen.lsn)
+                    });
+                }
+            }
+        }
+    }
+}

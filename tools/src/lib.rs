@@ -1,0 +1,21 @@
+//! The `palisade` program: every command is a module, [`run`] is the whole of `main`.
+#![forbid(unsafe_code)]
+
+mod append;
+mod bench;
+mod cli;
+mod config_file;
+pub mod demo;
+mod exit;
+mod host;
+mod inspect;
+mod node;
+mod read;
+mod signals;
+mod status;
+mod stream;
+mod text;
+
+pub use cli::run;
+pub use config_file::parse as parse_config;
+pub use exit::{Exit, Failure};

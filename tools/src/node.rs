@@ -1,0 +1,74 @@
+//! `palisade format` and `palisade node`.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cli::{Format, Node};
+use crate::config_file;
+use crate::exit::{Exit, Failure};
+use crate::host::{self, Host};
+use crate::signals::Interrupt;
+
+/// How often the main thread looks for a signal or a failure.
+const POLL: Duration = Duration::from_millis(20);
+
+/// `palisade format`
+pub(crate) fn format(options: &Format) -> Result<Exit, Failure> {
+    let config = config_file::load(&options.config)?;
+    let data = config.node.data.display().to_string();
+    refuse_used_directory(&config.node.data)?;
+    if !options.dry_run {
+        host::format(&config)?;
+    }
+    let done = if options.dry_run { "can be formatted" } else { "formatted" };
+    if options.json {
+        println!("{}", json!({"ok": true, "data": data, "dry_run": options.dry_run}));
+    } else {
+        println!("{data}: {done}");
+    }
+    Ok(Exit::Ok)
+}
+
+fn refuse_used_directory(data: &std::path::Path) -> Result<(), Failure> {
+    let Ok(mut entries) = std::fs::read_dir(data) else { return Ok(()) };
+    if entries.next().is_none() {
+        return Ok(());
+    }
+    let text = format!("{}: not empty; name another node.data, or empty it", data.display());
+    Err(Failure::new(Exit::Failed, text))
+}
+
+/// `palisade node`
+pub(crate) fn run(options: &Node) -> Result<Exit, Failure> {
+    if options.die_with_parent {
+        die_with_parent()?;
+    }
+    let config = config_file::load(&options.config)?;
+    let interrupt = Interrupt::catch()?;
+    if config.node.insecure_network {
+        eprintln!("palisade: listening beyond loopback without encryption (insecure_network)");
+    }
+    let host = Host::open(config)?;
+    println!("{}", if options.json { "{\"event\":\"ready\"}" } else { "ready" });
+    while !interrupt.is_set() {
+        if let Some(failure) = host.failed() {
+            return Err(failure);
+        }
+        std::thread::park_timeout(POLL);
+    }
+    host.stop()?;
+    Ok(Exit::Ok)
+}
+
+fn die_with_parent() -> Result<(), Failure> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    let before = getppid();
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| Failure::io("parent death signal", &error.into()))?;
+    // A parent that ended before the call is not noticed by it.
+    if getppid() != before {
+        return Err(Failure::new(Exit::Failed, "the parent process ended"));
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! `palisade status`
+
+use std::time::Duration;
+
+use palisade::client::{Client, ClientOptions};
+use palisade::status::Status as NodeStatus;
+
+use crate::cli::{At, Status};
+use crate::exit::{Exit, Failure};
+use crate::signals::Interrupt;
+use crate::text;
+
+/// How long a node may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// `palisade status`
+pub(crate) fn run(options: &Status) -> Result<Exit, Failure> {
+    let interrupt = Interrupt::catch()?;
+    let mut client = client(&options.at, TIMEOUT)?;
+    loop {
+        let json = client.status_json()?;
+        if options.json {
+            println!("{}", String::from_utf8_lossy(&json));
+        } else {
+            let status = parse(&json)?;
+            if options.watch {
+                // Home and clear, so that the page stays in place.
+                print!("\x1b[H\x1b[2J");
+            }
+            print!("{}", page(&status));
+        }
+        if !options.watch {
+            return Ok(Exit::Ok);
+        }
+        for _ in 0..20 {
+            if interrupt.is_set() {
+                return Ok(Exit::Ok);
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+}
+
+/// A client of the nodes of a command line.
+pub(crate) fn client(at: &At, timeout: Duration) -> Result<Client, Failure> {
+    let options = ClientOptions { cluster: at.cluster, timeout };
+    Ok(Client::new(&at.at, options)?)
+}
+
+/// Reads a node's answer.
+pub(crate) fn parse(json: &[u8]) -> Result<NodeStatus, Failure> {
+    serde_json::from_slice(json)
+        .map_err(|error| Failure::new(Exit::Failed, format!("unreadable status: {error}")))
+}
+
+fn kebab(value: impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+fn page(status: &NodeStatus) -> String {
+    let (cluster, node) = (&status.cluster, &status.node);
+    let mut out = format!(
+        "cluster {} {}  role {}  epoch {}  mode {}  level {}\n",
+        cluster.id,
+        cluster.name,
+        kebab(cluster.role),
+        cluster.role_epoch,
+        kebab(cluster.protection_mode),
+        kebab(cluster.protection_level),
+    );
+    out.push_str(&format!(
+        "node {}  region {}  version {}  disk {} of {}  sync {}\n\n",
+        node.id,
+        node.region,
+        node.version,
+        text::size(status.disk.used),
+        text::size(status.disk.limit),
+        status.disk.sync_path,
+    ));
+    let head = ["stream", "role", "ballot", "base", "durable", "committed", "end", "state"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for stream in &status.streams {
+        rows.push(vec![
+            stream.id.to_string(),
+            kebab(stream.role),
+            format!("{}.{}", stream.ballot.round, stream.ballot.node),
+            stream.base_lsn.to_string(),
+            stream.durable_lsn.to_string(),
+            stream.committed_lsn.to_string(),
+            stream.end_lsn.to_string(),
+            [stream.state.as_str(), &stream.reason].join(" ").trim_end().to_owned(),
+        ]);
+    }
+    out.push_str(&text::table(&rows));
+    if !status.standbys.is_empty() {
+        let head = ["standby", "region", "transfer", "state", "lag bytes", "lag us"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for standby in &status.standbys {
+            rows.push(vec![
+                standby.cluster.to_string(),
+                standby.region.clone(),
+                kebab(standby.transfer),
+                standby.state.clone(),
+                standby.lag_bytes.to_string(),
+                standby.lag_us.to_string(),
+            ]);
+        }
+        out.push('\n');
+        out.push_str(&text::table(&rows));
+    }
+    for alarm in &status.alarms {
+        out.push_str(&format!("\nalarm {}: {}\n", alarm.code, alarm.hint));
+    }
+    out
+}

@@ -1,0 +1,21 @@
+//! Rules that no other tool checks.
+
+use super::lane::{Outcome, root};
+use super::{docs, purity, shape, source, unsafety};
+
+/// `tidy`
+pub(crate) fn run() -> Outcome {
+    let root = root();
+    let sources = match source::all(&root) {
+        Ok(sources) => sources,
+        Err(error) => return Outcome::Failed(vec![format!("{}: {error}", root.display())]),
+    };
+    let mut findings = Vec::new();
+    for source in &sources {
+        shape::check(source, &mut findings);
+        unsafety::check(source, &mut findings);
+        purity::check(source, &mut findings);
+    }
+    docs::check(&root, &sources, &mut findings);
+    if findings.is_empty() { Outcome::Passed } else { Outcome::Failed(findings) }
+}
