@@ -1,35 +1,47 @@
 //! The only place that names the engine's node: everything else goes through these few calls.
 
-use palisade::Config;
+use palisade::{Config, Error, ErrorKind, Node};
 
 use crate::exit::{Exit, Failure};
 
 /// A node that runs in this process.
-#[derive(Debug)]
-pub(crate) struct Host {}
+pub(crate) struct Host {
+    node: Node,
+}
 
 /// Makes the data directory of a node.
-pub(crate) fn format(_config: &Config) -> Result<(), Failure> {
-    Err(missing())
+pub(crate) fn format(config: &Config) -> Result<(), Failure> {
+    palisade::format(config).map_err(|error| failure(&error))
 }
 
 impl Host {
     /// Recovers and listens.
-    pub(crate) fn open(_config: Config) -> Result<Host, Failure> {
-        Err(missing())
+    pub(crate) fn open(config: Config) -> Result<Host, Failure> {
+        let node = Node::open(config).map_err(|error| failure(&error))?;
+        Ok(Host { node })
     }
 
     /// Whether it stopped by itself, and why.
     pub(crate) fn failed(&self) -> Option<Failure> {
-        None
+        self.node.failed().map(|error| failure(&error))
     }
 
     /// Stops gracefully.
     pub(crate) fn stop(self) -> Result<(), Failure> {
-        Ok(())
+        self.node.stop().map_err(|error| failure(&error))
     }
 }
 
-fn missing() -> Failure {
-    Failure::new(Exit::Failed, "this build has no node; build it with the engine's node")
+/// The exit code of an error.
+pub(crate) fn failure(error: &Error) -> Failure {
+    let exit = match error.kind() {
+        ErrorKind::Config => Exit::Configuration,
+        ErrorKind::InUse => Exit::InUse,
+        ErrorKind::Corrupt => Exit::Corrupt,
+        ErrorKind::Io | ErrorKind::Poisoned => Exit::Io,
+        ErrorKind::Broken => Exit::Invariant,
+        ErrorKind::Unreachable => Exit::Unreachable,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, error.to_string())
 }

@@ -86,7 +86,13 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn answer_led(&mut self) {
         let streams = &self.streams;
         // What belongs to another shard of this node is not seen from here.
-        let led = |id: &u64| streams.get(id).is_none_or(|s| s.replica.leader().is_some());
+        let me = self.me.node;
+        let led = |id: &u64| {
+            streams.get(id).is_none_or(|state| {
+                let leader = state.replica.leader();
+                state.leading || (leader.is_some() && leader.node != me)
+            })
+        };
         let is_done = |t: &mut Ticket| t.error.is_some() || t.ids.iter().all(led);
         let done: Vec<Ticket> = self.creations.unled.extract_if(.., is_done).collect();
         for ticket in done {

@@ -162,13 +162,13 @@ impl<R: Ring> Shard<R> {
             self.blocked.retain(|id| *id != stream);
             self.dirty.push_back(stream);
         }
-        for Waiting { appended, reply } in settled {
-            self.settle(reply, Ok(appended));
-        }
         for Change::Create { stream } in changes {
             if self.catalogue.on_committed(Change::Create { stream }) {
                 self.on_created(stream);
             }
+        }
+        for Waiting { appended, reply } in settled {
+            self.settle(reply, Ok(appended));
         }
         self.publish_committed(stream, upto, &runs);
         self.release_runs(runs);
