@@ -139,7 +139,7 @@ impl State {
         loop {
             let Some(open) = self.network.connections.get_mut(&connection) else { return };
             let Some(&id) = open.ends[end].receivers.front() else { return };
-            if !self.operations.get(&id).is_some_and(|operation| !operation.ended) {
+            if self.operations.get(&id).is_none_or(|operation| operation.ended) {
                 open.ends[end].receivers.pop_front();
                 continue;
             }

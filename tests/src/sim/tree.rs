@@ -127,14 +127,12 @@ impl Tree {
                 needed.extend(change.paths().cloned());
             }
         }
-        let mut at = 0;
-        for change in std::mem::take(&mut self.journal) {
+        for (at, change) in std::mem::take(&mut self.journal).into_iter().enumerate() {
             if covered[at] {
                 self.persist(change);
             } else {
                 self.journal.push(change);
             }
-            at += 1;
         }
     }
 
