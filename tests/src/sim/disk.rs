@@ -34,6 +34,10 @@ impl Disk {
         self.armed.insert(kind, times);
     }
 
+    pub(crate) fn disarm(&mut self) {
+        self.armed.clear();
+    }
+
     pub(crate) fn take_armed(&mut self, kind: FaultKind) -> bool {
         match self.armed.get_mut(&kind) {
             Some(times) if *times > 0 => {

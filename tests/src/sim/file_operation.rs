@@ -143,7 +143,7 @@ impl State {
         }
     }
 
-    fn is_aligned(&self, offset: u64, runs: &[Run]) -> bool {
+    pub(crate) fn is_aligned(&self, offset: u64, runs: &[Run]) -> bool {
         let align = u64::from(self.alignment);
         let run_is = |run: &Run| {
             u64::from(run.at).is_multiple_of(align) && u64::from(run.len).is_multiple_of(align)

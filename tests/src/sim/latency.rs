@@ -41,6 +41,25 @@ pub struct Latencies {
     pub turn: Latency,
 }
 
+impl Latencies {
+    /// Draws a world of its own: each kind up to some ten times faster or slower than usual.
+    pub fn swarm(random: &mut Random) -> Latencies {
+        let mut latencies = Latencies::default();
+        for latency in [
+            &mut latencies.transfer,
+            &mut latencies.barrier,
+            &mut latencies.names,
+            &mut latencies.link,
+            &mut latencies.local,
+            &mut latencies.notify,
+        ] {
+            latency.base = latency.base * random.between(1, 40) / 10;
+            latency.jitter = latency.jitter * random.between(1, 100) / 10;
+        }
+        latencies
+    }
+}
+
 impl Default for Latencies {
     fn default() -> Latencies {
         Latencies {

@@ -9,6 +9,7 @@ use super::disk::Disk;
 use super::event::Step;
 use super::fault::FaultKind;
 use super::file::{Data, Survival};
+use super::operation::{handle_in, runs_read};
 use super::state::{
     Departure, Host, HostId, ObjectKind, Process, ProcessId, RingId, RingState, State,
 };
@@ -94,6 +95,7 @@ impl State {
 
     /// Ends one ring; operations in flight either happen or do not.
     pub(crate) fn close_ring(&mut self, ring: RingId, departure: Departure) {
+        let process = self.ring(ring).process;
         let state = self.ring_mut(ring);
         state.alive = false;
         let queued = std::mem::take(&mut state.queued);
@@ -103,9 +105,14 @@ impl State {
         for id in flying {
             if !queued.contains(&id) && self.is_file_operation(id) && self.random.coin() {
                 // Its outcome never reaches anybody, its effect may.
-                self.finish_file(id);
+                let outcome = self.finish_file(id);
+                if let Some(handle) = handle_in(&outcome.payload) {
+                    self.close_handle(process, handle, departure);
+                }
             }
-            self.forget(id, departure);
+            for handle in self.forget(id, departure).untold {
+                self.close_handle(process, handle, departure);
+            }
         }
     }
 
@@ -133,7 +140,8 @@ impl State {
             let operation = &self.operations[&id];
             let Op::Write { offset, .. } = *operation.op else { continue };
             let Some(object) = operation.object else { continue };
-            if !operation.works {
+            let aligned = self.is_aligned(offset, runs_read(&operation.op));
+            if !operation.works || !aligned {
                 continue;
             }
             if let ObjectKind::File { inode, writable: true, .. } = self.objects[&object].kind {

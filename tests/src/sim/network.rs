@@ -9,13 +9,12 @@ use super::connection::{Connection, Segment};
 use super::event::{Event, Step};
 use super::fault::FaultKind;
 use super::latency::Latency;
-use super::state::{Departure, HostId, ProcessId, State};
+use super::state::{Departure, HostId, State};
 
 pub(crate) const TIMEDOUT: Errno = Errno(110);
 const MS: u64 = 1_000_000;
 
 pub(crate) struct Listener {
-    pub(crate) process: ProcessId,
     pub(crate) host: HostId,
     pub(crate) address: SocketAddr,
     /// Connections nobody has accepted yet.
@@ -96,6 +95,18 @@ impl State {
         pipe.fin_sent |= fin;
         pipe.wire.push_back(Segment { at, bytes, fin });
         self.schedule(at, Event::Arrive { connection, end });
+        if !self.is_acknowledged(connection, end) {
+            let delay = self.user_timeout;
+            self.after(delay, Event::TimeOut { connection, end, surely: false });
+        }
+    }
+
+    /// Whether nothing that `end` sent waits behind a partition.
+    pub(crate) fn is_acknowledged(&self, connection: u64, end: usize) -> bool {
+        let Some((from, to)) = self.hosts_from(connection, end) else { return true };
+        let open = &self.network.connections[&connection];
+        let passes = self.passes(from, to) && self.passes(to, from);
+        passes || open.pipes[end].held == 0 || open.ends[end].error.is_some()
     }
 
     /// Lets arrive what `end` sent and what is due.
@@ -302,6 +313,12 @@ impl State {
             return;
         }
         for connection in self.connections_between(from, to) {
+            for end in 0..2 {
+                if !self.is_acknowledged(connection, end) {
+                    let delay = self.user_timeout;
+                    self.after(delay, Event::TimeOut { connection, end, surely: false });
+                }
+            }
             if self.strikes(FaultKind::PartitionBreak) {
                 let delay = self.random.between(200 * MS, 15_000 * MS);
                 let end = self.random.index(2);

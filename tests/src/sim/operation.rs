@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use palisade_netio::{Errno, Handle, Nanos, Op, Pool, Run, Token};
+use palisade_netio::{Errno, Handle, Nanos, Op, Payload, Pool, Run, Token};
 
 use super::fault::FaultKind;
 use super::state::{Departure, RingId, State};
@@ -26,6 +26,8 @@ pub(crate) struct Operation {
     /// Its last completion is on the way.
     pub(crate) ended: bool,
     pub(crate) last_post: Nanos,
+    /// Handles that were opened for it and that nobody was told of yet.
+    pub(crate) untold: Vec<Handle>,
 }
 
 impl Operation {
@@ -50,6 +52,7 @@ impl Operation {
             works: false,
             ended: false,
             last_post: Nanos(0),
+            untold: Vec::new(),
         }
     }
 
@@ -93,6 +96,16 @@ pub(crate) fn runs_read(op: &Op) -> &[Run] {
 pub(crate) fn run_filled(op: &Op) -> Option<Run> {
     match op {
         Op::Read { run, .. } | Op::Receive { run, .. } => Some(*run),
+        _ => None,
+    }
+}
+
+/// The handle that a completion brings.
+pub(crate) fn handle_in(payload: &Payload) -> Option<Handle> {
+    match *payload {
+        Payload::Handle(handle) | Payload::Accepted(handle, _) | Payload::Listening(handle, _) => {
+            Some(handle)
+        }
         _ => None,
     }
 }
@@ -188,13 +201,9 @@ impl State {
     fn start_close(&mut self, id: u64, handle: Handle) {
         let process = self.process_of(id);
         // An operation in flight keeps what the handle led to, as in a kernel.
-        match self.process_mut(process).handles.remove(&handle.raw()) {
-            Some(object) => {
-                self.release_object(object, Departure::Close);
-                self.finish_soon(id, Ok(0));
-            }
-            None => self.finish_soon(id, Err(BADF)),
-        }
+        let result =
+            if self.close_handle(process, handle, Departure::Close) { Ok(0) } else { Err(BADF) };
+        self.finish_soon(id, result);
     }
 
     fn start_cancel(&mut self, id: u64, target: Token) {

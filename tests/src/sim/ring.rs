@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use palisade_netio::{Completion, Nanos, Op, Pool, Quotas, Ring, Token, Wait, Wake};
 
 use super::event::Step;
-use super::operation::{Operation, run_filled};
+use super::operation::{Operation, handle_in, run_filled};
 use super::state::{Departure, ProcessId, RingId};
 use super::universe::Universe;
 
@@ -106,6 +106,11 @@ impl VirtualRing {
                 (result, more, payload, copied, fill)
             }
         };
+        if let (Some(handle), Some(operation)) =
+            (handle_in(&payload), state.operations.get_mut(&id))
+        {
+            operation.untold.retain(|&other| other != handle);
+        }
         let mut content = 0;
         if let (Some(bytes), Some(run)) = (&fill, filled) {
             pool.fill(run, bytes);

@@ -50,7 +50,7 @@ impl State {
         self.finish_soon(id, Err(Errno::CANCELED));
     }
 
-    fn socket_of(&self, operation: &Operation) -> Option<(u64, usize)> {
+    pub(crate) fn socket_of(&self, operation: &Operation) -> Option<(u64, usize)> {
         match self.objects[&operation.object?].kind {
             ObjectKind::Socket { connection, end } => Some((connection, end)),
             _ => None,
@@ -93,15 +93,10 @@ impl State {
         if address.port() == 0 {
             address.set_port(self.free_port(host));
         }
-        // Shards of one process share a port.
         let clashes = |open: &Listener| {
-            let same_ip = open.address.ip() == ip
-                || open.address.ip().is_unspecified()
-                || ip.is_unspecified();
-            open.host == host
-                && open.process != process
-                && same_ip
-                && open.address.port() == address.port()
+            let other = open.address.ip();
+            let same_ip = other == ip || other.is_unspecified() || ip.is_unspecified();
+            open.host == host && same_ip && open.address.port() == address.port()
         };
         if self.network.listeners.values().any(clashes) {
             return self.finish_soon(id, Err(ADDRINUSE));
@@ -110,7 +105,6 @@ impl State {
         self.network.listeners.insert(
             listener,
             Listener {
-                process,
                 host,
                 address,
                 backlog: Default::default(),
@@ -156,7 +150,12 @@ impl State {
             }
             let id = open.accepts[self.random.index(open.accepts.len())];
             let connection = open.backlog.pop_front().expect("not empty");
-            let address = self.network.connections[&connection].ends[0].address;
+            let open = &self.network.connections[&connection];
+            // The far end of a connection that broke before it was accepted is unknown.
+            let address = match open.ends[1].error {
+                Some(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+                None => open.ends[0].address,
+            };
             let process = self.process_of(id);
             let handle = self.open_handle(process, ObjectKind::Socket { connection, end: 1 });
             let step = Step::Done {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use palisade_netio::{Errno, Handle, Nanos, Payload, Token};
+use palisade_netio::{Errno, Handle, Nanos, Op, Payload, Token};
 
 use super::clock::{START, WallClock};
 use super::disk::Disk;
@@ -13,11 +13,16 @@ use super::event::{Event, Step};
 use super::fault::{FaultKind, Faults};
 use super::latency::{Latencies, Latency};
 use super::network::Network;
-use super::operation::Operation;
+use super::operation::{Operation, handle_in};
 use super::random::Random;
 use super::ring::Bell;
 use super::trace::Trace;
 use super::tree::Inode;
+
+/// `TCP_USER_TIMEOUT` of every socket, at first.
+const USER_TIMEOUT_NS: u64 = 5_000_000_000;
+/// How often a zero-copy send looks whether a partition still holds its bytes.
+const HELD_NS: u64 = 50_000_000;
 
 /// Names a host: a machine with one directory tree and one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,6 +92,8 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     pub(crate) latencies: Latencies,
     pub(crate) alignment: u32,
+    /// How long sent bytes may stay unacknowledged before their connection breaks.
+    pub(crate) user_timeout: u64,
     pub(crate) hosts: Vec<Host>,
     pub(crate) processes: Vec<Process>,
     pub(crate) rings: Vec<RingState>,
@@ -107,6 +114,7 @@ impl State {
             faults: Faults::new(),
             latencies: Latencies::default(),
             alignment: 4096,
+            user_timeout: USER_TIMEOUT_NS,
             hosts: Vec::new(),
             processes: Vec::new(),
             rings: Vec::new(),
@@ -198,6 +206,9 @@ impl State {
         let at = self.now.after(ns).max(operation.last_post);
         operation.last_post = at;
         operation.ended |= !matches!(step, Step::Done { more: true, .. });
+        if let Step::Done { payload, .. } = &step {
+            operation.untold.extend(handle_in(payload));
+        }
         self.schedule(at, Event::Post { operation: id, step });
     }
 
@@ -273,7 +284,36 @@ impl State {
                 return self.schedule(until, Event::Post { operation: id, step });
             }
         }
+        if let Step::Done { more: false, .. } = step
+            && self.holds_slots(id)
+        {
+            return self.after(HELD_NS, Event::Post { operation: id, step });
+        }
         self.ring_mut(ring).ready.push((id, step));
+    }
+
+    /// Whether the kernel may have to send the slots of a zero-copy send once more.
+    fn holds_slots(&self, id: u64) -> bool {
+        let operation = &self.operations[&id];
+        if !matches!(*operation.op, Op::Send { zero_copy: true, .. }) {
+            return false;
+        }
+        let socket = self.socket_of(operation);
+        socket.is_some_and(|(connection, end)| !self.is_acknowledged(connection, end))
+    }
+
+    /// Closes a handle; false when it is none.
+    pub(crate) fn close_handle(
+        &mut self,
+        process: ProcessId,
+        handle: Handle,
+        departure: Departure,
+    ) -> bool {
+        let object = self.process_mut(process).handles.remove(&handle.raw());
+        if let Some(object) = object {
+            self.release_object(object, departure);
+        }
+        object.is_some()
     }
 
     /// Opens a handle of `process` to a new object.

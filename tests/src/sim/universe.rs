@@ -123,6 +123,25 @@ impl Universe {
         self.state().faults.plan = plan;
     }
 
+    /// Ends every disturbance: no faults by chance, no partition, no stall, no slow disk, no
+    /// narrow or slow link. What is broken stays broken. For the end of a run, when everything
+    /// must come good.
+    pub fn calm(&self) {
+        self.set_faults(FaultPlan::none());
+        self.heal_all();
+        let mut state = self.state();
+        state.network.bandwidths.clear();
+        state.network.links.clear();
+        for host in &mut state.hosts {
+            host.disk.stalled_until = Nanos(0);
+            host.disk.slowness = 1;
+            host.disk.disarm();
+        }
+        for process in &mut state.processes {
+            process.paused_until = Nanos(0);
+        }
+    }
+
     /// How often each kind of fault has struck.
     pub fn fault_counts(&self) -> BTreeMap<FaultKind, u64> {
         self.state().faults.counts()
@@ -369,6 +388,12 @@ impl Universe {
         while let Some(&(from, to)) = state.network.blocked.first() {
             state.unblock(from, to);
         }
+    }
+
+    /// Sets after how many nanoseconds behind a partition sent bytes break their connection
+    /// (`TCP_USER_TIMEOUT`; 5 s at first).
+    pub fn set_user_timeout(&self, ns: u64) {
+        self.state().user_timeout = ns;
     }
 
     /// Whether bytes pass from `from` to `to`.

@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use palisade_netio::{Errno, Handle, Nanos, Op, Payload, Ring, Run, Token};
+use palisade_netio::{Errno, Handle, Nanos, Op, OpenHow, Payload, Ring, Run, Token};
 use palisade_tests::sim::{FaultKind, FaultPlan, SOCKET_BYTES_MAX, Universe};
 
 use crate::rig::{PAGE, Rig, pair, until};
@@ -107,7 +107,7 @@ fn a_partition_one_way_holds_bytes_one_way_until_it_heals() {
     assert_eq!(completes(&universe, 5, rigs, 1, reply).unwrap().result, Ok(7));
     let end = completes(&universe, 5, rigs, 0, back).unwrap();
     assert_eq!(rigs[0].received(&end, back_slot), b"through");
-    assert_eq!(completes(&universe, 5, rigs, 1, receive), None);
+    assert_eq!(completes(&universe, 3, rigs, 1, receive), None);
     universe.heal(rigs[0].host, rigs[1].host);
     let end = completes(&universe, 5, rigs, 1, receive).unwrap();
     assert_eq!(rigs[1].received(&end, slot), b"held");
@@ -334,6 +334,74 @@ fn a_slot_changed_under_a_zero_copy_send_is_caught() {
     assert!(client.wait(send).more);
     client.corrupt_in_flight(Run { slot, at: 0, len: PAGE as u32 });
     client.wait(send);
+}
+
+#[test]
+fn bytes_behind_a_partition_break_their_connection_in_the_end() {
+    let (universe, mut client, near, server, _) = pair(1);
+    universe.partition(client.host, server.host, true);
+    let start = universe.now();
+    let (send, _) = client.start_send(near, &[7; PAGE], true);
+    assert!(client.wait(send).more);
+    let (receive, _) = client.start_receive(near, 100);
+    let rigs = &mut [&mut client];
+    let broken = completes(&universe, 30, rigs, 0, receive).unwrap();
+    assert_eq!(broken.result, Err(Errno(110)));
+    assert!(universe.now().since(start) >= 5 * SECOND);
+    assert!(!completes(&universe, 1, rigs, 0, send).unwrap().more, "the slot came back then");
+}
+
+#[test]
+fn a_zero_copy_slot_stays_pinned_behind_a_partition() {
+    let (universe, mut client, near, server, _) = pair(1);
+    universe.partition(server.host, client.host, true);
+    let (send, _) = client.start_send(near, &[7; PAGE], true);
+    assert!(client.wait(send).more);
+    let rigs = &mut [&mut client];
+    assert_eq!(completes(&universe, 4, rigs, 0, send), None);
+    universe.heal_all();
+    assert!(completes(&universe, 1, rigs, 0, send).is_some_and(|end| !end.more));
+}
+
+#[test]
+fn a_port_is_taken_once() {
+    let mut rig = Rig::new(1);
+    let (listener, addr) = rig.listen(0);
+    assert_eq!(rig.run(Op::Listen { addr }).result, Err(Errno(98)));
+    rig.run(Op::Close { handle: listener }).result.unwrap();
+    rig.run(Op::Listen { addr }).result.unwrap();
+}
+
+#[test]
+fn a_dropped_ring_leaves_no_handle_that_nobody_knows() {
+    for seed in 0..32 {
+        let mut rig = Rig::new(seed);
+        let (_, addr) = rig.listen(0);
+        for turn in 0..8 {
+            let path = format!("/data/{turn}").into();
+            rig.submit(Op::Open { path, how: OpenHow::CreateNew });
+            rig.submit(Op::Connect { addr });
+        }
+        rig.poll();
+        rig.universe.advance_to(rig.universe.now().after(seed * 10_000));
+        let Rig { universe, process, ring, .. } = rig;
+        drop(ring);
+        assert_eq!(universe.open_handles(process), 1, "the listener, which was told of");
+    }
+}
+
+#[test]
+fn calm_ends_every_disturbance() {
+    let (universe, mut client, near, mut server, far) = pair(1);
+    universe.partition(client.host, server.host, false);
+    universe.stall(server.host, universe.now().after(1000 * SECOND));
+    universe.set_bandwidth(client.host, server.host, Some(1));
+    universe.calm();
+    let rigs = &mut [&mut client, &mut server];
+    assert_eq!(transfer(&universe, rigs, [near, far], b"well", false), b"well");
+    let before = universe.now();
+    rigs[1].open("/f", OpenHow::CreateNew);
+    assert!(universe.now().since(before) < SECOND);
 }
 
 #[test]
