@@ -19,7 +19,7 @@ pub(crate) struct Segment {
 #[derive(Default)]
 pub(crate) struct Pipe {
     pub(crate) wire: VecDeque<Segment>,
-    pub(crate) arrived: VecDeque<u8>,
+    pub(crate) arrived: Vec<u8>,
     /// Bytes on the wire, arrived and not acknowledged.
     pub(crate) held: usize,
     /// Bytes taken by the receiver whose acknowledgement a partition holds up.

@@ -7,6 +7,7 @@ use super::random::Random;
 
 pub(crate) const PAGE: u64 = 4096;
 const SECTOR: u64 = SECTOR_BYTES as u64;
+static ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
 
 /// A page of the medium. Zeroes take no memory: segments are prepared by writing zeroes.
 enum Page {
@@ -23,7 +24,7 @@ pub(crate) enum Data {
 
 impl Data {
     pub(crate) fn new(bytes: Vec<u8>) -> Data {
-        if bytes.iter().all(|&byte| byte == 0) {
+        if bytes.chunks(ZEROES.len()).all(|part| part == &ZEROES[..part.len()]) {
             return Data::Zero(bytes.len() as u64);
         }
         Data::Bytes(bytes)

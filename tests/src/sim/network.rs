@@ -127,7 +127,7 @@ impl State {
             bytes_in += segment.bytes.len();
             fin_in |= segment.fin;
             if peer_reads {
-                pipe.arrived.extend(segment.bytes);
+                pipe.arrived.extend_from_slice(&segment.bytes);
                 pipe.fin_arrived |= segment.fin;
             } else {
                 pipe.held -= segment.bytes.len();
@@ -187,7 +187,8 @@ impl State {
         if cut && len > 1 {
             len = self.random.between(1, len as u64 - 1) as usize;
         }
-        let bytes: Vec<u8> = pipe.arrived.drain(..len).collect();
+        let rest = pipe.arrived.split_off(len);
+        let bytes = std::mem::replace(&mut pipe.arrived, rest);
         if acknowledged {
             pipe.held -= len;
         } else {

@@ -98,7 +98,6 @@ impl VirtualRing {
         let (token, filled) = (operation.token, run_filled(&operation.op));
         let (result, more, payload, copied, fill) = match step {
             Step::Work => {
-                operation.check_unchanged(pool);
                 let outcome = state.finish_file(id);
                 (outcome.result, false, outcome.payload, false, outcome.fill)
             }

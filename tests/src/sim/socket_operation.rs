@@ -259,7 +259,8 @@ impl State {
             len = self.random.between(1, len as u64 - 1) as usize;
         }
         let snapshot = &self.operations[&id].snapshot;
-        let bytes: Vec<u8> = prefix.iter().chain(snapshot).take(len).copied().collect();
+        let mut bytes = [&prefix[..], snapshot].concat();
+        bytes.truncate(len);
         self.put_on_wire(connection, end, bytes);
         self.finish_send(id, Ok(len as u32));
     }

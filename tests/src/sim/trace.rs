@@ -62,10 +62,5 @@ fn mix(hash: u64, value: u64) -> u64 {
 
 /// A fast hash of bytes, for traces and comparisons within one run.
 pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
-    let mut words = bytes.chunks_exact(8);
-    let mut hash = mix(0, bytes.len() as u64);
-    for word in &mut words {
-        hash = mix(hash, u64::from_le_bytes(word.try_into().expect("eight bytes")));
-    }
-    words.remainder().iter().fold(hash, |hash, &byte| mix(hash, u64::from(byte)))
+    mix(bytes.len() as u64, u64::from(crc32c::crc32c(bytes)))
 }
