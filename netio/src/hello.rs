@@ -17,6 +17,8 @@ pub const KIND_HELLO: u16 = 1;
 pub const KIND_WELCOME: u16 = 2;
 /// Frame kind of a [`Refusal`].
 pub const KIND_REFUSED: u16 = 3;
+/// As a target cluster: whichever answers. Not for peers.
+pub const ANY_CLUSTER: u32 = 0;
 /// As a target node of a client or reader: whichever node answers. As a target shard: any.
 pub const ANY_NODE: u32 = 0;
 /// As a target shard: whichever the node chooses.
@@ -324,7 +326,10 @@ impl Hello {
     pub fn check(&self, expect: &Expect) -> Result<(), Refusal> {
         use RefusalCode as Code;
         differs(Code::Version, "protocol version", self.version, PROTOCOL_VERSION)?;
-        differs(Code::Cluster, "target cluster", self.target.cluster, expect.cluster)?;
+        let any_cluster = !self.class.is_peer() && self.target.cluster == ANY_CLUSTER;
+        if !any_cluster {
+            differs(Code::Cluster, "target cluster", self.target.cluster, expect.cluster)?;
+        }
         let any_node = !self.class.is_peer() && self.target.node == ANY_NODE;
         if !any_node {
             differs(Code::Node, "target node", self.target.node, expect.node)?;
@@ -376,7 +381,10 @@ impl Welcome {
     pub fn check(&self, hello: &Hello) -> Result<(), Refusal> {
         use RefusalCode as Code;
         differs(Code::Version, "protocol version", self.version, PROTOCOL_VERSION)?;
-        differs(Code::Cluster, "answering cluster", self.from.cluster, hello.target.cluster)?;
+        if hello.class.is_peer() || hello.target.cluster != ANY_CLUSTER {
+            let wanted = hello.target.cluster;
+            differs(Code::Cluster, "answering cluster", self.from.cluster, wanted)?;
+        }
         if hello.target.node != ANY_NODE {
             differs(Code::Node, "answering node", self.from.node, hello.target.node)?;
         }

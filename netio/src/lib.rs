@@ -80,8 +80,8 @@ pub use frame::{
     BODY_UNCHECKED, FRAME_MAGIC, FRAME_VERSION, FrameError, FrameHead, FrameLimits, KIND_USER_MIN,
 };
 pub use hello::{
-    ANY_NODE, ANY_SHARD, Class, Expect, Hello, Identity, KIND_HELLO, KIND_REFUSED, KIND_WELCOME,
-    PROTOCOL_VERSION, Refusal, RefusalCode, Target, Welcome,
+    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, Expect, Hello, Identity, KIND_HELLO, KIND_REFUSED,
+    KIND_WELCOME, PROTOCOL_VERSION, Refusal, RefusalCode, Target, Welcome,
 };
 pub use link::{
     DownReason, Frame, Framing, Full, Link, LinkEvent, Outgoing, ZeroCopy, ZeroCopyMode,

@@ -77,11 +77,15 @@ impl<R: Ring> Shard<R> {
 
     fn hand_over(&mut self, running: Running, found: &[Found]) {
         let Running { mut job, slot, .. } = running;
+        let limit = match &job.destination {
+            Destination::Forward { max_bytes, .. } => READ_BYTES_MAX.min(*max_bytes as usize),
+            _ => READ_BYTES_MAX,
+        };
         let mut bytes = 0;
         let fits = |f: &&Found| {
             let first = bytes == 0;
             bytes += f.meta.len as usize + palisade_wal::RECORD_HEADER_BYTES;
-            first || bytes <= READ_BYTES_MAX
+            first || bytes <= limit
         };
         let count = found.iter().take_while(fits).count();
         let found = &found[..count];

@@ -1,28 +1,293 @@
-//! The receiving side on a standby's shard.
+//! The receiving side of transfer on a standby: what the receiver hands out is imported through
+//! this cluster's own replicas, at the same LSN and SCN.
 
-use palisade_netio::{Frame, Identity, Nanos, Ring};
-use palisade_wal::Lsn;
+use std::collections::VecDeque;
+use std::ops::Range;
 
+use palisade_netio::{
+    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, Frame, HEAD_BYTES, Identity, Nanos, Outgoing, Purpose,
+    Ring, Run, SlotId, Target,
+};
+use palisade_wal::{
+    Body, BodyBuilder, Boundary, GroupHeader, Kind, Lsn, RecordMeta, check_headers_only,
+};
+use zerocopy::FromBytes;
+
+use crate::forward::wire::{FromForwarder, FromReader, KIND_CHUNK};
+use crate::paxos::GroupMark;
 use crate::shard::Shard;
+use crate::shard::ledger::group_items;
+use crate::shard::net::Duty;
 use crate::status::UpstreamStatus;
+use crate::stream::catalogue::SYSTEM_STREAM;
+use crate::transfer::{Output, Receiver, ReceiverLimits};
 
+/// A copied part of a chunk that waits for its place in the log.
+struct Incoming {
+    stream: u64,
+    slot: SlotId,
+    body: Body,
+}
+
+/// Imports of a shard. Empty on a primary.
 #[derive(Default)]
-pub(crate) struct Imports {}
+pub(crate) struct Imports {
+    receiver: Option<Receiver>,
+    conn: Option<u32>,
+    peer: Option<Identity>,
+    outputs: Vec<Output>,
+    /// Bounded by the credit that the receiver gives.
+    waiting: VecDeque<Incoming>,
+}
 
 impl<R: Ring> Shard<R> {
-    pub(crate) fn start_import(&mut self, _stream: u64) {}
-    pub(crate) fn stop_import(&mut self, _stream: u64) {}
-    pub(crate) fn on_import_committed(&mut self, _stream: u64, _upto: Lsn) {}
-    pub(crate) fn on_upstream_link(&mut self, _conn: u32, _peer: Option<Identity>) {}
-    pub(crate) fn on_upstream_frame(&mut self, _conn: u32, _frame: &Frame) {}
-    pub(crate) fn run_imports(&mut self) {}
+    /// This node leads a stream of a standby: it fetches the stream.
+    pub(crate) fn start_import(&mut self, stream: u64) {
+        if stream == SYSTEM_STREAM || self.config.upstream.is_empty() {
+            return;
+        }
+        if self.imports.receiver.is_none() {
+            let (endpoints, seed) = (self.config.upstream.len(), self.io.ring.random());
+            let receiver = Receiver::new(ReceiverLimits::default(), endpoints, seed);
+            self.imports.receiver = Some(receiver);
+        }
+        let position = self.streams[&stream].replica.log().end();
+        let now = self.io.now;
+        self.with_receiver(|receiver, out| receiver.on_leading(stream, position, now, out));
+    }
+
+    /// This node does not lead the stream any more.
+    pub(crate) fn stop_import(&mut self, stream: u64) {
+        self.forget_waiting(stream);
+        self.with_receiver(|receiver, out| receiver.on_not_leading(stream, out));
+    }
+
+    fn forget_waiting(&mut self, stream: u64) {
+        let waiting = std::mem::take(&mut self.imports.waiting);
+        for incoming in waiting {
+            if incoming.stream == stream {
+                self.io.pool.release(incoming.slot);
+            } else {
+                self.imports.waiting.push_back(incoming);
+            }
+        }
+    }
+
+    /// Something was dropped: fetch again from the end of the log.
+    fn restart_import(&mut self, stream: u64) {
+        self.stop_import(stream);
+        if self.streams.get(&stream).is_some_and(|state| state.leading) {
+            self.start_import(stream);
+        }
+    }
+
+    pub(crate) fn on_import_committed(&mut self, stream: u64, upto: Lsn) {
+        self.with_receiver(|receiver, out| receiver.on_imported(stream, upto, out));
+    }
+
+    fn with_receiver(&mut self, input: impl FnOnce(&mut Receiver, &mut Vec<Output>)) {
+        if let Some(receiver) = &mut self.imports.receiver {
+            input(receiver, &mut self.imports.outputs);
+        }
+    }
+
+    /// The link to the upstream is up (with whom), or down.
+    pub(crate) fn on_upstream_link(&mut self, conn: u32, peer: Option<Identity>) {
+        if self.imports.conn != Some(conn) {
+            return;
+        }
+        let now = self.io.now;
+        self.imports.peer = peer;
+        if peer.is_some() {
+            return self.with_receiver(|receiver, out| receiver.on_link_up(now, out));
+        }
+        self.hang_up();
+        self.with_receiver(|receiver, out| receiver.on_link_down(now, out));
+    }
+
+    fn hang_up(&mut self) {
+        self.imports.peer = None;
+        if let Some(conn) = self.imports.conn.take() {
+            let io = &mut self.io;
+            self.net.close(&mut io.ring, &mut io.pool, conn);
+        }
+    }
+
+    /// The upstream sent something.
+    pub(crate) fn on_upstream_frame(&mut self, conn: u32, frame: &Frame) {
+        if self.imports.conn != Some(conn) {
+            return;
+        }
+        let run = if frame.head.kind == KIND_CHUNK { frame.prefix } else { frame.body };
+        let bytes = self.io.pool.bytes(frame.slot);
+        let said = FromForwarder::parse(&frame.head, part(bytes, run));
+        let now = self.io.now;
+        let (receiver, out) = (self.imports.receiver.as_mut(), &mut self.imports.outputs);
+        let Some(receiver) = receiver else { return };
+        match said {
+            Ok(FromForwarder::Chunk(head)) => {
+                receiver.on_chunk(&head, part(bytes, frame.body), now, out);
+                self.take_outputs(Some((frame, head.headers_crc)));
+            }
+            Ok(FromForwarder::End(end)) => receiver.on_end(&end, now, out),
+            Ok(FromForwarder::Status(status)) => receiver.on_status(&status, now, out),
+            Ok(FromForwarder::Beat(beat)) => receiver.on_beat(beat.role_epoch, now),
+            Err(_) => {
+                self.hang_up();
+                self.with_receiver(|receiver, out| receiver.on_link_down(now, out));
+            }
+        }
+    }
+
+    /// Moves imports along, once a turn.
+    pub(crate) fn run_imports(&mut self) {
+        let now = self.io.now;
+        self.with_receiver(|receiver, out| receiver.on_time(now, out));
+        self.take_outputs(None);
+        self.log_waiting();
+    }
+
     pub(crate) fn next_import(&self) -> Option<Nanos> {
-        None
+        self.imports.receiver.as_ref().and_then(Receiver::next_time)
     }
-    pub(crate) fn import_state(&self, _stream: u64) -> Option<(String, String, String)> {
-        None
+
+    fn take_outputs(&mut self, frame: Option<(&Frame, u32)>) {
+        let mut again = Vec::new();
+        for output in std::mem::take(&mut self.imports.outputs) {
+            match output {
+                Output::Dial { endpoint } => self.dial_upstream(endpoint),
+                Output::Hangup => self.hang_up(),
+                Output::Fetch(fetch) => self.say_upstream(FromReader::Fetch(fetch)),
+                Output::Credit { stream, bytes } => {
+                    self.say_upstream(FromReader::Credit { stream, bytes });
+                }
+                Output::Stop { stream } => self.say_upstream(FromReader::Stop { stream }),
+                Output::Import { stream, range, .. } => {
+                    let (frame, crc) = frame.expect("only a chunk is imported");
+                    if !self.copy_chunk(stream, frame, crc, range) {
+                        again.push(stream);
+                    }
+                }
+                Output::Skip { .. } | Output::State { .. } => {}
+            }
+        }
+        again.into_iter().for_each(|stream| self.restart_import(stream));
     }
-    pub(crate) fn import_upstream(&self, _stream: u64) -> Option<UpstreamStatus> {
-        None
+
+    fn dial_upstream(&mut self, endpoint: usize) {
+        self.hang_up();
+        let addr = self.config.upstream[endpoint];
+        let target = Target { cluster: ANY_CLUSTER, node: ANY_NODE, shard: ANY_SHARD };
+        let now = self.io.now;
+        let io = &mut self.io;
+        let (ring, pool) = (&mut io.ring, &mut io.pool);
+        let conn = self.net.dial(ring, pool, now, addr, target, Class::Reader, Duty::Upstream);
+        self.imports.conn = Some(conn);
     }
+
+    fn say_upstream(&mut self, frame: FromReader) {
+        let conn = self.imports.conn.and_then(|id| self.net.conns.get_mut(&id));
+        let Some(conn) = conn else { return };
+        let io = &mut self.io;
+        if conn.link.send(&mut io.ring, &mut io.pool, Outgoing::inline(frame.encode())).is_err() {
+            // A lost request would never be answered: start over on a new connection.
+            conn.link.close(&mut io.ring, &mut io.pool);
+        }
+    }
+
+    /// Copies whole records of a chunk into a slot of their own, under this leader's ballot.
+    /// False when there is no memory now.
+    fn copy_chunk(&mut self, stream: u64, frame: &Frame, crc: u32, range: Range<usize>) -> bool {
+        let Some(state) = self.streams.get(&stream) else { return false };
+        let Ok(position) = state.replica.import_position() else { return false };
+        let bytes = HEAD_BYTES + range.len();
+        let Some(copy) = self.io.pool.take(Purpose::Write, bytes) else { return false };
+        let (from, to) = self.io.pool.pair(frame.slot, copy);
+        let chunk = part(from, frame.body);
+        let metas = check_headers_only(chunk, crc).expect("the receiver checked the chunk");
+        let mut builder = BodyBuilder::new(&mut to[HEAD_BYTES..]);
+        for meta in metas.iter().filter(|meta| range.contains(&(meta.at as usize))) {
+            let pushed = builder.push_raw_group(&chunk[meta.range()], position.ballot, 0);
+            assert!(pushed.is_ok(), "a checked group fits a slot of its size: {pushed:?}");
+        }
+        let body = builder.finish();
+        self.imports.waiting.push_back(Incoming { stream, slot: copy, body });
+        true
+    }
+
+    fn log_waiting(&mut self) {
+        while let Some(incoming) = self.imports.waiting.front() {
+            let len = incoming.body.len as usize;
+            if !self.flush_own() || !self.ledger.has_room(len) {
+                return;
+            }
+            let incoming = self.imports.waiting.pop_front().expect("it is the front");
+            let stream = incoming.stream;
+            let slot = incoming.slot;
+            if let Err(incoming) = self.log_incoming(incoming) {
+                let busy = self.streams.get(&stream).is_some_and(|state| state.leading);
+                if busy && self.continues_log(&incoming) {
+                    // The window is full; what is committed next opens it.
+                    self.imports.waiting.push_front(incoming);
+                    return;
+                }
+                self.io.pool.release(slot);
+                self.restart_import(stream);
+            }
+        }
+    }
+
+    fn continues_log(&self, incoming: &Incoming) -> bool {
+        let end = self.streams[&incoming.stream].replica.log().end();
+        first_group(self.io.pool.bytes(incoming.slot), &incoming.body)
+            .is_some_and(|group| group.lsn() == end.lsn && group.follows(end.chain))
+    }
+
+    fn log_incoming(&mut self, incoming: Incoming) -> Result<(), Incoming> {
+        let Some(state) = self.streams.get(&incoming.stream) else { return Err(incoming) };
+        let Ok(position) = state.replica.import_position() else { return Err(incoming) };
+        let ballot = incoming.body.metas[0].ballot;
+        if ballot != position.ballot || !self.continues_log(&incoming) {
+            return Err(incoming);
+        }
+        let Incoming { stream, slot, body } = incoming;
+        let run = Run { slot, at: HEAD_BYTES as u32, len: body.len };
+        let (metas, crc): (Vec<RecordMeta>, u32) = (body.metas.clone(), body.headers_crc);
+        self.io.pool.retain(slot);
+        let place = self.ledger.append(&mut self.io.pool, slot, body, group_items(&metas));
+        for meta in &metas {
+            assert!(meta.kind == Kind::Group && meta.stream == stream);
+            self.note_logged(slot, meta);
+            let end = Boundary { lsn: meta.end, chain: meta.chain };
+            let mark = GroupMark { start: meta.lsn, end, scn: meta.scn, place };
+            let now = self.io.now;
+            self.state(stream).replica.on_proposed(mark, now);
+        }
+        self.touch(stream);
+        self.send_batch(run, crc, &metas);
+        self.io.pool.release(slot);
+        Ok(())
+    }
+
+    /// State, reason and action of a stream's transfer, for status.
+    pub(crate) fn import_state(&self, stream: u64) -> Option<(String, String, String)> {
+        let report = self.imports.receiver.as_ref()?.report(stream)?;
+        let (name, action) = (report.state.name(), report.state.action());
+        Some((name.to_string(), report.reason, action.to_string()))
+    }
+
+    /// Where a stream comes from, for status.
+    pub(crate) fn import_upstream(&self, stream: u64) -> Option<UpstreamStatus> {
+        self.imports.receiver.as_ref()?.report(stream)?;
+        self.imports.peer.map(|peer| UpstreamStatus { cluster: peer.cluster, node: peer.node })
+    }
+}
+
+fn part(bytes: &[u8], run: Run) -> &[u8] {
+    &bytes[run.at as usize..(run.at + run.len) as usize]
+}
+
+fn first_group(slot: &[u8], body: &Body) -> Option<GroupHeader> {
+    let at = HEAD_BYTES + body.metas.first()?.range().start;
+    GroupHeader::read_from_prefix(&slot[at..]).ok().map(|(group, _)| group)
 }

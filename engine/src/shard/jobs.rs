@@ -110,10 +110,6 @@ impl Jobs {
             }
         }
     }
-
-    pub(crate) fn in_flight(&self) -> usize {
-        self.running.len() + self.opening.len()
-    }
 }
 
 impl<R: Ring> Shard<R> {

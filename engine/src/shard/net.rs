@@ -44,7 +44,6 @@ pub(crate) struct Conn {
 /// The same shard of another node of the cluster.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) addr: SocketAddr,
     control: Option<u32>,
     bulk: Option<u32>,
     pub(crate) key: Option<NodeKey>,
@@ -103,7 +102,6 @@ impl Net {
     ) {
         assert!(node != self.me.node && !self.peers.contains_key(&node));
         let mut peer = Peer {
-            addr,
             control: None,
             bulk: None,
             key: None,
