@@ -179,12 +179,7 @@ impl Node {
         (sides, shared)
     }
 
-    fn spawn(
-        &mut self,
-        shard: u16,
-        shared: Shared,
-        ready: SyncSender<Ready>,
-    ) -> Result<(), Error> {
+    fn spawn(&mut self, shard: u16, shared: Shared, ready: SyncSender<Ready>) -> Result<(), Error> {
         let port = Arc::new(ShardPort::new());
         self.ports.push(port.clone());
         let config = shard_config(&self.config, shard);

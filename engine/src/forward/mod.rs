@@ -18,8 +18,8 @@ pub mod tail;
 pub(crate) mod testlog;
 pub mod wire;
 
-pub use limits::EXTENTS_MAX;
 pub use driver::{ForwardError, Forwarder, ForwarderConfig, ForwarderHandle};
+pub use limits::EXTENTS_MAX;
 pub use queue::{
     ForwardEvent, ForwardPort, ForwarderSide, Lease, LocateRequest, Located, Recent, Reply,
     SealedExtent, Socket, port,
