@@ -1,6 +1,6 @@
 //! A log stream as its embedder sees it, and the queue to the shard that owns it.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -44,12 +44,32 @@ pub struct Record {
 
 /// What one read brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ReadPart {
-    pub(crate) records: Vec<Record>,
+pub struct ReadPart {
+    /// Committed records, in order.
+    pub records: Vec<Record>,
     /// Where to go on.
-    pub(crate) next: Lsn,
+    pub next: Lsn,
     /// The committed end when it was answered.
-    pub(crate) committed: Lsn,
+    pub committed: Lsn,
+}
+
+/// An answer of a shard that its asker polls.
+#[derive(Debug)]
+pub struct Answer<T>(Receiver<Result<T, Error>>);
+
+impl<T> Answer<T> {
+    /// The answer, if it is there. It is given out once.
+    ///
+    /// # Errors
+    /// In the option: what the shard says, or [`ErrorKind::Shutdown`] when it stopped before it
+    /// answered.
+    pub fn try_take(&self) -> Option<Result<T, Error>> {
+        match self.0.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Err(gone())),
+        }
+    }
 }
 
 /// What an embedder asks of a shard.
@@ -61,14 +81,39 @@ pub(crate) enum Command {
 }
 
 /// The way from any thread to one shard: a bounded queue and a doorbell.
-pub(crate) struct ShardPort {
+pub struct ShardPort {
     queue: ArrayQueue<Command>,
     waker: OnceLock<Arc<dyn Wake>>,
 }
 
+impl Default for ShardPort {
+    fn default() -> ShardPort {
+        ShardPort::new()
+    }
+}
+
 impl ShardPort {
-    pub(crate) fn new() -> ShardPort {
+    /// A port that its shard takes at [`Shard::new`](crate::shard::Shard::new).
+    pub fn new() -> ShardPort {
         ShardPort { queue: ArrayQueue::new(COMMANDS_MAX), waker: OnceLock::new() }
+    }
+
+    /// Asks for committed records of a stream from `from` on: at most 256 KiB, what is committed
+    /// when the shard gets there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when the queue is full.
+    pub fn read(&self, stream: u64, from: Lsn) -> Result<Answer<ReadPart>, Error> {
+        self.request(|reply| Command::Read { stream, from, follow: false, reply })
+    }
+
+    /// Asks for `count` new streams. Only the shard of the catalogue on the node that leads it
+    /// can make them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when the queue is full.
+    pub fn create_streams(&self, count: usize) -> Result<Answer<Vec<u64>>, Error> {
+        self.request(|reply| Command::Create { count, reply })
     }
 
     /// Called once by the shard when its ring is up.
@@ -96,18 +141,28 @@ impl ShardPort {
         self.queue.is_empty()
     }
 
+    fn request<T>(
+        &self,
+        command: impl FnOnce(SyncSender<Result<T, Error>>) -> Command,
+    ) -> Result<Answer<T>, Error> {
+        let (reply, answer) = sync_channel(1);
+        if self.push(command(reply)).is_err() {
+            return Err(Error::new(ErrorKind::Busy, "the shard's queue is full; try again"));
+        }
+        Ok(Answer(answer))
+    }
+
     /// Asks and blocks for the answer.
     pub(crate) fn ask<T>(
         &self,
         command: impl FnOnce(SyncSender<Result<T, Error>>) -> Command,
     ) -> Result<T, Error> {
-        let (reply, answer): (_, Receiver<Result<T, Error>>) = sync_channel(1);
-        if self.push(command(reply)).is_err() {
-            return Err(Error::new(ErrorKind::Busy, "the shard's queue is full; try again"));
-        }
-        let gone = |_| Error::new(ErrorKind::Shutdown, "the shard stopped before it answered");
-        answer.recv().map_err(gone)?
+        self.request(command)?.0.recv().map_err(|_| gone())?
     }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Shutdown, "the shard stopped before it answered")
 }
 
 /// An ordered, independent, replicated log. Cheap to clone; usable from any thread.
@@ -118,7 +173,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(id: u64, port: Arc<ShardPort>) -> Stream {
+    /// A stream behind the port of the shard that owns it.
+    pub fn new(id: u64, port: Arc<ShardPort>) -> Stream {
         Stream { id, port }
     }
 

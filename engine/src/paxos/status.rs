@@ -59,6 +59,24 @@ pub struct Status {
 }
 
 impl Replica {
+    /// What was found broken, if anything was.
+    pub fn halted(&self) -> Option<HaltReason> {
+        self.halted
+    }
+
+    /// The highest promise whose record is known to be durable.
+    pub fn durable_promise(&self) -> Ballot {
+        self.promise_durable
+    }
+
+    /// The ballot under which this replica leads and serves now.
+    pub fn serving(&self) -> Option<Ballot> {
+        match &self.role {
+            Role::Leader(led) if led.serving => Some(led.ballot),
+            _ => None,
+        }
+    }
+
     /// For display.
     pub fn status(&self) -> Status {
         let role = match &self.role {

@@ -60,9 +60,13 @@ pub(crate) struct Booting {
 }
 
 impl<R: Ring> Shard<R> {
-    /// A shard that will read its directory, or make it when `config.format` says so. `turn`
-    /// drives it.
-    pub(crate) fn new(
+    /// A shard that will read its directory, or make it when `config.format` says so.
+    /// [`turn`](Shard::turn) drives it; what it is asked comes through `port`.
+    ///
+    /// # Panics
+    /// When the port or an inbox of the mesh has a shard already, or the configuration is out of
+    /// the bounds of the log.
+    pub fn new(
         config: ShardConfig,
         ring: R,
         pool: Pool,

@@ -1,6 +1,14 @@
 //! A shard: one thread, one ring, one WAL, and the streams it owns.
 //!
 //! Generic over the ring alone: production and simulator run the same code.
+//!
+//! # Driving a shard yourself
+//!
+//! [`Node`](crate::Node) does this for a whole node. By hand: [`Shard::new`] with a ring, a pool
+//! of [`quotas`], a [`ShardPort`] and what it shares with the other shards of its node; with
+//! [`ShardConfig::format`] it makes its directory and halts with [`Halt::Done`], without it
+//! recovers and serves. Then [`Shard::turn`] for as long as it says true. Appends come through
+//! [`Stream::new`](crate::Stream::new), everything else through the port.
 
 mod batch;
 mod boot;
@@ -30,8 +38,8 @@ use palisade_wal::SyncPath;
 
 use crate::config::Role;
 use crate::forward::{ForwardPort, Lease};
-use crate::handle::ShardPort;
-use crate::paxos::{Effects, Liveness, Member, Tuning};
+pub use crate::handle::{Answer, ReadPart, ShardPort};
+use crate::paxos::{Effects, Liveness, Member, Replica, Tuning};
 use crate::stream::catalogue::Catalogue;
 
 pub(crate) use boot::Phase;
@@ -196,6 +204,16 @@ impl<R: Ring> Shard<R> {
     /// Where it listens.
     pub fn listening(&self) -> Option<SocketAddr> {
         self.listening
+    }
+
+    /// The replicas of this shard by their streams, for who looks on.
+    pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
+        self.streams.values().map(|state| &state.replica)
+    }
+
+    /// What this shard complains about: code and words.
+    pub fn alarms(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.alarms.iter().map(|(code, (_, hint))| (*code, hint.as_str()))
     }
 
     /// The ring, for who drives the shard.
