@@ -2,6 +2,8 @@
 
 use palisade::Config;
 
+use crate::bench::Measured;
+use crate::cli::BenchOptions;
 use crate::exit::{Exit, Failure};
 
 /// A node that runs in this process.
@@ -28,6 +30,16 @@ impl Host {
     pub(crate) fn stop(self) -> Result<(), Failure> {
         Ok(())
     }
+}
+
+/// `bench append --nodes 1`: appends through a node of this process.
+pub(crate) fn bench_append(_options: &BenchOptions) -> Result<Measured, Failure> {
+    Err(missing())
+}
+
+/// `bench wal`: durable blocks of one log.
+pub(crate) fn bench_wal(_options: &BenchOptions) -> Result<Measured, Failure> {
+    Err(missing())
 }
 
 fn missing() -> Failure {
