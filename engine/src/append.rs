@@ -183,7 +183,12 @@ mod tests {
         let (sent, seen) = std::sync::mpsc::channel();
         future.on_done(move |outcome| sent.send(outcome.is_ok()).unwrap());
         let lsn = Lsn(8);
-        promise.settle(Ok(Appended { lsn, end_lsn: Lsn(16), scn: 1, level: Protection::Performance }));
+        promise.settle(Ok(Appended {
+            lsn,
+            end_lsn: Lsn(16),
+            scn: 1,
+            level: Protection::Performance,
+        }));
         assert_eq!(seen.recv(), Ok(true));
         assert!(seen.recv().is_err());
     }

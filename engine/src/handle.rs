@@ -55,6 +55,7 @@ pub(crate) struct ReadPart {
 /// What an embedder asks of a shard.
 pub(crate) enum Command {
     Append { stream: u64, record: NewRecord, promise: Promise },
+    Report { reply: SyncSender<Result<(), Error>> },
     Create { count: usize, reply: SyncSender<Result<Vec<u64>, Error>> },
     Read { stream: u64, from: Lsn, follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
 }

@@ -8,13 +8,16 @@ mod error;
 pub mod forward;
 mod handle;
 mod limits;
+mod node;
 pub mod paxos;
 pub mod shard;
 pub mod status;
 pub mod stream;
+pub mod transfer;
 
 pub use append::{AppendFuture, Appended, Outcome};
 pub use config::Config;
 pub use error::{Error, ErrorKind};
-pub use status::Protection;
 pub use handle::{NewRecord, Reader, Record, Stream};
+pub use node::{Node, ShardDriver, format};
+pub use status::Protection;

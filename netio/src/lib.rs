@@ -68,6 +68,7 @@ mod hello;
 pub mod limits;
 mod link;
 mod listen;
+mod map;
 mod op;
 mod pool;
 mod probe;
@@ -86,6 +87,7 @@ pub use link::{
     DownReason, Frame, Framing, Full, Link, LinkEvent, Outgoing, ZeroCopy, ZeroCopyMode,
 };
 pub use listen::{Greeted, ListenEvent, ListenLimits, Listener};
+pub use map::FileMap;
 pub use op::{Completion, Errno, FileFacts, Handle, Op, OpenHow, Payload, Run, Token};
 pub use pool::{
     HEAD_BYTES, PAGE_BYTES, Pool, Purpose, Quotas, REGISTERED_STEP, SLOT_BYTES_MAX, SlotId,

@@ -246,6 +246,20 @@ impl Pool {
         self.memory.slice_mut(slot.start(), len)
     }
 
+    /// Two slots at once: the bytes of one, and those of another to change.
+    ///
+    /// # Panics
+    /// When they are the same slot, one is being filled, or the second is shared.
+    pub fn pair(&mut self, from: SlotId, to: SlotId) -> (&[u8], &mut [u8]) {
+        assert!(from != to, "one slot cannot be read and changed at once");
+        let (source, target) = (self.live(from), self.live(to));
+        assert!(source.fills == 0, "slot {} is being filled", from.0);
+        let shared = target.fills + target.readers + target.head_pins;
+        assert!(shared == 0, "slot is shared");
+        let (source, target) = (PAGE_BYTES << source.order, PAGE_BYTES << target.order);
+        (self.memory.slice(from.start(), source), self.memory.slice_mut(to.start(), target))
+    }
+
     /// The head of a slot, to change; the body may be in use elsewhere.
     ///
     /// # Panics

@@ -152,6 +152,11 @@ impl<'a> BodyBuilder<'a> {
         BodyBuilder { bytes: &mut bytes[..limit], state }
     }
 
+    /// What is in the body so far.
+    pub fn state(&self) -> &BodyState {
+        &self.state
+    }
+
     /// Gives the bytes back and keeps the rest.
     pub fn suspend(self) -> BodyState {
         self.state

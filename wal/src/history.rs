@@ -3,11 +3,9 @@
 
 use std::collections::VecDeque;
 
-use zerocopy::FromBytes;
-
 use crate::block::BlockHead;
 use crate::body::RecordMeta;
-use crate::group::{GroupHeader, GroupKind};
+
 use crate::limits::{BLOCK_ALIGN, REPORT_RANGES_MAX, SEGMENT_HEADER_BYTES};
 use crate::parse::{BadBody, check_headers_only, check_record};
 use crate::record::Kind;
@@ -142,7 +140,7 @@ impl History {
         records: Vec<(RecordMeta, bool)>,
     ) -> Vec<RecordMeta> {
         let damaged = |&(meta, good): &(RecordMeta, bool)| !good && meta.kind.is_hard_state();
-        if records.iter().any(|record| damaged(record)) {
+        if records.iter().any(damaged) {
             let (after, blocks) = (self.last, (place.block, place.block));
             self.queue.push_back(Replay::Corrupt { after, blocks, hard_state_maybe_lost: true });
         }
@@ -218,13 +216,7 @@ fn read_records(body: &[u8], headers_crc: u32) -> Records {
 }
 
 fn record_item(meta: RecordMeta, place: Place, bytes: &[u8]) -> Replay {
-    if meta.kind != Kind::Group {
-        return Replay::Record { meta, place, group: None, bytes: bytes.to_vec() };
-    }
-    let (group, _) = GroupHeader::read_from_prefix(bytes).expect("the group was checked");
-    let data = group.kind == GroupKind::Data as u8;
-    let bytes = if data { Vec::new() } else { bytes.to_vec() };
-    Replay::Record { meta, place, group: Some(group), bytes }
+    Replay::Record { meta, place, bytes: bytes.to_vec() }
 }
 
 /// The block that is due at the start of the oldest segment, told from the first one that is

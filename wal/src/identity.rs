@@ -297,10 +297,10 @@ impl IdentityFile {
     ///
     /// # Panics
     /// When `local` is not in flight.
-    pub fn on_completion(&mut self, pool: &mut Pool, local: u32, done: &Completion) {
+    pub fn on_completion(&mut self, pool: &mut Pool, local: u32, done: Completion) {
         assert!(self.in_flight == Some(local), "the operation is one of this file");
         self.in_flight = None;
-        if let Err(error) = self.on_done(pool, done) {
+        if let Err(error) = self.on_done(pool, &done) {
             self.error = Some(error);
         }
         let rest = self.step == Step::Idle || self.error.is_some();

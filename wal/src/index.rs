@@ -343,3 +343,56 @@ impl IndexBuilder {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsn::Ballot;
+
+    fn meta(stream: u64, lsn: u64) -> RecordMeta {
+        RecordMeta {
+            kind: Kind::Group,
+            flags: 0,
+            stream,
+            lsn: Lsn(lsn),
+            end: Lsn(lsn + 96),
+            ballot: Ballot::NONE,
+            chain: 0,
+            at: 0,
+            len: 96,
+            records: 0,
+            scn: lsn,
+        }
+    }
+
+    #[test]
+    fn points_get_sparser_and_then_streams_are_left_out() {
+        // Room for 4096 bytes: first many points of one stream, then many streams.
+        let mut builder = IndexBuilder::new(256 << 10);
+        for block in 1..=60u64 {
+            let place = Place { segment: 1, offset: block * 4096, block, len: 4096 };
+            builder.note(&place, &[meta(2, block * 96)]);
+        }
+        let index = decode(&builder.encode(), 256 << 10).unwrap();
+        assert!(index.complete && index.streams[0].points.len() == 60);
+        let mut builder = IndexBuilder::new(4 << 20);
+        for block in 1..=900u64 {
+            let place = Place { segment: 1, offset: block * 4096, block, len: 4096 };
+            let own: Vec<_> = (0..block.min(700)).map(|stream| meta(stream, block * 96)).collect();
+            builder.note(&place, &own);
+        }
+        let bytes = builder.encode();
+        assert!(bytes.len() <= (4 << 20) / 100);
+        let index = decode(&bytes, 4 << 20).unwrap();
+        assert!(!index.complete && index.streams.len() > 400);
+        for extent in &index.streams {
+            let (first, offset) = extent.points[0];
+            assert_eq!((first, offset), (extent.first, first.0 / 96 * 4096));
+            let found = index.find(extent.stream, Lsn(extent.last.0 - 8)).unwrap();
+            assert!(found <= 900 * 4096 && found >= offset);
+        }
+        for len in 0..bytes.len().min(4000) {
+            assert!(decode(&bytes[..len], 4 << 20).is_none());
+        }
+    }
+}

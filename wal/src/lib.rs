@@ -1,10 +1,45 @@
-//! Bytes that survive.
+//! Bytes that survive: the write-ahead log of one shard.
+//!
+//! wal remembers; it does not know what a quorum is. It is pure: it asks for file operations as
+//! data ([`Op`](palisade_netio::Op)) and is told how they ended, so that the same code runs on a
+//! ring and in a simulator. `FORMAT.md` has every byte.
+//!
+//! - [`BodyBuilder`] makes a body of records in a slot; [`parse_body`] reads one back.
+//! - [`Wal`] recovers the log ([`Replay`]), then gives blocks their [`Place`] and writes them.
+//! - [`read_groups`] and [`parse_segment_index`] find a stream's groups in segments.
+//! - [`IdentityFile`] keeps what must outlive damage to the log: two copies, both written.
+//!
+//! A body with one group, made and read back:
+//!
+//! ```
+//! use palisade_wal::{
+//!     Ballot, BodyBuilder, CHAIN_START, GroupKind, Lsn, Origin, entries, parse_body,
+//! };
+//!
+//! let ballot = Ballot { round: 1, node: 1, incarnation: 9 };
+//! let origin = Origin { role_epoch: 1, cluster: 1, ballot };
+//! let mut slot = vec![0; 4096];
+//! let mut builder = BodyBuilder::new(&mut slot[512..]);
+//! builder.begin_group(2, Lsn::ZERO, ballot, GroupKind::Data, origin, 0)?;
+//! builder.push_entry(b"debit 5", 0, 0)?;
+//! builder.push_entry(b"credit 5", 0, 0)?;
+//! let meta = builder.end_group(1_000, CHAIN_START);
+//! let body = builder.finish();
+//!
+//! let bytes = &slot[512..512 + body.len as usize];
+//! assert_eq!(parse_body(bytes, body.headers_crc)?, [meta]);
+//! let payloads: Vec<&[u8]> = entries(&bytes[meta.range()]).map(|entry| entry.payload).collect();
+//! assert_eq!(payloads, [&b"debit 5"[..], b"credit 5"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod block;
 mod body;
 mod config;
 mod flight;
+#[cfg(test)]
+mod format;
 mod group;
 mod history;
 mod identity;

@@ -320,10 +320,7 @@ impl Staged {
 }
 
 fn joins(last: &Extent, split: bool, start: Lsn, ballot: Ballot, place: Place) -> bool {
-    !split
-        && last.end == start
-        && last.ballot == ballot
-        && last.place == place
+    !split && last.end == start && last.ballot == ballot && last.place == place
 }
 
 fn push_extent(

@@ -1,9 +1,10 @@
-//! Recovery: from a directory to a log that can be written.
+//! Recovery: from a directory to a log that can be written. One operation is in flight at a time.
 //!
-//! 1. *Look*: each segment's header and index head. 2. *Find D*: the newest segments back to the
-//! first that holds a block. 3. *Replay*: all blocks in order, judged by the recovery table; each
-//! segment is synced and gets its index if it lacks one. 4. *Start*: a new segment whose header
-//! names the last block kept. One operation is in flight at a time.
+//! 1. *Look*: the header and the index head of each segment.
+//! 2. *Find the end*: the newest segments, back to the first that holds a block; this gives D.
+//! 3. *Replay*: all blocks in order, judged by the recovery table. Each segment is synced and gets
+//!    its index if it lacks one.
+//! 4. *Start*: a new segment whose header names the last block kept.
 
 use palisade_netio::{
     Completion, FileFacts, Handle, Op, OpenHow, Payload, Pool, Purpose, Run, SlotId,
@@ -91,6 +92,8 @@ pub(crate) struct Recovery {
     unreadable: u64,
     history: Option<History>,
     index: Option<IndexBuilder>,
+    /// Blocks of the segment being scanned above this were discarded by an earlier recovery.
+    limit: u64,
     spares: Vec<u64>,
     /// The file that became the new segment, by its old sequence.
     taken_again: Option<u64>,
@@ -117,6 +120,7 @@ impl Recovery {
             unreadable: 0,
             history: None,
             index: None,
+            limit: u64::MAX,
             spares: Vec::new(),
             taken_again: None,
             start: None,
@@ -128,11 +132,21 @@ impl Recovery {
         self.error.as_ref()
     }
 
+    /// The next item. Items come from completions and from taking items, never from
+    /// [`poll_ops`](Recovery::poll_ops): an owner that takes all items before it polls and waits
+    /// never waits in vain.
     pub(crate) fn poll_replay(&mut self, pool: &mut Pool) -> Option<Replay> {
         if self.error.is_some() {
             return None;
         }
+        if self.queue_is_empty() && self.in_flight.is_none() {
+            self.advance(pool);
+        }
         let item = self.history.as_mut().and_then(|history| history.queue.pop_front());
+        if self.queue_is_empty() && self.in_flight.is_none() {
+            // So that the next poll has an operation to give, and not only more items.
+            self.advance(pool);
+        }
         if let Some(item) = item {
             return Some(item);
         }
@@ -172,8 +186,7 @@ impl Recovery {
     }
 
     pub(crate) fn poll_ops(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
-        let waiting = self.history.as_ref().is_some_and(|history| !history.queue.is_empty());
-        if self.error.is_some() || self.in_flight.is_some() || waiting {
+        if self.error.is_some() || self.in_flight.is_some() || !self.queue_is_empty() {
             return;
         }
         match self.next_op(pool) {
@@ -201,56 +214,57 @@ impl Recovery {
         }
     }
 
-    /// The next operation. Steps that need none are taken on the way; none when the owner must
-    /// take replayed items first, when the pool has no slot now, or when all is done.
-    fn next_op(&mut self, pool: &mut Pool) -> Result<Option<Op>, WalError> {
-        loop {
-            let waiting = self.history.as_ref().is_some_and(|history| !history.queue.is_empty());
-            if waiting {
-                return Ok(None);
+    /// Takes the steps that need no operation, until one does or the owner must take replayed
+    /// items.
+    fn advance(&mut self, pool: &mut Pool) {
+        assert!(self.in_flight.is_none() && self.error.is_none());
+        while self.queue_is_empty() {
+            match &mut self.step {
+                Step::Open(stage) if self.at == self.found.len() => {
+                    let stage = *stage;
+                    self.end_stage(pool, stage);
+                }
+                Step::Scan(stage, scanner) => {
+                    let stage = *stage;
+                    match scanner.step(pool) {
+                        Met::Read => return,
+                        met => self.on_met(pool, stage, met),
+                    }
+                }
+                _ => return,
             }
-            let op = match &mut self.step {
-                Step::OpenDir => {
-                    Op::Open { path: self.config.dir.clone(), how: OpenHow::Directory }
-                }
-                Step::List => Op::List { path: self.config.dir.clone() },
-                Step::Open(stage) => {
-                    if self.at == self.found.len() {
-                        let stage = *stage;
-                        self.end_stage(pool, stage);
-                        continue;
-                    }
-                    let path = self.config.dir.join(segment_name(self.found[self.at].seq));
-                    Op::Open { path, how: OpenHow::ReadWrite }
-                }
-                Step::Facts => Op::Facts { handle: self.open_handle() },
-                Step::Header => self.read_page(pool, 0)?,
-                Step::IndexHead => {
-                    let at = data_end(self.found[self.at].bytes);
-                    self.read_page(pool, at)?
-                }
-                Step::Close(_) => Op::Close { handle: self.open_handle() },
-                Step::Sync(handle) => Op::Sync { handle: *handle, metadata: true },
-                Step::Scan(stage, scanner) => match scanner.step(pool) {
-                    Met::Read => scanner.read(pool),
-                    met => {
-                        let stage = *stage;
-                        self.on_met(pool, stage, met);
-                        continue;
-                    }
-                },
-                Step::Seal(retired) => match retired.poll_op(pool, &self.config, u64::MAX, false) {
-                    Some(op) => op,
-                    None => return Ok(None),
-                },
-                Step::Start(preparer) => match preparer.poll_op(pool) {
-                    Some(op) => op,
-                    None => return Ok(None),
-                },
-                Step::Done(_) | Step::Over => return Ok(None),
-            };
-            return Ok(Some(op));
         }
+    }
+
+    fn queue_is_empty(&self) -> bool {
+        self.history.as_ref().is_none_or(|history| history.queue.is_empty())
+    }
+
+    /// The operation of this step; none when all is done.
+    fn next_op(&mut self, pool: &mut Pool) -> Result<Option<Op>, WalError> {
+        let dir = &self.config.dir;
+        let op = match &mut self.step {
+            Step::OpenDir => Op::Open { path: dir.clone(), how: OpenHow::Directory },
+            Step::List => Op::List { path: dir.clone() },
+            Step::Open(_) => {
+                let path = dir.join(segment_name(self.found[self.at].seq));
+                Op::Open { path, how: OpenHow::ReadWrite }
+            }
+            Step::Facts => Op::Facts { handle: self.open_handle() },
+            Step::Header => self.read_page(pool, 0)?,
+            Step::IndexHead => self.read_page(pool, data_end(self.found[self.at].bytes))?,
+            Step::Close(_) => Op::Close { handle: self.open_handle() },
+            Step::Sync(handle) => Op::Sync { handle: *handle, metadata: true },
+            Step::Scan(_, scanner) => scanner.read(pool),
+            Step::Seal(retired) => retired
+                .poll_op(pool, &self.config, u64::MAX, false)
+                .ok_or(WalError::NoMemory("a segment index"))?,
+            Step::Start(preparer) => {
+                preparer.poll_op(pool).ok_or(WalError::NoMemory("a new segment"))?
+            }
+            Step::Done(_) | Step::Over => return Ok(None),
+        };
+        Ok(Some(op))
     }
 
     fn open_handle(&self) -> Handle {
@@ -273,8 +287,9 @@ impl Recovery {
     pub(crate) fn on_completion(&mut self, pool: &mut Pool, local: u32, done: &Completion) {
         assert!(self.in_flight == Some(local), "the operation is one of this log");
         self.in_flight = None;
-        if let Err(error) = self.on_done(pool, done) {
-            self.fail(pool, error);
+        match self.on_done(pool, done) {
+            Ok(()) => self.advance(pool),
+            Err(error) => self.fail(pool, error),
         }
     }
 
@@ -333,6 +348,7 @@ impl Recovery {
                 self.step = Step::Facts;
                 if stage != Stage::Look {
                     let scanner = self.scanner(pool, *handle)?;
+                    self.limit = self.kept_limit(self.at);
                     self.index = Some(IndexBuilder::new(self.found[self.at].bytes));
                     self.step = Step::Scan(stage, scanner);
                 }
@@ -514,7 +530,7 @@ impl Recovery {
     }
 
     fn on_met(&mut self, pool: &mut Pool, stage: Stage, met: Met) {
-        let limit = self.kept_limit(self.at);
+        let limit = self.limit;
         let found = &mut self.found[self.at];
         match met {
             Met::Read => unreachable!("a read is an operation"),

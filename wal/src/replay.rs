@@ -1,7 +1,6 @@
 //! What a recovery tells its owner.
 
 use crate::body::RecordMeta;
-use crate::group::GroupHeader;
 use crate::segment::Place;
 
 /// One thing that recovery found, in the order of the log.
@@ -13,10 +12,7 @@ pub enum Replay {
         meta: RecordMeta,
         /// The block that holds it.
         place: Place,
-        /// Of a Group its header.
-        group: Option<GroupHeader>,
-        /// The bytes of the record; of a Group of kind Data none (they stay in the file), of
-        /// other groups all.
+        /// The bytes of the record.
         bytes: Vec<u8>,
     },
     /// A record whose header is readable and whose bytes are damaged, in a block that was

@@ -12,7 +12,8 @@ use crate::limits::{
 /// What fills a page that the device could not read: no block, and not zero.
 const UNREADABLE: u8 = 0xFF;
 
-/// What the scan met.
+/// What the scan met. Lives on the stack for one step.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Met {
     /// Bytes must be read first.

@@ -48,10 +48,10 @@ impl Wal {
     ///
     /// # Panics
     /// When `local` is not in flight.
-    pub fn on_completion(&mut self, pool: &mut Pool, local: u32, done: &Completion) {
+    pub fn on_completion(&mut self, pool: &mut Pool, local: u32, done: Completion) {
         match &mut self.phase {
-            Phase::Recovering(recovery) => recovery.on_completion(pool, local, done),
-            Phase::Ready(writer) => writer.on_completion(pool, local, done),
+            Phase::Recovering(recovery) => recovery.on_completion(pool, local, &done),
+            Phase::Ready(writer) => writer.on_completion(pool, local, &done),
         }
     }
 

@@ -137,6 +137,8 @@ pub(crate) struct Writer {
     /// Highest `durable_upto` that is durable itself, and the last block that needs a witness.
     witnessed: u64,
     last_content: u64,
+    /// Blocks up to this stay without a witness: the log is full.
+    unclosed: u64,
     leases: Vec<(u64, u32)>,
     now: Nanos,
     quiet_from: Nanos,
@@ -176,6 +178,7 @@ impl Writer {
             previous_crc: start.last_crc,
             witnessed: start.last_block,
             last_content: start.last_block,
+            unclosed: 0,
             leases: Vec::new(),
             now: Nanos(0),
             quiet_from: Nanos(0),
@@ -262,6 +265,7 @@ impl Writer {
 
     fn switch(&mut self, next: OpenSegment) {
         assert!(next.seq > self.active.seq, "sequences only grow");
+        assert!(self.active.usable == self.active.bytes, "a full segment was prepared whole");
         let index = std::mem::replace(&mut self.index, IndexBuilder::new(next.bytes));
         self.retired.push(Retired::new(self.active, index, self.hard_state_block));
         self.active = next;
@@ -427,21 +431,28 @@ impl Writer {
             return;
         }
         assert!(self.durable == self.appended && self.flights.is_empty());
-        let Some(slot) = pool.take(Purpose::Write, BLOCK_ALIGN) else { return };
+        let Some(slot) = pool.take(Purpose::Write, BLOCK_ALIGN) else {
+            self.quiet_from = self.now;
+            return;
+        };
         let mut body = BodyBuilder::new(&mut pool.bytes_mut(slot)[BLOCK_HEAD_BYTES..]);
         body.push_record(Kind::Closing, 0, Lsn::ZERO, Ballot::NONE, &[])
             .expect("an empty slot takes an empty record");
         let body = body.finish();
-        if self.append(pool, NewBlock { slot, body, hard_state: true }).is_err() {
+        if let Err(why) = self.append(pool, NewBlock { slot, body, hard_state: true }) {
             pool.release(slot);
             self.quiet_from = self.now;
+            if why == NoRoom::Full {
+                self.unclosed = self.last_content;
+            }
         }
     }
 
     fn closing_due(&self) -> Option<Nanos> {
         let rest = self.flights.is_empty() && self.waiting.is_empty() && self.error.is_none();
         let from = if self.touched { self.now } else { self.quiet_from };
-        (rest && self.last_content > self.witnessed).then(|| from.after(CLOSING_AFTER_NS))
+        let witnessed = self.witnessed.max(self.unclosed);
+        (rest && self.last_content > witnessed).then(|| from.after(CLOSING_AFTER_NS))
     }
 
     pub(crate) fn on_completion(&mut self, pool: &mut Pool, local: u32, done: &Completion) {
@@ -546,7 +557,8 @@ impl Writer {
     }
 
     fn advance_durable(&mut self, pool: &mut Pool) {
-        while let Some(flight) = self.flights.pop_front_if(|flight| flight.stage == Stage::Done) {
+        while self.flights.front().is_some_and(|flight| flight.stage == Stage::Done) {
+            let flight = self.flights.pop_front().expect("there is a first one");
             assert!(flight.blocks[0].place.block == self.durable + 1, "durable is a prefix");
             self.durable = flight.last_block();
             self.witnessed = self.witnessed.max(flight.upto);

@@ -55,6 +55,9 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) -> AcceptVerdict {
+        if head.ballot.is_of(from) {
+            self.learn_commit(head.ballot, head.commit, fx);
+        }
         if let Some(refusal) = self.refuse_ballot(from, head.ballot, now, fx) {
             return AcceptVerdict::Refuse(refusal);
         }
@@ -64,7 +67,6 @@ impl Replica {
         }
         let (start, end) = (head.header.lsn(), self.log.end());
         self.leader_end = self.leader_end.max(head.header.end());
-        self.learn_commit(head.ballot, head.commit, fx);
         if head.header.end() <= end.lsn {
             self.accepted_due = true;
             return AcceptVerdict::Duplicate;
@@ -92,9 +94,8 @@ impl Replica {
             return Some(RefuseReason::Unasked);
         }
         let promised = self.log.promised();
-        if ballot < promised {
-            let refuse = Body::Refuse { ballot, promised, no_takeover: false };
-            self.send(from.node, refuse, fx);
+        if self.is_used_up(ballot) {
+            self.refuse(from.node, ballot, fx);
             return Some(RefuseReason::OldBallot);
         }
         self.follow(ballot, now, fx);

@@ -4,10 +4,8 @@ use palisade_netio::Nanos;
 use palisade_wal::Ballot;
 
 use super::effect::{Effect, Effects, StepDownReason};
-use super::event::{NoSlot, PeerState};
 use super::member::NodeKey;
 use super::message::Body;
-use super::progress::Transfer;
 use super::replica::{Replica, Role};
 
 /// A question to all members: would you promise this?
@@ -72,6 +70,10 @@ impl Replica {
         let leader = self.leader;
         self.send(from.node, Body::PreVoteReply { ballot, granted, promised, leader }, fx);
         self.remind(from.node, fx);
+        // Somebody misses a leader.
+        if leader.node != from.node {
+            self.probe(fx);
+        }
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -155,9 +157,18 @@ impl Replica {
         }
     }
 
+    /// Asks the node that is followed whether it still leads; if not, it steps down.
+    fn probe(&self, fx: &mut Effects) {
+        let (ballot, promised) = (self.leader, self.log.promised());
+        if ballot.is_some() && ballot.node != self.me.node {
+            self.send(ballot.node, Body::Refuse { ballot, promised, no_takeover: false }, fx);
+        }
+    }
+
     pub(super) fn on_peer_up(&mut self, node: u32, fx: &mut Effects) {
         if self.leader.is_some() && self.leader.node == node {
             self.election_at = None;
+            self.probe(fx);
         }
         self.remind(node, fx);
     }
@@ -180,104 +191,6 @@ impl Replica {
             self.reason = "the leader is not heard";
             self.schedule_election(now, 0);
         }
-    }
-
-    /// Ends an own leadership or candidacy.
-    pub(super) fn step_down(&mut self, reason: StepDownReason, fx: &mut Effects) {
-        let role = std::mem::replace(&mut self.role, Role::Follower);
-        let ballot = match role {
-            Role::Leader(led) => led.ballot,
-            Role::Candidate(candidacy) => candidacy.ballot,
-            Role::PreCandidate(_) | Role::Follower => return,
-        };
-        assert!(ballot.node == self.me.node);
-        self.pending = self.pending.take().filter(|p| p.ballot != ballot);
-        self.fetch = self.fetch.take().filter(|f| f.ballot != ballot);
-        if self.leader == ballot {
-            self.unfollow(fx);
-        }
-        fx.push(Effect::SteppedDown { ballot, reason });
-    }
-
-    /// Ends an own leadership and gives its lease back.
-    pub(super) fn abdicate(
-        &mut self,
-        reason: StepDownReason,
-        successor: Option<u32>,
-        now: Nanos,
-        fx: &mut Effects,
-    ) {
-        let Role::Leader(led) = &self.role else { return };
-        let ballot = led.ballot;
-        self.send_all(&Body::StepDown { ballot, successor }, fx);
-        self.step_down(reason, fx);
-        self.reason = "stepped down";
-        self.lease_until = now;
-        self.schedule_election(now, self.tuning.election_ns);
-    }
-
-    pub(super) fn on_step_down(
-        &mut self,
-        from: NodeKey,
-        ballot: Ballot,
-        successor: Option<u32>,
-        now: Nanos,
-        fx: &mut Effects,
-    ) {
-        if !ballot.is_of(from) || self.leader != ballot {
-            return;
-        }
-        self.unfollow(fx);
-        self.lease_until = now;
-        self.reason = "the leader stepped down";
-        match successor {
-            Some(node) if node == self.me.node => self.campaign(now, fx),
-            Some(_) => self.schedule_election(now, self.tuning.election_ns),
-            None => self.schedule_election(now, 0),
-        }
-    }
-
-    /// This node's disk stalls, or does so no more: it does not lead meanwhile.
-    pub fn on_disk_stalled(&mut self, stalled: bool, now: Nanos, fx: &mut Effects) {
-        self.disk_stalled = stalled;
-        if self.halted.is_some() {
-            return;
-        }
-        if !stalled {
-            if self.leader == Ballot::NONE && matches!(self.role, Role::Follower) {
-                self.schedule_election(now.max(self.lease_until), 0);
-            }
-            return;
-        }
-        self.abdicate(StepDownReason::DiskStalled, None, now, fx);
-        self.step_down(StepDownReason::DiskStalled, fx);
-        self.election_at = None;
-        self.reason = "the disk stalls";
-    }
-
-    /// Hands leadership to `successor` once it has the whole log; no slots meanwhile.
-    ///
-    /// # Errors
-    /// This node does not lead, or `successor` cannot.
-    pub fn on_transfer(
-        &mut self,
-        successor: u32,
-        now: Nanos,
-        fx: &mut Effects,
-    ) -> Result<(), NoSlot> {
-        self.propose_position().or_else(|why| match why {
-            NoSlot::Busy => Ok(super::ProposePosition::default()),
-            why => Err(why),
-        })?;
-        let able = successor != self.me.node && self.up.contains(&successor);
-        let Role::Leader(led) = &mut self.role else { return Err(NoSlot::NotLeading(self.leader)) };
-        if !able {
-            return Err(NoSlot::NotLeading(led.ballot));
-        }
-        let give_up_at = now.after(self.tuning.election_ns);
-        led.transfer = Some(Transfer { successor, give_up_at });
-        self.finish_transfer(now, fx);
-        Ok(())
     }
 
     /// When [`on_time`](Replica::on_time) wants to be called; never for an idle stream.
@@ -331,13 +244,6 @@ impl Replica {
                 }
             }
         }
-    }
-}
-
-impl PeerState {
-    /// Whether it is up.
-    pub fn is_up(self) -> bool {
-        matches!(self, PeerState::Up)
     }
 }
 

@@ -105,3 +105,10 @@ pub enum PeerState {
         lease_until: Nanos,
     },
 }
+
+impl PeerState {
+    /// Whether it is up.
+    pub fn is_up(self) -> bool {
+        matches!(self, PeerState::Up)
+    }
+}

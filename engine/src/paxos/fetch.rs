@@ -24,7 +24,8 @@ pub(super) struct Fetch {
 impl Replica {
     fn ask(&mut self, fetch: Fetch, fx: &mut Effects) {
         assert!(fetch.next < fetch.upto && fetch.to != self.me.node);
-        let upto = fetch.upto.min(fetch.next.advance(self.tuning.fetch_bytes_max));
+        let most = fetch.next.0.saturating_add(self.tuning.fetch_bytes_max);
+        let upto = fetch.upto.min(Lsn(most));
         let (ballot, from, staged) = (fetch.ballot, fetch.next, fetch.staged);
         self.send(fetch.to, Body::Fetch(FetchRequest { ballot, from, upto, staged }), fx);
         self.fetch = Some(Fetch { upto, ..fetch });

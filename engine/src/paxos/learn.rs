@@ -4,6 +4,7 @@ use palisade_netio::Nanos;
 use palisade_wal::{Ballot, Kind, Lsn};
 
 use super::effect::{Effect, Effects, StepDownReason};
+use super::elect::BallotOf;
 use super::member::NodeKey;
 use super::message::Body;
 use super::progress::Leadership;
@@ -26,6 +27,10 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) {
+        if self.leader != ballot {
+            self.deny(from, ballot, fx);
+            return;
+        }
         let Role::Leader(led) = &mut self.role else { return };
         if led.ballot != ballot || upto < led.start.lsn || upto > self.log.end().lsn {
             return;
@@ -75,21 +80,22 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) {
-        if cfg!(seeded_bug = "commit_of_other_ballot") {
-            self.commit(upto.min(self.log.end().lsn), fx);
+        if !ballot.is_of(from) || upto > end {
+            return;
         }
-        if self.refuse_ballot(from, ballot, now, fx).is_some() || upto > end {
+        self.learn_commit(ballot, upto, fx);
+        if self.refuse_ballot(from, ballot, now, fx).is_some() {
             return;
         }
         self.leader_end = self.leader_end.max(end);
         self.accepted_due = true;
-        self.learn_commit(ballot, upto, fx);
         self.fetch_missing(now, fx);
     }
 
     /// The leader of `ballot` says that everything below `upto` is committed.
     pub(super) fn learn_commit(&mut self, ballot: Ballot, upto: Lsn, fx: &mut Effects) {
-        if ballot != self.log.accepting() {
+        let other = ballot != self.log.accepting();
+        if other && !cfg!(seeded_bug = "commit_of_other_ballot") {
             return; // Its positions are those of another log.
         }
         self.leader_commit = self.leader_commit.max(upto);

@@ -11,6 +11,9 @@ pub const ADDR_BYTES_MAX: usize = 255;
 /// Longest region name.
 pub const REGION_BYTES_MAX: usize = 64;
 
+/// No election gets this far; a higher round is no ballot, so that rounds never wrap.
+const ROUND_MAX: u64 = 1 << 62;
+
 /// A node with one disk: what a vote belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeKey {
@@ -284,7 +287,11 @@ pub(super) fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
 }
 
 pub(super) fn read_ballot(reader: &mut Reader<'_>) -> Result<Ballot, DecodeError> {
-    Ok(Ballot { round: reader.u64()?, node: reader.u32()?, incarnation: reader.u64()? })
+    let ballot = Ballot { round: reader.u64()?, node: reader.u32()?, incarnation: reader.u64()? };
+    if ballot.round > ROUND_MAX {
+        return Err(DecodeError::Inconsistent);
+    }
+    Ok(ballot)
 }
 
 pub(super) fn read_lsn(reader: &mut Reader<'_>) -> Result<Lsn, DecodeError> {

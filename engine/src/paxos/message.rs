@@ -296,7 +296,8 @@ impl Promise {
             config: Config::read(reader)?,
         };
         let ordered = promise.base <= promise.committed && promise.committed <= promise.end.lsn;
-        if !ordered || promise.accepting > promise.ballot {
+        let stamped = promise.accepting.max(promise.config.ballot);
+        if !ordered || stamped > promise.ballot {
             return Err(DecodeError::Inconsistent);
         }
         Ok(promise)

@@ -10,7 +10,26 @@
 //! [`Replica::on_stored`]), so the shard appends to the WAL in exactly the order of effects and
 //! verdicts, within the same turn: the log in memory is then what replay makes of the WAL, and a
 //! durable record means that everything asked for before it is durable.
+//!
+//! What the shard owes a replica:
+//! - [`Replica::on_durable`] for each record and [`Replica::on_group_durable`] for the groups that
+//!   are no staged ones, in WAL order. Groups are named by the ballot of their record header,
+//!   since a Takeover may put others at the same positions.
+//! - [`Replica::on_peer`] for what its [`Liveness`] says: nobody is up before that, and nothing is
+//!   said again to those that are not.
+//! - [`Replica::on_turn_end`] after the inputs of a turn.
+//! - [`Replica::on_time`] when [`Replica::next_deadline`] has passed.
+//! - An answer to each [`Effect::Serve`] through the peer's [`Replica::on_fetched`], with the
+//!   ballot and flag of the effect, or none at all: a fetch is repeated.
+//!
+//! # Cursors
+//!
+//! ```text
+//! base <= committed <= end        the log here; durable <= end under the accepting ballot
+//! accepting <= promised           equal while a leader is followed
+//! ```
 
+mod abdicate;
 mod accept;
 mod codec;
 mod effect;
@@ -24,6 +43,7 @@ mod message;
 mod prepare;
 mod progress;
 mod replica;
+mod start;
 mod status;
 mod takeover;
 mod tuning;

@@ -30,7 +30,8 @@ impl Replica {
     /// The tail of everything that was submitted up to now.
     fn promise_of(&self, ballot: Ballot) -> Promise {
         let log = &self.log;
-        assert!(log.promised() == ballot && log.accepting() <= ballot);
+        assert!(log.accepting() <= ballot);
+        assert!(log.promised() == ballot || log.is_unknown());
         Promise {
             ballot,
             accepting: log.accepting(),
@@ -52,7 +53,7 @@ impl Replica {
         self.fetch = None;
         let own = self.promise_of(ballot);
         self.unfollow(fx);
-        self.role = Role::Candidate(Candidacy {
+        self.role = Role::Candidate(Box::new(Candidacy {
             ballot,
             scn_floor: own.scn,
             own: Some(own),
@@ -60,7 +61,7 @@ impl Replica {
             chosen: false,
             retry_at: now.after(self.tuning.retry_ns),
             give_up_at: now.after(self.tuning.candidacy_ns),
-        });
+        }));
         self.reason = "asks for promises";
         let end = self.end().lsn;
         self.log_record(Kind::Promise, end, ballot, Vec::new(), Then::Prepare(ballot), fx);
@@ -94,6 +95,10 @@ impl Replica {
             return;
         }
         let promised = self.log.promised();
+        if self.log.is_unknown() {
+            self.answer_unknown(from, ballot, fx);
+            return;
+        }
         if ballot == promised {
             // Asked again: the log cannot have grown since, but by its own Takeover.
             if self.promise_durable >= ballot && self.log.accepting() < ballot {
@@ -102,13 +107,39 @@ impl Replica {
             return;
         }
         if ballot < promised || !self.may_grant(from, now) {
-            let refuse = Body::Refuse { ballot, promised, no_takeover: false };
-            self.send(from.node, refuse, fx);
+            self.refuse(from.node, ballot, fx);
             return;
         }
         if self.has_record_room() {
             self.grant(from, ballot, now, fx);
         }
+    }
+
+    /// Nobody counts an unknown tail, so that nothing need be promised; but the candidate learns
+    /// why, and which rounds are used up.
+    fn answer_unknown(&mut self, to: NodeKey, ballot: Ballot, fx: &mut Effects) {
+        assert!(self.log.is_unknown());
+        if self.is_used_up(ballot) {
+            self.refuse(to.node, ballot, fx);
+        } else {
+            self.send(to.node, Body::Promise(self.promise_of(ballot)), fx);
+        }
+    }
+
+    /// Whether nothing of `ballot` is taken here any more. While the tail is unknown, that is also
+    /// so for the highest ballot itself: what was accepted under it before may be lost.
+    pub(super) fn is_used_up(&self, ballot: Ballot) -> bool {
+        let promised = self.log.promised();
+        ballot < promised || (self.log.is_unknown() && ballot == promised)
+    }
+
+    /// Says that `ballot` is used up, and which one would not be.
+    pub(super) fn refuse(&self, to: u32, ballot: Ballot, fx: &mut Effects) {
+        let mut promised = self.log.promised();
+        if self.log.is_unknown() {
+            promised = Ballot { node: u32::MAX, incarnation: u64::MAX, ..promised };
+        }
+        self.send(to, Body::Refuse { ballot, promised, no_takeover: false }, fx);
     }
 
     /// Logs a promise; it leaves with the tail of now, when that is durable.
@@ -187,7 +218,7 @@ impl Replica {
             self.give_up("the best tail begins above this log", now, fx);
         } else {
             self.reason = "fetches what its log lacks";
-            self.pending = Some(Pending::new(ballot, end, config, source, &self.log));
+            self.pending = Some(Box::new(Pending::new(ballot, end, config, source, &self.log)));
             self.advance_takeover(now, fx);
         }
     }
@@ -230,16 +261,17 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) {
-        if !self.config.counts(from) {
-            return;
-        }
-        self.round_seen = self.round_seen.max(promised.round);
         let mine = match &self.role {
             Role::Candidate(candidacy) => candidacy.ballot,
             Role::Leader(led) => led.ballot,
-            Role::Follower | Role::PreCandidate(_) => return,
+            Role::Follower | Role::PreCandidate(_) => Ballot::NONE,
         };
+        self.round_seen = self.round_seen.max(promised.round);
         if ballot != mine {
+            self.deny(from, ballot, fx);
+            return;
+        }
+        if !self.config.counts(from) && !no_takeover {
             return;
         }
         match &self.role {
@@ -252,8 +284,19 @@ impl Replica {
                 self.lease_until = now;
                 self.campaign(now, fx);
             }
-            Role::Leader(_) if no_takeover => self.remind(from.node, fx),
+            Role::Leader(led) if no_takeover => {
+                let (end, config) = (led.start, self.config.clone());
+                self.send(from.node, Body::Takeover { ballot, end, config }, fx);
+            }
             _ => {}
+        }
+    }
+
+    /// Tells a follower of an own ballot of the past that nobody leads it.
+    pub(super) fn deny(&self, to: NodeKey, ballot: Ballot, fx: &mut Effects) {
+        let leads = self.leader == ballot && self.halted.is_none();
+        if ballot.is_of(self.me.key()) && !leads {
+            self.send(to.node, Body::StepDown { ballot, successor: None }, fx);
         }
     }
 }

@@ -48,7 +48,7 @@ pub struct Replica {
     /// What is durable here, and the ballot under which it counts.
     pub(super) durable: (Ballot, Lsn),
     /// A Takeover that waits for its bytes.
-    pub(super) pending: Option<Pending>,
+    pub(super) pending: Option<Box<Pending>>,
     pub(super) fetch: Option<Fetch>,
     /// A verdict that `on_stored` must follow: ballot, start, staged.
     pub(super) storing: Option<(Ballot, Lsn, bool)>,
@@ -71,8 +71,8 @@ pub struct Replica {
 pub(super) enum Role {
     Follower,
     PreCandidate(PreVotes),
-    Candidate(Candidacy),
-    Leader(Leadership),
+    Candidate(Box<Candidacy>),
+    Leader(Box<Leadership>),
 }
 
 /// What follows when a record is durable.
@@ -85,73 +85,16 @@ pub(super) enum Then {
 }
 
 impl Replica {
-    /// A replica that was never on this node before. `seed` makes its random delays.
-    pub fn new(stream: u64, me: Me, config: Config, tuning: Tuning, seed: u64) -> Replica {
-        let mut new =
-            Replica::recovered(stream, me, config, StreamLog::default(), tuning, seed, Nanos(0));
-        new.lease_until = Nanos(0);
-        new.reason = "new";
-        new
-    }
-
-    /// A replica after a restart: `log` and `config` are what [`replay`](super::replay) made of
-    /// the WAL, all of it durable. Nothing is promised to others before `now` + one lease.
-    pub fn recovered(
-        stream: u64,
-        me: Me,
-        config: Config,
-        log: StreamLog,
-        tuning: Tuning,
-        seed: u64,
-        now: Nanos,
-    ) -> Replica {
-        assert!(config.check().is_ok() && tuning.check().is_ok());
-        Replica {
-            stream,
-            me,
-            config,
-            jitter: seed,
-            role: Role::Follower,
-            leader: Ballot::NONE,
-            lease_until: now.after(tuning.election_ns),
-            election_at: None,
-            round_seen: log.promised().round,
-            up: Vec::new(),
-            records: VecDeque::new(),
-            next_record: 1,
-            promise_durable: log.promised(),
-            durable: (log.accepting(), log.end().lsn),
-            pending: None,
-            fetch: None,
-            storing: None,
-            void: None,
-            accepted_due: false,
-            leader_commit: Lsn::ZERO,
-            leader_end: Lsn::ZERO,
-            hinted: log.committed().lsn,
-            disk_stalled: false,
-            halted: None,
-            reason: "restarted",
-            log,
-            tuning,
-        }
-    }
-
-    /// Begins: a single member makes itself the leader, others wait for one.
-    pub fn start(&mut self, now: Nanos, fx: &mut Effects) {
-        assert!(matches!(self.role, Role::Follower) && self.records.is_empty());
-        if self.config.is_quorum([self.me.key()]) {
-            self.lease_until = now;
-            self.campaign(now, fx);
-        } else {
-            self.schedule_election(self.lease_until.max(now), 0);
-        }
-    }
-
     /// A message came in. `from` is who the handshake of the link says it is.
     pub fn on_message(&mut self, from: NodeKey, message: &Message, now: Nanos, fx: &mut Effects) {
         let known = self.config.member(from.node).is_some() && from.node != self.me.node;
-        if self.halted.is_some() || message.stream != self.stream || !known {
+        if message.stream != self.stream || !known {
+            return;
+        }
+        if self.halted.is_some() {
+            if let Body::Refuse { ballot, .. } | Body::Accepted { ballot, .. } = &message.body {
+                self.deny(from, *ballot, fx);
+            }
             return;
         }
         match &message.body {

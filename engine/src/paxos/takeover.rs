@@ -54,10 +54,8 @@ impl Replica {
         if !ballot.is_of(from) || config.ballot != ballot || !config.counts(from) {
             return;
         }
-        let promised = self.log.promised();
-        if ballot < promised {
-            let refuse = Body::Refuse { ballot, promised, no_takeover: false };
-            self.send(from.node, refuse, fx);
+        if self.is_used_up(ballot) {
+            self.refuse(from.node, ballot, fx);
             return;
         }
         self.follow(ballot, now, fx);
@@ -67,16 +65,19 @@ impl Replica {
             self.accepted_due = true;
             return;
         }
-        if self.pending.as_ref().is_some_and(|p| p.ballot >= ballot) {
+        if self.pending.as_ref().is_none_or(|p| p.ballot < ballot) {
+            let pending = Pending::new(ballot, end, config.clone(), from.node, &self.log);
+            self.pending = Some(Box::new(pending));
+            self.fetch = None;
+        } else if self.fetch.is_some() {
             return;
         }
-        self.pending = Some(Pending::new(ballot, end, config.clone(), from.node, &self.log));
-        self.fetch = None;
         self.advance_takeover(now, fx);
     }
 
     /// Logs the Takeover that waits, or fetches what is missing for it.
     pub(super) fn advance_takeover(&mut self, now: Nanos, fx: &mut Effects) {
+        let room = self.has_record_room();
         let Some(pending) = &mut self.pending else { return };
         let (ballot, end) = (pending.ballot, pending.end);
         let committed = self.log.committed();
@@ -86,7 +87,10 @@ impl Replica {
             return;
         }
         match self.log.check_takeover(ballot, end) {
-            Ok(()) => self.take_over(now, fx),
+            Ok(()) if ballot.node == self.me.node || room => {
+                self.take_over(now, fx);
+            }
+            Ok(()) => {} // The leader says it again.
             Err(TakeoverRefusal::BelowCommitted { .. })
                 if cfg!(seeded_bug = "takeover_below_committed") =>
             {
@@ -115,6 +119,7 @@ impl Replica {
         let Some(pending) = &self.pending else { return };
         let (ballot, config, own) = (pending.ballot, pending.config.clone(), self.log.end());
         if self.log.accepting() < ballot && self.log.take_over(ballot, own).is_ok() {
+            self.config = config.clone();
             let body = TakeoverBody { chain: own.chain, config }.encode();
             self.log_record(Kind::Takeover, own.lsn, ballot, body, Then::Nothing, fx);
         }
@@ -158,7 +163,7 @@ impl Replica {
         let scn_floor = candidacy.scn_floor;
         let retry_at = now.after(self.tuning.retry_ns);
         let led = Leadership::new(ballot, end, &self.config, scn_floor, retry_at);
-        self.role = Role::Leader(led);
+        self.role = Role::Leader(Box::new(led));
         self.reason = "its takeover is on its way to a majority";
         self.leader = ballot;
         fx.push(Effect::Leader { ballot });

@@ -114,7 +114,7 @@ impl<R: Ring> Shard<R> {
 
     /// Closes batches as long as the device takes them.
     pub(crate) fn seal(&mut self) {
-        while !self.dirty.is_empty() && self.ledger.wal.wants_block() {
+        while !self.dirty.is_empty() && self.ledger.wal.wants_block(self.pending_bytes) {
             if !self.flush_own() || !self.seal_batch() {
                 return;
             }
@@ -126,7 +126,7 @@ impl<R: Ring> Shard<R> {
         let want = (self.pending_bytes + self.pending_count * 64 + self.dirty.len() * 256)
             .clamp(4096 - HEAD_BYTES, BATCH_BYTES)
             .max(self.largest_first());
-        if !self.ledger.has_room(want + HEAD_BYTES) {
+        if !self.ledger.has_room(want) {
             return false;
         }
         let Some(slot) = self.io.pool.take(Purpose::Write, want + HEAD_BYTES) else { return false };
@@ -214,13 +214,8 @@ impl<R: Ring> Shard<R> {
     ) {
         let peers: Vec<u32> = self.net.peers.keys().copied().collect();
         for to in peers {
-            let head = FrameHead::encode_bulk(
-                KIND_GROUPS,
-                headers_crc.into(),
-                0,
-                &[],
-                run.len as usize,
-            );
+            let head =
+                FrameHead::encode_bulk(KIND_GROUPS, headers_crc.into(), 0, &[], run.len as usize);
             let io = &mut self.io;
             if !self.net.send_bulk(&mut io.ring, &mut io.pool, to, head, run) {
                 continue;
@@ -297,9 +292,8 @@ fn judge(state: &StreamState, record: &NewRecord) -> Result<Option<Appended>, Er
             Err(Error::new(ErrorKind::Unknown, text))
         }
         Some(Verdict::Gap { expected }) => {
-            let text = format!(
-                "producer {producer} sent sequence {sequence}, the next one is {expected}"
-            );
+            let text =
+                format!("producer {producer} sent sequence {sequence}, the next one is {expected}");
             Err(Error::new(ErrorKind::SequenceGap, text).with_expected(expected))
         }
     }
@@ -322,7 +316,7 @@ fn fill_group(
     }
     let committed = state.replica.log().committed().lsn;
     let news = committed.0 - state.hinted.0;
-    if news >= HINT_BYTES || (news > 0 && builder.is_empty()) {
+    if news >= HINT_BYTES || (news > 0 && builder.state().is_empty()) {
         state.hinted = committed;
         builder.push_record(Kind::CommitHint, id, committed, position.ballot, &[]).ok()?;
     }

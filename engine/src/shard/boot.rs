@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use palisade_netio::{
-    Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring, ZeroCopy,
-};
+use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring, ZeroCopy};
 use palisade_wal::{
     Ballot, Boundary, CHAIN_START, Identity, IdentityEvent, IdentityFile, Kind, Lsn, Place,
     RecordMeta, Replay, StreamLog, Wal, WalError,
@@ -22,7 +20,7 @@ use crate::shard::net::Net;
 use crate::shard::stream::StreamState;
 use crate::shard::token::{OWNER_IDENTITY, OWNER_LISTENER, local_of, local_token, owner_base};
 use crate::shard::{Halt, Io, Shard, ShardConfig, Shared, mesh::shard_of};
-use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue, Change, SYSTEM_STREAM};
+use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue, SYSTEM_STREAM};
 use crate::stream::derived::Derived;
 
 /// Rounds that the ceiling is raised by, ahead of use.
@@ -66,7 +64,7 @@ impl<R: Ring> Shard<R> {
     /// drives it.
     pub(crate) fn new(
         config: ShardConfig,
-        mut ring: R,
+        ring: R,
         pool: Pool,
         port: std::sync::Arc<ShardPort>,
         mut shared: Shared,
@@ -90,15 +88,20 @@ impl<R: Ring> Shard<R> {
             shard: config.shard,
             shards: config.shards,
         };
-        let zero_copy = ZeroCopy { mode: config.zero_copy, ..ZeroCopy::default() };
+        let zero_copy = ZeroCopy {
+            threshold_bytes: palisade_netio::limits::ZERO_COPY_THRESHOLD_BYTES as u32,
+            mode: config.zero_copy,
+        };
         let now = ring.now();
-        let _ = ring.random();
+        // Takes its real place when the identity is known; nothing is asked of it before.
+        let wal = Wal::open(wal_config(&config, &me)).expect("bounds were checked with the file");
+        let ledger = Ledger::new(wal);
         Shard {
             me,
             io: Io { ring, pool, now },
             phase: Phase::Identity,
             halt: None,
-            ledger: Ledger::default(),
+            ledger,
             booting: Booting { identity, streams: BTreeMap::new() },
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),
@@ -125,6 +128,7 @@ impl<R: Ring> Shard<R> {
             leases: BTreeMap::new(),
             alarms: BTreeMap::new(),
             listening: None,
+            booted: false,
             once: 0,
             done: Vec::new(),
             ops: Vec::new(),
@@ -135,8 +139,10 @@ impl<R: Ring> Shard<R> {
     /// One turn before the shard runs.
     pub(crate) fn boot(&mut self) {
         self.poll_identity();
+        if self.phase == Phase::Recovering {
+            self.take_replay();
+        }
         match self.phase {
-            Phase::Recovering => self.take_replay(),
             Phase::Formatting => {
                 self.flush_own();
                 while self.ledger.poll_durable().is_some() {}
@@ -161,7 +167,7 @@ impl<R: Ring> Shard<R> {
 
     pub(crate) fn on_identity_completion(&mut self, done: &Completion) {
         let pool = &mut self.io.pool;
-        self.booting.identity.on_completion(pool, local_of(done.token), done);
+        self.booting.identity.on_completion(pool, local_of(done.token), done.clone());
     }
 
     /// Moves the identity file along; also while the shard runs, when the ceiling is raised.
@@ -218,18 +224,7 @@ impl<R: Ring> Shard<R> {
         self.me.incarnation = identity.incarnation;
         self.me.boot = identity.boots;
         self.net.me = self.me;
-        let config = palisade_wal::Config {
-            dir: self.config.dir.clone(),
-            cluster: self.me.cluster,
-            node: self.me.node,
-            incarnation: self.me.incarnation,
-            shard: self.me.shard.into(),
-            segment_bytes: self.config.segment_bytes,
-            log_bytes_max: self.config.log_bytes_max,
-            in_flight_max: self.config.writes_in_flight,
-            sync_path: self.config.sync_path,
-        };
-        match Wal::open(config) {
+        match Wal::open(wal_config(&self.config, &self.me)) {
             Ok(wal) => {
                 self.ledger = Ledger::new(wal);
                 self.phase = Phase::Recovering;
@@ -241,7 +236,7 @@ impl<R: Ring> Shard<R> {
     fn take_replay(&mut self) {
         while let Some(item) = self.ledger.wal.poll_replay(&mut self.io.pool) {
             match item {
-                Replay::Record { meta, place, bytes, .. } => self.replay(&meta, place, &bytes),
+                Replay::Record { meta, place, bytes } => self.replay(&meta, place, &bytes),
                 Replay::Damaged { meta, .. } => self.replay_damaged(meta.stream),
                 Replay::Corrupt { hard_state_maybe_lost, .. } => {
                     self.replay_corrupt(hard_state_maybe_lost);
@@ -497,6 +492,20 @@ impl Replaying {
     }
 }
 
+fn wal_config(config: &ShardConfig, me: &Peer) -> palisade_wal::Config {
+    palisade_wal::Config {
+        dir: config.dir.clone(),
+        cluster: me.cluster,
+        node: me.node,
+        incarnation: me.incarnation,
+        shard: me.shard.into(),
+        segment_bytes: config.segment_bytes,
+        log_bytes_max: config.log_bytes_max,
+        in_flight_max: config.writes_in_flight,
+        sync_path: config.sync_path,
+    }
+}
+
 fn first_identity(config: &ShardConfig, format: &crate::shard::Format) -> Identity {
     Identity {
         cluster: config.cluster,
@@ -549,10 +558,5 @@ mod tests {
         let start = Boundary { lsn: Lsn(0), chain: CHAIN_START };
         assert_eq!(read_base(&record.body, record.lsn), Some((Role::Standby, start, config)));
         assert_eq!(read_base(&record.body[..17], record.lsn), None);
-    }
-
-    #[test]
-    fn a_created_stream_is_no_system_stream() {
-        assert!(Change::decode(&Change::Create { stream: SYSTEM_STREAM }.encode()).is_none());
     }
 }

@@ -17,6 +17,15 @@ use crate::shard::frames::fetched_prefix;
 use crate::shard::jobs::{Destination, Job, Running};
 use crate::shard::net::KIND_FETCHED;
 
+/// What became of groups for a peer.
+enum Handed {
+    Sent,
+    /// No memory now.
+    Later,
+    /// It takes nothing; it asks again when it does.
+    Gone,
+}
+
 /// A group in a slot.
 struct Found {
     /// Offset of the group's bytes in the slot.
@@ -81,10 +90,12 @@ impl<R: Ring> Shard<R> {
             Destination::Embedder { .. } => self.hand_to_embedder(job, slot, found, next),
             Destination::Peer { to, ballot, staged } => {
                 let (to, ballot, staged) = (*to, *ballot, *staged);
-                if self.hand_to_peer(to, ballot, staged, slot, found) {
-                    job.from = next;
-                    self.jobs.resume(job);
+                match self.hand_to_peer(to, ballot, staged, slot, found) {
+                    Handed::Sent => job.from = next,
+                    Handed::Later => {}
+                    Handed::Gone => return,
                 }
+                self.jobs.resume(job);
             }
             Destination::Forward { .. } => self.hand_to_forwarder(job, slot, found, next),
         }
@@ -111,7 +122,6 @@ impl<R: Ring> Shard<R> {
         let _ = reply.send(Ok(ReadPart { records, next, committed }));
     }
 
-    /// False when the peer takes nothing now.
     fn hand_to_peer(
         &mut self,
         to: u32,
@@ -119,8 +129,10 @@ impl<R: Ring> Shard<R> {
         staged: bool,
         slot: SlotId,
         found: &[Found],
-    ) -> bool {
-        let Some((copy, body)) = self.copy_groups(slot, found, Purpose::Read) else { return true };
+    ) -> Handed {
+        let Some((copy, body)) = self.copy_groups(slot, found, Purpose::Read) else {
+            return Handed::Later;
+        };
         let prefix = fetched_prefix(ballot, staged);
         let head = FrameHead::encode_bulk(
             KIND_FETCHED,
@@ -133,7 +145,7 @@ impl<R: Ring> Shard<R> {
         let io = &mut self.io;
         let sent = self.net.send_bulk(&mut io.ring, &mut io.pool, to, head, run);
         self.io.pool.release(copy);
-        sent
+        if sent { Handed::Sent } else { Handed::Gone }
     }
 
     fn hand_to_forwarder(&mut self, job: Job, slot: SlotId, found: &[Found], next: Lsn) {

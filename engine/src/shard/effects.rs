@@ -58,7 +58,8 @@ impl<R: Ring> Shard<R> {
 
     /// Calls replicas whose deadline has passed.
     pub(crate) fn run_timers(&mut self) {
-        while let Some(&(due, stream)) = self.timers.first().filter(|(due, _)| *due <= self.io.now) {
+        while let Some(&(due, stream)) = self.timers.first().filter(|(due, _)| *due <= self.io.now)
+        {
             self.timers.remove(&(due, stream));
             if let Some(state) = self.streams.get_mut(&stream) {
                 state.timer = None;
@@ -230,7 +231,7 @@ impl<R: Ring> Shard<R> {
         let mut effects = Vec::new();
         match change {
             PeerChange::Up(node) => liveness.on_link_up(node, self.io.now, &mut effects),
-            PeerChange::Down(node) => liveness.on_link_down(node, self.io.now, &mut effects),
+            PeerChange::Down(node) => liveness.on_link_down(node, &mut effects),
         }
         self.drain_liveness(effects);
     }

@@ -6,9 +6,7 @@ use palisade_wal::{
 };
 use zerocopy::FromBytes;
 
-use crate::paxos::{
-    AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey,
-};
+use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey};
 use crate::shard::Shard;
 use crate::shard::ledger::group_items;
 use crate::shard::net::{Duty, KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};
@@ -114,13 +112,13 @@ impl<R: Ring> Shard<R> {
         if frame.body.at as usize != HEAD_BYTES {
             return false;
         }
-        let block_bytes = HEAD_BYTES + frame.body.len as usize;
-        // One block more for what must be logged between two groups of the frame.
-        if !self.flush_own() || !self.ledger.has_room(2 * block_bytes) || !self.keep_spare() {
+        let len = frame.body.len;
+        let block_bytes = HEAD_BYTES + len as usize;
+        let ready = self.flush_own() && self.keep_spare(block_bytes);
+        if !ready || !self.ledger.has_room(len as usize) {
             // Whoever sent it sends it again when asked.
             return true;
         }
-        let len = frame.body.len;
         self.take_groups(from, frame.slot, Body { len, headers_crc, metas }, source)
     }
 
@@ -128,7 +126,8 @@ impl<R: Ring> Shard<R> {
         let mut taken = Taken::default();
         let mut hints: Vec<(u64, Lsn)> = Vec::new();
         let mut whole = source == Source::Leader;
-        let mut place = self.ledger.wal.next_place(body.block_bytes());
+        let len = body.len as usize;
+        let mut place = self.ledger.peek(len).expect("room was checked");
         for meta in &body.metas {
             match meta.kind {
                 Kind::CommitHint => hints.push((meta.stream, meta.lsn)),
@@ -141,10 +140,11 @@ impl<R: Ring> Shard<R> {
                         // the next ones.
                         whole = false;
                         self.log_copies(slot, &mut taken, place);
-                        if !self.flush_own() {
+                        let ready = self.flush_own() && self.keep_spare(HEAD_BYTES + len);
+                        let Some(next) = self.ledger.peek(len).filter(|_| ready) else {
                             return true;
-                        }
-                        place = self.ledger.wal.next_place(body.block_bytes());
+                        };
+                        place = next;
                     }
                 }
                 _ => return false,
@@ -228,13 +228,15 @@ impl<R: Ring> Shard<R> {
         let items = group_items(&body.metas);
         let at = self.ledger.append(&mut self.io.pool, copy, body, items);
         assert!(at.segment == place.segment && at.offset == place.offset);
-        self.keep_spare();
     }
 
-    /// Keeps a slot for frames that cannot be logged as they came.
-    pub(crate) fn keep_spare(&mut self) -> bool {
+    /// Keeps a slot of this size for frames that cannot be logged as they came.
+    fn keep_spare(&mut self, bytes: usize) -> bool {
+        if let Some(small) = self.spare.take_if(|slot| self.io.pool.capacity(*slot) < bytes) {
+            self.io.pool.release(small);
+        }
         if self.spare.is_none() {
-            self.spare = self.io.pool.take(Purpose::Write, palisade_netio::SLOT_BYTES_MAX);
+            self.spare = self.io.pool.take(Purpose::Write, bytes);
         }
         self.spare.is_some()
     }

@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 
-use palisade_netio::{
-    Completion, Errno, Handle, Op, OpenHow, Payload, Purpose, Ring, Run, SlotId,
-};
+use palisade_netio::{Completion, Errno, Handle, Op, OpenHow, Payload, Purpose, Ring, Run, SlotId};
 use palisade_wal::{Ballot, Extent, Lsn};
 
 use crate::error::{Error, ErrorKind};

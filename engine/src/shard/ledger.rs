@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 
-use palisade_netio::{HEAD_BYTES, Pool, Purpose, SlotId};
+use palisade_netio::{HEAD_BYTES, Nanos, PAGE_BYTES, Pool, Purpose, SlotId};
+use palisade_wal::limits::BLOCK_BYTES_TARGET;
 use palisade_wal::{Ballot, Body, BodyBuilder, Kind, Lsn, NewBlock, Place, RecordMeta, Wal};
 
 use crate::paxos::LogRecord;
@@ -32,6 +33,8 @@ pub(crate) enum Durable {
 /// See the [module](self).
 pub(crate) struct Ledger {
     pub(crate) wal: Wal,
+    /// Since when the durable cursor stands still below the appended one.
+    oldest: Option<(u64, Nanos)>,
     own: VecDeque<OwnRecord>,
     waiting: VecDeque<(u64, Durable)>,
     /// Highest round that may be promised or taken over before the identity file is rewritten.
@@ -40,7 +43,28 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(wal: Wal) -> Ledger {
-        Ledger { wal, own: VecDeque::new(), waiting: VecDeque::new(), highest_round: 0 }
+        let (own, waiting) = (VecDeque::new(), VecDeque::new());
+        Ledger { wal, oldest: None, own, waiting, highest_round: 0 }
+    }
+
+    /// Looks at what is in flight, once a turn.
+    pub(crate) fn note_writes(&mut self, now: Nanos) {
+        let durable = self.wal.durable();
+        self.oldest = match self.oldest {
+            _ if durable == self.wal.appended() => None,
+            Some((stands, since)) if stands == durable => Some((stands, since)),
+            _ => Some((durable, now)),
+        };
+    }
+
+    /// Since when the oldest write waits, as far as [`note_writes`](Ledger::note_writes) saw.
+    pub(crate) fn oldest_write(&self) -> Option<Nanos> {
+        self.oldest.map(|(_, since)| since)
+    }
+
+    /// Age of the oldest write, 0 if there is none.
+    pub(crate) fn oldest_write_age(&self, now: Nanos) -> u64 {
+        self.oldest_write().map_or(0, |since| now.since(since))
     }
 
     /// Takes a replica's record; it goes into the next block.
@@ -57,21 +81,28 @@ impl Ledger {
         self.own.push_back(record);
     }
 
-    /// Whether records wait for a block.
+    /// Whether records wait that must not be overtaken by groups.
     pub(crate) fn has_own(&self) -> bool {
-        !self.own.is_empty()
+        self.own.iter().any(|record| record.kind.is_hard_state())
     }
 
-    /// Puts waiting records into blocks, in order. False when some still wait for memory or
-    /// space; then nothing may be logged after them.
-    pub(crate) fn flush_own(&mut self, pool: &mut Pool) -> bool {
-        while !self.own.is_empty() {
+    /// Puts waiting records into blocks, in order. False when some still wait for memory, for
+    /// space, or for a round ceiling above their ballot; then nothing may be logged after them.
+    pub(crate) fn flush_own(&mut self, pool: &mut Pool, round_limit: u64) -> bool {
+        while let Some(first) = self.own.front() {
+            if first.ballot.round > round_limit {
+                return false;
+            }
             let bytes: usize = self.own.iter().map(record_bytes).sum();
-            let want = (bytes + HEAD_BYTES).min(palisade_wal::BLOCK_BYTES_TARGET);
+            let want = (bytes + HEAD_BYTES).min(BLOCK_BYTES_TARGET).next_multiple_of(PAGE_BYTES);
+            if self.wal.peek(want, true).is_err() {
+                return false;
+            }
             let Some(slot) = pool.take(Purpose::Write, want) else { return false };
             let mut items = Vec::new();
-            let mut builder = BodyBuilder::new(&mut pool.bytes_mut(slot)[HEAD_BYTES..]);
-            while let Some(record) = self.own.front() {
+            let room = HEAD_BYTES..want;
+            let mut builder = BodyBuilder::new(&mut pool.bytes_mut(slot)[room]);
+            while let Some(record) = self.own.front().filter(|r| r.ballot.round <= round_limit) {
                 let OwnRecord { stream, kind, lsn, ballot, body, id } = record;
                 if builder.push_record(*kind, *stream, *lsn, *ballot, body).is_err() {
                     break;
@@ -79,19 +110,26 @@ impl Ledger {
                 items.extend(id.map(|id| Durable::Record { stream: *stream, id }));
                 self.own.pop_front();
             }
-            assert!(builder.room() < want, "a record fits an empty block");
+            assert!(!builder.state().is_empty(), "a record fits an empty block");
             let body = builder.finish();
             self.append(pool, slot, body, items);
         }
         true
     }
 
-    /// Whether a block of this many bytes can be appended now.
-    pub(crate) fn has_room(&mut self, block_bytes: usize) -> bool {
-        self.wal.poisoned().is_none() && self.wal.has_room(block_bytes)
+    /// Whether a block with `body_len` bytes of groups can be appended now.
+    pub(crate) fn has_room(&mut self, body_len: usize) -> bool {
+        self.peek(body_len).is_some()
     }
 
-    /// Appends a block and remembers whom to tell. The slot is the WAL's from here on.
+    /// Where a block with at most `body_len` bytes of groups would stand.
+    pub(crate) fn peek(&mut self, body_len: usize) -> Option<Place> {
+        let len = (HEAD_BYTES + body_len).next_multiple_of(PAGE_BYTES);
+        self.wal.peek(len, false).ok()
+    }
+
+    /// Appends a block that has room, and remembers whom to tell. The slot is the WAL's from here
+    /// on.
     pub(crate) fn append(
         &mut self,
         pool: &mut Pool,
@@ -99,7 +137,9 @@ impl Ledger {
         body: Body,
         items: Vec<Durable>,
     ) -> Place {
-        let place = self.wal.append(pool, NewBlock { slot, body });
+        let hard_state = body.holds_hard_state();
+        let block = NewBlock { slot, body, hard_state };
+        let place = self.wal.append(pool, block).expect("room was checked in this turn");
         self.waiting.extend(items.into_iter().map(|item| (place.block, item)));
         place
     }
@@ -120,9 +160,7 @@ impl Ledger {
 }
 
 /// The durable items of a block's groups.
-pub(crate) fn group_items<'a>(
-    metas: impl IntoIterator<Item = &'a RecordMeta>,
-) -> Vec<Durable> {
+pub(crate) fn group_items<'a>(metas: impl IntoIterator<Item = &'a RecordMeta>) -> Vec<Durable> {
     let mut items: Vec<Durable> = Vec::new();
     for meta in metas {
         if meta.kind != Kind::Group || meta.is_staged() {

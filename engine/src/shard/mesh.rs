@@ -154,11 +154,10 @@ impl<R: Ring> Shard<R> {
     }
 
     fn refuse_connection(&mut self, greeted: Greeted, refusal: Refusal) {
-        let now = self.io.now;
         let io = &mut self.io;
         match &mut self.net.listener {
             Some(listener) => {
-                listener.refuse(&mut io.ring, &mut io.pool, greeted.socket, refusal, now);
+                listener.refuse(&mut io.ring, &mut io.pool, greeted.socket, &refusal);
             }
             None => self.forget(palisade_netio::Op::Close { handle: greeted.socket }),
         }

@@ -158,6 +158,7 @@ pub struct Shard<R: Ring> {
     pub(crate) leases: BTreeMap<u64, (Arc<Path>, Lease)>,
     pub(crate) alarms: BTreeMap<&'static str, (u64, String)>,
     pub(crate) listening: Option<SocketAddr>,
+    booted: bool,
     once: u32,
     done: Vec<Completion>,
     ops: Vec<(u32, Op)>,
@@ -181,6 +182,11 @@ impl<R: Ring> Shard<R> {
     pub fn is_ready(&self) -> bool {
         let listens = self.config.listen.is_none() || self.listening.is_some();
         matches!(self.phase, Phase::Running) && listens
+    }
+
+    /// Who it is, once it serves.
+    pub fn identity(&self) -> Identity {
+        self.me
     }
 
     /// Where it listens.

@@ -116,7 +116,8 @@ impl Net {
             let target = Target { cluster: self.me.cluster, node, shard: self.me.shard };
             peer.control =
                 Some(self.dial(ring, pool, now, addr, target, Class::Control, Duty::Control(node)));
-            peer.bulk = Some(self.dial(ring, pool, now, addr, target, Class::Bulk, Duty::Bulk(node)));
+            peer.bulk =
+                Some(self.dial(ring, pool, now, addr, target, Class::Bulk, Duty::Bulk(node)));
         }
         self.peers.insert(node, peer);
     }
@@ -161,7 +162,7 @@ impl Net {
             Class::Control | Class::Bulk => {
                 if !self.peers.contains_key(&hello.from.node) {
                     let text = format!("node {} is no member here", hello.from.node);
-                    return Err((greeted, Refusal::new(RefusalCode::WrongNode, text)));
+                    return Err((greeted, Refusal::new(RefusalCode::Node, text)));
                 }
                 match hello.class {
                     Class::Control => Duty::Control(hello.from.node),

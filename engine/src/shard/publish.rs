@@ -84,11 +84,8 @@ impl<R: Ring> Shard<R> {
     fn sealed_extent(&mut self, extent: Extent, committed: Lsn) -> SealedExtent {
         let segment = extent.place.segment;
         let path = self.segment_path(segment);
-        let (path, lease) = self
-            .leases
-            .entry(segment)
-            .or_insert_with(|| (Arc::from(path), Lease::new()))
-            .clone();
+        let (path, lease) =
+            self.leases.entry(segment).or_insert_with(|| (Arc::from(path), Lease::new())).clone();
         SealedExtent {
             path,
             lease,

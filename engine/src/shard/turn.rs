@@ -36,6 +36,10 @@ impl<R: Ring> Shard<R> {
             Phase::Stopped => return false,
             _ => self.boot(),
         }
+        if self.phase == Phase::Running && !self.booted {
+            self.booted = true;
+            self.work();
+        }
         if self.halt.is_some() {
             self.phase = Phase::Stopped;
             return false;
@@ -79,7 +83,7 @@ impl<R: Ring> Shard<R> {
         let io = &mut self.io;
         match owner_of(done.token) {
             OWNER_WAL => {
-                self.ledger.wal.on_completion(&mut io.pool, local_of(done.token), &done);
+                self.ledger.wal.on_completion(&mut io.pool, local_of(done.token), done);
             }
             OWNER_IDENTITY => self.on_identity_completion(&done),
             OWNER_LISTENER => {
@@ -108,6 +112,10 @@ impl<R: Ring> Shard<R> {
                     palisade_wal::GroupKind::Data,
                     Reply::Promise(promise),
                 ),
+                Command::Report { reply } => {
+                    self.publish_status();
+                    let _ = reply.send(Ok(()));
+                }
                 Command::Create { count, reply } => {
                     self.create_streams(count, Asker::Embedder(reply));
                 }
@@ -180,20 +188,23 @@ impl<R: Ring> Shard<R> {
 
     /// Puts waiting records into blocks. False when some still wait.
     pub(crate) fn flush_own(&mut self) -> bool {
-        self.ledger.flush_own(&mut self.io.pool)
+        let limit = self.round_limit();
+        self.ledger.flush_own(&mut self.io.pool, limit)
     }
 
     fn submit(&mut self) {
         let now = self.io.now;
         let io = &mut self.io;
-        self.ledger.wal.on_time(now);
-        let mut ops = std::mem::take(&mut self.ops);
-        self.ledger.wal.poll_ops(&mut io.pool, &mut ops);
-        for (local, op) in ops.drain(..) {
-            io.ring.submit(&mut io.pool, local_token(OWNER_WAL, local), op);
+        if !matches!(self.phase, Phase::Identity | Phase::CountingBoot) {
+            self.ledger.wal.on_time(now);
+            let mut ops = std::mem::take(&mut self.ops);
+            self.ledger.wal.poll_ops(&mut io.pool, &mut ops);
+            for (local, op) in ops.drain(..) {
+                io.ring.submit(&mut io.pool, local_token(OWNER_WAL, local), op);
+            }
+            self.ops = ops;
+            self.ledger.note_writes(now);
         }
-        self.ops = ops;
-        self.ledger.note_writes(now);
         self.net.on_time(&mut io.ring, &mut io.pool, now);
         self.net.flush(&mut io.ring, &mut io.pool);
     }
@@ -213,7 +224,7 @@ impl<R: Ring> Shard<R> {
     fn has_work(&self) -> bool {
         let mesh = self.mesh.as_ref().is_some_and(|mesh| mesh.has_mail(self.me.shard));
         let forward = self.forward.as_ref().is_some_and(|port| port.has_requests());
-        let sealable = !self.dirty.is_empty() && self.ledger.wal.wants_block();
+        let sealable = !self.dirty.is_empty() && self.ledger.wal.wants_block(self.pending_bytes);
         !self.port.is_empty() || mesh || forward || sealable || !self.touched.is_empty()
     }
 

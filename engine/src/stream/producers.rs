@@ -65,10 +65,7 @@ impl Producers {
         assert!(producer != 0, "0 names no producer");
         let logged = self.overlay.iter().rev().find(|m| m.producer == producer);
         let settled = self.settled.get(&producer);
-        let last = queued
-            .or(logged.map(|m| m.sequence))
-            .or(settled.map(|p| p.last))
-            .unwrap_or(0);
+        let last = queued.or(logged.map(|m| m.sequence)).or(settled.map(|p| p.last)).unwrap_or(0);
         if sequence == last + 1 {
             return Verdict::Fresh;
         }

@@ -30,6 +30,10 @@ pub(super) struct Cluster {
     pub(super) next_value: u32,
     pub(super) trace: Vec<String>,
     pub(super) tracing: bool,
+    /// Nodes that nothing comes from or goes to.
+    pub(super) isolated: Vec<u32>,
+    /// Pairs, the lower node first, that nothing passes between.
+    pub(super) cuts: std::collections::BTreeSet<(u32, u32)>,
 }
 
 /// Packets under way; more are lost.
@@ -49,6 +53,8 @@ impl Cluster {
             next_value: 1,
             trace: Vec::new(),
             tracing: std::env::var("PAXOS_TRACE").is_ok(),
+            isolated: Vec::new(),
+            cuts: std::collections::BTreeSet::new(),
         };
         for at in 0..cluster.nodes.len() {
             cluster.run(at, |replica, now, fx| replica.start(now, fx));
@@ -136,7 +142,10 @@ impl Cluster {
 
     pub(super) fn deliver(&mut self, packet: Packet) {
         let at = packet.to as usize - 1;
-        if self.nodes[at].replica.is_none() {
+        let (a, b) = (packet.from.node, packet.to);
+        let isolated = self.isolated.contains(&a) || self.isolated.contains(&b);
+        let cut = isolated || self.cuts.contains(&(a.min(b), a.max(b)));
+        if self.nodes[at].replica.is_none() || cut {
             return;
         }
         let from = packet.from;
@@ -221,6 +230,47 @@ impl Cluster {
         if self.nodes[at].replica.is_some() {
             self.run(at, |replica, now, fx| replica.on_peer(node, state, now, fx));
         }
+    }
+
+    /// Tells every node who is heard: those that run and are not isolated.
+    pub(super) fn link(&mut self) {
+        let (now, nodes) = (self.now, self.nodes.len());
+        let works = |c: &Cluster, at: usize| {
+            c.nodes[at].replica.is_some() && !c.isolated.contains(&(at as u32 + 1))
+        };
+        for at in 0..nodes {
+            for other in (0..nodes).filter(|&other| other != at) {
+                let up = works(self, at) && works(self, other);
+                let state = if up { PeerState::Up } else { PeerState::Down { lease_until: now } };
+                self.peer(at, other as u32 + 1, state);
+            }
+        }
+    }
+
+    /// Cuts these nodes off, and everyone notices.
+    pub(super) fn isolate(&mut self, nodes: &[u32]) {
+        self.isolated = nodes.to_vec();
+        self.network.clear();
+        self.link();
+    }
+
+    /// Lets `node` ask for votes now, and waits until it leads.
+    pub(super) fn elect(&mut self, node: u32) -> Ballot {
+        let at = node as usize - 1;
+        self.link();
+        self.run(at, |replica, now, fx| replica.campaign(now, fx));
+        self.settle("this leader", |c| c.leader() == Some(at));
+        self.nodes[at].replica().log().accepting()
+    }
+
+    /// Lets time pass without faults.
+    pub(super) fn rest(&mut self, ms: u64) {
+        let now = self.now;
+        self.settle("a while", |c| c.now.since(now) >= ms * 1_000_000);
+    }
+
+    pub(super) fn log(&self, node: u32) -> &palisade_wal::StreamLog {
+        self.nodes[node as usize - 1].replica.as_ref().expect("the node runs").log()
     }
 
     pub(super) fn leader(&self) -> Option<usize> {

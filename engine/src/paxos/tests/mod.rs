@@ -3,6 +3,7 @@
 mod cases;
 mod cluster;
 mod failover;
+mod heartbeats;
 mod node;
 mod oracle;
 mod walk;

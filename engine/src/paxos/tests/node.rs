@@ -36,7 +36,19 @@ pub(super) struct Node {
 }
 
 pub(super) fn tuning() -> Tuning {
-    Tuning { commit_hint_bytes: 3 * GROUP_BYTES, window_groups_max: 6, ..Tuning::default() }
+    // Fast timers against slow disks and networks: elections run into each other.
+    const MS: u64 = 1_000_000;
+    Tuning {
+        heartbeat_ns: 5 * MS,
+        election_ns: 20 * MS,
+        election_jitter_ns: 20 * MS,
+        rank_step_ns: 2 * MS,
+        retry_ns: 15 * MS,
+        candidacy_ns: 80 * MS,
+        commit_hint_bytes: 3 * GROUP_BYTES,
+        window_groups_max: 6,
+        ..Tuning::default()
+    }
 }
 
 pub(super) fn members(count: u32) -> Config {

@@ -3,11 +3,11 @@
 //! `PAXOS_SEED=n` runs one seed, `PAXOS_SEEDS=n` the first n; `PAXOS_TRACE=1` prints it.
 
 use palisade_netio::Nanos;
-use palisade_wal::StreamLog;
+use palisade_wal::{Kind, StreamLog};
 
 use super::super::*;
 use super::cluster::Cluster;
-use super::node::Node;
+use super::node::{GROUP_BYTES, Node, Record};
 
 pub(super) struct Dice(pub(super) u64);
 
@@ -46,14 +46,33 @@ fn restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     cluster.run(at, |replica, now, fx| replica.start(now, fx));
 }
 
+/// Nodes that are down come first, or half of them would be down all the time.
 fn crash_or_restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
+    let down = cluster.nodes.iter().position(|n| n.replica.is_none());
+    // Then those with a promise to lose.
+    let promise = |r: &Record| matches!(r, Record::State(s) if s.kind == Kind::Promise);
+    let loses = |n: &Node| n.replica.is_some() && n.wal[n.durable..].iter().any(promise);
+    let count = cluster.nodes.len();
+    let loser = (at..at + count).map(|n| n % count).find(|&n| loses(&cluster.nodes[n]));
+    let at =
+        down.filter(|_| dice.below(3) > 0).or(loser.filter(|_| dice.below(2) > 0)).unwrap_or(at);
+    crash_or_restart_one(cluster, at, dice);
+}
+
+fn crash_or_restart_one(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     if cluster.nodes[at].replica.is_none() {
-        if dice.below(10) == 0 && !is_unknown(cluster) {
+        if dice.below(8) == 0 && !is_unknown(cluster) {
             let keep = cluster.nodes[at].durable - dice.below(4).min(cluster.nodes[at].durable);
             cluster.nodes[at].corrupt(keep);
             cluster.note(|| format!("{}: corrupted", at + 1));
         }
         restart(cluster, at, dice);
+        for other in (0..cluster.nodes.len()).filter(|&other| other != at) {
+            if dice.below(4) > 0 {
+                cluster.peer(other, at as u32 + 1, PeerState::Up);
+                cluster.peer(at, other as u32 + 1, PeerState::Up);
+            }
+        }
         return;
     }
     cluster.nodes[at].crash();
@@ -62,70 +81,123 @@ fn crash_or_restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
         let lease_until = cluster.now;
         cluster.peer(other, at as u32 + 1, PeerState::Down { lease_until });
     }
+    // Back at once, while what it said is still under way.
+    if dice.below(2) == 0 {
+        crash_or_restart_one(cluster, at, dice);
+    }
 }
 
-fn network(cluster: &mut Cluster, dice: &mut Dice) {
+/// How often what happens: each seed draws its own.
+struct Mix {
+    /// Per 1000 steps.
+    crash: usize,
+    link: usize,
+    stall: usize,
+    transfer: usize,
+    time: usize,
+    sync: usize,
+    propose: usize,
+    /// Per 100 packets.
+    lost: usize,
+    doubled: usize,
+    shuffled: usize,
+}
+
+impl Mix {
+    fn draw(dice: &mut Dice) -> Mix {
+        let mut of = |choices: &[usize]| choices[dice.below(choices.len())];
+        Mix {
+            crash: of(&[0, 5, 10, 30]),
+            link: of(&[0, 3, 10, 30]),
+            stall: of(&[0, 0, 1, 3]),
+            transfer: of(&[0, 0, 1, 4]),
+            time: of(&[10, 30, 80]),
+            sync: of(&[20, 50, 100, 250]),
+            propose: of(&[40, 120]),
+            lost: of(&[0, 2, 10]),
+            doubled: of(&[0, 5, 20]),
+            shuffled: of(&[0, 25, 80]),
+        }
+    }
+}
+
+fn network(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
     if cluster.network.is_empty() {
         return;
     }
-    // Mostly in order, sometimes from anywhere.
     let len = cluster.network.len();
-    let at = if dice.below(4) == 0 { dice.below(len) } else { dice.below(len.min(4)) };
-    match dice.below(20) {
-        0 => drop(cluster.network.remove(at)),
-        1 | 2 => {
-            let packet = cluster.network[at].clone();
-            cluster.deliver(packet);
-        }
-        _ => {
-            let packet = cluster.network.remove(at);
-            let to = packet.to as usize - 1;
-            cluster.deliver(packet);
-            cluster.end_turn(to);
-        }
+    let at = if dice.below(100) < mix.shuffled { dice.below(len) } else { dice.below(len.min(4)) };
+    let fate = dice.below(100);
+    let packet =
+        if fate < mix.doubled { cluster.network[at].clone() } else { cluster.network.remove(at) };
+    if fate < mix.doubled || fate >= mix.doubled + mix.lost {
+        let to = packet.to as usize - 1;
+        cluster.deliver(packet);
+        cluster.end_turn(to);
     }
 }
 
-fn step(cluster: &mut Cluster, dice: &mut Dice) {
+fn step(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
     let at = dice.below(cluster.nodes.len());
     let other = dice.below(cluster.nodes.len());
-    match dice.below(1000) {
-        0..500 => network(cluster, dice),
-        500..700 => {
-            let count = 1 + dice.below(3);
-            cluster.sync(at, count);
-            cluster.end_turn(at);
+    let mut roll = dice.below(1000);
+    let mut hit = |weight: usize| {
+        let hit = roll < weight;
+        roll = roll.wrapping_sub(weight);
+        hit
+    };
+    if hit(mix.sync) {
+        let count = 1 + dice.below(3);
+        cluster.sync(at, count);
+        cluster.end_turn(at);
+    } else if hit(mix.propose) {
+        cluster.propose(at);
+        cluster.end_turn(at);
+    } else if hit(mix.time) {
+        cluster.now = cluster.now.after(1_000_000 * (1 + dice.below(10) as u64));
+        for node in 0..cluster.nodes.len() {
+            cluster.tick(node);
+            cluster.end_turn(node);
         }
-        700..820 => {
-            cluster.propose(at);
-        }
-        820..940 => {
-            cluster.now = cluster.now.after(1_000_000 * (1 + dice.below(20) as u64));
-            cluster.tick(at);
-            cluster.end_turn(at);
-        }
-        940..970 if at != other => {
-            let lease_until = cluster.now.after(1_000_000 * dice.below(100) as u64);
+    } else if hit(mix.link) {
+        if at != other {
+            let lease_until = cluster.now.after(1_000_000 * dice.below(20) as u64);
             let down = PeerState::Down { lease_until };
-            let state = if dice.below(2) == 0 { PeerState::Up } else { down };
+            let state = if dice.below(3) > 0 { PeerState::Up } else { down };
             cluster.peer(at, other as u32 + 1, state);
+            // Mostly, a node is taken to be down because it is not heard.
+            let pair = (at.min(other) as u32 + 1, at.max(other) as u32 + 1);
+            if dice.below(4) > 0 {
+                let cut = dice.below(2) == 0;
+                if cut {
+                    cluster.cuts.insert(pair)
+                } else {
+                    cluster.cuts.remove(&pair)
+                };
+            }
         }
-        970..985 => crash_or_restart(cluster, at, dice),
-        985..988 if cluster.nodes[at].replica.is_some() => {
+    } else if hit(mix.crash) {
+        crash_or_restart(cluster, at, dice);
+    } else if hit(mix.stall) {
+        if cluster.nodes[at].replica.is_some() {
             let stalled = dice.below(2) == 0;
             cluster.run(at, |r, now, fx| r.on_disk_stalled(stalled, now, fx));
         }
-        988..990 if cluster.nodes[at].replica.is_some() => {
+    } else if hit(mix.transfer) {
+        if cluster.nodes[at].replica.is_some() {
             let to = other as u32 + 1;
             let _ = cluster.run(at, |r, now, fx| r.on_transfer(to, now, fx));
         }
-        990..992 => cluster.nodes[at].check_replay(),
-        _ => {}
+    } else if hit(1) {
+        cluster.nodes[at].check_replay();
+    } else {
+        network(cluster, mix, dice);
     }
 }
 
 /// All faults end: a leader must emerge and commit.
 fn heal(cluster: &mut Cluster, dice: &mut Dice) {
+    cluster.cuts.clear();
     for at in 0..cluster.nodes.len() {
         if cluster.nodes[at].replica.is_none() {
             restart(cluster, at, dice);
@@ -174,7 +246,7 @@ fn heal(cluster: &mut Cluster, dice: &mut Dice) {
     }
 }
 
-fn walk(count: u32, seed: u64, steps: usize) -> u64 {
+fn walk(count: u32, seed: u64, steps: usize) -> (u64, u64) {
     let mut dice = Dice(seed.wrapping_mul(0x1234_5678_9abc_def1));
     let mut cluster = Cluster::new(count, seed);
     for at in 0..cluster.nodes.len() {
@@ -182,12 +254,13 @@ fn walk(count: u32, seed: u64, steps: usize) -> u64 {
             cluster.peer(at, other as u32 + 1, PeerState::Up);
         }
     }
+    let mix = Mix::draw(&mut dice);
     for _ in 0..steps {
-        step(&mut cluster, &mut dice);
+        step(&mut cluster, &mix, &mut dice);
     }
     heal(&mut cluster, &mut dice);
     assert!(cluster.now > Nanos(0));
-    cluster.oracle.committed_end().0
+    (cluster.oracle.committed_end().0, cluster.oracle.elections)
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -197,20 +270,22 @@ fn number(name: &str) -> Option<u64> {
 fn walks(count: u32, seeds: u64, steps: usize) {
     let only = number("PAXOS_SEED");
     let seeds = only.map_or(0..number("PAXOS_SEEDS").unwrap_or(seeds), |seed| seed..seed + 1);
-    let (mut committed, total) = (0, seeds.end - seeds.start);
+    let (mut committed, mut elections, total) = (0, 0, seeds.end - seeds.start);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| walk(count, seed, steps));
-        committed += result.unwrap_or_else(|_| panic!("{count} nodes, seed {seed}"));
+        let (end, takeovers) = result.unwrap_or_else(|_| panic!("{count} nodes, seed {seed}"));
+        committed += end / GROUP_BYTES;
+        elections += takeovers;
     }
-    println!("{total} walks of {count} nodes, {} groups committed", committed / 128);
+    println!("{total} walks of {count} nodes: {committed} groups committed, {elections} takeovers");
 }
 
 #[test]
 fn three_nodes_keep_what_is_committed() {
-    walks(3, 300, 4000);
+    walks(3, 5000, 6000);
 }
 
 #[test]
 fn five_nodes_keep_what_is_committed() {
-    walks(5, 120, 4000);
+    walks(5, 2000, 6000);
 }

@@ -1,0 +1,239 @@
+//! One reader's place in one stream, and what it needs next.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use palisade_netio::SlotView;
+use palisade_wal::Lsn;
+
+use super::cut::{Cut, NoCut, Want, cut};
+use super::queue::{Recent, SealedExtent};
+use super::tail::Tail;
+use super::wire::{EndReason, Fetch};
+
+/// How often in a row a source may turn out not to hold what it should.
+const MISSES_MAX: u32 = 3;
+
+/// Where the records of a chunk are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// In memory of a shard.
+    View {
+        /// The bytes.
+        view: SlotView,
+        /// The part that is the chunk's body.
+        range: Range<usize>,
+    },
+    /// In a sealed segment, to be mapped.
+    Mapped {
+        /// The segment, by way of a block in it.
+        extent: SealedExtent,
+        /// The part of the segment that is the chunk's body.
+        range: Range<usize>,
+    },
+}
+
+/// What a cursor waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its turn.
+    Ready,
+    /// More to be committed.
+    Tail,
+    /// At least so much credit.
+    Credit(u64),
+    /// An answer with this ticket.
+    Waiting(u64),
+    /// Some time to pass.
+    Later,
+}
+
+/// What a cursor does in its turn.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Chunk(Cut, Source),
+    Read(SealedExtent, Want),
+    Locate,
+    Park(Phase),
+    End(EndReason),
+}
+
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    pub(crate) phase: Phase,
+    /// Whether it is in its reader's list of ready cursors.
+    pub(crate) listed: bool,
+    /// Whether the reader was told where this side stands.
+    pub(crate) told: bool,
+    pub(crate) position: Lsn,
+    pub(crate) credit: u64,
+    chain: Option<u64>,
+    to: Lsn,
+    follow: bool,
+    /// Where a reader that does not follow ends.
+    bound: Option<Lsn>,
+    misses: u32,
+    /// Committed end at the last step.
+    looked: Option<Lsn>,
+    extents: VecDeque<SealedExtent>,
+    recent: Option<Recent>,
+}
+
+impl Cursor {
+    pub(crate) fn new(fetch: &Fetch) -> Cursor {
+        Cursor {
+            phase: Phase::Ready,
+            listed: false,
+            told: false,
+            position: fetch.from,
+            credit: fetch.credit_bytes,
+            chain: None,
+            to: fetch.to,
+            follow: fetch.follow,
+            bound: None,
+            misses: 0,
+            looked: None,
+            extents: VecDeque::new(),
+            recent: None,
+        }
+    }
+
+    /// Decides what comes next. Source of bytes: recent records, then what was located, then a
+    /// new question.
+    pub(crate) fn step(
+        &mut self,
+        stream: u64,
+        committed: Option<Lsn>,
+        tail: &mut Tail,
+        bytes_target: u32,
+    ) -> Step {
+        self.looked = committed;
+        let Some(committed) = committed else { return Step::Locate };
+        if !self.follow && self.bound.is_none() {
+            self.bound = Some(self.to.min(committed));
+        }
+        let to = self.bound.unwrap_or(self.to);
+        if self.position >= to {
+            return Step::End(EndReason::ReachedTo);
+        }
+        if self.position >= committed {
+            return self.park(Phase::Tail);
+        }
+        if self.credit == 0 {
+            return self.park(Phase::Credit(1));
+        }
+        let want = Want {
+            stream,
+            from: self.position,
+            chain: self.chain,
+            committed,
+            to,
+            bytes_max: self.credit,
+            bytes_target,
+            ballot: None,
+        };
+        if let Some(step) = self.use_tail(tail, &want).or_else(|| self.use_recent(&want)) {
+            return step;
+        }
+        while self.extents.front().is_some_and(|extent| extent.end <= self.position) {
+            self.extents.pop_front();
+        }
+        match self.extents.front() {
+            Some(extent) => {
+                let want = Want { ballot: Some(extent.ballot), ..want };
+                Step::Read(extent.clone(), want)
+            }
+            None if self.misses > MISSES_MAX => Step::End(EndReason::Damaged),
+            None => Step::Locate,
+        }
+    }
+
+    fn use_tail(&mut self, tail: &mut Tail, want: &Want) -> Option<Step> {
+        let recent = tail.find(want.stream, self.position)?;
+        let (found, start) = (self.try_recent(recent, want), recent.start);
+        match found {
+            Ok(step) => Some(step),
+            Err(NoCut::Credit(need)) => Some(self.park(Phase::Credit(need))),
+            Err(NoCut::NotCommitted) => Some(self.park(Phase::Tail)),
+            Err(_) => {
+                // Not what it says it is; what the shard names when asked is checked again.
+                tail.remove(want.stream, start);
+                None
+            }
+        }
+    }
+
+    fn use_recent(&mut self, want: &Want) -> Option<Step> {
+        let recent = self.recent.take().filter(|recent| recent.end > self.position)?;
+        match self.try_recent(&recent, want) {
+            Ok(step) => {
+                self.recent = Some(recent);
+                Some(step)
+            }
+            Err(NoCut::Credit(need)) => Some(self.park(Phase::Credit(need))),
+            Err(NoCut::NotCommitted) => Some(self.park(Phase::Tail)),
+            Err(_) => {
+                self.misses += 1;
+                None
+            }
+        }
+    }
+
+    fn try_recent(&self, recent: &Recent, want: &Want) -> Result<Step, NoCut> {
+        let found = cut(&recent.records, want)?;
+        let source = Source::View { view: recent.records.clone(), range: found.range.clone() };
+        Ok(Step::Chunk(found, source))
+    }
+
+    /// Memory of a shard is not held by who cannot go on at once.
+    pub(crate) fn park(&mut self, phase: Phase) -> Step {
+        self.recent = None;
+        Step::Park(phase)
+    }
+
+    /// Gives up memory of a shard, to be asked for again.
+    pub(crate) fn let_go(&mut self) {
+        self.recent = None;
+    }
+
+    /// Takes an answer that names bytes.
+    pub(crate) fn on_sealed(&mut self, extents: &[SealedExtent]) {
+        self.extents = extents.iter().filter(|e| e.end > self.position).cloned().collect();
+        self.misses += u32::from(self.extents.is_empty());
+    }
+
+    /// Takes an answer that holds bytes.
+    pub(crate) fn on_recent(&mut self, recent: &Recent) {
+        let useful = recent.end > self.position && recent.start <= self.position;
+        self.misses += u32::from(!useful);
+        self.recent = useful.then(|| recent.clone());
+    }
+
+    /// What was to be read is not there.
+    pub(crate) fn on_miss(&mut self) {
+        self.extents.clear();
+        self.misses += 1;
+    }
+
+    /// The committed end that the last step saw.
+    pub(crate) fn looked_upto(&self) -> Option<Lsn> {
+        self.looked
+    }
+
+    /// The extent that is being read.
+    pub(crate) fn reading(&self) -> Option<&SealedExtent> {
+        self.extents.front()
+    }
+
+    /// Moves behind a chunk that is on its way.
+    pub(crate) fn advance(&mut self, sent: &Cut) {
+        let len = sent.range.len() as u64;
+        assert!(len <= self.credit, "a chunk of {len} bytes with credit {}", self.credit);
+        assert!(sent.end > self.position && sent.start <= self.position);
+        assert!(self.chain.is_none() || sent.start == self.position, "a gap or a repeat");
+        self.credit -= len;
+        self.position = sent.end;
+        self.chain = Some(sent.chain);
+        self.misses = 0;
+    }
+}

@@ -1,0 +1,709 @@
+//! All readers and their cursors: who gets which bytes next. No I/O, no clock, no thread.
+//!
+//! Inputs are `on_*`; [`Readers::poll`] appends what is to be done. A driver does it and reports
+//! back; it decides nothing. Readers take turns, one chunk each; a reader that does not take its
+//! bytes keeps its turn to itself.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use palisade_netio::Nanos;
+use palisade_netio::limits::FRAME_BULK_HEAD_BYTES;
+use palisade_wal::Lsn;
+
+pub use super::cursor::Source;
+use super::cursor::{Cursor, Phase, Step};
+use super::cut::{Cut, NoCut, Want};
+use super::limits::{
+    BEAT_NS, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSORS_MAX, LOCATE_BYTES, LOCATES_MAX,
+    OUTPUT_BYTES_MAX, OUTPUT_FRAMES_MAX, READERS_MAX, RETRY_NS, STALL_NS, STREAMS_PER_READER_MAX,
+    TAIL_BYTES_MAX,
+};
+use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply, SealedExtent};
+use super::tail::Tail;
+use super::wire::{Beat, ChunkHead, End, EndReason, Fetch, FromForwarder, Status};
+
+/// Names one connection of a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReaderId(pub u64);
+
+/// Why a connection is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// It took no byte for too long.
+    Stalled,
+    /// It asks for more small frames than it reads.
+    Flood,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a chunk: the encoded head, then the records of the source.
+    Send {
+        /// To whom.
+        reader: ReaderId,
+        /// What the head says.
+        head: ChunkHead,
+        /// The body.
+        source: Source,
+    },
+    /// Send a small frame.
+    Say {
+        /// To whom.
+        reader: ReaderId,
+        /// The whole frame.
+        frame: Vec<u8>,
+    },
+    /// Find records in a sealed segment: [`block_body`](super::cut::block_body), then
+    /// [`cut`](super::cut::cut), and report by [`Readers::on_read`].
+    Read {
+        /// For whom.
+        reader: ReaderId,
+        /// The stream.
+        stream: u64,
+        /// Comes back with the result.
+        ticket: u64,
+        /// The block.
+        extent: SealedExtent,
+        /// What to cut out of it.
+        want: Want,
+    },
+    /// Ask a shard; in the order of the effects.
+    Ask {
+        /// Which shard.
+        shard: usize,
+        /// What.
+        request: ForwardRequest,
+    },
+    /// End a connection, then say [`Readers::on_closed`].
+    Close {
+        /// Which.
+        reader: ReaderId,
+        /// Why.
+        why: CloseReason,
+    },
+}
+
+/// Bounds of [`Readers`]; see [`limits`](super::limits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections.
+    pub readers: usize,
+    /// Streams of one connection.
+    pub streams_per_reader: usize,
+    /// Cursors over all connections.
+    pub cursors: usize,
+    /// Bytes on their way to one connection, beyond which it gets no further chunk.
+    pub output_bytes: u64,
+    /// Bytes of records in one chunk, unless one group is larger.
+    pub chunk_bytes: u32,
+    /// Bytes of recent records kept.
+    pub tail_bytes: usize,
+    /// Open questions at one shard.
+    pub locates: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            readers: READERS_MAX,
+            streams_per_reader: STREAMS_PER_READER_MAX,
+            cursors: CURSORS_MAX,
+            output_bytes: OUTPUT_BYTES_MAX.into(),
+            chunk_bytes: CHUNK_BYTES_TARGET,
+            tail_bytes: TAIL_BYTES_MAX,
+            locates: LOCATES_MAX,
+        }
+    }
+}
+
+/// Counters since the start, except the first two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Connections now.
+    pub readers: u64,
+    /// Cursors now.
+    pub cursors: u64,
+    /// Chunks sent.
+    pub chunks: u64,
+    /// Chunks that came from recent records.
+    pub chunks_recent: u64,
+    /// Bytes of records sent.
+    pub bytes: u64,
+    /// Questions asked.
+    pub locates: u64,
+    /// Sources that did not hold what they should.
+    pub misses: u64,
+}
+
+/// Which shard owns a stream: of its id and the number of shards.
+pub type Route = fn(u64, usize) -> usize;
+
+#[derive(Debug, Default)]
+struct Stream {
+    committed: Option<Lsn>,
+    base: Lsn,
+    readers: BTreeSet<ReaderId>,
+    /// Those of `readers` at the committed end.
+    waiting: BTreeSet<ReaderId>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    cursors: BTreeMap<u64, Cursor>,
+    ready: VecDeque<u64>,
+    in_turn: bool,
+    out_bytes: u64,
+    out_frames: usize,
+    moved: Nanos,
+    closing: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    stream: u64,
+    from: Lsn,
+    shard: usize,
+    waiters: Vec<(ReaderId, u64)>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Readers {
+    limits: Limits,
+    route: Route,
+    readers: BTreeMap<ReaderId, Reader>,
+    streams: BTreeMap<u64, Stream>,
+    turn: VecDeque<ReaderId>,
+    tail: Tail,
+    open: BTreeMap<u64, Open>,
+    open_by_place: BTreeMap<(u64, Lsn), u64>,
+    /// Of each shard: questions asked, and questions to be asked when there is room.
+    shards: Vec<(usize, VecDeque<u64>)>,
+    later: BTreeSet<(ReaderId, u64)>,
+    /// Cursors beyond the committed end here: their readers are told of each beat.
+    ahead: BTreeSet<(ReaderId, u64)>,
+    effects: Vec<Effect>,
+    role_epoch: u64,
+    next: u64,
+    beats: u64,
+    beat_at: Nanos,
+    now: Nanos,
+    stats: Stats,
+}
+
+impl Readers {
+    /// No readers yet; `shards` log shards to ask.
+    pub fn new(limits: Limits, shards: usize, route: Route) -> Readers {
+        assert!(shards > 0 && limits.locates > 0 && limits.locates <= LOCATES_MAX);
+        Readers {
+            limits,
+            route,
+            readers: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            turn: VecDeque::new(),
+            tail: Tail::new(limits.tail_bytes),
+            open: BTreeMap::new(),
+            open_by_place: BTreeMap::new(),
+            shards: (0..shards).map(|_| (0, VecDeque::new())).collect(),
+            later: BTreeSet::new(),
+            ahead: BTreeSet::new(),
+            effects: Vec::new(),
+            role_epoch: 0,
+            next: 1,
+            beats: 0,
+            beat_at: Nanos(0),
+            now: Nanos(0),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        Stats { readers: self.readers.len() as u64, ..self.stats }
+    }
+
+    /// A reader connected. None when there are too many.
+    pub fn on_open(&mut self, now: Nanos) -> Option<ReaderId> {
+        self.now = self.now.max(now);
+        if self.readers.len() >= self.limits.readers {
+            return None;
+        }
+        let id = ReaderId(self.number());
+        let reader = Reader {
+            cursors: BTreeMap::new(),
+            ready: VecDeque::new(),
+            in_turn: false,
+            out_bytes: 0,
+            out_frames: 0,
+            moved: now,
+            closing: false,
+        };
+        self.readers.insert(id, reader);
+        Some(id)
+    }
+
+    /// A reader's connection ended.
+    pub fn on_closed(&mut self, id: ReaderId) {
+        let Some(reader) = self.readers.remove(&id) else { return };
+        for &stream in reader.cursors.keys() {
+            self.forget(id, stream);
+        }
+    }
+
+    /// A reader asks for a stream.
+    pub fn on_fetch(&mut self, id: ReaderId, fetch: &Fetch) {
+        let stream = fetch.stream;
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        let known = reader.cursors.contains_key(&stream);
+        let full = reader.cursors.len() >= self.limits.streams_per_reader
+            || self.stats.cursors >= self.limits.cursors as u64;
+        if full && !known {
+            self.end(id, stream, EndReason::Busy);
+            return;
+        }
+        self.drop_cursor(id, stream);
+        self.stats.cursors += 1;
+        let reader = self.readers.get_mut(&id).expect("it was just there");
+        reader.cursors.insert(stream, Cursor::new(fetch));
+        if !self.streams.contains_key(&stream) {
+            self.ask(stream, ForwardRequest::Watch { stream });
+        }
+        self.streams.entry(stream).or_default().readers.insert(id);
+        self.ready(id, stream);
+    }
+
+    /// A reader can take more.
+    pub fn on_credit(&mut self, id: ReaderId, stream: u64, bytes: u64) {
+        let Some(cursor) = self.cursor(id, stream) else { return };
+        cursor.credit = cursor.credit.saturating_add(bytes).min(CREDIT_BYTES_MAX);
+        if matches!(cursor.phase, Phase::Credit(need) if need <= cursor.credit) {
+            self.ready(id, stream);
+        }
+    }
+
+    /// A reader wants no more of a stream.
+    pub fn on_stop(&mut self, id: ReaderId, stream: u64) {
+        self.end(id, stream, EndReason::Stopped);
+    }
+
+    /// So many bytes of so many frames left for a reader.
+    pub fn on_sent(&mut self, id: ReaderId, bytes: u64, frames: usize, now: Nanos) {
+        self.now = self.now.max(now);
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        assert!(bytes <= reader.out_bytes && frames <= reader.out_frames);
+        reader.out_bytes -= bytes;
+        reader.out_frames -= frames;
+        reader.moved = now;
+        self.enlist(id);
+    }
+
+    /// A stream's committed end moved. Where the records are known too, use
+    /// [`on_tail`](Readers::on_tail) instead.
+    pub fn on_committed(&mut self, stream: u64, upto: Lsn, base: Lsn) {
+        let Some(known) = self.streams.get_mut(&stream) else { return };
+        known.base = known.base.max(base);
+        if known.committed.is_some_and(|committed| committed >= upto) {
+            return;
+        }
+        known.committed = Some(upto);
+        for id in std::mem::take(&mut known.waiting) {
+            self.ready(id, stream);
+        }
+    }
+
+    /// Records were committed.
+    pub fn on_tail(&mut self, recent: Recent) {
+        let (stream, end) = (recent.stream, recent.end);
+        if self.streams.contains_key(&stream) {
+            self.tail.push(recent);
+            self.on_committed(stream, end, Lsn::ZERO);
+        }
+    }
+
+    /// A stream is gone from here, or changed below its committed end.
+    pub fn on_gone(&mut self, stream: u64) {
+        self.tail.forget(stream);
+        self.detach(stream);
+        let readers = self.streams.get(&stream).map(|s| s.readers.clone()).unwrap_or_default();
+        for id in readers {
+            self.end(id, stream, EndReason::UnknownStream);
+        }
+    }
+
+    /// Answers that are on their way speak of what was.
+    fn detach(&mut self, stream: u64) {
+        let places = self.open_by_place.range((stream, Lsn(0))..=(stream, Lsn::MAX));
+        let places: Vec<(u64, Lsn)> = places.map(|(&place, _)| place).collect();
+        for place in places {
+            let id = self.open_by_place.remove(&place).expect("it was just there");
+            self.open.get_mut(&id).expect("an open question").waiters.clear();
+        }
+    }
+
+    /// A newer role epoch is known.
+    pub fn on_role_epoch(&mut self, epoch: u64) {
+        self.role_epoch = self.role_epoch.max(epoch);
+    }
+
+    /// A shard answered.
+    pub fn on_located(&mut self, reply: &Reply) {
+        let Some(open) = self.open.remove(&reply.id) else { return };
+        self.shards[open.shard].0 -= 1;
+        self.ask_waiting(open.shard);
+        let place = (open.stream, open.from);
+        if self.open_by_place.get(&place) != Some(&reply.id) {
+            return;
+        }
+        self.open_by_place.remove(&place);
+        if reply.stream != open.stream {
+            self.stats.misses += 1;
+        }
+        if !matches!(reply.located, Located::Unknown | Located::Busy) {
+            self.on_committed(open.stream, reply.committed, reply.base);
+        }
+        for (id, ticket) in open.waiters {
+            self.answer(id, open.stream, ticket, reply);
+        }
+    }
+
+    fn answer(&mut self, id: ReaderId, stream: u64, ticket: u64, reply: &Reply) {
+        let Some(cursor) = self.cursor(id, stream) else { return };
+        if cursor.phase != Phase::Waiting(ticket) {
+            return;
+        }
+        match &reply.located {
+            Located::Sealed(extents) => cursor.on_sealed(extents),
+            Located::Active(recent) => cursor.on_recent(recent),
+            Located::NotYet if reply.committed > cursor.position => cursor.on_miss(),
+            Located::NotYet => {}
+            Located::Busy => {
+                cursor.phase = Phase::Later;
+                self.later.insert((id, stream));
+                return;
+            }
+            Located::Recycled => {
+                return self.end(id, stream, EndReason::Recycled { base: reply.base });
+            }
+            Located::Unknown => return self.end(id, stream, EndReason::UnknownStream),
+            Located::Damaged => return self.end(id, stream, EndReason::Damaged),
+        }
+        self.ready(id, stream);
+    }
+
+    /// What an [`Effect::Read`] found; the range counts from the start of the segment.
+    pub fn on_read(&mut self, id: ReaderId, stream: u64, ticket: u64, found: Result<Cut, NoCut>) {
+        let Some(cursor) = self.cursor(id, stream) else { return };
+        if cursor.phase != Phase::Waiting(ticket) {
+            return;
+        }
+        match found {
+            Ok(found) => {
+                let extent = cursor.reading().expect("an extent is being read").clone();
+                let source = Source::Mapped { extent, range: found.range.clone() };
+                self.send(id, stream, found, source);
+            }
+            // More credit, or a later committed end, may have come while it was read.
+            Err(NoCut::Credit(need)) if need > cursor.credit => {
+                self.wait_for_credit(id, stream, Phase::Credit(need));
+            }
+            Err(NoCut::Credit(_)) => self.ready(id, stream),
+            Err(NoCut::NotCommitted) => {
+                let looked = cursor.looked_upto();
+                if self.streams[&stream].committed > looked {
+                    self.ready(id, stream);
+                } else {
+                    self.wait_at_end(id, stream);
+                }
+            }
+            Err(_) => {
+                cursor.on_miss();
+                self.stats.misses += 1;
+                self.ready(id, stream);
+            }
+        }
+    }
+
+    /// Time passed.
+    pub fn on_time(&mut self, now: Nanos) {
+        self.now = self.now.max(now);
+        for (id, stream) in std::mem::take(&mut self.later) {
+            if self.cursor(id, stream).is_some_and(|cursor| cursor.phase == Phase::Later) {
+                self.ready(id, stream);
+            }
+        }
+        if now.since(self.beat_at) < BEAT_NS {
+            return;
+        }
+        self.beat_at = now;
+        self.beats += 1;
+        let beat = FromForwarder::Beat(Beat { number: self.beats, role_epoch: self.role_epoch });
+        let frame = beat.encode();
+        for id in self.readers.keys().copied().collect::<Vec<_>>() {
+            let reader = self.readers.get_mut(&id).expect("it was just there");
+            if reader.out_bytes > 0 && now.since(reader.moved) > STALL_NS {
+                self.close(id, CloseReason::Stalled);
+            } else {
+                self.say(id, frame.clone());
+            }
+        }
+        for (id, stream) in self.ahead.clone() {
+            self.tell(id, stream);
+        }
+    }
+
+    /// When [`on_time`](Readers::on_time) is due.
+    pub fn next_time(&self) -> Option<Nanos> {
+        let beat = (!self.readers.is_empty()).then(|| self.beat_at.after(BEAT_NS));
+        let later = (!self.later.is_empty()).then(|| self.now.after(RETRY_NS));
+        beat.into_iter().chain(later).min()
+    }
+
+    /// The node stops: every cursor ends.
+    pub fn on_shutdown(&mut self) {
+        for id in self.readers.keys().copied().collect::<Vec<_>>() {
+            let streams: Vec<u64> = self.readers[&id].cursors.keys().copied().collect();
+            streams.into_iter().for_each(|stream| self.end(id, stream, EndReason::ShuttingDown));
+        }
+    }
+
+    /// Lets up to `turns` cursors take their turn and appends everything that is to be done.
+    /// Returns whether more is ready.
+    pub fn poll(&mut self, turns: usize, effects: &mut Vec<Effect>) -> bool {
+        for _ in 0..turns {
+            let Some(id) = self.turn.pop_front() else { break };
+            self.take_turn(id);
+        }
+        effects.append(&mut self.effects);
+        !self.turn.is_empty()
+    }
+
+    fn take_turn(&mut self, id: ReaderId) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        reader.in_turn = false;
+        let Some(stream) = reader.ready.pop_front() else { return };
+        let cursor = reader.cursors.get_mut(&stream).expect("a ready cursor is there");
+        assert!(std::mem::take(&mut cursor.listed), "a ready cursor is listed");
+        let committed = self.streams.get(&stream).and_then(|stream| stream.committed);
+        let step = cursor.step(stream, committed, &mut self.tail, self.limits.chunk_bytes);
+        self.take_step(id, stream, step);
+        self.enlist(id);
+    }
+
+    fn take_step(&mut self, id: ReaderId, stream: u64, step: Step) {
+        match step {
+            Step::Chunk(cut, source) => {
+                self.stats.chunks_recent += 1;
+                self.send(id, stream, cut, source);
+            }
+            Step::Read(extent, want) => {
+                let (reader, ticket) = (id, self.number());
+                self.set_phase(id, stream, Phase::Waiting(ticket));
+                self.effects.push(Effect::Read { reader, stream, ticket, extent, want });
+            }
+            Step::Locate => self.locate(id, stream),
+            Step::Park(Phase::Tail) => self.wait_at_end(id, stream),
+            Step::Park(phase) => self.wait_for_credit(id, stream, phase),
+            Step::End(reason) => self.end(id, stream, reason),
+        }
+    }
+
+    fn send(&mut self, id: ReaderId, stream: u64, cut: Cut, source: Source) {
+        let known = &self.streams[&stream];
+        let head = ChunkHead {
+            stream,
+            start: cut.start,
+            end: cut.end,
+            committed: known.committed.unwrap_or(cut.end).max(cut.end),
+            headers_crc: cut.headers_crc,
+            role_epoch: self.role_epoch,
+            body_len: cut.range.len() as u32,
+        };
+        self.stats.chunks += 1;
+        self.stats.bytes += u64::from(head.body_len);
+        let now = self.now;
+        let reader = self.readers.get_mut(&id).expect("a cursor has a reader");
+        reader.cursors.get_mut(&stream).expect("a chunk has a cursor").advance(&cut);
+        reader.queue(FRAME_BULK_HEAD_BYTES as u64 + u64::from(head.body_len), now);
+        self.ahead.remove(&(id, stream));
+        self.effects.push(Effect::Send { reader: id, head, source });
+        self.ready(id, stream);
+    }
+
+    /// The reader learns that there is more than its credit allows.
+    fn wait_for_credit(&mut self, id: ReaderId, stream: u64, phase: Phase) {
+        self.set_phase(id, stream, phase);
+        self.tell(id, stream);
+    }
+
+    fn wait_at_end(&mut self, id: ReaderId, stream: u64) {
+        self.set_phase(id, stream, Phase::Tail);
+        let known = self.streams.get_mut(&stream).expect("a cursor has a stream");
+        known.waiting.insert(id);
+        let committed = known.committed;
+        let Some(cursor) = self.cursor(id, stream) else { return };
+        let ahead = committed.is_none_or(|committed| cursor.position > committed);
+        if !std::mem::replace(&mut cursor.told, true) {
+            self.tell(id, stream);
+        }
+        if ahead {
+            self.ahead.insert((id, stream));
+        } else {
+            self.ahead.remove(&(id, stream));
+        }
+    }
+
+    fn tell(&mut self, id: ReaderId, stream: u64) {
+        let Some(known) = self.streams.get(&stream) else { return };
+        let committed = known.committed.unwrap_or(known.base);
+        let status = Status { stream, committed, base: known.base };
+        self.say(id, FromForwarder::Status(status).encode());
+    }
+
+    fn locate(&mut self, id: ReaderId, stream: u64) {
+        let ticket = self.number();
+        self.set_phase(id, stream, Phase::Waiting(ticket));
+        let from = self.cursor(id, stream).expect("a cursor asks").position;
+        if let Some(open) = self.open_by_place.get(&(stream, from)) {
+            let open = self.open.get_mut(open).expect("an open question");
+            open.waiters.push((id, ticket));
+            return;
+        }
+        let (question, shard) = (self.number(), (self.route)(stream, self.shards.len()));
+        self.open.insert(question, Open { stream, from, shard, waiters: vec![(id, ticket)] });
+        self.open_by_place.insert((stream, from), question);
+        self.shards[shard].1.push_back(question);
+        self.ask_waiting(shard);
+    }
+
+    fn ask_waiting(&mut self, shard: usize) {
+        while self.shards[shard].0 < self.limits.locates {
+            let Some(id) = self.shards[shard].1.pop_front() else { break };
+            let open = &self.open[&id];
+            if open.waiters.is_empty() {
+                self.open.remove(&id);
+                continue;
+            }
+            let (stream, from) = (open.stream, open.from);
+            let request = LocateRequest { id, stream, from, max_bytes: LOCATE_BYTES };
+            self.shards[shard].0 += 1;
+            self.stats.locates += 1;
+            let request = ForwardRequest::Locate(request);
+            self.effects.push(Effect::Ask { shard, request });
+        }
+    }
+
+    fn ask(&mut self, stream: u64, request: ForwardRequest) {
+        let shard = (self.route)(stream, self.shards.len());
+        self.effects.push(Effect::Ask { shard, request });
+    }
+
+    fn end(&mut self, id: ReaderId, stream: u64, reason: EndReason) {
+        let known = self.streams.get(&stream);
+        let committed = known.and_then(|known| known.committed).unwrap_or(Lsn::ZERO);
+        let base = match reason {
+            EndReason::Recycled { base } => base,
+            _ => known.map_or(Lsn::ZERO, |known| known.base),
+        };
+        let end = FromForwarder::End(End { stream, reason, committed, base });
+        self.drop_cursor(id, stream);
+        self.say(id, end.encode());
+    }
+
+    fn say(&mut self, id: ReaderId, frame: Vec<u8>) {
+        let now = self.now;
+        let Some(reader) = self.readers.get_mut(&id).filter(|reader| !reader.closing) else {
+            return;
+        };
+        if reader.out_frames >= OUTPUT_FRAMES_MAX {
+            return self.close(id, CloseReason::Flood);
+        }
+        reader.queue(frame.len() as u64, now);
+        self.effects.push(Effect::Say { reader: id, frame });
+    }
+
+    fn close(&mut self, id: ReaderId, why: CloseReason) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        if !std::mem::replace(&mut reader.closing, true) {
+            self.effects.push(Effect::Close { reader: id, why });
+        }
+    }
+
+    fn drop_cursor(&mut self, id: ReaderId, stream: u64) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        if let Some(cursor) = reader.cursors.remove(&stream) {
+            if cursor.listed {
+                reader.ready.retain(|&ready| ready != stream);
+            }
+            self.forget(id, stream);
+        }
+    }
+
+    /// What the rest knows of a cursor that is gone.
+    fn forget(&mut self, id: ReaderId, stream: u64) {
+        self.stats.cursors -= 1;
+        self.ahead.remove(&(id, stream));
+        self.later.remove(&(id, stream));
+        let known = self.streams.get_mut(&stream).expect("a cursor has a stream");
+        known.waiting.remove(&id);
+        known.readers.remove(&id);
+        if known.readers.is_empty() {
+            self.streams.remove(&stream);
+            self.tail.forget(stream);
+            self.detach(stream);
+            self.ask(stream, ForwardRequest::Unwatch { stream });
+        }
+    }
+
+    fn cursor(&mut self, id: ReaderId, stream: u64) -> Option<&mut Cursor> {
+        self.readers.get_mut(&id)?.cursors.get_mut(&stream)
+    }
+
+    fn set_phase(&mut self, id: ReaderId, stream: u64, phase: Phase) {
+        if let Some(cursor) = self.cursor(id, stream) {
+            cursor.phase = phase;
+        }
+    }
+
+    fn ready(&mut self, id: ReaderId, stream: u64) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        let Some(cursor) = reader.cursors.get_mut(&stream) else { return };
+        cursor.phase = Phase::Ready;
+        if !std::mem::replace(&mut cursor.listed, true) {
+            reader.ready.push_back(stream);
+        }
+        self.enlist(id);
+    }
+
+    /// Puts a reader into the round of turns, if it has something to do and room for it.
+    fn enlist(&mut self, id: ReaderId) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        if reader.in_turn || reader.closing || reader.ready.is_empty() {
+            return;
+        }
+        if reader.out_bytes >= self.limits.output_bytes {
+            // What it would have sent from a shard's memory is not held for it.
+            for stream in &reader.ready {
+                reader.cursors.get_mut(stream).into_iter().for_each(Cursor::let_go);
+            }
+            return;
+        }
+        reader.in_turn = true;
+        self.turn.push_back(id);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+impl Reader {
+    fn queue(&mut self, bytes: u64, now: Nanos) {
+        if self.out_bytes == 0 {
+            self.moved = now;
+        }
+        self.out_bytes += bytes;
+        self.out_frames += 1;
+    }
+}

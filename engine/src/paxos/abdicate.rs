@@ -1,0 +1,112 @@
+//! The end of a leadership, and its handing over.
+
+use palisade_netio::Nanos;
+use palisade_wal::Ballot;
+
+use super::effect::{Effect, Effects, StepDownReason};
+use super::elect::BallotOf;
+use super::event::{NoSlot, ProposePosition};
+use super::member::NodeKey;
+use super::message::Body;
+use super::progress::Transfer;
+use super::replica::{Replica, Role};
+
+impl Replica {
+    /// Ends an own leadership or candidacy.
+    pub(super) fn step_down(&mut self, reason: StepDownReason, fx: &mut Effects) {
+        let role = std::mem::replace(&mut self.role, Role::Follower);
+        let ballot = match role {
+            Role::Leader(led) => led.ballot,
+            Role::Candidate(candidacy) => candidacy.ballot,
+            Role::PreCandidate(_) | Role::Follower => return,
+        };
+        assert!(ballot.node == self.me.node);
+        self.pending = self.pending.take().filter(|p| p.ballot != ballot);
+        self.fetch = self.fetch.take().filter(|f| f.ballot != ballot);
+        if self.leader == ballot {
+            self.unfollow(fx);
+        }
+        fx.push(Effect::SteppedDown { ballot, reason });
+    }
+
+    /// Ends an own leadership and gives its lease back.
+    pub(super) fn abdicate(
+        &mut self,
+        reason: StepDownReason,
+        successor: Option<u32>,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        let Role::Leader(led) = &self.role else { return };
+        let ballot = led.ballot;
+        self.send_all(&Body::StepDown { ballot, successor }, fx);
+        self.step_down(reason, fx);
+        self.reason = "stepped down";
+        self.lease_until = now;
+        self.schedule_election(now, self.tuning.election_ns);
+    }
+
+    pub(super) fn on_step_down(
+        &mut self,
+        from: NodeKey,
+        ballot: Ballot,
+        successor: Option<u32>,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        if !ballot.is_of(from) || self.leader != ballot {
+            return;
+        }
+        self.unfollow(fx);
+        self.lease_until = now;
+        self.reason = "the leader stepped down";
+        match successor {
+            Some(node) if node == self.me.node => self.campaign(now, fx),
+            Some(_) => self.schedule_election(now, self.tuning.election_ns),
+            None => self.schedule_election(now, 0),
+        }
+    }
+
+    /// This node's disk stalls, or does so no more: it does not lead meanwhile.
+    pub fn on_disk_stalled(&mut self, stalled: bool, now: Nanos, fx: &mut Effects) {
+        self.disk_stalled = stalled;
+        if self.halted.is_some() {
+            return;
+        }
+        if !stalled {
+            if self.leader == Ballot::NONE && matches!(self.role, Role::Follower) {
+                self.schedule_election(now.max(self.lease_until), 0);
+            }
+            return;
+        }
+        self.abdicate(StepDownReason::DiskStalled, None, now, fx);
+        self.step_down(StepDownReason::DiskStalled, fx);
+        self.election_at = None;
+        self.reason = "the disk stalls";
+    }
+
+    /// Hands leadership to `successor` once it has the whole log; no slots meanwhile.
+    ///
+    /// # Errors
+    /// This node does not lead, or `successor` cannot.
+    pub fn on_transfer(
+        &mut self,
+        successor: u32,
+        now: Nanos,
+        fx: &mut Effects,
+    ) -> Result<(), NoSlot> {
+        self.propose_position().or_else(|why| match why {
+            NoSlot::Busy => Ok(ProposePosition::default()),
+            why => Err(why),
+        })?;
+        let able = successor != self.me.node && self.up.contains(&successor);
+        let Role::Leader(led) = &mut self.role else { return Err(NoSlot::NotLeading(self.leader)) };
+        if !able {
+            return Err(NoSlot::NotLeading(led.ballot));
+        }
+        let give_up_at = now.after(self.tuning.election_ns);
+        led.transfer = Some(Transfer { successor, give_up_at });
+        self.finish_transfer(now, fx);
+        Ok(())
+    }
+}

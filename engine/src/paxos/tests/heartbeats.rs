@@ -1,0 +1,108 @@
+//! The liveness of nodes, beat by beat.
+
+use palisade_netio::Nanos;
+
+use super::super::*;
+
+const MS: u64 = 1_000_000;
+
+fn at(ms: u64) -> Nanos {
+    Nanos(ms * MS)
+}
+
+fn states(fx: &[LivenessEffect]) -> Vec<PeerState> {
+    let state = |e: &LivenessEffect| match e {
+        LivenessEffect::Peer { state, .. } => Some(*state),
+        LivenessEffect::Send { .. } => None,
+    };
+    fx.iter().filter_map(state).collect()
+}
+
+/// Gives each side what the other sent, until both are quiet.
+fn exchange(a: &mut Liveness, b: &mut Liveness, now: Nanos, fx: Vec<LivenessEffect>) -> bool {
+    let (mut to_b, mut up) = (fx, false);
+    for _ in 0..8 {
+        let mut to_a = Vec::new();
+        for effect in to_b.drain(..) {
+            if let LivenessEffect::Send { heartbeat, .. } = effect {
+                b.on_heartbeat(1, heartbeat, now, &mut to_a);
+            }
+        }
+        for effect in to_a.drain(..) {
+            if let LivenessEffect::Send { heartbeat, .. } = effect {
+                a.on_heartbeat(2, heartbeat, now, &mut to_b);
+            }
+        }
+        up |= states(&to_b).contains(&PeerState::Up);
+    }
+    up
+}
+
+fn linked() -> (Liveness, Liveness) {
+    let tuning = Tuning::default();
+    let (mut a, mut b) = (Liveness::new(1, &[2], &tuning), Liveness::new(1, &[1], &tuning));
+    let mut fx = Vec::new();
+    b.on_link_up(1, at(0), &mut Vec::new());
+    a.on_link_up(2, at(0), &mut fx);
+    assert!(exchange(&mut a, &mut b, at(0), fx));
+    assert!(a.is_up(2) && b.is_up(1));
+    (a, b)
+}
+
+#[test]
+fn a_link_makes_both_sides_up_at_once_and_its_end_down_at_once() {
+    let (mut a, _) = linked();
+    let mut fx = Vec::new();
+    a.on_link_down(2, &mut fx);
+    assert_eq!(states(&fx), [PeerState::Down { lease_until: at(200) }]);
+}
+
+#[test]
+fn silence_is_noticed_after_the_election_timeout() {
+    let (mut a, _) = linked();
+    let mut fx = Vec::new();
+    a.on_time(at(199), &mut fx);
+    assert!(states(&fx).is_empty());
+    assert_eq!(a.next_deadline(), at(200));
+    a.on_time(at(200), &mut fx);
+    assert_eq!(states(&fx), [PeerState::Down { lease_until: at(200) }]);
+}
+
+#[test]
+fn a_peer_that_does_not_hear_is_not_up() {
+    let (mut a, _) = linked();
+    let mut fx = Vec::new();
+    for beat in 1..=5 {
+        a.on_time(at(beat * 50), &mut fx);
+        let deaf = Heartbeat { boot: 1, counter: 100 + beat, echo_boot: 1, echo_counter: 0 };
+        a.on_heartbeat(2, deaf, at(beat * 50), &mut fx);
+    }
+    a.on_time(at(260), &mut fx);
+    assert!(matches!(states(&fx)[..], [PeerState::Down { .. }]), "{fx:?}");
+}
+
+#[test]
+fn a_new_boot_ends_the_lease() {
+    let (mut a, _) = linked();
+    let mut fx = Vec::new();
+    let heartbeat = Heartbeat { boot: 2, counter: 1, echo_boot: 0, echo_counter: 0 };
+    a.on_heartbeat(2, heartbeat, at(10), &mut fx);
+    assert_eq!(states(&fx), [PeerState::Down { lease_until: at(10) }]);
+    assert!(!a.is_up(2));
+    let old = Heartbeat { boot: 1, counter: 900, echo_boot: 0, echo_counter: 0 };
+    fx.clear();
+    a.on_heartbeat(2, old, at(11), &mut fx);
+    assert!(fx.is_empty());
+}
+
+#[test]
+fn a_stalled_disk_silences_the_node() {
+    let (mut a, _) = linked();
+    let mut fx = Vec::new();
+    a.on_disk_stalled(true);
+    a.on_time(at(60), &mut fx);
+    assert!(fx.is_empty());
+    a.on_disk_stalled(false);
+    a.on_time(at(120), &mut fx);
+    assert_eq!(fx.len(), 1);
+}

@@ -1,0 +1,69 @@
+//! Whether a chunk continues a log: every checksum, every position, the chain.
+
+use std::ops::Range;
+
+use palisade_wal::{Boundary, GROUP_HEADER_BYTES, GroupHeader, Kind, Lsn, parse_body};
+use zerocopy::FromBytes;
+
+use crate::forward::wire::ChunkHead;
+
+/// Part of a chunk's body that continues a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Continuation {
+    /// Whole records of the body; empty when all of it is known already.
+    pub range: Range<usize>,
+    /// Where the log ends with them.
+    pub end: Boundary,
+}
+
+/// Why a chunk does not continue a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadChunk {
+    /// It starts later: something is missing before it.
+    #[error("the chunk starts at {0}, later than expected")]
+    Gap(Lsn),
+    /// The bytes are not what their checksums or the head say.
+    #[error("the chunk is damaged")]
+    Damaged,
+    /// It holds another log.
+    #[error("the log of the source does not match at {0}")]
+    NotMatch(Lsn),
+}
+
+/// Checks a whole chunk against the end of a log. Groups that the log has already are left out;
+/// that they are the same ones is not checked.
+///
+/// # Errors
+/// [`BadChunk`].
+pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Continuation, BadChunk> {
+    if body.len() != head.body_len as usize {
+        return Err(BadChunk::Damaged);
+    }
+    let metas = parse_body(body, head.headers_crc).map_err(|_| BadChunk::Damaged)?;
+    let (mut at, mut end) = (head.start, after);
+    let mut first = None;
+    for meta in &metas {
+        let ours = meta.kind == Kind::Group && meta.stream == head.stream && meta.lsn == at;
+        if !ours {
+            return Err(BadChunk::Damaged);
+        }
+        at = meta.end;
+        if meta.end <= after.lsn {
+            continue;
+        }
+        if meta.lsn > end.lsn {
+            return Err(BadChunk::Gap(meta.lsn));
+        }
+        let group = &body[meta.range()][..GROUP_HEADER_BYTES];
+        let group = GroupHeader::ref_from_bytes(group).map_err(|_| BadChunk::Damaged)?;
+        if meta.lsn < end.lsn || !group.follows(end.chain) {
+            return Err(BadChunk::NotMatch(meta.lsn));
+        }
+        first.get_or_insert(meta.at as usize);
+        end = Boundary { lsn: meta.end, chain: meta.chain };
+    }
+    if at != head.end {
+        return Err(BadChunk::Damaged);
+    }
+    Ok(Continuation { range: first.unwrap_or(body.len())..body.len(), end })
+}

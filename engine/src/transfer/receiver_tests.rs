@@ -1,0 +1,395 @@
+//! The receiver against the real readers' state machine, with links that break at any time.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use palisade_netio::limits::FRAME_HEAD_BYTES;
+use palisade_netio::{FrameHead, Nanos, Pool};
+use palisade_wal::{CHAIN_START, Lsn};
+
+use super::check::{BadChunk, Boundary, continues};
+use super::receiver::{Output, Receiver, ReceiverLimits, State};
+use crate::forward::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply};
+use crate::forward::sender::{Effect, Limits, ReaderId, Readers, Source};
+use crate::forward::testlog::{TestLog, mix, pool};
+use crate::forward::wire::{ChunkHead, FROM_FORWARDER, FromForwarder};
+
+const START: Boundary = Boundary { lsn: Lsn(0), chain: CHAIN_START };
+
+/// One upstream cluster: logs, how far each is committed, and the forwarder's state machine.
+struct Upstream {
+    readers: Readers,
+    pool: Pool,
+    logs: BTreeMap<u64, TestLog>,
+    committed: BTreeMap<u64, usize>,
+    base: BTreeMap<u64, usize>,
+    now: Nanos,
+}
+
+impl Upstream {
+    fn new(logs: &BTreeMap<u64, TestLog>, seed: &mut u64) -> Upstream {
+        let committed = logs.keys().map(|&s| (s, mix(seed) as usize % 20)).collect();
+        let limits = Limits { chunk_bytes: 1500, output_bytes: 4000, ..Limits::default() };
+        let readers = Readers::new(limits, 1, |_, _| 0);
+        let base = BTreeMap::new();
+        Upstream { readers, pool: pool(), logs: logs.clone(), committed, base, now: Nanos(0) }
+    }
+
+    fn end(&self, stream: u64) -> Lsn {
+        self.logs[&stream].bounds()[self.committed[&stream]]
+    }
+
+    fn commit(&mut self, stream: u64, groups: usize) {
+        let most = self.logs[&stream].bounds().len() - 1;
+        let committed = self.committed.get_mut(&stream).unwrap();
+        *committed = (*committed + groups).min(most);
+        self.readers.on_committed(stream, self.end(stream), Lsn(0));
+    }
+
+    fn locate(&mut self, request: &LocateRequest) -> Reply {
+        let LocateRequest { id, stream, from, .. } = *request;
+        let Some(log) = self.logs.get(&stream) else {
+            let (committed, base) = (Lsn(0), Lsn(0));
+            return Reply { id, stream, committed, base, located: Located::Unknown };
+        };
+        let bounds = log.bounds();
+        let (upto, base) = (self.committed[&stream], bounds[*self.base.get(&stream).unwrap_or(&0)]);
+        let committed = bounds[upto];
+        let located = if from >= committed {
+            Located::NotYet
+        } else if from < base {
+            Located::Recycled
+        } else {
+            let at = bounds.iter().rposition(|&start| start <= from).unwrap();
+            let (start, end) = (bounds[at], bounds[(at + 7).min(upto)]);
+            let records = log.view(&mut self.pool, start, end);
+            Located::Active(Recent { stream, start, end, records })
+        };
+        Reply { id, stream, committed, base, located }
+    }
+
+    fn pump(&mut self, reader: ReaderId, wire: &mut VecDeque<(FromForwarder, Vec<u8>)>) {
+        let mut effects = Vec::new();
+        while self.readers.poll(4, &mut effects) || !effects.is_empty() {
+            for effect in effects.drain(..) {
+                let (to, sent) = match effect {
+                    Effect::Send { reader, head, source: Source::View { view, range } } => {
+                        (reader, (FromForwarder::Chunk(head), view[range].to_vec()))
+                    }
+                    Effect::Say { reader, frame } => {
+                        let head = FrameHead::parse(&frame, &FROM_FORWARDER).unwrap();
+                        let rest = &frame[FRAME_HEAD_BYTES..];
+                        (reader, (FromForwarder::parse(&head, rest).unwrap(), rest.to_vec()))
+                    }
+                    Effect::Ask { request: ForwardRequest::Locate(request), .. } => {
+                        let reply = self.locate(&request);
+                        self.readers.on_located(&reply);
+                        continue;
+                    }
+                    Effect::Ask { .. } => continue,
+                    other => panic!("{other:?}"),
+                };
+                if to == reader {
+                    wire.push_back(sent);
+                }
+            }
+            self.pool.collect();
+        }
+    }
+}
+
+struct Link {
+    endpoint: usize,
+    reader: ReaderId,
+    wire: VecDeque<(FromForwarder, Vec<u8>)>,
+}
+
+struct World {
+    seed: u64,
+    now: Nanos,
+    upstreams: Vec<Upstream>,
+    receiver: Receiver,
+    limits: ReceiverLimits,
+    link: Option<Link>,
+    dialing: Option<usize>,
+    /// What the standby holds of each stream that it leads.
+    imported: BTreeMap<u64, Boundary>,
+    /// Handed out to be imported, in order.
+    importing: BTreeMap<u64, VecDeque<Boundary>>,
+    out: Vec<Output>,
+}
+
+impl World {
+    fn new(mut seed: u64, streams: u64) -> World {
+        let logs: BTreeMap<u64, TestLog> =
+            (1..=streams).map(|s| (s, TestLog::random(s, 50, &mut seed))).collect();
+        let upstreams = (0..3).map(|_| Upstream::new(&logs, &mut seed)).collect();
+        let limits = ReceiverLimits { window: 8000, window_first: 600, total: 12_000 };
+        World {
+            seed,
+            now: Nanos(1),
+            upstreams,
+            receiver: Receiver::new(limits, 3, seed | 1),
+            limits,
+            link: None,
+            dialing: None,
+            imported: BTreeMap::new(),
+            importing: BTreeMap::new(),
+            out: Vec::new(),
+        }
+    }
+
+    fn pick(&mut self, below: usize) -> usize {
+        mix(&mut self.seed) as usize % below
+    }
+
+    fn do_outputs(&mut self) {
+        let mut out = std::mem::take(&mut self.out);
+        for output in out.drain(..) {
+            match output {
+                Output::Dial { endpoint } => self.dialing = Some(endpoint),
+                Output::Hangup => self.cut(),
+                Output::Import { stream, start, end, .. } => {
+                    let queue = self.importing.entry(stream).or_default();
+                    let last = queue.back().map_or(self.imported[&stream].lsn, |b| b.lsn);
+                    assert_eq!(start, last, "a gap or a repeat");
+                    let log = &self.upstreams[0].logs[&stream];
+                    assert_eq!(log.chain(end.lsn), end.chain);
+                    queue.push_back(end);
+                }
+                Output::Fetch(fetch) => {
+                    assert!(fetch.credit_bytes <= self.limits.window);
+                    let link = self.link.as_ref().unwrap();
+                    self.upstreams[link.endpoint].readers.on_fetch(link.reader, &fetch);
+                }
+                Output::Credit { stream, bytes } => {
+                    let link = self.link.as_ref().unwrap();
+                    self.upstreams[link.endpoint].readers.on_credit(link.reader, stream, bytes);
+                }
+                Output::Stop { stream } => {
+                    let link = self.link.as_ref().unwrap();
+                    self.upstreams[link.endpoint].readers.on_stop(link.reader, stream);
+                }
+                Output::Skip { .. } | Output::State { .. } => {}
+            }
+        }
+    }
+
+    fn cut(&mut self) {
+        self.dialing = None;
+        if let Some(link) = self.link.take() {
+            self.upstreams[link.endpoint].readers.on_closed(link.reader);
+        }
+    }
+
+    fn receive(&mut self) {
+        let Some(link) = self.link.as_mut() else { return };
+        let upstream = &mut self.upstreams[link.endpoint];
+        upstream.pump(link.reader, &mut link.wire);
+        let Some((said, body)) = link.wire.pop_front() else { return };
+        upstream.now = self.now;
+        let (receiver, out, now) = (&mut self.receiver, &mut self.out, self.now);
+        match said {
+            FromForwarder::Chunk(head) => {
+                upstream.readers.on_sent(link.reader, 512 + body.len() as u64, 1, now);
+                receiver.on_chunk(&head, &body, now, out);
+                let given = |o: &Output| matches!(o, Output::Import { .. } | Output::Skip { .. });
+                assert_eq!(out.iter().filter(|&o| given(o)).count(), 1);
+                assert!(!out.contains(&Output::Hangup), "credit was exceeded");
+            }
+            other => {
+                let len = (FRAME_HEAD_BYTES + body.len()) as u64;
+                upstream.readers.on_sent(link.reader, len, 1, now);
+                match other {
+                    FromForwarder::End(end) => receiver.on_end(&end, now, out),
+                    FromForwarder::Status(status) => receiver.on_status(&status, now, out),
+                    FromForwarder::Beat(beat) => receiver.on_beat(beat.role_epoch, now),
+                    FromForwarder::Chunk(_) => unreachable!(),
+                }
+            }
+        }
+        self.do_outputs();
+    }
+
+    fn import(&mut self) {
+        let streams: Vec<u64> = self.importing.keys().copied().collect();
+        for stream in streams {
+            let Some(end) = self.importing.get_mut(&stream).and_then(VecDeque::pop_front) else {
+                continue;
+            };
+            self.imported.insert(stream, end);
+            self.receiver.on_imported(stream, end.lsn, &mut self.out);
+            self.do_outputs();
+        }
+    }
+
+    fn lead(&mut self, stream: u64) {
+        // What was handed out and not imported is lost with the leadership.
+        self.importing.remove(&stream);
+        let at = *self.imported.entry(stream).or_insert(START);
+        self.receiver.on_leading(stream, at, self.now, &mut self.out);
+        self.do_outputs();
+    }
+
+    fn time(&mut self, ns: u64) {
+        self.now = self.now.after(ns);
+        for upstream in &mut self.upstreams {
+            upstream.readers.on_time(self.now);
+        }
+        self.receiver.on_time(self.now, &mut self.out);
+        self.do_outputs();
+    }
+
+    fn dial(&mut self, works: bool) {
+        let Some(endpoint) = self.dialing.take() else { return };
+        if works {
+            let reader = self.upstreams[endpoint].readers.on_open(self.now).unwrap();
+            self.link = Some(Link { endpoint, reader, wire: VecDeque::new() });
+            self.receiver.on_link_up(self.now, &mut self.out);
+        } else {
+            self.receiver.on_link_down(self.now, &mut self.out);
+        }
+        self.do_outputs();
+    }
+
+    fn step(&mut self, streams: u64) {
+        let stream = 1 + self.pick(streams as usize) as u64;
+        match self.pick(40) {
+            0 => self.lead(stream),
+            1 if self.importing.get(&stream).is_none_or(VecDeque::is_empty) => {
+                self.receiver.on_not_leading(stream, &mut self.out);
+                self.do_outputs();
+            }
+            2 => {
+                self.cut();
+                self.receiver.on_link_down(self.now, &mut self.out);
+                self.do_outputs();
+            }
+            3..=6 => {
+                let (at, groups) = (self.pick(3), self.pick(4));
+                self.upstreams[at].commit(stream, groups);
+            }
+            7..=9 => {
+                let works = self.pick(4) > 0;
+                self.dial(works);
+            }
+            10..=14 => self.import(),
+            15..=18 => {
+                let ns = self.pick(300_000_000) as u64;
+                self.time(ns);
+            }
+            _ => self.receive(),
+        }
+    }
+}
+
+#[test]
+fn every_stream_gets_the_committed_log_without_gap_or_repeat_whatever_breaks() {
+    for seed in 0..60 {
+        let streams = 1 + seed % 6;
+        let mut world = World::new(seed, streams);
+        (0..3000).for_each(|_| world.step(streams));
+        (1..=streams).for_each(|stream| world.lead(stream));
+        for at in 0..3 {
+            (1..=streams).for_each(|stream| world.upstreams[at].commit(stream, 50));
+        }
+        for _ in 0..4000 {
+            world.time(20_000_000);
+            world.dial(true);
+            (0..4).for_each(|_| world.receive());
+            world.import();
+        }
+        for stream in 1..=streams {
+            let report = world.receiver.report(stream).unwrap();
+            let end = world.upstreams[0].end(stream);
+            assert_eq!(report.imported, end, "seed {seed} stream {stream}: {report:?}");
+            assert_eq!(report.state, State::Sync, "{report:?}");
+        }
+    }
+}
+
+#[test]
+fn another_log_is_reported_and_the_other_streams_go_on() {
+    let mut world = World::new(9, 2);
+    let mut fork = TestLog::new(1);
+    fork.push(&[1]);
+    let end = fork.end();
+    let wrong = Boundary { lsn: end, chain: fork.chain(end) };
+    let first = world.upstreams[0].logs[&1].bounds()[1];
+    let wrong = Boundary { lsn: first, ..wrong };
+    world.imported.insert(1, wrong);
+    for stream in 1..=2 {
+        (0..3).for_each(|at| world.upstreams[at].commit(stream, 50));
+        world.lead(stream);
+    }
+    for _ in 0..300 {
+        world.time(20_000_000);
+        world.dial(true);
+        (0..4).for_each(|_| world.receive());
+        world.import();
+    }
+    let report = world.receiver.report(1).unwrap();
+    assert_eq!((report.state, report.position), (State::LogNotMatch, first));
+    assert_eq!(report.state.name(), "log-not-match");
+    assert_eq!(world.receiver.report(2).unwrap().imported, world.upstreams[0].end(2));
+}
+
+#[test]
+fn a_gap_at_one_upstream_is_filled_from_another() {
+    let mut world = World::new(4, 1);
+    (0..3).for_each(|at| world.upstreams[at].commit(1, 50));
+    for at in 0..2 {
+        world.upstreams[at].base.insert(1, 30);
+    }
+    world.lead(1);
+    let mut gap = false;
+    for _ in 0..4000 {
+        world.time(20_000_000);
+        world.dial(true);
+        (0..4).for_each(|_| world.receive());
+        world.import();
+        gap |= world.receiver.report(1).unwrap().state == State::SourceHasAGap;
+    }
+    assert!(gap);
+    assert_eq!(world.receiver.report(1).unwrap().imported, world.upstreams[2].end(1));
+}
+
+#[test]
+fn a_chunk_is_checked_whole() {
+    let mut log = TestLog::new(1);
+    for len in [10, 20, 30, 40] {
+        log.push(&[len]);
+    }
+    let bounds = log.bounds();
+    let body = log.records(bounds[0], bounds[4]).to_vec();
+    let head = ChunkHead {
+        stream: 1,
+        start: bounds[0],
+        end: bounds[4],
+        committed: bounds[4],
+        headers_crc: log.headers_crc(bounds[0], bounds[4]),
+        role_epoch: 1,
+        body_len: body.len() as u32,
+    };
+    let at = |lsn| Boundary { lsn, chain: log.chain(lsn) };
+    let whole = continues(&head, &body, START).unwrap();
+    assert_eq!((whole.range, whole.end), (0..body.len(), at(bounds[4])));
+    let part = continues(&head, &body, at(bounds[2])).unwrap();
+    assert_eq!(&body[part.range], log.records(bounds[2], bounds[4]));
+    assert!(continues(&head, &body, at(bounds[4])).unwrap().range.is_empty());
+    let other = Boundary { chain: 1, ..at(bounds[1]) };
+    assert_eq!(continues(&head, &body, other), Err(BadChunk::NotMatch(bounds[1])));
+    let inside = Boundary { lsn: Lsn(bounds[1].0 + 8), chain: 1 };
+    assert_eq!(continues(&head, &body, inside), Err(BadChunk::NotMatch(bounds[1])));
+    let late =
+        ChunkHead { start: bounds[1], headers_crc: log.headers_crc(bounds[1], bounds[4]), ..head };
+    let tail = log.records(bounds[1], bounds[4]);
+    let late = ChunkHead { body_len: tail.len() as u32, ..late };
+    assert_eq!(continues(&late, tail, START), Err(BadChunk::Gap(bounds[1])));
+    let longer = ChunkHead { end: Lsn(bounds[4].0 + 8), ..head };
+    assert_eq!(continues(&longer, &body, START), Err(BadChunk::Damaged));
+    for at in (0..body.len()).step_by(3) {
+        let mut bad = body.clone();
+        bad[at] ^= 0x10;
+        assert_eq!(continues(&head, &bad, START), Err(BadChunk::Damaged), "byte {at}");
+    }
+}

@@ -1,0 +1,160 @@
+//! The identity file: both copies before it counts, either copy is enough.
+
+use std::path::PathBuf;
+
+use palisade_netio::{Errno, Op, Pool, Purpose, Token};
+use palisade_wal::{Identity, IdentityEvent, IdentityFile};
+
+use crate::disk::{Dice, Disk, Event, Fault, pool};
+
+fn identity() -> Identity {
+    Identity {
+        cluster: 1,
+        node: 2,
+        incarnation: 3,
+        shard: 4,
+        shards: 5,
+        role: 6,
+        boots: 0,
+        round_ceiling: 100,
+    }
+}
+
+fn dir() -> PathBuf {
+    PathBuf::from("/log")
+}
+
+fn drive(file: &mut IdentityFile, disk: &mut Disk, pool: &mut Pool) -> Option<IdentityEvent> {
+    for _ in 0..200 {
+        if let Some(event) = file.poll_event() {
+            return Some(event);
+        }
+        let mut ops = Vec::new();
+        file.poll_ops(pool, &mut ops);
+        for (local, op) in ops {
+            disk.submit(pool, Token(local.into()), op);
+        }
+        let done = disk.complete(pool)?;
+        file.on_completion(pool, done.token.0 as u32, done);
+    }
+    panic!("the file comes to rest")
+}
+
+fn formatted() -> (IdentityFile, Disk, Pool) {
+    let (mut disk, mut pool) = (Disk::new(1), pool());
+    let mut file = IdentityFile::format(&dir(), identity());
+    let event = drive(&mut file, &mut disk, &mut pool);
+    assert_eq!(event, Some(IdentityEvent::Updated(identity())));
+    assert_eq!(pool.used(Purpose::Write), 0);
+    (file, disk, pool)
+}
+
+fn reopened(disk: &mut Disk, pool: &mut Pool) -> IdentityEvent {
+    disk.stop(pool);
+    drive(&mut IdentityFile::open(&dir()), disk, pool).unwrap()
+}
+
+fn damage(disk: &mut Disk, copy: usize) {
+    let file = disk.files.values_mut().next().unwrap();
+    file.data[copy * 4096 + 60] ^= 1;
+}
+
+#[test]
+fn no_file_is_missing_and_two_bad_copies_are_lost() {
+    let (mut disk, mut pool) = (Disk::new(1), pool());
+    assert_eq!(reopened(&mut disk, &mut pool), IdentityEvent::Missing);
+    for copy in 0..2 {
+        let (_, mut disk, mut pool) = formatted();
+        damage(&mut disk, copy);
+        assert_eq!(reopened(&mut disk, &mut pool), IdentityEvent::Found(identity()));
+        damage(&mut disk, 1 - copy);
+        assert_eq!(reopened(&mut disk, &mut pool), IdentityEvent::Lost);
+    }
+}
+
+#[test]
+fn a_change_counts_when_both_copies_are_written() {
+    let (mut file, mut disk, mut pool) = formatted();
+    disk.events.clear();
+    let new = Identity { round_ceiling: 200, boots: 1, ..identity() };
+    file.update(new);
+    assert_eq!(file.identity(), Some(identity()));
+    let event = drive(&mut file, &mut disk, &mut pool);
+    assert_eq!(event, Some(IdentityEvent::Updated(new)));
+    assert!(file.is_idle());
+    let order: Vec<Option<u64>> = disk
+        .events
+        .iter()
+        .map(|event| match event {
+            Event::Submitted(_, Op::Write { offset, barrier: true, .. }) => Some(*offset),
+            Event::Completed(_) => None,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(order, [Some(0), None, Some(4096), None]);
+    for copy in 0..2 {
+        damage(&mut disk, copy);
+        assert_eq!(reopened(&mut disk, &mut pool), IdentityEvent::Found(new), "either copy");
+        damage(&mut disk, copy);
+    }
+}
+
+#[test]
+fn a_crash_in_a_change_keeps_the_old_or_the_new_identity() {
+    for seed in 0..100 {
+        let (mut file, mut disk, mut pool) = formatted();
+        disk.dice = Dice::new(seed);
+        let new = Identity { round_ceiling: 200, ..identity() };
+        file.update(new);
+        let steps = seed % 4;
+        for step in 0..=steps {
+            let mut ops = Vec::new();
+            file.poll_ops(&mut pool, &mut ops);
+            for (local, op) in ops {
+                disk.submit(&mut pool, Token(local.into()), op);
+            }
+            if step < steps
+                && let Some(done) = disk.complete(&mut pool)
+            {
+                file.on_completion(&mut pool, done.token.0 as u32, done);
+            }
+        }
+        let told = file.poll_event().is_some();
+        disk.crash(&mut pool);
+        match reopened(&mut disk, &mut pool) {
+            IdentityEvent::Found(found) => assert!(found == new || (!told && found == identity())),
+            other => panic!("seed {seed}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_poisons_the_file() {
+    let (mut file, mut disk, mut pool) = formatted();
+    file.update(Identity { boots: 1, ..identity() });
+    disk.fault = Box::new(|op| match op {
+        Op::Write { .. } => Fault::Errno(Errno::IO),
+        _ => Fault::None,
+    });
+    assert_eq!(drive(&mut file, &mut disk, &mut pool), None);
+    assert!(file.poisoned().is_some() && !file.is_idle());
+    assert_eq!(file.identity(), Some(identity()));
+    assert_eq!(pool.used(Purpose::Write), 0);
+}
+
+#[test]
+fn short_and_interrupted_writes_are_done_again() {
+    let (mut file, mut disk, mut pool) = formatted();
+    let mut left = 4;
+    disk.fault = Box::new(move |op| match op {
+        Op::Write { .. } if left > 0 => {
+            left -= 1;
+            if left % 2 == 0 { Fault::Short(512) } else { Fault::Errno(Errno(4)) }
+        }
+        _ => Fault::None,
+    });
+    let new = Identity { boots: 1, ..identity() };
+    file.update(new);
+    let event = drive(&mut file, &mut disk, &mut pool);
+    assert_eq!(event, Some(IdentityEvent::Updated(new)));
+}

@@ -1,0 +1,9 @@
+//! The log on a disk in memory.
+
+mod body;
+mod disk;
+mod identity;
+mod node;
+mod random;
+mod recovery;
+mod writing;

@@ -1,0 +1,370 @@
+//! The recovery table on real bytes: a test per row.
+
+use palisade_netio::{Errno, Op};
+use palisade_wal::{Kind, Replay, Tail, WalError, segment_name};
+
+use crate::disk::{Disk, Fault, SECTOR};
+use crate::node::{Node, STREAM, config};
+
+/// Five durable blocks of 8 KiB in segment 1, at 4096 + 8192 * n, D = 4 on disk.
+fn five() -> Node {
+    let mut node = Node::start(1);
+    (0..5).for_each(|_| {
+        node.append_durable(6000);
+    });
+    assert_eq!(node.wal.durable(), 5);
+    node
+}
+
+const BLOCK: usize = 8192;
+
+fn at(block: usize) -> usize {
+    4096 + (block - 1) * BLOCK
+}
+
+#[test]
+fn an_empty_directory_is_a_new_log() {
+    let node = Node::start(1);
+    let report = node.report();
+    assert_eq!((report.tail, report.blocks, report.segment), (Tail::Fresh, 0, 1));
+    assert_eq!(node.disk.segments().len(), 1);
+}
+
+#[test]
+fn what_was_durable_is_replayed_in_order_and_the_log_goes_on() {
+    let mut node = five().restart();
+    let report = node.report();
+    assert_eq!(node.blocks(), [1, 2, 3, 4, 5]);
+    assert_eq!((report.tail, report.kept.block, report.segment), (Tail::Zero, 5, 2));
+    let place = node.append_durable(100);
+    assert_eq!((place.block, place.segment, place.offset), (6, 2, 4096));
+    let node = node.restart();
+    assert_eq!(node.blocks(), [1, 2, 3, 4, 5, 6]);
+    assert!(node.corrupt().is_empty());
+}
+
+#[test]
+fn the_tail_torn_at_every_sector_is_dropped() {
+    for sector in 0..BLOCK / SECTOR {
+        let mut node = five();
+        let start = at(5) + sector * SECTOR;
+        node.disk.damage(1, |bytes| bytes[start..at(5) + BLOCK].fill(0));
+        let node = node.restart();
+        let report = node.report();
+        // The payload ends within the block; what is torn behind it is pad.
+        let whole = sector * SECTOR >= 512 + 56 + 96 + 24 + 6000;
+        let expected: &[u64] = if whole { &[1, 2, 3, 4, 5] } else { &[1, 2, 3, 4] };
+        assert_eq!(node.blocks(), expected, "sector {sector}");
+        let tail = if whole || sector == 0 { Tail::Zero } else { Tail::Torn };
+        assert_eq!((report.tail, report.corrupt.len()), (tail, 0), "sector {sector}");
+    }
+}
+
+/// Block 1 durable, then 2, 3 and 4 in flight together, all sealed with D = 1; block 2 is damaged.
+fn hole() -> Node {
+    let mut settings = config();
+    settings.segment_bytes = 8 << 20;
+    let mut node = Node::start_with(Disk::new(1), settings);
+    node.append_durable(100);
+    node.disk.fault = Box::new(|op| match op {
+        Op::Write { barrier: true, .. } => Fault::Hold,
+        _ => Fault::None,
+    });
+    for _ in 0..3 {
+        node.append(300_000);
+        node.submit();
+    }
+    node.disk.fault = Box::new(|_| Fault::None);
+    node.settle();
+    assert_eq!(node.wal.durable(), 4);
+    let hole = node.appended[1].0;
+    node.disk.damage(1, |bytes| bytes[hole.offset as usize + 600] ^= 1);
+    node
+}
+
+#[test]
+fn a_hole_before_valid_blocks_is_the_end() {
+    let node = hole().restart();
+    let report = node.report();
+    assert_eq!((report.tail, report.dropped, report.durable_upto), (Tail::Hole, 2, 1));
+    assert_eq!(node.blocks(), [1]);
+    assert!(node.corrupt().is_empty());
+}
+
+#[test]
+fn a_discarded_block_never_comes_back() {
+    let mut node = hole().restart();
+    let place = node.append_durable(100);
+    assert_eq!((place.block, place.segment), (2, 2));
+    let node = node.restart();
+    assert_eq!(node.blocks(), [1, 2]);
+    assert_eq!((node.report().tail, node.report().dropped), (Tail::Zero, 0));
+    // The rewritten block is torn: still nothing of the old ones.
+    let mut node = hole().restart();
+    let place = node.append_durable(100);
+    node.disk.damage(2, |bytes| bytes[place.offset as usize + 600] ^= 1);
+    let node = node.restart();
+    assert_eq!(node.blocks(), [1]);
+    assert_eq!(node.report().tail, Tail::Torn);
+    // Nor when the segment that names the last block kept has lost its header.
+    let mut node = hole().restart();
+    (0..2).for_each(|_| {
+        node.append_durable(100);
+    });
+    node.disk.damage(2, |bytes| bytes[..4096].fill(7));
+    let node = node.restart();
+    assert_eq!(node.blocks(), [1, 2, 3]);
+    assert_eq!(node.report().segment, 3);
+}
+
+#[test]
+fn damage_at_or_before_d_is_corrupt_and_not_truncated() {
+    // Head, record header, body: of block 3, promised by block 4 and 5.
+    for (offset, lost, damaged) in [(8, 1, 0), (520, 1, 0), (1000, 0, 1)] {
+        let mut node = five();
+        node.disk.damage(1, |bytes| bytes[at(3) + offset] ^= 1);
+        let node = node.restart();
+        let report = node.report();
+        assert_eq!(node.blocks(), [1, 2, 4, 5], "offset {offset}");
+        assert_eq!((report.corrupt.len(), report.damaged), (lost, damaged), "offset {offset}");
+        if lost == 1 {
+            assert_eq!(node.corrupt(), [((3, 3), false)]);
+        }
+        let hurt = node.replayed.iter().find_map(|item| match item {
+            Replay::Damaged { meta, place } => Some((meta.stream, place.block)),
+            _ => None,
+        });
+        assert_eq!(hurt, (damaged == 1).then_some((STREAM, 3)));
+        assert_eq!((report.kept.block, report.tail), (5, Tail::Zero));
+    }
+}
+
+#[test]
+fn lost_hard_state_is_told_from_lost_data() {
+    for (hard_block, lost_block, maybe) in [(2, 3, false), (3, 3, true), (4, 3, true)] {
+        let mut node = Node::start(1);
+        let mut places = Vec::new();
+        for block in 1..=6 {
+            let place = if block == hard_block {
+                node.append_record(Kind::Promise, &[1; 6000])
+            } else {
+                node.append(6000)
+            };
+            places.push(place);
+            node.settle();
+        }
+        node.disk.damage(1, |bytes| bytes[at(lost_block)] ^= 1);
+        let node = node.restart();
+        assert_eq!(node.corrupt(), [((3, 3), maybe)], "hard state in {hard_block}");
+    }
+}
+
+#[test]
+fn damaged_hard_state_with_readable_headers_is_lost_hard_state() {
+    let mut node = Node::start(1);
+    node.append_durable(6000);
+    node.append_record(Kind::Promise, &[1; 6000]);
+    node.settle();
+    (0..2).for_each(|_| {
+        node.append_durable(6000);
+    });
+    node.disk.damage(1, |bytes| bytes[at(2) + 1000] ^= 1);
+    let node = node.restart();
+    assert_eq!(node.corrupt(), [((2, 2), true)]);
+    assert_eq!((node.blocks(), node.report().damaged), (vec![1, 3, 4], 1));
+}
+
+#[test]
+fn promised_blocks_that_are_lost_at_the_end_are_corrupt() {
+    let mut node = five();
+    // The closing block promises all five.
+    node.pass(1);
+    node.pass(20_000_000);
+    node.settle();
+    assert_eq!(node.wal.appended(), 6);
+    node.disk.damage(1, |bytes| bytes[at(4)..at(6)].fill(0));
+    let mut node = node.restart();
+    assert_eq!(node.blocks(), [1, 2, 3]);
+    assert_eq!(node.corrupt(), [((4, 5), false)]);
+    assert_eq!(node.report().kept.block, 6);
+    assert_eq!(node.append_durable(10).block, 7);
+}
+
+#[test]
+fn a_lost_first_block_is_noticed() {
+    let mut node = five();
+    node.disk.damage(1, |bytes| bytes[at(1)] ^= 1);
+    let node = node.restart();
+    assert_eq!(node.blocks(), [2, 3, 4, 5]);
+    assert_eq!(node.corrupt(), [((1, 1), false)]);
+}
+
+#[test]
+fn a_stale_tail_is_not_read_as_current() {
+    let mut node = five();
+    // The file held another life before: the same blocks under another sequence.
+    let mut old = Node::start_with(Disk::new(2), {
+        let mut other = config();
+        other.incarnation = 5;
+        other
+    });
+    (0..8).for_each(|_| {
+        old.append_durable(6000);
+    });
+    let (_, id) = old.disk.segments()[0];
+    let stale = old.disk.files[&id].data.clone();
+    node.disk.damage(1, |bytes| bytes[at(6)..at(9)].copy_from_slice(&stale[at(6)..at(9)]));
+    let node = node.restart();
+    assert_eq!(node.blocks(), [1, 2, 3, 4, 5]);
+    assert_eq!(node.report().tail, Tail::Stale);
+}
+
+#[test]
+fn a_misdirected_write_is_seen_at_both_places() {
+    let mut node = five();
+    node.disk.damage(1, |bytes| bytes.copy_within(at(4)..at(4) + BLOCK, at(2)));
+    let node = node.restart();
+    assert_eq!(node.blocks(), [1, 3, 4, 5]);
+    assert_eq!(node.corrupt(), [((2, 2), false)]);
+}
+
+#[test]
+fn an_unreadable_page_is_corrupt_and_the_rest_is_read() {
+    let mut node = five();
+    node.disk.stop(&mut node.pool);
+    let bad = at(3) as u64;
+    node.disk.fault = Box::new(move |op| match op {
+        Op::Read { offset, run, .. } if (*offset..*offset + u64::from(run.len)).contains(&bad) => {
+            Fault::Errno(Errno::IO)
+        }
+        _ => Fault::None,
+    });
+    let node = Node::start_with(node.disk, node.config);
+    assert_eq!(node.blocks(), [1, 2, 4, 5]);
+    assert_eq!(node.corrupt(), [((3, 3), false)]);
+    assert_eq!(node.report().unreadable_pages, 1);
+}
+
+#[test]
+fn a_crash_loop_does_not_eat_the_disk() {
+    let mut node = five();
+    for round in 0..6 {
+        node = node.restart();
+        assert_eq!(node.blocks(), [1, 2, 3, 4, 5]);
+        assert_eq!(node.disk.segments().len(), 2);
+        assert_eq!(node.report().segment, 2 + round);
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_of_recovery_loses_nothing() {
+    for steps in 0..80 {
+        let mut node = five();
+        node.disk.stop(&mut node.pool);
+        let mut half = Node::unready(node.disk, node.config);
+        half.disk.dice = crate::disk::Dice::new(steps);
+        for _ in 0..steps {
+            while half.wal.poll_replay(&mut half.pool).is_some() {}
+            if !half.turn() {
+                break;
+            }
+        }
+        half.submit();
+        let mut node = half.crash();
+        assert_eq!(node.blocks(), [1, 2, 3, 4, 5], "after {steps} steps");
+        assert!(node.disk.segments().len() <= 3, "after {steps} steps");
+        node.append_durable(100);
+        assert_eq!(node.restart().blocks(), [1, 2, 3, 4, 5, 6]);
+    }
+}
+
+#[test]
+fn another_logs_segment_is_refused() {
+    let mut node = five();
+    node.disk.stop(&mut node.pool);
+    let mut other = config();
+    other.node = 3;
+    let error = Node::unready(node.disk, other).recover().unwrap_err();
+    assert_eq!(error, WalError::Foreign { segment: 1 });
+}
+
+#[test]
+fn a_file_system_without_direct_io_is_refused() {
+    for align in [0, 8192] {
+        let mut disk = Disk::new(1);
+        disk.align = align;
+        let error = Node::unready(disk, config()).recover().unwrap_err();
+        assert!(matches!(error, WalError::Refused(_)));
+    }
+}
+
+#[test]
+fn strangers_are_reported_and_left_alone() {
+    let mut node = five();
+    let file = node.config.dir.join("notes.txt");
+    node.disk.names.insert(file.clone(), 1);
+    let node = node.restart();
+    assert_eq!(node.report().strangers, ["notes.txt"]);
+    assert!(node.disk.names.contains_key(&file));
+}
+
+#[test]
+fn the_recovered_segment_gets_its_index() {
+    let node = five().restart();
+    let (_, id) = node.disk.segments()[0];
+    let data = &node.disk.files[&id].data;
+    let index = palisade_wal::parse_segment_index(data, &config().expect(1, 0)).unwrap();
+    assert_eq!((index.first_block, index.last_block, index.streams.len()), (1, 5, 1));
+    assert_eq!(index.streams[0].last, node.lsn);
+    assert_eq!(index.find(STREAM, index.streams[0].points[3].0), Some(at(4) as u64));
+    assert_eq!(index.find(STREAM, node.lsn), None);
+}
+
+#[test]
+fn a_segment_that_was_never_ready_is_taken_again() {
+    let mut node = five();
+    node.disk.stop(&mut node.pool);
+    let path = node.config.dir.join(segment_name(2));
+    let id = 99;
+    node.disk.files.insert(id, Default::default());
+    node.disk.names.insert(path, id);
+    let node = Node::start_with(node.disk, node.config);
+    assert_eq!(node.report().segment, 3);
+    assert_eq!(node.disk.segments().iter().map(|one| one.0).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn what_a_recovery_kept_is_promised() {
+    let mut node = five().restart();
+    let end = node.disk.segments()[0];
+    let len = node.disk.files[&end.1].data.len();
+    // Block 5 and the index are lost; the header of segment 2 still names block 5.
+    node.disk.damage(1, |bytes| {
+        bytes[at(5)] ^= 1;
+        bytes[len - 4096] ^= 1;
+    });
+    let mut node = node.restart();
+    assert_eq!(node.blocks(), [1, 2, 3, 4]);
+    assert_eq!(node.corrupt(), [((5, 5), true)]);
+    assert_eq!((node.report().kept.block, node.report().durable_upto), (5, 5));
+    assert_eq!(node.append_durable(10).block, 6);
+    // It stays reported, and is not cut by later starts.
+    let node = node.restart();
+    assert_eq!((node.blocks(), node.corrupt()), (vec![1, 2, 3, 4, 6], vec![((5, 5), true)]));
+}
+
+#[test]
+fn a_whole_segment_that_is_lost_is_reported() {
+    let mut node = Node::start(1);
+    let places: Vec<_> = (0..40).map(|_| node.append(20_000)).collect();
+    node.settle();
+    let own: Vec<u64> =
+        places.iter().filter(|place| place.segment == 2).map(|place| place.block).collect();
+    node.disk.stop(&mut node.pool);
+    let path = node.config.dir.join(segment_name(2));
+    node.disk.names.remove(&path);
+    let node = Node::start_with(node.disk, node.config);
+    assert_eq!(node.corrupt(), [((own[0], *own.last().unwrap()), false)]);
+    let rest: Vec<u64> = (1..=40).filter(|block| !own.contains(block)).collect();
+    assert_eq!(node.blocks(), rest);
+}
