@@ -1,2 +1,9 @@
 #![forbid(unsafe_code)]
 //! Simulator and checkers.
+//!
+//! [`sim`] is a deterministic world (clock, disks, network, processes) behind the same
+//! [`Ring`](palisade_netio::Ring) that production shards use. [`differential`] runs one script on
+//! any ring, so that the virtual one is held against the real one.
+
+pub mod differential;
+pub mod sim;

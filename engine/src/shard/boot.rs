@@ -189,7 +189,10 @@ impl<R: Ring> Shard<R> {
                 let text = format!("both copies of {dir}/identity are damaged: the disk is lost");
                 self.halt = Some(Halt::Corrupt(text));
             }
-            Some(IdentityEvent::Found(identity)) => self.on_identity(identity),
+            Some(IdentityEvent::Found(identity)) => {
+                self.on_identity(identity);
+                self.poll_identity();
+            }
             Some(IdentityEvent::Updated(identity)) => self.on_identity_updated(identity),
         }
     }

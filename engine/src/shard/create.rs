@@ -33,6 +33,8 @@ struct Ticket {
 #[derive(Default)]
 pub(crate) struct Creations {
     tickets: BTreeMap<u64, Ticket>,
+    /// Created; the answer waits until each has a leader, so that it can be used at once.
+    unled: Vec<Ticket>,
     next: u64,
 }
 
@@ -75,6 +77,25 @@ impl<R: Ring> Shard<R> {
         }
         if ticket.left == 0 {
             let ticket = self.creations.tickets.remove(&id).expect("found above");
+            self.creations.unled.push(ticket);
+            self.answer_led();
+        }
+    }
+
+    /// Answers creations whose streams all have a leader.
+    pub(crate) fn answer_led(&mut self) {
+        let streams = &self.streams;
+        // What belongs to another shard of this node is not seen from here.
+        let me = self.me.node;
+        let led = |id: &u64| {
+            streams.get(id).is_none_or(|state| {
+                let leader = state.replica.leader();
+                state.leading || (leader.is_some() && leader.node != me)
+            })
+        };
+        let is_done = |t: &mut Ticket| t.error.is_some() || t.ids.iter().all(led);
+        let done: Vec<Ticket> = self.creations.unled.extract_if(.., is_done).collect();
+        for ticket in done {
             let result = ticket.error.map_or(Ok(ticket.ids), Err);
             self.tell(ticket.asker, result);
         }

@@ -89,6 +89,7 @@ impl<R: Ring> Shard<R> {
             Effect::Leader { .. } => {
                 let wall = self.io.ring.wall_ns();
                 self.state(stream).since_wall_ns = wall;
+                self.answer_led();
             }
             Effect::Committed { upto } => self.on_committed(stream, upto),
             Effect::Voided { from } => self.on_voided(stream, from),
@@ -124,6 +125,7 @@ impl<R: Ring> Shard<R> {
         if state.role == Role::Standby {
             self.start_import(stream);
         }
+        self.answer_led();
     }
 
     fn on_stepped_down(&mut self, stream: u64) {
@@ -160,13 +162,13 @@ impl<R: Ring> Shard<R> {
             self.blocked.retain(|id| *id != stream);
             self.dirty.push_back(stream);
         }
-        for Waiting { appended, reply } in settled {
-            self.settle(reply, Ok(appended));
-        }
         for Change::Create { stream } in changes {
             if self.catalogue.on_committed(Change::Create { stream }) {
                 self.on_created(stream);
             }
+        }
+        for Waiting { appended, reply } in settled {
+            self.settle(reply, Ok(appended));
         }
         self.publish_committed(stream, upto, &runs);
         self.release_runs(runs);

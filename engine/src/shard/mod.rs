@@ -178,10 +178,14 @@ impl<R: Ring> Shard<R> {
         self.halt.as_ref()
     }
 
-    /// Whether recovery is over and the listener, if any, listens.
+    /// Whether recovery is over and the listener, if any, listens. A node that is alone in its
+    /// cluster also leads: it waits for nobody.
     pub fn is_ready(&self) -> bool {
         let listens = self.config.listen.is_none() || self.listening.is_some();
-        matches!(self.phase, Phase::Running) && listens
+        let leads = |state: &stream::StreamState| {
+            state.leading || state.halted.is_some() || state.replica.config().members.len() > 1
+        };
+        matches!(self.phase, Phase::Running) && listens && self.streams.values().all(leads)
     }
 
     /// Who it is, once it serves.

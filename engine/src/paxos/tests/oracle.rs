@@ -8,8 +8,9 @@ use super::node::{Node, Record, takeover_of};
 
 #[derive(Default)]
 pub(super) struct Oracle {
-    /// End and chain of the committed group at each position.
-    committed: BTreeMap<Lsn, Boundary>,
+    /// End and chain of the committed group at each position, and the lowest ballot under which
+    /// it was seen to be committed.
+    committed: BTreeMap<Lsn, (Boundary, Ballot)>,
     takeovers: BTreeMap<Ballot, Boundary>,
     led: BTreeSet<Ballot>,
     /// Takeovers logged.
@@ -20,7 +21,7 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn committed_end(&self) -> Lsn {
-        self.committed.last_key_value().map_or(Lsn::ZERO, |(_, end)| end.lsn)
+        self.committed.last_key_value().map_or(Lsn::ZERO, |(_, (end, _))| end.lsn)
     }
 
     pub(super) fn on_durable(&mut self, node: u32, record: &Record) {
@@ -43,12 +44,15 @@ impl Oracle {
         assert_eq!(first, end, "two takeovers under {ballot}");
     }
 
-    /// A ballot is led once, by a log that has everything committed.
+    /// A ballot is led once, by a log that has everything committed under lower ones. (A leader
+    /// whose disk was slow may begin when a higher ballot is led already. It commits nothing.)
     pub(super) fn on_leading(&mut self, ballot: Ballot, node: &Node) {
         assert!(self.led.insert(ballot), "{ballot} is led twice");
         let log = node.replica.as_ref().unwrap().log();
-        assert!(log.end().lsn >= self.committed_end(), "{ballot} lacks committed groups");
-        for header in node.read_range(Lsn::ZERO, self.committed_end(), None) {
+        let earlier = self.committed.values().filter(|(_, under)| *under < ballot);
+        let upto = earlier.map(|(end, _)| end.lsn).max().unwrap_or_default();
+        assert!(log.end().lsn >= upto, "{ballot} lacks committed groups");
+        for header in node.read_range(Lsn::ZERO, upto, None) {
             self.check(&header);
         }
     }
@@ -56,14 +60,16 @@ impl Oracle {
     fn check(&self, header: &GroupHeader) {
         let end = Boundary { lsn: header.end(), chain: header.chain.get() };
         let known = self.committed.get(&header.lsn());
-        assert!(known.is_none_or(|k| *k == end), "two values committed at {}", header.lsn());
+        assert!(known.is_none_or(|(k, _)| *k == end), "two values committed at {}", header.lsn());
     }
 
     pub(super) fn on_committed(&mut self, node: &Node, leads: Option<Ballot>, upto: Lsn) {
+        let under = node.replica.as_ref().unwrap().log().accepting();
         for header in node.read_range(Lsn::ZERO, upto, None) {
             self.check(&header);
             let end = Boundary { lsn: header.end(), chain: header.chain.get() };
-            self.committed.insert(header.lsn(), end);
+            let known = self.committed.entry(header.lsn()).or_insert((end, under));
+            known.1 = known.1.min(under);
         }
         let Some(ballot) = leads else { return };
         let holds = |n: u32| self.durable.get(&(n, ballot)).is_some_and(|&held| held >= upto);
