@@ -8,6 +8,7 @@ use palisade::{AppendFuture, Config, Error, ErrorKind, Node, ShardDriver, Stream
 use crate::bench::{Measured, own_cpu_us};
 use crate::cli::BenchOptions;
 use crate::exit::{Exit, Failure};
+use crate::signals::Interrupt;
 
 /// Time before a measurement, for files, caches and buffers.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -65,6 +66,7 @@ pub(crate) fn bench_wal(_options: &BenchOptions) -> Result<Measured, Failure> {
 
 /// `bench append --nodes 1`: appends through a node of this process.
 pub(crate) fn bench_append(options: &BenchOptions) -> Result<Measured, Failure> {
+    let interrupt = Interrupt::catch()?;
     let parent = options.dir.clone().unwrap_or_else(|| ".".into());
     let dir = tempfile::Builder::new().prefix("palisade-bench-").tempdir_in(&parent);
     let dir = dir.map_err(|error| Failure::io(parent.display(), &error))?;
@@ -81,11 +83,13 @@ pub(crate) fn bench_append(options: &BenchOptions) -> Result<Measured, Failure> 
     let mut flight = Flight::new(options, streams);
     let warm = Instant::now() + WARM_UP;
     while Instant::now() < warm {
+        interrupt.check()?;
         flight.turn(&mut driver, None)?;
     }
     let (since, cpu) = (Instant::now(), own_cpu_us());
     let length = Duration::from_secs(options.seconds);
     while since.elapsed() < length {
+        interrupt.check()?;
         flight.turn(&mut driver, Some(&mut measured))?;
     }
     measured.took = since.elapsed();
