@@ -322,6 +322,9 @@ pub(crate) struct BenchOptions {
     #[arg(long, value_name = "S", default_value_t = 5,
           value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub(crate) seconds: u64,
+    /// One node: drive its shard from the measuring thread
+    #[arg(long)]
+    pub(crate) drive: bool,
     /// Where the data directories go (default: the current directory's file system)
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,

@@ -173,6 +173,11 @@ impl NodeProcess {
         self.port.addr
     }
 
+    /// Its process, while it runs.
+    pub(crate) fn process(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     fn command(&self, verb: &str) -> Result<Command, Failure> {
         let program = std::env::current_exe();
         let program = program.map_err(|error| Failure::io("this program", &error))?;

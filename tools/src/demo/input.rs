@@ -8,8 +8,10 @@ use sha2::{Digest, Sha256};
 
 use crate::exit::{Exit, Failure};
 
-/// Bytes of a record cut from files.
-const CHUNK_BYTES: usize = 64 << 10;
+/// Largest record cut from files.
+const CHUNK_BYTES_MAX: u64 = 64 << 10;
+/// Records that small files are cut into, so that there is something to append at each step.
+const CHUNKS_MIN: u64 = 300;
 /// Shortest and longest generated record.
 const GENERATED_BYTES: std::ops::RangeInclusive<u64> = 64..=512;
 
@@ -51,14 +53,15 @@ impl Input {
             return Err(Failure::new(Exit::Usage, text));
         }
         files.reverse();
-        Ok(Input::Files(Chunks { left: files, open: None, bytes, hasher: Sha256::new() }))
+        let chunk = (bytes / CHUNKS_MIN).clamp(1, CHUNK_BYTES_MAX) as usize;
+        Ok(Input::Files(Chunks { left: files, open: None, bytes, chunk, hasher: Sha256::new() }))
     }
 
     /// How many records there will be, about.
     pub(crate) fn records(&self) -> u64 {
         match self {
             Input::Generated { records, .. } => *records,
-            Input::Files(chunks) => chunks.bytes.div_ceil(CHUNK_BYTES as u64),
+            Input::Files(chunks) => chunks.bytes.div_ceil(chunks.chunk as u64),
         }
     }
 
@@ -96,20 +99,22 @@ pub(crate) struct Chunks {
     left: Vec<PathBuf>,
     open: Option<(PathBuf, File)>,
     bytes: u64,
+    /// Bytes of a record.
+    chunk: usize,
     hasher: Sha256,
 }
 
 impl Chunks {
     fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
-        let mut record = Vec::with_capacity(CHUNK_BYTES);
-        while record.len() < CHUNK_BYTES {
+        let mut record = Vec::with_capacity(self.chunk);
+        while record.len() < self.chunk {
             if self.open.is_none() {
                 let Some(path) = self.left.pop() else { break };
                 let file = File::open(&path).map_err(|e| Failure::io(path.display(), &e))?;
                 self.open = Some((path, file));
             }
             let Some((path, file)) = &mut self.open else { break };
-            let room = (CHUNK_BYTES - record.len()) as u64;
+            let room = (self.chunk - record.len()) as u64;
             let read = file.take(room).read_to_end(&mut record);
             if read.map_err(|error| Failure::io(path.display(), &error))? == 0 {
                 self.open = None;

@@ -62,11 +62,12 @@ impl Workspace {
 
 /// A directory on a file system that takes direct I/O: memory file systems do not.
 fn temporary() -> Result<tempfile::TempDir, Failure> {
-    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    const TMPFS_MAGIC: i128 = 0x0102_1994;
     let own = std::env::temp_dir();
     let places = [own, PathBuf::from("/var/tmp"), PathBuf::from(".")];
     let on_disk = places.iter().find(|place| {
-        rustix::fs::statfs(place.as_path()).is_ok_and(|facts| facts.f_type as i64 != TMPFS_MAGIC)
+        rustix::fs::statfs(place.as_path())
+            .is_ok_and(|facts| i128::from(facts.f_type) != TMPFS_MAGIC)
     });
     let place = on_disk.unwrap_or(&places[0]);
     let dir = tempfile::Builder::new().prefix("palisade-demo-").tempdir_in(place);

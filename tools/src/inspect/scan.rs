@@ -10,7 +10,7 @@ pub(crate) enum Found<'a> {
     /// A block whose head is sound.
     Block {
         offset: u64,
-        head: BlockHead,
+        head: Box<BlockHead>,
         body: &'a [u8],
         records: Result<Vec<RecordMeta>, BadBody>,
     },
@@ -32,6 +32,7 @@ pub(crate) fn scan(file: &SegmentFile) -> Vec<Found<'_>> {
                 let body = head.body(bytes).unwrap_or_default();
                 let records = parse_body(body, head.headers_crc.get());
                 let step = head.bytes() as u64;
+                let head = Box::new(head);
                 found.push(Found::Block { offset: at, head, body, records });
                 at += step;
             }

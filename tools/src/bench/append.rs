@@ -1,0 +1,189 @@
+//! `bench append --nodes 3`: three processes on this machine and this client outside of them.
+//!
+//! A closed loop on one connection: so many records in flight, cut into requests that rotate
+//! over the streams. Without producers, so nothing is tried again: a failure ends the run.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use palisade::client::wire::{
+    AppendBuilder, AppendRecord, KIND_APPEND, KIND_APPENDED, KIND_REFUSED, Outcome, Refused,
+    RefusedCode, parse_appended,
+};
+use palisade::client::{Client, ClientOptions, Connection, resolve};
+use palisade::config::Role;
+use palisade_netio::{Class, FrameHead, FrameLimits};
+
+use super::machine::{cpu_us_of, own_cpu_us};
+use super::report::Measured;
+use crate::cli::BenchOptions;
+use crate::demo::{Cluster, Layout, Place};
+use crate::exit::{Exit, Failure};
+use crate::signals::Interrupt;
+
+/// Requests that the window is cut into, at most.
+const REQUESTS: u32 = 8;
+/// Payload bytes of a request, unless a single record has more.
+const REQUEST_BYTES_MAX: u32 = 256 << 10;
+/// Time before the measurement, for files, caches and buffers.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Redirections that are followed.
+const REDIRECTIONS_MAX: usize = 10;
+/// Space of a node.
+const LOG_BYTES_MAX: u64 = 4 << 30;
+
+/// Runs the benchmark.
+pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
+    let interrupt = Interrupt::catch()?;
+    let parent = options.dir.clone().unwrap_or_else(|| PathBuf::from("."));
+    let dir = tempfile::Builder::new().prefix("palisade-bench-").tempdir_in(&parent);
+    let dir = dir.map_err(|error| Failure::io(parent.display(), &error))?;
+    let place = |name| Place { name, region: "SH" };
+    let layout = Layout {
+        id: 1,
+        name: "bench",
+        role: Role::Primary,
+        places: vec![place("n1"), place("n2"), place("n3")],
+        upstream: Vec::new(),
+        log_bytes_max: LOG_BYTES_MAX,
+    };
+    let cluster = Cluster::start(&layout, dir.path(), &interrupt)?;
+    let settings = ClientOptions { cluster: cluster.id, timeout: PATIENCE };
+    let streams = Client::new(&cluster.endpoints(), settings)?.create_streams(options.streams)?;
+    let mut measured = Measured::new("append", options)?;
+    let mut work = Work::start(options, &cluster, streams)?;
+    let began = Instant::now();
+    let (mut since, mut cpu) = (began, 0);
+    let length = Duration::from_secs(options.seconds);
+    let mut warm = false;
+    loop {
+        interrupt.check()?;
+        let now = Instant::now();
+        if !warm && now - began >= WARM_UP {
+            (warm, since, cpu) = (true, now, cpu_of(&cluster));
+        }
+        if warm && now - since >= length {
+            break;
+        }
+        work.turn(warm.then_some(&mut measured))?;
+    }
+    measured.took = since.elapsed();
+    measured.cpu_us = cpu_of(&cluster) - cpu;
+    Ok(measured)
+}
+
+/// CPU time of the nodes and of this process.
+fn cpu_of(cluster: &Cluster) -> u64 {
+    let nodes = cluster.nodes.iter().filter_map(|node| node.process());
+    own_cpu_us() + nodes.map(cpu_us_of).sum::<u64>()
+}
+
+struct Work {
+    connection: Connection,
+    streams: Vec<u64>,
+    payload: Vec<u8>,
+    /// Records of the requests that may be sent now.
+    ready: VecDeque<u32>,
+    /// Requests in flight: when each left, and how many records it has.
+    open: HashMap<u64, (Instant, u32)>,
+    next: u64,
+}
+
+impl Work {
+    fn start(
+        options: &BenchOptions,
+        cluster: &Cluster,
+        streams: Vec<u64>,
+    ) -> Result<Work, Failure> {
+        let by_bytes = (REQUEST_BYTES_MAX / options.record_bytes).clamp(1, 4096);
+        let each = options.in_flight.div_ceil(REQUESTS).min(by_bytes);
+        let mut ready = VecDeque::new();
+        let mut left = options.in_flight;
+        while left > 0 {
+            let records = each.min(left);
+            ready.push_back(records);
+            left -= records;
+        }
+        let payload = vec![0x5a; options.record_bytes as usize];
+        let connection = connect_to_leader(cluster, streams[0], &payload)?;
+        Ok(Work { connection, streams, payload, ready, open: HashMap::new(), next: 1 })
+    }
+
+    /// Sends what may be sent, then takes one answer.
+    fn turn(&mut self, measured: Option<&mut Measured>) -> Result<(), Failure> {
+        while let Some(records) = self.ready.pop_front() {
+            let id = self.next;
+            self.next += 1;
+            let stream = self.streams[id as usize % self.streams.len()];
+            self.open.insert(id, (Instant::now(), records));
+            self.connection.send(&request(id, stream, records, &self.payload))?;
+        }
+        let answer = self.connection.receive(&FrameLimits::ANY, Instant::now() + PATIENCE)?;
+        let Some(frame) = answer else {
+            return Err(Failure::new(Exit::Failed, "the leader went silent"));
+        };
+        let Some((left, records)) = self.open.remove(&frame.head.tag) else {
+            return Err(Failure::new(Exit::Failed, "an answer to nothing"));
+        };
+        let took = left.elapsed();
+        match frame.head.kind {
+            KIND_APPENDED => {
+                let fates = parse_appended(frame.body);
+                let fates = fates.map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+                if fates.iter().any(|fate| fate.outcome != Outcome::Acked) {
+                    return Err(Failure::new(Exit::Failed, "an append was not acked"));
+                }
+                if let Some(measured) = measured {
+                    measured.record(took, records.into());
+                }
+            }
+            KIND_REFUSED => {
+                let refused = Refused::parse(frame.body);
+                let refused = refused.map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+                // Back-pressure: sent again, and not counted.
+                if refused.code != RefusedCode::Busy {
+                    return Err(Failure::new(Exit::Failed, refused.to_string()));
+                }
+            }
+            kind => return Err(Failure::new(Exit::Failed, format!("answer of kind {kind}"))),
+        }
+        self.ready.push_back(records);
+        Ok(())
+    }
+}
+
+fn request(id: u64, stream: u64, records: u32, payload: &[u8]) -> Vec<u8> {
+    let mut builder = AppendBuilder::default();
+    let record = AppendRecord { producer: 0, sequence: 0, scn_floor: 0, payload };
+    (0..records).for_each(|_| builder.push(&record));
+    FrameHead::encode(KIND_APPEND, id, stream, &builder.finish())
+}
+
+/// Follows redirections until an append is taken.
+fn connect_to_leader(
+    cluster: &Cluster,
+    stream: u64,
+    payload: &[u8],
+) -> Result<Connection, Failure> {
+    let mut addr = cluster.nodes[0].addr();
+    for _ in 0..REDIRECTIONS_MAX {
+        let mut connection = Connection::open(addr, Class::Client, cluster.id, stream, PATIENCE)?;
+        connection.send(&request(0, stream, 1, payload))?;
+        let answer = connection.receive(&FrameLimits::ANY, Instant::now() + PATIENCE)?;
+        let Some(frame) = answer else { break };
+        if frame.head.kind == KIND_APPENDED {
+            return Ok(connection);
+        }
+        if let Ok(refused) = Refused::parse(frame.body)
+            && !refused.leader.is_empty()
+        {
+            addr = resolve(&refused.leader)?;
+        } else {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    Err(Failure::new(Exit::Failed, "the stream has no leader"))
+}
