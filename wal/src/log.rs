@@ -247,10 +247,8 @@ impl StreamLog {
     pub fn take_over(&mut self, ballot: Ballot, end: Boundary) -> Result<(), TakeoverRefusal> {
         self.check_takeover(ballot, end)?;
         assert!(ballot >= self.accepting, "takeover {ballot} below {}", self.accepting);
-        let staged = self
-            .staged
-            .take()
-            .filter(|s| s.ballot == ballot && s.boundaries.iter().any(|b| *b == end));
+        let staged =
+            self.staged.take().filter(|s| s.ballot == ballot && s.boundaries.contains(&end));
         let void_from = staged.as_ref().map_or(end.lsn, |s| s.start.min(end.lsn));
         self.void_above(void_from.max(self.base.lsn));
         if let Some(staged) = staged {

@@ -146,17 +146,8 @@ impl<R: Ring> Shard<R> {
         if self.phase == Phase::Recovering {
             self.take_replay();
         }
-        match self.phase {
-            Phase::Formatting => {
-                self.flush_own();
-                while self.ledger.poll_durable().is_some() {}
-                if self.ledger.wal.durable() >= self.ledger.wal.appended()
-                    && self.ledger.is_settled()
-                {
-                    self.halt = Some(Halt::Done);
-                }
-            }
-            _ => {}
+        if self.phase == Phase::Formatting {
+            self.finish_format();
         }
         let poisoned = self.ledger.wal.poisoned().or(self.booting.identity.poisoned());
         if let Some(error) = poisoned {
@@ -166,6 +157,15 @@ impl<R: Ring> Shard<R> {
                 }
                 error => Halt::Identity(format!("{}: {error}", self.config.dir.display())),
             });
+        }
+    }
+
+    fn finish_format(&mut self) {
+        self.flush_own();
+        while self.ledger.poll_durable().is_some() {}
+        let written = self.ledger.wal.durable() >= self.ledger.wal.appended();
+        if written && self.ledger.is_settled() {
+            self.halt = Some(Halt::Done);
         }
     }
 

@@ -133,7 +133,7 @@ impl<R: Ring> Shard<R> {
     fn admit_connection(&mut self, greeted: Greeted) {
         let now = self.io.now;
         let io = &mut self.io;
-        if let Err((greeted, refusal)) = self.net.admit(&mut io.ring, &mut io.pool, now, greeted) {
+        if let Err(refusal) = self.net.admit(&mut io.ring, &mut io.pool, now, greeted) {
             self.refuse_connection(greeted, refusal);
         }
     }

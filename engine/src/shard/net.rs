@@ -154,13 +154,13 @@ impl Net {
         pool: &mut Pool,
         now: Nanos,
         greeted: Greeted,
-    ) -> Result<(), (Greeted, Refusal)> {
+    ) -> Result<(), Refusal> {
         let hello = &greeted.hello;
         let duty = match hello.class {
             Class::Control | Class::Bulk => {
                 if !self.peers.contains_key(&hello.from.node) {
                     let text = format!("node {} is no member here", hello.from.node);
-                    return Err((greeted, Refusal::new(RefusalCode::Node, text)));
+                    return Err(Refusal::new(RefusalCode::Node, text));
                 }
                 match hello.class {
                     Class::Control => Duty::Control(hello.from.node),
@@ -173,10 +173,10 @@ impl Net {
             }
             _ => {
                 let text = format!("{SESSIONS_MAX} clients are connected; try again later");
-                return Err((greeted, Refusal::new(RefusalCode::Busy, text)));
+                return Err(Refusal::new(RefusalCode::Busy, text));
             }
         };
-        let (class, hello) = (hello.class, hello.clone());
+        let (class, hello) = (hello.class, *hello);
         let id = self.next_id();
         let welcome = Welcome::new(self.me);
         let mut link = Link::accepted(conn_base(id), greeted.socket, hello, class, welcome);

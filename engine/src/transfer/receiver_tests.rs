@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use palisade_netio::limits::FRAME_HEAD_BYTES;
 use palisade_netio::{FrameHead, Nanos, Pool};
-use palisade_wal::{CHAIN_START, Lsn};
+use palisade_wal::{Boundary, CHAIN_START, Lsn};
 
-use super::check::{BadChunk, Boundary, continues};
+use super::check::{BadChunk, continues};
 use super::receiver::{Output, Receiver, ReceiverLimits, State};
 use crate::forward::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply};
 use crate::forward::sender::{Effect, Limits, ReaderId, Readers, Source};
