@@ -94,23 +94,31 @@ impl Client {
         on_record: &mut OnRecord<'_>,
     ) -> Result<Ending, ClientError> {
         let mut reader = Reader::new(*options);
+        // Nodes that said no, one after the other, without a record in between.
+        let mut refusals = 0;
         loop {
-            let heard_before = reader.heard;
+            let before = reader.position;
             let error = match self.read_once(&mut reader, on_record) {
                 Ok(ending) => return Ok(ending),
                 Err(error) if !error.is_retryable() => return Err(error),
                 Err(error) => error,
             };
             self.endpoints.on_failure();
+            let moved = reader.position > before;
+            refusals = match &error {
+                _ if moved => 0,
+                ClientError::Ended { .. } => refusals + 1,
+                _ => refusals,
+            };
             let waited = reader.heard.elapsed();
+            if refusals >= self.endpoints.known().len() {
+                return Err(error);
+            }
             if waited >= options.timeout {
                 let waited_ms = waited.as_millis() as u64;
-                return Err(match error {
-                    ClientError::Ended { .. } => error,
-                    error => ClientError::Unreachable { waited_ms, last: error.to_string() },
-                });
+                return Err(ClientError::Unreachable { waited_ms, last: error.to_string() });
             }
-            if heard_before == reader.heard {
+            if !moved {
                 std::thread::sleep(PAUSE);
             }
         }
@@ -175,11 +183,11 @@ impl Reader {
             let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "the node is silent");
             return Err(ClientError::Io { addr, source });
         };
-        self.heard = Instant::now();
         let rest = if frame.prefix.is_empty() { frame.body } else { frame.prefix };
         let said = FromForwarder::parse(&frame.head, rest);
         match said.map_err(|error| protocol(error.to_string()))? {
             FromForwarder::Chunk(head) if head.stream == self.options.stream => {
+                self.heard = Instant::now();
                 self.unpaid += frame.body.len() as u64;
                 let flow = self.on_chunk(&head, frame.body, on_record).map_err(protocol)?;
                 Ok(if flow.is_break() { Step::Stopped } else { Step::Go })
@@ -188,7 +196,10 @@ impl Reader {
             FromForwarder::Chunk(_) | FromForwarder::End(_) => {
                 Err(protocol("a stream that was not asked for".to_owned()))
             }
-            FromForwarder::Status(_) | FromForwarder::Beat(_) => Ok(Step::Go),
+            FromForwarder::Status(_) | FromForwarder::Beat(_) => {
+                self.heard = Instant::now();
+                Ok(Step::Go)
+            }
         }
     }
 
