@@ -135,6 +135,12 @@ impl Faults {
         self.errors
     }
 
+    /// Whether the disk of a node may fail to give back what it holds.
+    pub fn may_spoil_reads(&self, node: usize, fleet: &Fleet) -> bool {
+        let cluster = &fleet.clusters[fleet.nodes[node].cluster];
+        self.errors && cluster.nodes.first() == Some(&node)
+    }
+
     /// The next step of the schedule after a [`Step::Draw`].
     pub fn next_draw(&mut self, now: Nanos) -> Nanos {
         now.after(self.random.between(MS, 2 * self.pause_ns))
@@ -178,6 +184,7 @@ impl Faults {
 
     fn blow(&mut self, kind: FaultKind, node: usize, fleet: &Fleet) -> Blow {
         let other = self.other(node, fleet);
+        let first = fleet.clusters[fleet.nodes[node].cluster].nodes[0];
         let random = &mut self.random;
         match kind {
             FaultKind::Kill => Blow::Kill(node),
@@ -194,8 +201,10 @@ impl Faults {
                 Blow::ClockJump(node, if random.coin() { by } else { -by })
             }
             FaultKind::LinkSpike => Blow::Lag(node, other, random.between(MS, 300 * MS)),
+            // What cannot be read at a start counts as lost, so only one disk may be so bad.
+            _ if node == first && random.below(3) == 0 => Blow::Error(node, FaultKind::ReadError),
             _ => {
-                let kinds = [FaultKind::BarrierError, FaultKind::WriteError, FaultKind::ReadError];
+                let kinds = [FaultKind::BarrierError, FaultKind::WriteError];
                 Blow::Error(node, pick(random, &kinds))
             }
         }

@@ -292,7 +292,7 @@ impl World {
         let Some(shard) = self.fleet.shard(ring) else { return Ok(()) };
         let (cluster, boot) = (self.fleet.nodes[node].cluster, self.fleet.nodes[node].boots);
         for (code, text) in shard.alarms() {
-            let excused = code == "disk-stalled" || self.faults.may_stop_nodes();
+            let excused = code == "disk-stalled" || self.faults.may_spoil_reads(node, &self.fleet);
             if !excused {
                 let text = format!("node #{node}, start {boot}: {code}: {text}");
                 return Err(Violation::new("alarm", text));
