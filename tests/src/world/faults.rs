@@ -201,12 +201,13 @@ impl Faults {
                 Blow::ClockJump(node, if random.coin() { by } else { -by })
             }
             FaultKind::LinkSpike => Blow::Lag(node, other, random.between(MS, 300 * MS)),
-            // What cannot be read at a start counts as lost, so only one disk may be so bad.
-            _ if node == first && random.below(3) == 0 => Blow::Error(node, FaultKind::ReadError),
-            _ => {
-                let kinds = [FaultKind::BarrierError, FaultKind::WriteError];
+            // What a failed barrier covered may be gone for good, and what cannot be read at a
+            // start counts as lost: only one disk may be so bad.
+            _ if node == first => {
+                let kinds = [FaultKind::BarrierError, FaultKind::WriteError, FaultKind::ReadError];
                 Blow::Error(node, pick(random, &kinds))
             }
+            _ => Blow::Error(node, FaultKind::WriteError),
         }
     }
 

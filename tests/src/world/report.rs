@@ -22,6 +22,8 @@ pub struct SeedReport {
     pub trace_hash: u64,
     /// Entries of the trace.
     pub steps: u64,
+    /// Turns of shards.
+    pub turns: u64,
     /// Whether the run was long and hard enough to count.
     pub ok: bool,
 }

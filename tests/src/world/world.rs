@@ -43,6 +43,7 @@ pub struct World {
     agenda: Agenda<Entry>,
     began: Nanos,
     acks_before_fault: u64,
+    turns: u64,
 }
 
 impl World {
@@ -69,6 +70,7 @@ impl World {
             fleet,
             began,
             acks_before_fault: 0,
+            turns: 0,
         })
     }
 
@@ -99,6 +101,7 @@ impl World {
                 && fault_counts.len() >= 3,
             fault_counts,
             steps: self.universe.trace_len(),
+            turns: self.turns,
         }
     }
 
@@ -285,6 +288,7 @@ impl World {
     }
 
     fn turn(&mut self, ring: RingId) -> Result<(), Violation> {
+        self.turns += 1;
         let Some((node, turned)) = self.fleet.turn(ring) else { return Ok(()) };
         if let Turned::Halted(halt) = turned {
             return self.on_halt(node, halt);
