@@ -43,6 +43,7 @@ pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
     let dir = dir.map_err(|error| Failure::io(parent.display(), &error))?;
     let place = |name| Place { name, region: "SH" };
     let layout = Layout {
+        zero_copy: palisade::config::ZeroCopy::Auto,
         id: 1,
         name: "bench",
         role: Role::Primary,

@@ -2,7 +2,9 @@
 
 mod docs;
 mod lane;
+mod machine;
 mod purity;
+mod seeded;
 mod shape;
 mod source;
 mod tidy;
@@ -35,6 +37,18 @@ enum Command {
     },
     /// Format, and apply what clippy suggests
     Fix,
+    /// Lanes that need a special machine or root; each prints SKIPPED where it cannot run
+    Machine {
+        /// Only these lanes
+        #[arg(value_name = "LANE")]
+        lanes: Vec<String>,
+    },
+    /// Removes each marked rule of the consensus core in turn; the tests must find every one
+    SeededBugs {
+        /// Only these bugs
+        #[arg(value_name = "BUG")]
+        bugs: Vec<String>,
+    },
 }
 
 /// The lanes of `check`, cheapest first.
@@ -73,6 +87,11 @@ pub(crate) fn run() -> ExitCode {
             let wanted = |lane: &&Lane| lanes.is_empty() || lanes.iter().any(|n| n == lane.name);
             run_all(CHECK.iter().filter(wanted), keep_going)
         }
+        Command::Machine { lanes } => {
+            let wanted = |lane: &&Lane| lanes.is_empty() || lanes.iter().any(|n| n == lane.name);
+            run_all(machine::LANES.iter().filter(wanted), true)
+        }
+        Command::SeededBugs { bugs } => seeded::run(&bugs),
         Command::Fix => {
             let lanes = [
                 Lane { name: "fmt", run: || cargo(&["fmt", "--all"], &[]) },
