@@ -1,8 +1,9 @@
 //! The only place that names the engine's node: everything else goes through these few calls.
 
-use palisade::{Config, Error, ErrorKind, Node};
+use palisade::{Buffers, Config, Error, ErrorKind, Node};
 
 use crate::exit::{Exit, Failure};
+use crate::text;
 
 /// A node that runs in this process.
 pub(crate) struct Host {
@@ -19,6 +20,19 @@ impl Host {
     pub(crate) fn open(config: Config) -> Result<Host, Failure> {
         let node = Node::open(config).map_err(|error| failure(&error))?;
         Ok(Host { node })
+    }
+
+    /// What a person should know about a node that runs all the same.
+    pub(crate) fn notice(&self) -> Option<String> {
+        let Buffers { registered_bytes, wanted_bytes } = self.node.buffers();
+        (registered_bytes < wanted_bytes).then(|| {
+            format!(
+                "{} of {} of buffers are registered with the kernel, the node goes on with the \
+                 rest unregistered; raise memlock (`ulimit -l unlimited`, LimitMEMLOCK=infinity)",
+                text::size(registered_bytes),
+                text::size(wanted_bytes)
+            )
+        })
     }
 
     /// Whether it stopped by itself, and why.
