@@ -1,13 +1,18 @@
 //! The only place that names the engine's node: everything else goes through these few calls.
 
+<<<<<<< HEAD
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+=======
+use palisade::{Buffers, Config, Error, ErrorKind, Node};
+>>>>>>> w-proc
 
 use palisade::{AppendFuture, Config, Error, ErrorKind, Node, ShardDriver, Stream};
 
 use crate::bench::{Measured, own_cpu_us};
 use crate::cli::BenchOptions;
 use crate::exit::{Exit, Failure};
+<<<<<<< HEAD
 use crate::signals::Interrupt;
 
 /// Time before a measurement, for files, caches and buffers.
@@ -16,6 +21,9 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const LOG_BYTES_MAX: u64 = 4 << 30;
 /// How long a new node may take to lead.
 const LEADER_MAX: Duration = Duration::from_secs(10);
+=======
+use crate::text;
+>>>>>>> w-proc
 
 /// A node that runs in this process.
 pub(crate) struct Host {
@@ -46,6 +54,19 @@ impl Host {
     /// Recovers and listens.
     pub(crate) fn open(config: Config) -> Result<Host, Failure> {
         Ok(Host { node: Node::open(config)? })
+    }
+
+    /// What a person should know about a node that runs all the same.
+    pub(crate) fn notice(&self) -> Option<String> {
+        let Buffers { registered_bytes, wanted_bytes } = self.node.buffers();
+        (registered_bytes < wanted_bytes).then(|| {
+            format!(
+                "{} of {} of buffers are registered with the kernel, the node goes on with the \
+                 rest unregistered; raise memlock (`ulimit -l unlimited`, LimitMEMLOCK=infinity)",
+                text::size(registered_bytes),
+                text::size(wanted_bytes)
+            )
+        })
     }
 
     /// Whether it stopped by itself, and why.
