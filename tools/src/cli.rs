@@ -295,9 +295,14 @@ pub(crate) struct InspectFiles {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// Durable writes of the log alone
-    #[command(after_help = "Example:\n  palisade bench wal --record-bytes 4096 --seconds 5")]
-    Wal(BenchOptions),
+    /// Ways to make 4 KiB durable, idle and beside a busy thread
+    #[command(after_help = "Example:\n  palisade bench fsync --seconds 5")]
+    Fsync(BenchFsync),
+    /// Durable writes of the log alone, into files that are taken again
+    #[command(
+        after_help = "Example:\n  palisade bench wal --record-bytes 4096 --in-flight 1024 --seconds 5"
+    )]
+    Wal(BenchLoad),
     /// Appends: one node in this process, or three processes
     #[command(after_help = "Examples:
   palisade bench append --nodes 1 --record-bytes 512 --in-flight 1 --seconds 5
@@ -306,10 +311,34 @@ pub(crate) enum BenchCommand {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct BenchFsync {
+    /// How long to measure, over all cases
+    #[arg(long, value_name = "S", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) seconds: u64,
+    /// Where the file goes
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(crate) dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct BenchOptions {
     /// Nodes: 1 in this process, 3 as processes
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = nodes)]
     pub(crate) nodes: u32,
+    /// One node: drive its shard from the measuring thread
+    #[arg(long)]
+    pub(crate) drive: bool,
+    #[command(flatten)]
+    pub(crate) load: BenchLoad,
+}
+
+/// What a closed loop keeps in flight.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchLoad {
     /// Streams
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=16_384))]
@@ -326,15 +355,31 @@ pub(crate) struct BenchOptions {
     #[arg(long, value_name = "S", default_value_t = 5,
           value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub(crate) seconds: u64,
-    /// One node: drive its shard from the measuring thread
-    #[arg(long)]
-    pub(crate) drive: bool,
-    /// Where the data directories go (default: the current directory's file system)
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: Option<PathBuf>,
+    /// Where the data directories go
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(crate) dir: PathBuf,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl BenchLoad {
+    /// A directory for one run, removed when dropped.
+    pub(crate) fn temporary_dir(&self) -> Result<tempfile::TempDir, Failure> {
+        temporary_dir(&self.dir)
+    }
+}
+
+impl BenchFsync {
+    /// A directory for one run, removed when dropped.
+    pub(crate) fn temporary_dir(&self) -> Result<tempfile::TempDir, Failure> {
+        temporary_dir(&self.dir)
+    }
+}
+
+fn temporary_dir(parent: &std::path::Path) -> Result<tempfile::TempDir, Failure> {
+    let made = tempfile::Builder::new().prefix("palisade-bench-").tempdir_in(parent);
+    made.map_err(|error| Failure::io(parent.display(), &error))
 }
 
 fn nodes(text: &str) -> Result<u32, String> {

@@ -10,7 +10,7 @@ use palisade::{Buffers, Config, Error, ErrorKind, Node};
 use palisade::{AppendFuture, Config, Error, ErrorKind, Node, ShardDriver, Stream};
 
 use crate::bench::{Measured, own_cpu_us};
-use crate::cli::BenchOptions;
+use crate::cli::{BenchLoad, BenchOptions};
 use crate::exit::{Exit, Failure};
 <<<<<<< HEAD
 use crate::signals::Interrupt;
@@ -80,17 +80,11 @@ impl Host {
     }
 }
 
-/// `bench wal`: durable blocks of one log.
-pub(crate) fn bench_wal(_options: &BenchOptions) -> Result<Measured, Failure> {
-    Err(Failure::new(Exit::Failed, "this build has no `bench wal`; use `bench append --nodes 1`"))
-}
-
 /// `bench append --nodes 1`: appends through a node of this process.
 pub(crate) fn bench_append(options: &BenchOptions) -> Result<Measured, Failure> {
     let interrupt = Interrupt::catch()?;
-    let parent = options.dir.clone().unwrap_or_else(|| ".".into());
-    let dir = tempfile::Builder::new().prefix("palisade-bench-").tempdir_in(&parent);
-    let dir = dir.map_err(|error| Failure::io(parent.display(), &error))?;
+    let load = &options.load;
+    let dir = load.temporary_dir()?;
     let mut config = Config::embedded(dir.path().join("n1"));
     config.log.log_bytes_max = LOG_BYTES_MAX;
     palisade::format(&config)?;
@@ -98,17 +92,17 @@ pub(crate) fn bench_append(options: &BenchOptions) -> Result<Measured, Failure> 
         true => Node::open_driven(config).map(|(node, driver)| (node, Some(driver)))?,
         false => (Node::open(config)?, None),
     };
-    let ids = create_streams(&node, options.streams as usize, &mut driver)?;
+    let ids = create_streams(&node, load.streams as usize, &mut driver)?;
     let streams: Vec<Stream> = ids.iter().map(|id| node.stream(*id)).collect();
-    let mut measured = Measured::new("append", options)?;
-    let mut flight = Flight::new(options, streams);
+    let mut measured = Measured::new("append", options.nodes, load)?;
+    let mut flight = Flight::new(load, streams);
     let warm = Instant::now() + WARM_UP;
     while Instant::now() < warm {
         interrupt.check()?;
         flight.turn(&mut driver, None)?;
     }
     let (since, cpu) = (Instant::now(), own_cpu_us());
-    let length = Duration::from_secs(options.seconds);
+    let length = Duration::from_secs(load.seconds);
     while since.elapsed() < length {
         interrupt.check()?;
         flight.turn(&mut driver, Some(&mut measured))?;
@@ -164,9 +158,9 @@ struct Flight {
 }
 
 impl Flight {
-    fn new(options: &BenchOptions, streams: Vec<Stream>) -> Flight {
-        let payload = bytes::Bytes::from(vec![0x5a; options.record_bytes as usize]);
-        let in_flight = options.in_flight as usize;
+    fn new(load: &BenchLoad, streams: Vec<Stream>) -> Flight {
+        let payload = bytes::Bytes::from(vec![0x5a; load.record_bytes as usize]);
+        let in_flight = load.in_flight as usize;
         Flight { streams, payload, in_flight, next: 0, open: VecDeque::with_capacity(in_flight) }
     }
 

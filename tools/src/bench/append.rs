@@ -4,7 +4,6 @@
 //! over the streams. Without producers, so nothing is tried again: a failure ends the run.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use palisade::client::wire::{
@@ -17,7 +16,7 @@ use palisade_netio::{Class, FrameHead, FrameLimits};
 
 use super::machine::{cpu_us_of, own_cpu_us};
 use super::report::Measured;
-use crate::cli::BenchOptions;
+use crate::cli::{BenchLoad, BenchOptions};
 use crate::demo::{Cluster, Layout, Place};
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
@@ -38,9 +37,8 @@ const LOG_BYTES_MAX: u64 = 4 << 30;
 /// Runs the benchmark.
 pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
     let interrupt = Interrupt::catch()?;
-    let parent = options.dir.clone().unwrap_or_else(|| PathBuf::from("."));
-    let dir = tempfile::Builder::new().prefix("palisade-bench-").tempdir_in(&parent);
-    let dir = dir.map_err(|error| Failure::io(parent.display(), &error))?;
+    let load = &options.load;
+    let dir = load.temporary_dir()?;
     let place = |name| Place { name, region: "SH" };
     let layout = Layout {
         zero_copy: palisade::config::ZeroCopy::Auto,
@@ -53,12 +51,12 @@ pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
     };
     let cluster = Cluster::start(&layout, dir.path(), &interrupt)?;
     let settings = ClientOptions { cluster: cluster.id, timeout: PATIENCE };
-    let streams = Client::new(&cluster.endpoints(), settings)?.create_streams(options.streams)?;
-    let mut measured = Measured::new("append", options)?;
-    let mut work = Work::start(options, &cluster, streams)?;
+    let streams = Client::new(&cluster.endpoints(), settings)?.create_streams(load.streams)?;
+    let mut measured = Measured::new("append", options.nodes, load)?;
+    let mut work = Work::start(load, &cluster, streams)?;
     let began = Instant::now();
     let (mut since, mut cpu) = (began, 0);
-    let length = Duration::from_secs(options.seconds);
+    let length = Duration::from_secs(load.seconds);
     let mut warm = false;
     loop {
         interrupt.check()?;
@@ -94,21 +92,17 @@ struct Work {
 }
 
 impl Work {
-    fn start(
-        options: &BenchOptions,
-        cluster: &Cluster,
-        streams: Vec<u64>,
-    ) -> Result<Work, Failure> {
-        let by_bytes = (REQUEST_BYTES_MAX / options.record_bytes).clamp(1, 4096);
-        let each = options.in_flight.div_ceil(REQUESTS).min(by_bytes);
+    fn start(load: &BenchLoad, cluster: &Cluster, streams: Vec<u64>) -> Result<Work, Failure> {
+        let by_bytes = (REQUEST_BYTES_MAX / load.record_bytes).clamp(1, 4096);
+        let each = load.in_flight.div_ceil(REQUESTS).min(by_bytes);
         let mut ready = VecDeque::new();
-        let mut left = options.in_flight;
+        let mut left = load.in_flight;
         while left > 0 {
             let records = each.min(left);
             ready.push_back(records);
             left -= records;
         }
-        let payload = vec![0x5a; options.record_bytes as usize];
+        let payload = vec![0x5a; load.record_bytes as usize];
         let connection = connect_to_leader(cluster, streams[0], &payload)?;
         Ok(Work { connection, streams, payload, ready, open: HashMap::new(), next: 1 })
     }

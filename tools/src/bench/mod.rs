@@ -1,8 +1,12 @@
 //! `palisade bench`: closed loops that print what the contract says.
 
 mod append;
+mod barrier;
+mod fsync;
+mod lane;
 mod machine;
 mod report;
+mod wal;
 
 use crate::cli::BenchCommand;
 use crate::exit::{Exit, Failure};
@@ -11,11 +15,12 @@ use crate::host;
 /// `palisade bench ...`
 pub(crate) fn run(command: &BenchCommand) -> Result<Exit, Failure> {
     let (report, json) = match command {
+        BenchCommand::Fsync(options) => return fsync::run(options),
         BenchCommand::Append(options) if options.nodes == 1 => {
-            (host::bench_append(options)?, options.json)
+            (host::bench_append(options)?, options.load.json)
         }
-        BenchCommand::Append(options) => (append::run(options)?, options.json),
-        BenchCommand::Wal(options) => (host::bench_wal(options)?, options.json),
+        BenchCommand::Append(options) => (append::run(options)?, options.load.json),
+        BenchCommand::Wal(load) => (wal::run(load)?, load.json),
     };
     println!("{}", if json { report.json() } else { report.text() });
     Ok(Exit::Ok)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::json;
 
-use crate::cli::BenchOptions;
+use crate::cli::BenchLoad;
 use crate::exit::{Exit, Failure};
 
 /// Longest latency that is told apart, in microseconds.
@@ -29,14 +29,18 @@ pub(crate) struct Measured {
 
 impl Measured {
     /// Nothing measured yet.
-    pub(crate) fn new(what: &'static str, options: &BenchOptions) -> Result<Measured, Failure> {
+    pub(crate) fn new(
+        what: &'static str,
+        nodes: u32,
+        load: &BenchLoad,
+    ) -> Result<Measured, Failure> {
         let latency = Histogram::new_with_max(LATENCY_US_MAX * 1000, 3);
         Ok(Measured {
             what,
-            nodes: options.nodes,
-            streams: options.streams,
-            record_bytes: options.record_bytes,
-            in_flight: options.in_flight,
+            nodes,
+            streams: load.streams,
+            record_bytes: load.record_bytes,
+            in_flight: load.in_flight,
             latency: latency.map_err(|e| Failure::new(Exit::Invariant, e.to_string()))?,
             took: Duration::ZERO,
             cpu_us: 0,
