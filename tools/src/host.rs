@@ -1,19 +1,15 @@
 //! The only place that names the engine's node: everything else goes through these few calls.
 
-<<<<<<< HEAD
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-=======
-use palisade::{Buffers, Config, Error, ErrorKind, Node};
->>>>>>> w-proc
 
-use palisade::{AppendFuture, Config, Error, ErrorKind, Node, ShardDriver, Stream};
+use palisade::{AppendFuture, Buffers, Config, Error, ErrorKind, Node, ShardDriver, Stream};
 
 use crate::bench::{Measured, own_cpu_us};
 use crate::cli::{BenchLoad, BenchOptions};
 use crate::exit::{Exit, Failure};
-<<<<<<< HEAD
 use crate::signals::Interrupt;
+use crate::text;
 
 /// Time before a measurement, for files, caches and buffers.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -21,9 +17,6 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const LOG_BYTES_MAX: u64 = 4 << 30;
 /// How long a new node may take to lead.
 const LEADER_MAX: Duration = Duration::from_secs(10);
-=======
-use crate::text;
->>>>>>> w-proc
 
 /// A node that runs in this process.
 pub(crate) struct Host {
