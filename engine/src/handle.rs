@@ -1,5 +1,6 @@
 //! A log stream as its embedder sees it, and the queue to the shard that owns it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, OnceLock};
 
@@ -76,6 +77,7 @@ impl<T> Answer<T> {
 pub(crate) enum Command {
     Append { stream: u64, record: NewRecord, promise: Promise },
     Report { reply: SyncSender<Result<(), Error>> },
+    Truncate { stream: u64, to: Lsn, reply: SyncSender<Result<(), Error>> },
     Create { count: usize, reply: SyncSender<Result<Vec<u64>, Error>> },
     Read { stream: u64, from: Lsn, follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
 }
@@ -84,6 +86,7 @@ pub(crate) enum Command {
 pub struct ShardPort {
     queue: ArrayQueue<Command>,
     waker: OnceLock<Arc<dyn Wake>>,
+    stopping: AtomicBool,
 }
 
 impl Default for ShardPort {
@@ -95,7 +98,19 @@ impl Default for ShardPort {
 impl ShardPort {
     /// A port that its shard takes at [`Shard::new`](crate::shard::Shard::new).
     pub fn new() -> ShardPort {
-        ShardPort { queue: ArrayQueue::new(COMMANDS_MAX), waker: OnceLock::new() }
+        let (queue, waker) = (ArrayQueue::new(COMMANDS_MAX), OnceLock::new());
+        ShardPort { queue, waker, stopping: AtomicBool::new(false) }
+    }
+
+    /// Asks the shard to stop. It looks at this after arming its doorbell, so that a wake just
+    /// before that is not lost.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// Asks for committed records of a stream from `from` on: at most 256 KiB, what is committed
@@ -230,6 +245,17 @@ impl Stream {
     /// Reads committed records from `from` on, for ever: at the end it waits for more.
     pub fn subscribe(&self, from: Lsn) -> Reader {
         Reader::new(self.clone(), from, true)
+    }
+
+    /// Says that this node's readers need nothing below `lsn` any more: reads below it are
+    /// answered [`ErrorKind::Recycled`], also after a restart. Local to this replica, at most its
+    /// committed end; never goes back.
+    ///
+    /// # Errors
+    /// `lsn` is above what is committed here, or no record can start there.
+    pub fn truncate_to(&self, lsn: Lsn) -> Result<(), Error> {
+        let stream = self.id;
+        self.port.ask(|reply| Command::Truncate { stream, to: lsn, reply })
     }
 
     fn read(&self, from: Lsn, follow: bool) -> Result<ReadPart, Error> {

@@ -34,6 +34,8 @@ pub const SESSION_APPENDS_MAX: usize = 64 << 10;
 pub const STREAMS_MAX: usize = 64 << 10;
 /// Streams created by one call.
 pub const CREATE_MAX: usize = 16 << 10;
+/// Events that one listener has not taken yet; above it the listener is dropped.
+pub const EVENTS_MAX: usize = 1024;
 /// How far an embedder may push a stream's SCN ahead of this node's clock.
 pub const SCN_AHEAD_MAX_NS: u64 = 3_600_000_000_000;
 

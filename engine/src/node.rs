@@ -3,7 +3,6 @@
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -13,6 +12,7 @@ use palisade_wal::SyncPath;
 
 use crate::config::{Config, Role, ZeroCopy};
 use crate::error::{Error, ErrorKind};
+use crate::event::Event;
 use crate::forward::{ForwardPort, Forwarder, ForwarderConfig, ForwarderHandle, ForwarderSide};
 use crate::handle::{Command, ShardPort, Stream};
 use crate::paxos::{Member, Tuning};
@@ -47,7 +47,7 @@ pub struct Node {
     ports: Vec<Arc<ShardPort>>,
     threads: Vec<JoinHandle<()>>,
     board: Arc<Board>,
-    stop: Arc<AtomicBool>,
+    stopping: bool,
     failed: Arc<Mutex<Option<Error>>>,
     listening: Option<SocketAddr>,
     identity: Identity,
@@ -177,7 +177,7 @@ impl Node {
             config,
             ports: Vec::new(),
             threads: Vec::new(),
-            stop: Arc::new(AtomicBool::new(false)),
+            stopping: false,
             failed: Arc::new(Mutex::new(None)),
             listening: None,
             identity: Identity::default(),
@@ -208,9 +208,9 @@ impl Node {
         let port = Arc::new(ShardPort::new());
         self.ports.push(port.clone());
         let config = shard_config(&self.config, shard);
-        let (stop, failed) = (self.stop.clone(), self.failed.clone());
+        let failed = self.failed.clone();
         let run = move || {
-            let result = run_shard(config, port, shared, &stop, &ready);
+            let result = run_shard(config, port, shared, &ready);
             if let Err(error) = result {
                 let mut failed = failed.lock().unwrap_or_else(|e| e.into_inner());
                 failed.get_or_insert(error);
@@ -275,6 +275,12 @@ impl Node {
         Ok(self.board.status())
     }
 
+    /// Leadership events from now on. A listener that lets 1024 of them wait is dropped: its
+    /// channel ends, and it asks for [`status`](Node::status) and a new one.
+    pub fn events(&self) -> Receiver<Event> {
+        self.board.listeners.add()
+    }
+
     /// Where it listens.
     pub fn listening(&self) -> Option<SocketAddr> {
         self.listening
@@ -292,8 +298,7 @@ impl Node {
         let ended = self.threads.iter().any(JoinHandle::is_finished);
         failed.or_else(|| {
             let text = "a shard ended; its panic message says which invariant broke";
-            (ended && !self.stop.load(Ordering::Acquire))
-                .then(|| Error::new(ErrorKind::Broken, text))
+            (ended && !self.stopping).then(|| Error::new(ErrorKind::Broken, text))
         })
     }
 
@@ -308,14 +313,14 @@ impl Node {
     }
 
     fn halt(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.stopping = true;
         // The forwarder first: it reads what the shards own.
         if let Some(forwarder) = self.forwarder.take() {
             // Its failure was reported while it ran.
             let _ = forwarder.stop();
         }
         for port in &self.ports {
-            port.wake();
+            port.stop();
         }
         for thread in self.threads.drain(..) {
             // A panic was reported by `failed`.
@@ -352,14 +357,16 @@ fn run_shard(
     config: ShardConfig,
     port: Arc<ShardPort>,
     shared: Shared,
-    stop: &AtomicBool,
     ready: &SyncSender<Ready>,
 ) -> Result<(), Error> {
     let mut shard = open_shard(config, port, shared)?;
     let mut told = false;
-    while !stop.load(Ordering::Acquire) {
+    loop {
         if !shard.turn(true) {
-            return Err(halt_error(shard.halted().expect("it stopped")));
+            return match shard.halted().expect("it stopped") {
+                Halt::Done => Ok(()),
+                halt => Err(halt_error(halt)),
+            };
         }
         if !told && shard.is_ready() {
             let (listening, identity) = (shard.listening(), shard.identity());
@@ -367,7 +374,6 @@ fn run_shard(
             told = ready.send(Ready { listening, identity, registered_bytes }).is_ok();
         }
     }
-    Ok(())
 }
 
 fn open_shard(

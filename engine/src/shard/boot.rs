@@ -51,6 +51,7 @@ struct Replaying {
     config: Config,
     role: Role,
     derived: Derived,
+    floor: Lsn,
 }
 
 /// What is needed until the shard runs.
@@ -265,9 +266,12 @@ impl<R: Ring> Shard<R> {
     fn replay(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
         let streams = &mut self.booting.streams;
         if meta.kind == Kind::Base {
-            if let Some((role, start, config)) = read_base(bytes, meta.lsn) {
+            if let Some(known) = streams.get_mut(&meta.stream) {
+                known.floor = known.floor.max(meta.lsn);
+            } else if let Some((role, start, config)) = read_base(bytes, meta.lsn) {
                 let log = StreamLog::starting_at(start);
-                let fresh = Replaying { log, config, role, derived: Derived::default() };
+                let (derived, floor) = (Derived::default(), start.lsn);
+                let fresh = Replaying { log, config, role, derived, floor };
                 streams.insert(meta.stream, fresh);
             }
             return;
@@ -349,7 +353,7 @@ impl<R: Ring> Shard<R> {
         }
         self.phase = Phase::Running;
         for (id, stream) in std::mem::take(&mut self.booting.streams) {
-            let Replaying { log, config, role, derived } = stream;
+            let Replaying { log, config, role, derived, floor } = stream;
             let mut derived = derived;
             for change in derived.take_seen() {
                 self.catalogue.on_logged(change);
@@ -363,7 +367,9 @@ impl<R: Ring> Shard<R> {
             let seed = self.io.ring.random();
             let replica = Replica::recovered(id, me, config, log, tuning, seed, now);
             let wall = self.io.ring.wall_ns();
-            self.streams.insert(id, StreamState::new(replica, role, derived, wall));
+            let mut state = StreamState::new(replica, role, derived, wall);
+            state.floor = floor;
+            self.streams.insert(id, state);
         }
         self.start_listener();
         self.open_missing_streams();
@@ -408,6 +414,7 @@ impl<R: Ring> Shard<R> {
         let replica = Replica::new(stream, me, config, tuning, seed);
         let wall = self.io.ring.wall_ns();
         self.streams.insert(stream, StreamState::new(replica, role, Derived::default(), wall));
+        self.board.listeners.tell(crate::event::Event::Created { stream });
         self.connect_peers();
         self.step(stream, |replica, now, fx| replica.start(now, fx));
         self.tell_liveness(stream);

@@ -174,7 +174,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn reply_forward(&mut self, id: u64, stream: u64, located: Located) {
         let log = self.streams.get(&stream).map(|state| state.replica.log());
         let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
-        let base = log.map_or(Lsn::ZERO, |log| log.base().lsn);
+        let base = self.floor_of(stream);
         if let Some(port) = &mut self.forward {
             port.reply(Reply { id, stream, committed, base, located });
         }
@@ -202,7 +202,7 @@ impl<R: Ring> Shard<R> {
     /// Ends a job that brings nothing.
     pub(crate) fn answer_job(&mut self, job: Job, result: Result<(), ErrorKind>) {
         let log = self.streams.get(&job.stream).map(|state| state.replica.log());
-        let base = log.map_or(Lsn::ZERO, |log| log.base().lsn);
+        let base = self.floor_of(job.stream);
         let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
         match job.destination {
             // It asks again, or somebody else.

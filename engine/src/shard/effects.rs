@@ -5,6 +5,7 @@ use palisade_wal::{Ballot, Kind, Lsn};
 
 use crate::config::Role;
 use crate::error::{Error, ErrorKind};
+use crate::event::Event;
 use crate::paxos::{Effect, Effects, HaltReason, LivenessEffect, LogRecord, NodeKey, Replica};
 use crate::shard::Shard;
 use crate::shard::jobs::{Destination, Job};
@@ -123,6 +124,7 @@ impl<R: Ring> Shard<R> {
     fn on_leading(&mut self, stream: u64, ballot: Ballot) {
         assert!(ballot.node == self.me.node);
         let wall = self.io.ring.wall_ns();
+        self.board.listeners.tell(Event::Leading { stream, round: ballot.round });
         let state = self.state(stream);
         state.leading = true;
         state.since_wall_ns = wall;
@@ -135,7 +137,7 @@ impl<R: Ring> Shard<R> {
     fn on_stepped_down(&mut self, stream: u64) {
         let wall = self.io.ring.wall_ns();
         let state = self.state(stream);
-        state.leading = false;
+        let led = std::mem::replace(&mut state.leading, false);
         state.blocked = false;
         state.since_wall_ns = wall;
         let mut unlogged = Vec::new();
@@ -152,6 +154,9 @@ impl<R: Ring> Shard<R> {
             self.settle(record.reply, Err(error.unwrap_or_else(gone)));
         }
         self.stop_import(stream);
+        if led {
+            self.board.listeners.tell(Event::SteppedDown { stream });
+        }
     }
 
     fn on_committed(&mut self, stream: u64, upto: Lsn) {

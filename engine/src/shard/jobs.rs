@@ -136,7 +136,11 @@ impl<R: Ring> Shard<R> {
             Destination::Peer { .. } => job.upto.min(log.end().lsn),
             _ => committed,
         };
-        if job.from < log.base().lsn {
+        let floor = match &job.destination {
+            Destination::Peer { .. } => log.base().lsn,
+            _ => state.floor.max(log.base().lsn),
+        };
+        if job.from < floor {
             self.answer_job(job, Err(ErrorKind::Recycled));
             return Start::Done;
         }

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use palisade_netio::Ring;
-use palisade_wal::{Extent, Lsn};
+use palisade_wal::{Ballot, Extent, Kind, Lsn};
 
+use crate::error::{Error, ErrorKind};
 use crate::forward::{
     EXTENTS_MAX, ForwardEvent, Lease, LocateRequest, Located, Recent, SealedExtent,
 };
 use crate::shard::Shard;
 use crate::shard::jobs::{Destination, Job};
+use crate::shard::ledger::OwnRecord;
 use crate::shard::stream::TailRun;
 
 impl<R: Ring> Shard<R> {
     /// A stream's committed end moved; `runs` are its bytes that are still in memory.
     pub(crate) fn publish_committed(&mut self, stream: u64, upto: Lsn, runs: &[TailRun]) {
+        let base = self.floor_of(stream);
         let Some(port) = self.forward.as_mut().filter(|port| port.wants(stream)) else { return };
         for run in runs {
             let range = run.at..run.at + run.len.next_multiple_of(8);
@@ -23,8 +26,42 @@ impl<R: Ring> Shard<R> {
             let recent = Recent { stream, start: run.start, end: run.end, records };
             let _ = port.publish(ForwardEvent::Tail(recent));
         }
-        let base = self.streams[&stream].replica.log().base().lsn;
         let _ = port.publish(ForwardEvent::Committed { stream, upto, base });
+    }
+
+    /// First position that readers of this node are served.
+    pub(crate) fn floor_of(&self, stream: u64) -> Lsn {
+        let state = self.streams.get(&stream);
+        state.map_or(Lsn::ZERO, |state| state.floor.max(state.replica.log().base().lsn))
+    }
+
+    /// Readers need nothing below `to` any more.
+    pub(crate) fn truncate(&mut self, stream: u64, to: Lsn) -> Result<(), Error> {
+        let Some(state) = self.streams.get_mut(&stream) else {
+            let text = format!("no stream {stream} here");
+            return Err(Error::new(ErrorKind::UnknownStream, text));
+        };
+        let committed = state.replica.log().committed().lsn;
+        if to > committed || !to.0.is_multiple_of(Lsn::ALIGN) {
+            let text = format!(
+                "stream {stream} cannot be truncated to {to}: the committed end here is \
+                 {committed}, and records start at multiples of {}",
+                Lsn::ALIGN
+            );
+            return Err(Error::new(ErrorKind::Config, text));
+        }
+        if to > state.floor {
+            state.floor = to;
+            self.ledger.push(OwnRecord {
+                stream,
+                kind: Kind::Base,
+                lsn: to,
+                ballot: Ballot::NONE,
+                body: Vec::new(),
+                id: None,
+            });
+        }
+        Ok(())
     }
 
     /// Answers what the forwarding shard asks.
@@ -44,7 +81,7 @@ impl<R: Ring> Shard<R> {
         };
         let log = state.replica.log();
         let committed = log.committed().lsn;
-        if from < log.base().lsn {
+        if from < state.floor.max(log.base().lsn) {
             return self.reply_forward(id, stream, Located::Recycled);
         }
         if from >= committed {

@@ -6,6 +6,7 @@ use palisade_netio::Ring;
 
 use crate::client::wire::StreamEntry;
 use crate::config::Role;
+use crate::event::Listeners;
 use crate::paxos::RoleName;
 use crate::shard::Shard;
 use crate::shard::stream::StreamState;
@@ -26,13 +27,14 @@ struct Part {
 
 /// The newest status of every shard of a node, written by the shards and read by anyone.
 pub struct Board {
+    pub(crate) listeners: Listeners,
     parts: Mutex<Vec<Option<Part>>>,
 }
 
 impl Board {
     /// An empty board.
     pub fn new(shards: u16) -> Board {
-        Board { parts: Mutex::new(vec![None; shards.into()]) }
+        Board { listeners: Listeners::default(), parts: Mutex::new(vec![None; shards.into()]) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Part>>> {
@@ -145,7 +147,7 @@ impl<R: Ring> Shard<R> {
             ballot: BallotStatus { round: status.leader.round, node: status.leader.node },
             members: status.config.members.iter().map(|member| member.node).collect(),
             learners: Vec::new(),
-            base_lsn: status.base.0,
+            base_lsn: self.floor_of(id).0,
             durable_lsn: status.durable.0,
             committed_lsn: status.committed.0,
             end_lsn: status.end.0,

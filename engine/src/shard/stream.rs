@@ -65,6 +65,8 @@ pub(crate) struct StreamState {
     /// Logged and not committed, for the forwarding shard.
     pub(crate) runs: VecDeque<TailRun>,
     pub(crate) leading: bool,
+    /// Readers of this node are served from here on.
+    pub(crate) floor: Lsn,
     pub(crate) halted: Option<HaltReason>,
     pub(crate) timer: Option<Nanos>,
     pub(crate) touched: bool,
@@ -90,6 +92,7 @@ impl StreamState {
             voided: Vec::new(),
             runs: VecDeque::new(),
             leading: false,
+            floor: Lsn::ZERO,
             halted: None,
             timer: None,
             touched: false,

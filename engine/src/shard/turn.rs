@@ -28,6 +28,11 @@ impl<R: Ring> Shard<R> {
     /// Runs one turn; with `may_wait` it sleeps when there is nothing to do. False when the shard
     /// has stopped; [`halted`](Shard::halted) says why.
     pub fn turn(&mut self, may_wait: bool) -> bool {
+        if self.port.is_stopping() {
+            self.halt.get_or_insert(Halt::Done);
+            self.phase = Phase::Stopped;
+            return false;
+        }
         self.io.now = self.io.ring.now();
         self.io.pool.collect();
         self.take_completions();
@@ -112,6 +117,9 @@ impl<R: Ring> Shard<R> {
                     palisade_wal::GroupKind::Data,
                     Reply::Promise(promise),
                 ),
+                Command::Truncate { stream, to, reply } => {
+                    let _ = reply.send(self.truncate(stream, to));
+                }
                 Command::Report { reply } => {
                     self.publish_status();
                     let _ = reply.send(Ok(()));
@@ -222,6 +230,9 @@ impl<R: Ring> Shard<R> {
     }
 
     fn has_work(&self) -> bool {
+        if self.port.is_stopping() {
+            return true;
+        }
         if self.phase != Phase::Running {
             // What is asked waits until the shard serves.
             return false;
@@ -229,7 +240,12 @@ impl<R: Ring> Shard<R> {
         let mesh = self.mesh.as_ref().is_some_and(|mesh| mesh.has_mail(self.me.shard));
         let forward = self.forward.as_ref().is_some_and(|port| port.has_requests());
         let sealable = !self.dirty.is_empty() && self.ledger.wal.wants_block(self.pending_bytes);
-        !self.port.is_empty() || mesh || forward || sealable || !self.touched.is_empty()
+        !self.port.is_empty()
+            || self.port.is_stopping()
+            || mesh
+            || forward
+            || sealable
+            || !self.touched.is_empty()
     }
 
     fn next_timer(&self) -> Option<Nanos> {

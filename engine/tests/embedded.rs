@@ -1,0 +1,129 @@
+//! The library as an embedder uses it: one node in this process, a real directory, a real ring.
+
+use std::time::Duration;
+
+use palisade::{Config, ErrorKind, Event, NewRecord, Node, format};
+use palisade_wal::Lsn;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn config() -> (tempfile::TempDir, Config) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut config = Config::embedded(dir.path().join("n1"));
+    config.log.segment_bytes = 8 << 20;
+    config.log.log_bytes_max = 128 << 20;
+    (dir, config)
+}
+
+fn numbered(sequence: u64) -> NewRecord {
+    let payload = format!("record {sequence}").into();
+    NewRecord { payload, producer: 7, sequence, scn_floor: 0 }
+}
+
+#[test]
+fn what_was_acked_is_there_after_a_restart_in_order_and_once() {
+    let (_dir, config) = config();
+    format(&config).unwrap();
+    let node = Node::open(config.clone()).unwrap();
+    let stream = node.stream(node.create_stream().unwrap());
+    let acked: Vec<_> =
+        (1..=500).map(|n| stream.append_record(numbered(n))).map(|f| f.wait().unwrap()).collect();
+    let id = stream.id();
+    node.stop().unwrap();
+
+    let node = Node::open(config).unwrap();
+    let stream = node.stream(id);
+    let again = stream.append_record(numbered(500)).wait().unwrap();
+    assert_eq!(again, acked[499], "a retry finds its original after a restart");
+    let gap = stream.append_record(numbered(502)).wait().unwrap_err();
+    assert_eq!((gap.kind(), gap.expected_sequence()), (ErrorKind::SequenceGap, Some(501)));
+    let read: Vec<_> = stream.reader(Lsn(0)).map(Result::unwrap).collect();
+    assert_eq!(read.len(), 500);
+    for ((record, appended), n) in read.iter().zip(&acked).zip(1u64..) {
+        assert_eq!(
+            (record.lsn, record.end_lsn, record.scn),
+            (appended.lsn, appended.end_lsn, appended.scn)
+        );
+        assert_eq!(record.payload, format!("record {n}"));
+    }
+}
+
+#[test]
+fn truncated_positions_are_recycled_also_after_a_restart() {
+    let (_dir, config) = config();
+    format(&config).unwrap();
+    let node = Node::open(config.clone()).unwrap();
+    let stream = node.stream(node.create_stream().unwrap());
+    let first = stream.append("one").wait().unwrap();
+    let second = stream.append("two").wait().unwrap();
+    assert_eq!(stream.truncate_to(Lsn(1 << 40)).unwrap_err().kind(), ErrorKind::Config);
+    stream.truncate_to(second.lsn).unwrap();
+    let refused = stream.reader(first.lsn).next().unwrap().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Recycled);
+    assert!(refused.to_string().contains(&second.lsn.to_string()), "{refused}");
+    // The floor is durable with whatever is acked after it.
+    let third = stream.append("three").wait().unwrap();
+    let id = stream.id();
+    node.stop().unwrap();
+    let node = Node::open(config).unwrap();
+    let stream = node.stream(id);
+    assert_eq!(stream.reader(first.lsn).next().unwrap().unwrap_err().kind(), ErrorKind::Recycled);
+    let left: Vec<_> = stream.reader(second.lsn).map(|r| r.unwrap().lsn).collect();
+    assert_eq!(left, [second.lsn, third.lsn]);
+    let status = node.status().unwrap();
+    assert_eq!(status.stream(id).unwrap().base_lsn, second.lsn.0);
+}
+
+#[test]
+fn a_subscriber_sees_what_is_appended_later_and_events_say_who_leads() {
+    let (_dir, config) = config();
+    format(&config).unwrap();
+    let node = Node::open(config).unwrap();
+    let events = node.events();
+    let stream = node.stream(node.create_stream().unwrap());
+    let created = std::iter::from_fn(|| events.recv_timeout(PATIENCE).ok())
+        .find(|event| matches!(event, Event::Leading { .. }));
+    assert!(matches!(created, Some(Event::Leading { stream: s, .. }) if s == stream.id()));
+    let mut subscriber = stream.subscribe(Lsn(0));
+    let reader = std::thread::spawn(move || subscriber.next().unwrap().unwrap());
+    let appended = stream.append_after("later", 5).wait().unwrap();
+    let seen = reader.join().unwrap();
+    assert_eq!((seen.lsn, &seen.payload[..]), (appended.lsn, &b"later"[..]));
+}
+
+#[test]
+fn limits_are_answered_and_nothing_is_appended() {
+    let (_dir, config) = config();
+    format(&config).unwrap();
+    let node = Node::open(config.clone()).unwrap();
+    let stream = node.stream(node.create_stream().unwrap());
+    let large = stream.append(vec![0; (1 << 20) + 1]).wait().unwrap_err();
+    assert_eq!(large.kind(), ErrorKind::TooLarge);
+    let largest = stream.append(vec![1; 1 << 20]).wait().unwrap();
+    let far = stream.append_after("x", u64::MAX).wait().unwrap_err();
+    assert_eq!(far.kind(), ErrorKind::ScnTooFarAhead);
+    let unknown = node.stream(999).append("x").wait().unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::UnknownStream);
+    assert_eq!(Node::open(config).err().unwrap().kind(), ErrorKind::InUse);
+    let read: Vec<_> = stream.reader(Lsn(0)).map(|r| r.unwrap().lsn).collect();
+    assert_eq!(read, [largest.lsn]);
+}
+
+#[test]
+fn a_driven_shard_appends_on_its_owners_thread() {
+    let (_dir, config) = config();
+    format(&config).unwrap();
+    let id = {
+        let node = Node::open(config.clone()).unwrap();
+        node.create_stream().unwrap()
+    };
+    let (node, mut driver) = Node::open_driven(config).unwrap();
+    let mut future = node.stream(id).append("driven");
+    let outcome = loop {
+        driver.turn(true).unwrap();
+        if let Some(outcome) = future.try_take() {
+            break outcome;
+        }
+    };
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
