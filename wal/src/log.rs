@@ -144,7 +144,7 @@ impl StreamLog {
         self.unknown
     }
 
-    /// Highest SCN of any group ever logged here, voided ones included.
+    /// Highest SCN of any group ever logged here, voided and staged ones included.
     pub fn last_scn(&self) -> u64 {
         self.last_scn
     }
@@ -192,7 +192,7 @@ impl StreamLog {
 
     /// A staged group was logged for the takeover under `ballot`. A run for another ballot, or
     /// one that this group does not continue, is forgotten.
-    pub fn stage(&mut self, start: Lsn, end: Boundary, ballot: Ballot, place: Place) {
+    pub fn stage(&mut self, start: Lsn, end: Boundary, ballot: Ballot, scn: u64, place: Place) {
         assert!(end.lsn > start && ballot.is_some());
         let continues =
             self.staged.as_ref().is_some_and(|s| s.ballot == ballot && s.end() == start);
@@ -207,6 +207,8 @@ impl StreamLog {
             _ => staged.extents.push(extent),
         }
         staged.boundaries.push(end);
+        // Its takeover may come or not; a floor too high does no harm.
+        self.last_scn = self.last_scn.max(scn);
     }
 
     /// End of the run staged for `ballot`.
@@ -376,14 +378,15 @@ mod tests {
         let mut log = led(1);
         log.append(Lsn(0), at(800, 11), ballot(1), 1, place(4096));
         log.append(Lsn(800), at(1600, 12), ballot(1), 2, place(8192));
-        log.stage(Lsn(800), at(1608, 22), ballot(3), place(12288));
-        log.stage(Lsn(1608), at(2400, 23), ballot(3), place(16384));
+        log.stage(Lsn(800), at(1608, 22), ballot(3), 3, place(12288));
+        log.stage(Lsn(1608), at(2400, 23), ballot(3), 4, place(16384));
         assert_eq!((log.end(), log.accepting()), (at(1600, 12), ballot(1)));
         assert_eq!(log.find(Lsn(808)).unwrap().ballot, ballot(1));
         log.take_over(ballot(3), at(2400, 23)).unwrap();
         assert_eq!((log.end(), log.accepting()), (at(2400, 23), ballot(3)));
         assert_eq!(log.find(Lsn(808)).unwrap().ballot, ballot(3));
         assert_eq!(log.find(Lsn(2000)).unwrap().end, Lsn(2400));
+        assert_eq!(log.last_scn(), 4);
     }
 
     #[test]
@@ -403,8 +406,8 @@ mod tests {
     #[test]
     fn a_run_staged_for_another_ballot_is_forgotten() {
         let mut log = led(1);
-        log.stage(Lsn(0), at(800, 5), ballot(2), place(4096));
-        log.stage(Lsn(0), at(808, 6), ballot(3), place(8192));
+        log.stage(Lsn(0), at(800, 5), ballot(2), 1, place(4096));
+        log.stage(Lsn(0), at(808, 6), ballot(3), 1, place(8192));
         assert_eq!(log.staged_end(ballot(2)), None);
         assert!(log.take_over(ballot(2), at(800, 5)).is_err());
         log.take_over(ballot(3), at(808, 6)).unwrap();

@@ -115,7 +115,7 @@ impl Replica {
         };
         assert!(start == mark.start, "another group than that of the verdict");
         if staged {
-            self.log.stage(mark.start, mark.end, ballot, mark.place);
+            self.log.stage(mark.start, mark.end, ballot, mark.scn, mark.place);
         } else {
             self.log.append(mark.start, mark.end, ballot, mark.scn, mark.place);
             let cursor = self.leader_commit;

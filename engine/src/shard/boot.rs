@@ -484,7 +484,7 @@ impl Replaying {
         let end = Boundary { lsn: meta.end, chain: meta.chain };
         let kind = crate::shard::batch::group_kind(bytes);
         if meta.is_staged() {
-            self.log.stage(meta.lsn, end, meta.ballot, place);
+            self.log.stage(meta.lsn, end, meta.ballot, meta.scn, place);
             self.derived.on_staged(meta.ballot, bytes, kind, meta.lsn, meta.end, meta.scn);
             return;
         }

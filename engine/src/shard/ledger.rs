@@ -112,7 +112,7 @@ impl Ledger {
             }
             assert!(!builder.state().is_empty(), "a record fits an empty block");
             let body = builder.finish();
-            self.append(pool, slot, body, items);
+            self.append_block(pool, slot, body, items, true);
         }
         true
     }
@@ -137,8 +137,19 @@ impl Ledger {
         body: Body,
         items: Vec<Durable>,
     ) -> Place {
-        let hard_state = body.holds_hard_state();
-        let block = NewBlock { slot, body, hard_state };
+        self.append_block(pool, slot, body, items, false)
+    }
+
+    /// Own records may take the space that groups leave free: a full node still votes.
+    fn append_block(
+        &mut self,
+        pool: &mut Pool,
+        slot: SlotId,
+        body: Body,
+        items: Vec<Durable>,
+        own: bool,
+    ) -> Place {
+        let block = NewBlock { slot, body, hard_state: own };
         let place = self.wal.append(pool, block).expect("room was checked in this turn");
         self.waiting.extend(items.into_iter().map(|item| (place.block, item)));
         place

@@ -35,6 +35,7 @@ pub struct Derived {
     staged: Option<Staged>,
     /// Highest catalogue id seen in any group, voided ones included.
     seen: Vec<Change>,
+    committed: Lsn,
 }
 
 impl Derived {
@@ -75,13 +76,18 @@ impl Derived {
         while self.changes.back().is_some_and(|(at, _)| *at > void) {
             self.changes.pop_back();
         }
-        for group in staged.into_iter().flat_map(|s| s.groups).filter(|g| g.end <= end) {
-            self.adopt(group);
+        // A run may begin below the committed position; what is committed is known already.
+        let news = self.committed..end;
+        for group in staged.into_iter().flat_map(|s| s.groups) {
+            if news.contains(&group.start) {
+                self.adopt(group);
+            }
         }
     }
 
     /// Everything below `upto` is committed. Returns the catalogue changes that became so.
     pub fn on_committed(&mut self, upto: Lsn) -> Vec<Change> {
+        self.committed = self.committed.max(upto);
         self.producers.on_committed(upto);
         let mut committed = Vec::new();
         while self.changes.front().is_some_and(|(end, _)| *end <= upto) {

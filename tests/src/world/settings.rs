@@ -60,6 +60,9 @@ const FAULTY_NS: u64 = 60 * SECOND;
 impl Settings {
     /// Draws the settings of a seed.
     pub fn draw(random: &mut Random) -> Settings {
+        let (plain_clients, producers) = (random.between(1, 4), random.between(1, 5));
+        let burst = pick(random, &[1, 1, 2, 4, 8, 32]);
+        let per_second = pick(random, &[20, 60, 60, 150, 400]);
         Settings {
             nodes: if random.below(8) == 0 { 5 } else { 3 },
             shards: if random.below(4) == 0 { 2 } else { 1 },
@@ -73,11 +76,11 @@ impl Settings {
             disk_stall_ns: SECOND,
             tuning: tuning(random),
             faulty_ns: FAULTY_NS + random.below(5 * SECOND),
-            plain_clients: random.between(1, 4) as usize,
-            producers: random.between(1, 5) as usize,
+            plain_clients: plain_clients as usize,
+            producers: producers as usize,
             readers: random.between(0, 3) as usize,
-            pause_ns: random.between(10 * MS, 120 * MS),
-            burst: pick(random, &[1, 1, 2, 4, 8, 32]),
+            pause_ns: (plain_clients + producers) * burst.div_ceil(2) * SECOND / per_second,
+            burst,
             window: pick(random, &[1, 4, 16, 64]),
             payload_max: pick(random, &[64, 512, 512, 4096, 32 << 10]),
         }

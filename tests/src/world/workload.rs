@@ -264,10 +264,12 @@ impl Workload {
         loop {
             let next = self.outcomes.lock().expect("nobody panics with it").pop_front();
             let Some((attempt, outcome)) = next else { return Ok(told) };
-            checks.on_outcome(&self.history, attempt, &outcome)?;
+            let node = self.history.attempts[attempt].node;
+            let stream = self.history.records[self.history.attempts[attempt].record].stream;
+            let by_leader = fleet.leader(PRIMARY, stream) == Some(node);
+            checks.on_outcome(&self.history, attempt, &outcome, by_leader)?;
             let what = self.history.tell(attempt, &outcome);
             let client = self.makers[attempt];
-            let stream = self.history.records[self.history.attempts[attempt].record].stream;
             self.clients[client].on_told(attempt, what);
             if Client::should_move(what) {
                 let hint = outcome.err().and_then(|e| fleet.at(e.leader_hint()?));

@@ -118,6 +118,9 @@ impl World {
 
     fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        for (stream, end) in &self.workload.history.acked_end {
+            lines.push(format!("stream {stream}: acknowledged up to {end}"));
+        }
         for (at, node) in self.fleet.nodes.iter().enumerate() {
             lines.push(format!("node #{at}: start {}, process {:?}", node.boots, node.process));
             for stream in self.fleet.streams(node.cluster) {

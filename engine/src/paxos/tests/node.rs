@@ -90,7 +90,7 @@ pub(super) fn rebuild(first: &Config, wal: &[Record]) -> (StreamLog, Config) {
             Record::Group { header, ballot, staged } => {
                 let mark = GroupMark::of(header, place(at));
                 if *staged {
-                    log.stage(mark.start, mark.end, *ballot, mark.place);
+                    log.stage(mark.start, mark.end, *ballot, mark.scn, mark.place);
                 } else {
                     log.append(mark.start, mark.end, *ballot, mark.scn, mark.place);
                 }

@@ -18,6 +18,7 @@ impl AckOrder {
         history: &History,
         attempt: usize,
         outcome: &Outcome,
+        by_leader: bool,
     ) -> Result<(), Violation> {
         let number = history.attempts[attempt].record;
         let record = &history.records[number];
@@ -26,10 +27,12 @@ impl AckOrder {
             Err(error) => {
                 let last = history.acked_sequence.get(&record.producer).copied().unwrap_or(0);
                 let expected = error.expected_sequence();
-                if error.kind() == ErrorKind::SequenceGap && expected.is_some_and(|e| e <= last) {
+                let forgotten = expected.is_some_and(|expected| expected <= last);
+                if error.kind() == ErrorKind::SequenceGap && forgotten && by_leader {
                     let text = format!(
-                        "producer {} had {last} acknowledged, {expected:?} is expected",
-                        record.producer
+                        "producer {} had {last} acknowledged, {expected:?} is expected by node \
+                         #{} in stream {}",
+                        record.producer, history.attempts[attempt].node, record.stream
                     );
                     return Err(Violation::new("producer_forgotten", text));
                 }

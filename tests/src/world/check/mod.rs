@@ -102,7 +102,8 @@ impl Checks {
         self.values.on_committed(seat, committed)
     }
 
-    /// Looks at an outcome, before the history takes it.
+    /// Looks at an outcome, before the history takes it. `by_leader`: it came from the newest
+    /// leader; an older one, that does not know yet, may know less.
     ///
     /// # Errors
     /// A broken invariant.
@@ -111,8 +112,9 @@ impl Checks {
         history: &History,
         attempt: usize,
         outcome: &Outcome,
+        by_leader: bool,
     ) -> Result<(), Violation> {
-        self.order.on_outcome(history, attempt, outcome)
+        self.order.on_outcome(history, attempt, outcome, by_leader)
     }
 
     /// Looks at what a reader got.
