@@ -175,10 +175,15 @@ impl Reader {
             let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "the node is silent");
             return Err(ClientError::Io { addr, source });
         };
-        self.heard = Instant::now();
+        let heard = Instant::now();
         let rest = if frame.prefix.is_empty() { frame.body } else { frame.prefix };
         let said = FromForwarder::parse(&frame.head, rest);
-        match said.map_err(|error| protocol(error.to_string()))? {
+        let said = said.map_err(|error| protocol(error.to_string()))?;
+        // A node that only ends the read helps as little as a silent one.
+        if !matches!(said, FromForwarder::End(_)) {
+            self.heard = heard;
+        }
+        match said {
             FromForwarder::Chunk(head) if head.stream == self.options.stream => {
                 self.unpaid += frame.body.len() as u64;
                 let flow = self.on_chunk(&head, frame.body, on_record).map_err(protocol)?;
@@ -248,7 +253,10 @@ impl Reader {
                 base: end.base.0,
             }),
             EndReason::Recycled { base } => Err(ClientError::Recycled { base_lsn: base.0 }),
-            reason => Err(ClientError::Ended { addr, why: reason.to_string() }),
+            reason => {
+                let why = format!("stream {}: {reason}", self.options.stream);
+                Err(ClientError::Ended { addr, why })
+            }
         }
     }
 }
