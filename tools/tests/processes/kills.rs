@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::cluster::Cluster;
-use super::history::{Attempt, History, judge};
+use super::history::{Answer, Attempt, History, judge};
 use super::producer::{Clock, Plan, Producer};
-use super::reading::{Follower, read_once};
+use super::reading::{Follower, Subscriber, read_once};
 use super::run::{eventually, palisade};
 
 /// Times that a node is killed.
@@ -44,11 +44,19 @@ fn plan(cluster: &Cluster, stream: u64, producer: u64) -> Plan {
     Plan { at: cluster.at(), stream, producer, run_records: 400, kill_every: 0 }
 }
 
+fn acked(attempt: &Attempt) -> Option<Answer> {
+    attempt.answer.filter(|answer| answer.acked)
+}
+
+/// First position after every acked record.
+fn acked_end(history: &History) -> u64 {
+    let ends = history.attempts.iter().filter_map(acked).map(|answer| answer.place.end_lsn);
+    ends.max().expect("some were acked")
+}
+
 /// Reads everything from every node and judges.
 fn conclude(cluster: &Cluster, stream: u64, mut history: History) {
-    let acked = |attempt: &Attempt| attempt.answer.filter(|answer| answer.acked);
-    let end = history.attempts.iter().filter_map(acked).map(|a| a.place.end_lsn).max();
-    cluster.wait_settled(stream, end.expect("some were acked"));
+    cluster.wait_settled(stream, acked_end(&history));
     cluster.assert_healthy();
     for node in &cluster.nodes {
         history.readings.push(read_once(&node.at(), stream, 0, true));
@@ -136,6 +144,7 @@ fn a_history_from_outside_has_no_anomaly() {
         (plan.run_records, plan.kill_every) = (100 * producer, 3);
         Producer::start(plan, clock)
     });
+    let subscriber = Subscriber::start(&cluster.at(), stream);
     let followers = [0, 1, 2].map(|at| Follower::start(cluster.nodes[at].at(), stream));
     let mut dice = Dice::new();
     let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(7));
@@ -156,6 +165,7 @@ fn a_history_from_outside_has_no_anomaly() {
     for follower in followers {
         history.readings.extend(follower.finish());
     }
+    history.readings.push(subscriber.finish(acked_end(&history)));
     conclude(&cluster, stream, history);
     let list = palisade(&["stream", "list", "--json", "--at", &cluster.at()]).json();
     assert!(list["streams"].as_array().is_some_and(|streams| streams.len() >= 2), "{list}");
