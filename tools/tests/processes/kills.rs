@@ -102,18 +102,40 @@ fn a_cluster_goes_on_while_one_node_is_killed() {
     kill_one("one-of-three", 3);
 }
 
-/// Kills a node, mostly the leader, or two or all at once, and starts them again.
+/// One misfortune and its end: kills, or a node that stands still while others do not.
 fn strike(cluster: &mut Cluster, stream: u64, dice: &mut Dice) {
-    let count = cluster.nodes.len() as u64;
-    let victims: Vec<usize> = match dice.below(10) {
-        0 => (0..cluster.nodes.len()).collect(),
-        1 => {
-            let spared = dice.below(count) as usize;
-            (0..cluster.nodes.len()).filter(|at| *at != spared).collect()
+    let all = 0..cluster.nodes.len();
+    let any = dice.below(cluster.nodes.len() as u64) as usize;
+    let leader = leader(cluster, stream).unwrap_or(any);
+    match dice.below(10) {
+        0 => kill(cluster, all.collect(), dice),
+        1 => kill(cluster, all.filter(|at| *at != any).collect(), dice),
+        2 | 3 => kill(cluster, vec![any], dice),
+        // Whoever leads stands still until another one does.
+        4 => stand_still(cluster, leader, dice),
+        // What the leader alone has must not be acked: it is gone before the others are back.
+        5 | 6 => {
+            let others: Vec<usize> = all.filter(|at| *at != leader).collect();
+            others.iter().for_each(|at| cluster.nodes[*at].kill());
+            dice.pause(20, 400);
+            cluster.nodes[leader].kill();
+            others.iter().for_each(|at| cluster.nodes[*at].spawn());
+            others.iter().for_each(|at| cluster.nodes[*at].wait_ready());
+            dice.pause(400, 900);
+            cluster.nodes[leader].spawn();
+            cluster.nodes[leader].wait_ready();
         }
-        2..=4 => vec![dice.below(count) as usize],
-        _ => vec![leader(cluster, stream).unwrap_or(0)],
-    };
+        _ => kill(cluster, vec![leader], dice),
+    }
+}
+
+fn stand_still(cluster: &Cluster, victim: usize, dice: &mut Dice) {
+    cluster.nodes[victim].pause();
+    dice.pause(100, 1500);
+    cluster.nodes[victim].resume();
+}
+
+fn kill(cluster: &mut Cluster, victims: Vec<usize>, dice: &mut Dice) {
     for at in &victims {
         cluster.nodes[*at].kill();
     }
