@@ -185,7 +185,8 @@ impl Reader {
         };
         let rest = if frame.prefix.is_empty() { frame.body } else { frame.prefix };
         let said = FromForwarder::parse(&frame.head, rest);
-        match said.map_err(|error| protocol(error.to_string()))? {
+        let said = said.map_err(|error| protocol(error.to_string()))?;
+        match said {
             FromForwarder::Chunk(head) if head.stream == self.options.stream => {
                 self.heard = Instant::now();
                 self.unpaid += frame.body.len() as u64;
@@ -259,7 +260,10 @@ impl Reader {
                 base: end.base.0,
             }),
             EndReason::Recycled { base } => Err(ClientError::Recycled { base_lsn: base.0 }),
-            reason => Err(ClientError::Ended { addr, why: reason.to_string() }),
+            reason => {
+                let why = format!("stream {}: {reason}", self.options.stream);
+                Err(ClientError::Ended { addr, why })
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use palisade::Config;
 use palisade::config::{Member, Role};
 use palisade::status::Status;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::run::{Done, Guarded, eventually, palisade, run};
 
@@ -217,6 +218,21 @@ impl Node {
     /// SIGKILL, and waits until it is gone.
     pub fn kill(&mut self) {
         self.child = None;
+    }
+
+    /// SIGSTOP: it keeps its sockets and does nothing.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.process()).ok().and_then(Pid::from_raw);
+        kill_process(id.expect("a process"), signal).expect("a child that was not waited for");
     }
 
     /// The running process.

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::cluster::Cluster;
-use super::history::{Attempt, History, judge};
+use super::history::{Answer, Attempt, History, judge};
 use super::producer::{Clock, Plan, Producer};
-use super::reading::{Follower, read_once};
+use super::reading::{Follower, Subscriber, read_once};
 use super::run::{eventually, palisade};
 
 /// Times that a node is killed.
@@ -44,11 +44,19 @@ fn plan(cluster: &Cluster, stream: u64, producer: u64) -> Plan {
     Plan { at: cluster.at(), stream, producer, run_records: 400, kill_every: 0 }
 }
 
+fn acked(attempt: &Attempt) -> Option<Answer> {
+    attempt.answer.filter(|answer| answer.acked)
+}
+
+/// First position after every acked record.
+fn acked_end(history: &History) -> u64 {
+    let ends = history.attempts.iter().filter_map(acked).map(|answer| answer.place.end_lsn);
+    ends.max().expect("some were acked")
+}
+
 /// Reads everything from every node and judges.
 fn conclude(cluster: &Cluster, stream: u64, mut history: History) {
-    let acked = |attempt: &Attempt| attempt.answer.filter(|answer| answer.acked);
-    let end = history.attempts.iter().filter_map(acked).map(|a| a.place.end_lsn).max();
-    cluster.wait_settled(stream, end.expect("some were acked"));
+    cluster.wait_settled(stream, acked_end(&history));
     cluster.assert_healthy();
     for node in &cluster.nodes {
         history.readings.push(read_once(&node.at(), stream, 0, true));
@@ -94,18 +102,40 @@ fn a_cluster_goes_on_while_one_node_is_killed() {
     kill_one("one-of-three", 3);
 }
 
-/// Kills a node, mostly the leader, or two or all at once, and starts them again.
+/// One misfortune and its end: kills, or a node that stands still while others do not.
 fn strike(cluster: &mut Cluster, stream: u64, dice: &mut Dice) {
-    let count = cluster.nodes.len() as u64;
-    let victims: Vec<usize> = match dice.below(10) {
-        0 => (0..cluster.nodes.len()).collect(),
-        1 => {
-            let spared = dice.below(count) as usize;
-            (0..cluster.nodes.len()).filter(|at| *at != spared).collect()
+    let all = 0..cluster.nodes.len();
+    let any = dice.below(cluster.nodes.len() as u64) as usize;
+    let leader = leader(cluster, stream).unwrap_or(any);
+    match dice.below(10) {
+        0 => kill(cluster, all.collect(), dice),
+        1 => kill(cluster, all.filter(|at| *at != any).collect(), dice),
+        2 | 3 => kill(cluster, vec![any], dice),
+        // Whoever leads stands still until another one does.
+        4 => stand_still(cluster, leader, dice),
+        // What the leader alone has must not be acked: it is gone before the others are back.
+        5 | 6 => {
+            let others: Vec<usize> = all.filter(|at| *at != leader).collect();
+            others.iter().for_each(|at| cluster.nodes[*at].kill());
+            dice.pause(20, 400);
+            cluster.nodes[leader].kill();
+            others.iter().for_each(|at| cluster.nodes[*at].spawn());
+            others.iter().for_each(|at| cluster.nodes[*at].wait_ready());
+            dice.pause(400, 900);
+            cluster.nodes[leader].spawn();
+            cluster.nodes[leader].wait_ready();
         }
-        2..=4 => vec![dice.below(count) as usize],
-        _ => vec![leader(cluster, stream).unwrap_or(0)],
-    };
+        _ => kill(cluster, vec![leader], dice),
+    }
+}
+
+fn stand_still(cluster: &Cluster, victim: usize, dice: &mut Dice) {
+    cluster.nodes[victim].pause();
+    dice.pause(100, 1500);
+    cluster.nodes[victim].resume();
+}
+
+fn kill(cluster: &mut Cluster, victims: Vec<usize>, dice: &mut Dice) {
     for at in &victims {
         cluster.nodes[*at].kill();
     }
@@ -136,6 +166,7 @@ fn a_history_from_outside_has_no_anomaly() {
         (plan.run_records, plan.kill_every) = (100 * producer, 3);
         Producer::start(plan, clock)
     });
+    let subscriber = Subscriber::start(&cluster.at(), stream);
     let followers = [0, 1, 2].map(|at| Follower::start(cluster.nodes[at].at(), stream));
     let mut dice = Dice::new();
     let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(7));
@@ -156,6 +187,7 @@ fn a_history_from_outside_has_no_anomaly() {
     for follower in followers {
         history.readings.extend(follower.finish());
     }
+    history.readings.push(subscriber.finish(acked_end(&history)));
     conclude(&cluster, stream, history);
     let list = palisade(&["stream", "list", "--json", "--at", &cluster.at()]).json();
     assert!(list["streams"].as_array().is_some_and(|streams| streams.len() >= 2), "{list}");

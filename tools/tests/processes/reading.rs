@@ -1,12 +1,14 @@
 //! Readers: `palisade read --output jsonl`, once or again and again.
 
-use std::sync::Arc;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::history::{Place, Reading, Seen};
-use super::run::{program, run};
+use super::run::{Guarded, eventually, program, run};
 
 /// A read of a whole log may take so long.
 const READ_MAX: Duration = Duration::from_secs(10);
@@ -65,6 +67,45 @@ impl Follower {
     pub fn finish(self) -> Vec<Reading> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("every line makes sense")
+    }
+}
+
+/// One `read --follow` from the start, over all nodes, as long as it lives.
+pub struct Subscriber {
+    child: Guarded,
+    records: Arc<Mutex<Vec<Seen>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Subscriber {
+    pub fn start(at: &str, stream: u64) -> Subscriber {
+        let mut command = program();
+        let stream = stream.to_string();
+        command.args(["read", "--follow", "--at", at, "--stream", &stream, "--timeout", "20000"]);
+        command.stdout(Stdio::piped());
+        let mut child = Guarded(command.spawn().expect("the program starts"));
+        let lines = BufReader::new(child.0.stdout.take().expect("piped")).lines();
+        let records: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let into = records.clone();
+        let thread = std::thread::spawn(move || {
+            // Only the end of the process can cut a line short.
+            for line in lines.map_while(Result::ok).filter(|line| line.ends_with('}')) {
+                into.lock().expect("no panic").push(parse(&line));
+            }
+        });
+        Subscriber { child, records, thread }
+    }
+
+    /// Waits until the record that ends at `end` was delivered, and ends.
+    pub fn finish(self, end: u64) -> Reading {
+        eventually("the subscriber sees every ack", Duration::from_secs(5), || {
+            let records = self.records.lock().expect("no panic");
+            records.last().filter(|last| last.place.end_lsn >= end).map(drop)
+        });
+        drop(self.child);
+        self.thread.join().expect("every line makes sense");
+        let records = std::mem::take(&mut *self.records.lock().expect("no panic"));
+        Reading { node: "subscriber".to_owned(), from: 0, is_final: false, records }
     }
 }
 
