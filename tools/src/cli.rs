@@ -359,25 +359,6 @@ pub(crate) struct BenchLoad {
     pub(crate) json: bool,
 }
 
-impl BenchLoad {
-    /// A directory for one run, removed when dropped.
-    pub(crate) fn temporary_dir(&self) -> Result<tempfile::TempDir, Failure> {
-        temporary_dir(&self.dir)
-    }
-}
-
-impl BenchFsync {
-    /// A directory for one run, removed when dropped.
-    pub(crate) fn temporary_dir(&self) -> Result<tempfile::TempDir, Failure> {
-        temporary_dir(&self.dir)
-    }
-}
-
-fn temporary_dir(parent: &std::path::Path) -> Result<tempfile::TempDir, Failure> {
-    let made = tempfile::Builder::new().prefix("palisade-bench-").tempdir_in(parent);
-    made.map_err(|error| Failure::io(parent.display(), &error))
-}
-
 fn nodes(text: &str) -> Result<u32, String> {
     match text {
         "1" => Ok(1),

@@ -12,7 +12,6 @@ pub(crate) enum Outcome {
     /// It does not; each line is one finding.
     Failed(Vec<String>),
     /// It cannot run here, and why; for lanes that need what a machine may lack.
-    #[allow(dead_code, reason = "the first lanes need nothing special")]
     Skipped(String),
 }
 
@@ -28,24 +27,28 @@ pub(crate) struct Lane {
 pub(crate) fn run_all<'a>(lanes: impl Iterator<Item = &'a Lane>, keep_going: bool) -> ExitCode {
     let mut failed = false;
     for lane in lanes {
-        let started = Instant::now();
-        println!("RUN {}", lane.name);
-        match (lane.run)() {
-            Outcome::Passed => {
-                println!("PASSED {} ({:.1} s)", lane.name, started.elapsed().as_secs_f64());
-            }
-            Outcome::Skipped(why) => println!("SKIPPED {}: {why}", lane.name),
-            Outcome::Failed(findings) => {
-                findings.iter().for_each(|finding| println!("  {finding}"));
-                println!("FAILED {}: {} findings", lane.name, findings.len().max(1));
-                failed = true;
-                if !keep_going {
-                    break;
-                }
-            }
+        failed |= !run_one(lane.name, lane.run);
+        if failed && !keep_going {
+            break;
         }
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs one thing and says how it ended; false when it failed.
+pub(crate) fn run_one(name: &str, run: impl FnOnce() -> Outcome) -> bool {
+    let started = Instant::now();
+    println!("RUN {name}");
+    match run() {
+        Outcome::Passed => println!("PASSED {name} ({:.1} s)", started.elapsed().as_secs_f64()),
+        Outcome::Skipped(why) => println!("SKIPPED {name}: {why}"),
+        Outcome::Failed(findings) => {
+            findings.iter().for_each(|finding| println!("  {finding}"));
+            println!("FAILED {name}: {} findings", findings.len().max(1));
+            return false;
+        }
+    }
+    true
 }
 
 /// The top folder of the workspace.

@@ -2,6 +2,7 @@
 
 mod docs;
 mod lane;
+mod numbers;
 mod purity;
 mod shape;
 mod source;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use lane::{Lane, Outcome, cargo, run_all};
+use lane::{Lane, Outcome, cargo, run_all, run_one};
 
 /// Developer commands.
 #[derive(Debug, Parser)]
@@ -35,6 +36,8 @@ enum Command {
     },
     /// Format, and apply what clippy suggests
     Fix,
+    /// Compare with fio on this machine: one table in Markdown
+    Numbers(numbers::Options),
 }
 
 /// The lanes of `check`, cheapest first.
@@ -73,6 +76,10 @@ pub(crate) fn run() -> ExitCode {
             let wanted = |lane: &&Lane| lanes.is_empty() || lanes.iter().any(|n| n == lane.name);
             run_all(CHECK.iter().filter(wanted), keep_going)
         }
+        Command::Numbers(options) => match run_one("numbers", || numbers::run(&options)) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        },
         Command::Fix => {
             let lanes = [
                 Lane { name: "fmt", run: || cargo(&["fmt", "--all"], &[]) },
