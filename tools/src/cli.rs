@@ -295,9 +295,8 @@ pub(crate) enum BenchCommand {
     #[command(after_help = "Example:\n  palisade bench fsync --seconds 5")]
     Fsync(BenchFsync),
     /// Durable writes of the log alone, into files that are taken again
-    #[command(
-        after_help = "Example:\n  palisade bench wal --record-bytes 4096 --in-flight 1024 --seconds 5"
-    )]
+    #[command(after_help = "Example:
+  palisade bench wal --record-bytes 4096 --in-flight 1024 --seconds 5")]
     Wal(BenchLoad),
     /// Appends: one node in this process, or three processes
     #[command(after_help = "Examples:
