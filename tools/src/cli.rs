@@ -299,9 +299,8 @@ pub(crate) enum BenchCommand {
     #[command(after_help = "Example:\n  palisade bench fsync --seconds 5")]
     Fsync(BenchFsync),
     /// Durable writes of the log alone, into files that are taken again
-    #[command(
-        after_help = "Example:\n  palisade bench wal --record-bytes 4096 --in-flight 1024 --seconds 5"
-    )]
+    #[command(after_help = "Example:
+  palisade bench wal --record-bytes 4096 --in-flight 1024 --seconds 5")]
     Wal(BenchLoad),
     /// Appends: one node in this process, or three processes
     #[command(after_help = "Examples:
@@ -361,25 +360,6 @@ pub(crate) struct BenchLoad {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-impl BenchLoad {
-    /// A directory for one run, removed when dropped.
-    pub(crate) fn temporary_dir(&self) -> Result<tempfile::TempDir, Failure> {
-        temporary_dir(&self.dir)
-    }
-}
-
-impl BenchFsync {
-    /// A directory for one run, removed when dropped.
-    pub(crate) fn temporary_dir(&self) -> Result<tempfile::TempDir, Failure> {
-        temporary_dir(&self.dir)
-    }
-}
-
-fn temporary_dir(parent: &std::path::Path) -> Result<tempfile::TempDir, Failure> {
-    let made = tempfile::Builder::new().prefix("palisade-bench-").tempdir_in(parent);
-    made.map_err(|error| Failure::io(parent.display(), &error))
 }
 
 fn nodes(text: &str) -> Result<u32, String> {

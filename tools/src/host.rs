@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use palisade::{AppendFuture, Buffers, Config, Error, ErrorKind, Node, ShardDriver, Stream};
 
-use crate::bench::{Measured, own_cpu_us};
+use crate::bench::{Measured, own_cpu_us, temporary_dir};
 use crate::cli::{BenchLoad, BenchOptions};
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
@@ -77,7 +77,7 @@ impl Host {
 pub(crate) fn bench_append(options: &BenchOptions) -> Result<Measured, Failure> {
     let interrupt = Interrupt::catch()?;
     let load = &options.load;
-    let dir = load.temporary_dir()?;
+    let dir = temporary_dir(&load.dir)?;
     let mut config = Config::embedded(dir.path().join("n1"));
     config.log.log_bytes_max = LOG_BYTES_MAX;
     palisade::format(&config)?;

@@ -13,7 +13,7 @@ fn code(arguments: &[&str]) -> i32 {
 
 #[test]
 fn usage_errors_exit_2() {
-    let cases: [&[&str]; 20] = [
+    let cases: [&[&str]; 22] = [
         &[],
         &["fly"],
         &["demo", "--records", "3"],
@@ -32,6 +32,8 @@ fn usage_errors_exit_2() {
         &["stream", "create", "--count", "0"],
         &["inspect", "segment"],
         &["bench", "append", "--nodes", "2"],
+        &["bench", "wal", "--nodes", "3"],
+        &["bench", "fsync", "--seconds", "0"],
         &["config", "check"],
         &["switchover", "--to", "2"],
     ];
@@ -42,7 +44,7 @@ fn usage_errors_exit_2() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    let commands: [&[&str]; 13] = [
+    let commands: [&[&str]; 14] = [
         &["demo"],
         &["format"],
         &["node"],
@@ -53,6 +55,7 @@ fn every_command_has_help_with_an_example() {
         &["stream", "list"],
         &["inspect", "segment"],
         &["inspect", "verify"],
+        &["bench", "fsync"],
         &["bench", "wal"],
         &["bench", "append"],
         &["config", "check"],

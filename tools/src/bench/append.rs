@@ -38,7 +38,7 @@ const LOG_BYTES_MAX: u64 = 4 << 30;
 pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
     let interrupt = Interrupt::catch()?;
     let load = &options.load;
-    let dir = load.temporary_dir()?;
+    let dir = super::temporary_dir(&load.dir)?;
     let place = |name| Place { name, region: "SH" };
     let layout = Layout {
         zero_copy: palisade::config::ZeroCopy::Auto,

@@ -16,7 +16,7 @@ const CASE_MIN: Duration = Duration::from_millis(20);
 /// Measures and prints.
 pub(super) fn run(options: &BenchFsync) -> Result<Exit, Failure> {
     let interrupt = Interrupt::catch()?;
-    let dir = options.temporary_dir()?;
+    let dir = super::temporary_dir(&options.dir)?;
     let failed = |error| Failure::io(dir.path().display(), &error);
     let mut rig = Rig::new(dir.path()).map_err(failed)?;
     let cases = cases();

@@ -8,6 +8,10 @@ mod machine;
 mod report;
 mod wal;
 
+use std::path::Path;
+
+use tempfile::TempDir;
+
 use crate::cli::BenchCommand;
 use crate::exit::{Exit, Failure};
 use crate::host;
@@ -24,6 +28,12 @@ pub(crate) fn run(command: &BenchCommand) -> Result<Exit, Failure> {
     };
     println!("{}", if json { report.json() } else { report.text() });
     Ok(Exit::Ok)
+}
+
+/// A directory for one run, removed when dropped.
+pub(crate) fn temporary_dir(parent: &Path) -> Result<TempDir, Failure> {
+    let made = tempfile::Builder::new().prefix("palisade-bench-").tempdir_in(parent);
+    made.map_err(|error| Failure::io(parent.display(), &error))
 }
 
 pub(crate) use machine::own_cpu_us;

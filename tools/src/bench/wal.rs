@@ -42,7 +42,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Runs the benchmark.
 pub(super) fn run(load: &BenchLoad) -> Result<Measured, Failure> {
     let interrupt = Interrupt::catch()?;
-    let dir = load.temporary_dir()?;
+    let dir = super::temporary_dir(&load.dir)?;
     let segments = segments(load);
     prepare(dir.path(), segments, &interrupt)?;
     let mut measured = Measured::new("wal", 1, load)?;

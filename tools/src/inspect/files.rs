@@ -1,24 +1,58 @@
-//! Which segment files are meant, and their bytes.
+//! Which segment files are meant, what their headers say, and their bytes.
 
+use std::fs::File;
+use std::ops::Deref;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use palisade_wal::limits::{SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES};
-use palisade_wal::{Expect, SEGMENT_COPIES, SEGMENT_COPY_BYTES, SegmentHeader, parse_segment_name};
+use palisade_netio::FileMap;
+use palisade_wal::limits::{
+    BLOCK_ALIGN, BLOCK_HEAD_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES,
+    data_end,
+};
+use palisade_wal::{
+    Expect, SEGMENT_COPIES, SEGMENT_COPY_BYTES, SegmentHeader, parse_block, parse_segment_name,
+};
 use zerocopy::FromBytes;
 
+use super::direct;
 use crate::exit::{Exit, Failure};
 
 /// Directories below a named one that are looked into.
 const DEPTH_MAX: usize = 4;
 
-/// A segment file in memory.
+/// A segment file by its first page and its index.
+#[derive(Debug)]
 pub(crate) struct SegmentFile {
     pub(crate) path: PathBuf,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) len: u64,
     /// Its header; absent when neither copy is readable or it was never written.
     pub(crate) header: Option<SegmentHeader>,
-    /// Whose and which it is, by its header.
-    pub(crate) expect: Expect,
+    /// Neither readable nor zeros.
+    pub(crate) is_header_damaged: bool,
+    /// Whose and which it is, by its header; else by its name and what a neighbour says.
+    pub(crate) expect: Option<Expect>,
+    /// `durable_upto` in the head of its index, which only a complete segment has.
+    pub(crate) sealed: Option<u64>,
+}
+
+/// The bytes of a segment.
+pub(crate) enum Bytes {
+    /// Of a complete one, through the page cache.
+    Map(FileMap),
+    /// Of one that may still be written.
+    Read(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Map(map) => map,
+            Bytes::Read(bytes) => bytes,
+        }
+    }
 }
 
 /// Every segment file below the paths, by directory and sequence.
@@ -47,8 +81,7 @@ fn walk(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), Failur
     let mut paths = paths.map_err(failed)?;
     paths.sort();
     for path in paths {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if parse_segment_name(name).is_some() {
+        if sequence(&path).is_some() {
             found.push(path);
         } else if depth < DEPTH_MAX && path.is_dir() {
             walk(&path, depth + 1, found)?;
@@ -57,26 +90,89 @@ fn walk(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), Failur
     Ok(())
 }
 
-/// Reads a segment file.
-pub(crate) fn load(path: &Path) -> Result<SegmentFile, Failure> {
-    let failed = |error| Failure::io(path.display(), &error);
-    let len = std::fs::metadata(path).map_err(failed)?.len();
-    if len > SEGMENT_BYTES_MAX {
-        let text = format!("{}: {len} bytes, a segment has at most 1 GiB", path.display());
-        return Err(Failure::new(Exit::Failed, text));
+/// The sequence in the name of a segment file.
+fn sequence(path: &Path) -> Option<u64> {
+    parse_segment_name(path.file_name()?.to_str()?)
+}
+
+/// The segments that stand in the same directory, this one included.
+pub(crate) fn neighbours(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut found = Vec::new();
+    walk(dir, DEPTH_MAX, &mut found)?;
+    Ok(found)
+}
+
+impl SegmentFile {
+    /// Reads its header and the head of its index.
+    pub(crate) fn look(path: &Path) -> Result<SegmentFile, Failure> {
+        let failed = |error| Failure::io(path.display(), &error);
+        let file = File::open(path).map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
+        if len > SEGMENT_BYTES_MAX {
+            let text = format!("{}: {len} bytes, a segment has at most 1 GiB", path.display());
+            return Err(Failure::new(Exit::Failed, text));
+        }
+        let mut page = [0; SEGMENT_HEADER_BYTES];
+        if len >= SEGMENT_HEADER_BYTES as u64 {
+            file.read_exact_at(&mut page, 0).map_err(failed)?;
+        }
+        let expect = claimed(&page);
+        let header = expect.and_then(|expect| SegmentHeader::parse(&page, &expect).ok());
+        let is_header_damaged = header.is_none() && page.iter().any(|&byte| byte != 0);
+        let mut sealed = None;
+        if let (Some(header), Some(expect)) = (&header, expect) {
+            let at = data_end(header.bytes.get());
+            let mut head = [0; BLOCK_HEAD_BYTES];
+            if len >= at + BLOCK_ALIGN as u64 {
+                file.read_exact_at(&mut head, at).map_err(failed)?;
+            }
+            let head = parse_block(&head, &expect.at(at)).ok();
+            sealed = head.map(|head| head.durable_upto.get());
+        }
+        Ok(SegmentFile { path: path.to_owned(), len, header, is_header_damaged, expect, sealed })
     }
-    let bytes = std::fs::read(path).map_err(failed)?;
-    let claim = claimed(&bytes);
-    let header = claim.and_then(|expect| SegmentHeader::parse(&bytes, &expect).ok());
-    let nobody =
-        Expect { cluster: 0, node: 0, incarnation: 0, shard: 0, segment_seq: 0, offset: 0 };
-    let expect = claim.filter(|_| header.is_some()).unwrap_or(nobody);
-    Ok(SegmentFile { path: path.to_owned(), bytes, header, expect })
+
+    /// Its sequence: by its header, else by its name; 0 when neither says.
+    pub(crate) fn seq(&self) -> u64 {
+        let by_header = self.header.as_ref().map(|header| header.seq.get());
+        by_header.or_else(|| sequence(&self.path)).unwrap_or(0)
+    }
+
+    /// Whether the file was about to be taken again under another name: nothing in it counts.
+    pub(crate) fn is_taken_again(&self) -> bool {
+        let named = sequence(&self.path);
+        self.header.is_some() && named.is_some_and(|named| named < self.seq())
+    }
+
+    /// First byte after what can hold blocks.
+    pub(crate) fn data_end(&self) -> u64 {
+        let bytes = self.header.as_ref().map_or(self.len, |header| header.bytes.get());
+        let bytes = bytes / BLOCK_ALIGN as u64 * BLOCK_ALIGN as u64;
+        if bytes < SEGMENT_BYTES_MIN { 0 } else { data_end(bytes).min(self.len) }
+    }
+
+    /// With an unreadable header: it belongs to who its neighbours belong to.
+    pub(crate) fn adopt(&mut self, neighbour: &Expect) {
+        if self.is_header_damaged && self.seq() > 0 {
+            self.expect = Some(Expect { segment_seq: self.seq(), offset: 0, ..*neighbour });
+        }
+    }
+
+    /// All its bytes.
+    pub(crate) fn bytes(&self) -> Result<Bytes, Failure> {
+        let failed = |error| Failure::io(self.path.display(), &error);
+        if self.sealed.is_some() {
+            let map = FileMap::open(&self.path).map_err(failed)?;
+            map.prefault(0..map.len()).map_err(failed)?;
+            return Ok(Bytes::Map(map));
+        }
+        Ok(Bytes::Read(direct::read(&self.path).map_err(failed)?))
+    }
 }
 
 /// Whose segment it says it is; the reader then checks the rest against that.
-fn claimed(bytes: &[u8]) -> Option<Expect> {
-    let head = bytes.get(..SEGMENT_HEADER_BYTES)?;
+fn claimed(head: &[u8]) -> Option<Expect> {
     SEGMENT_COPIES.into_iter().find_map(|at| {
         let copy = head.get(at..at + SEGMENT_COPY_BYTES)?;
         let header = SegmentHeader::read_from_bytes(copy).ok()?;

@@ -1,9 +1,12 @@
 //! `palisade inspect`: segment files, read with the log's own parsers.
 
+mod chains;
+mod direct;
 mod files;
 mod scan;
 mod segment;
 mod verify;
+mod walk;
 
 use crate::cli::InspectCommand;
 use crate::exit::{Exit, Failure};

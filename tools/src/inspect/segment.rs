@@ -5,8 +5,8 @@ use std::io::{BufWriter, Write};
 use palisade_wal::{Kind, RecordMeta};
 use serde_json::json;
 
-use super::files::{SegmentFile, find, load};
-use super::scan::{Found, scan};
+use super::files::{SegmentFile, find};
+use super::scan::{Checked, Found, Gap, scan};
 use crate::cli::InspectFiles;
 use crate::exit::{Exit, Failure};
 
@@ -14,8 +14,9 @@ use crate::exit::{Exit, Failure};
 pub(crate) fn run(options: &InspectFiles) -> Result<Exit, Failure> {
     let mut out = BufWriter::new(std::io::stdout());
     for path in find(&options.paths)? {
-        let file = load(&path)?;
-        match print(options, &file, &mut out).and_then(|()| out.flush()) {
+        let file = SegmentFile::look(&path)?;
+        let bytes = file.bytes()?;
+        match print(options, &file, &bytes, &mut out).and_then(|()| out.flush()) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(Exit::Ok),
             Err(error) => return Err(Failure::io("stdout", &error)),
@@ -24,7 +25,12 @@ pub(crate) fn run(options: &InspectFiles) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn print(options: &InspectFiles, file: &SegmentFile, out: &mut impl Write) -> std::io::Result<()> {
+fn print(
+    options: &InspectFiles,
+    file: &SegmentFile,
+    bytes: &[u8],
+    out: &mut impl Write,
+) -> std::io::Result<()> {
     let path = file.path.display();
     match &file.header {
         None if options.json => {
@@ -44,10 +50,7 @@ fn print(options: &InspectFiles, file: &SegmentFile, out: &mut impl Write) -> st
             header.seq, header.cluster, header.node, header.shard, header.incarnation, header.bytes
         )?,
     }
-    for found in scan(file) {
-        print_one(options, &found, out)?;
-    }
-    Ok(())
+    scan(file, bytes, |found| print_one(options, &found, out))
 }
 
 fn print_one(
@@ -56,15 +59,19 @@ fn print_one(
     out: &mut impl Write,
 ) -> std::io::Result<()> {
     let (offset, head, body, records) = match found {
-        Found::Gap { offset, end, why } if options.json => {
-            let line = json!({"offset": offset, "end": end, "gap": why.to_string()});
+        Found::Gap { offset, end, gap } if options.json => {
+            let line = json!({"offset": offset, "end": end, "gap": gap_text(gap)});
             return writeln!(out, "{line}");
         }
-        Found::Gap { offset, end, why } => return writeln!(out, "{offset:>12}  ..{end}  {why}"),
+        Found::Gap { offset, end, gap } => {
+            return writeln!(out, "{offset:>12}  ..{end}  {}", gap_text(gap));
+        }
         Found::Block { offset, head, body, records } => (offset, head, body, records),
     };
-    let wanted: Vec<RecordMeta> = match records {
-        Ok(records) => records.iter().filter(|meta| is_wanted(options, meta)).copied().collect(),
+    let wanted: Vec<Checked> = match records {
+        Ok(records) => {
+            records.iter().filter(|(meta, _)| is_wanted(options, meta)).copied().collect()
+        }
         Err(_) => Vec::new(),
     };
     let bad = records.as_ref().err().map(ToString::to_string);
@@ -87,8 +94,8 @@ fn print_one(
         head.durable_upto,
         head.hard_state_block
     )?;
-    for meta in &wanted {
-        writeln!(
+    for (meta, bad) in &wanted {
+        write!(
             out,
             "{:>14}{:?} stream {} lsn {}..{} ballot {} records {} scn {} chain {:016x}",
             "",
@@ -101,6 +108,10 @@ fn print_one(
             meta.scn,
             meta.chain
         )?;
+        match bad {
+            Some(why) => writeln!(out, "  BAD: {why}")?,
+            None => writeln!(out)?,
+        }
     }
     match bad {
         Some(why) => writeln!(out, "{:>14}BAD: {why}", ""),
@@ -115,9 +126,18 @@ fn is_wanted(options: &InspectFiles, meta: &RecordMeta) -> bool {
     stream && (!ranged || (from && options.to.is_none_or(|to| meta.lsn.0 < to)))
 }
 
-fn describe(meta: &RecordMeta) -> serde_json::Value {
+fn gap_text(gap: &Gap) -> String {
+    match gap {
+        Gap::Zero => "zeros".to_owned(),
+        Gap::Stale => "blocks of an earlier life of the file".to_owned(),
+        Gap::Junk(why) => why.to_string(),
+    }
+}
+
+fn describe((meta, bad): &Checked) -> serde_json::Value {
     json!({"kind": format!("{:?}", meta.kind), "stream": meta.stream, "lsn": meta.lsn.0,
         "end": meta.end.0, "ballot": {"round": meta.ballot.round, "node": meta.ballot.node},
         "staged": meta.is_staged(), "records": meta.records, "scn": meta.scn,
-        "bytes": meta.len, "chain": format!("{:016x}", meta.chain)})
+        "bytes": meta.len, "chain": format!("{:016x}", meta.chain),
+        "bad": bad.map(|why| why.to_string())})
 }

@@ -1,14 +1,16 @@
-//! `palisade inspect verify`: every checksum of every block, and how fast that went.
+//! `palisade inspect verify`: every checksum of every block and record, every chain, and how fast
+//! that went.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use palisade_wal::{Kept, Kind};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::files::{find, load};
+use super::files::{SegmentFile, find, neighbours};
 use super::scan::{Found, scan};
+use super::walk::Log;
 use crate::cli::InspectFiles;
 use crate::exit::{Exit, Failure};
 use crate::text;
@@ -16,147 +18,174 @@ use crate::text;
 /// Damaged places that are named one by one.
 const NAMED_MAX: usize = 100;
 
-/// What is known of one log (one shard of one node) over all its segments.
-#[derive(Default)]
-struct Log {
-    blocks: u64,
-    groups: u64,
-    records: u64,
+/// All that was walked.
+struct Verified {
+    logs: Vec<(PathBuf, Log)>,
+    files: u64,
     bytes: u64,
-    /// Highest block that some block says is durable.
-    durable_upto: u64,
-    /// Sound blocks by number, with the checksum of their heads.
-    last_block: u64,
-    /// The segment that is looked at.
-    segment: u64,
-    damaged: Vec<Damage>,
-    /// Segments that a recovery started, and what it kept: what stands after that is void.
-    recovered: Vec<(u64, Kept)>,
-}
-
-struct Damage {
-    path: PathBuf,
-    segment: u64,
-    offset: u64,
-    /// Number of the block, where its head is readable; else of the sound one before it.
-    block: u64,
-    why: String,
+    seconds: f64,
 }
 
 /// `palisade inspect verify`
 pub(crate) fn run(options: &InspectFiles) -> Result<Exit, Failure> {
     let started = Instant::now();
-    let mut logs: BTreeMap<PathBuf, Log> = BTreeMap::new();
-    let (mut files, mut bytes) = (0u64, 0u64);
+    let mut dirs: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
     for path in find(&options.paths)? {
-        let file = load(&path)?;
-        files += 1;
-        bytes += file.bytes.len() as u64;
-        let dir = path.parent().unwrap_or(&path).to_owned();
-        let log = logs.entry(dir).or_default();
-        if file.header.is_none() && file.bytes.iter().any(|&byte| byte != 0) {
-            let why = "no readable segment header".to_owned();
-            log.damaged.push(Damage { path: path.clone(), segment: 0, offset: 0, block: 0, why });
-        }
-        if let Some(header) = &file.header {
-            log.segment = header.seq.get();
-            log.recovered.extend(header.kept().map(|kept| (log.segment, kept)));
-        }
-        for found in scan(&file) {
-            log.take(options, &path, &found);
-        }
+        dirs.entry(path.parent().unwrap_or(Path::new("")).to_owned()).or_default().push(path);
     }
-    let seconds = started.elapsed().as_secs_f64();
-    // What was never promised is torn, not corrupt.
-    let corrupt: Vec<&Damage> = logs
-        .values()
-        .flat_map(|log| log.damaged.iter().filter(|damage| log.was_promised(damage)))
-        .collect();
-    let torn = logs.values().map(|log| log.damaged.len()).sum::<usize>() - corrupt.len();
-    let sum = |of: fn(&Log) -> u64| logs.values().map(of).sum::<u64>();
-    let (blocks, groups, records) =
-        (sum(|log| log.blocks), sum(|log| log.groups), sum(|log| log.records));
+    let mut verified = Verified { logs: Vec::new(), files: 0, bytes: 0, seconds: 0.0 };
+    for (dir, paths) in dirs {
+        let log = verified.walk(options, &paths)?;
+        verified.logs.push((dir, log));
+    }
+    verified.seconds = started.elapsed().as_secs_f64();
     if options.json {
-        let list: Vec<_> = corrupt
+        println!("{}", verified.json());
+    } else {
+        verified.print();
+    }
+    Ok(if verified.is_ok() { Exit::Ok } else { Exit::Corrupt })
+}
+
+/// Blocks of `file` above this were discarded by a later recovery.
+fn limit(file: &SegmentFile, all: &[SegmentFile]) -> u64 {
+    let later = all.iter().filter(|other| other.seq() > file.seq());
+    let kept = later.filter_map(|other| other.header.as_ref()?.kept());
+    kept.map(|kept| kept.block_seq).min().unwrap_or(u64::MAX)
+}
+
+impl Verified {
+    /// Walks the named segments of one log; what the others say in their headers counts too.
+    fn walk(&mut self, options: &InspectFiles, paths: &[PathBuf]) -> Result<Log, Failure> {
+        let mut around = Vec::new();
+        for path in neighbours(&paths[0])? {
+            around.push(SegmentFile::look(&path)?);
+        }
+        let owner = around.iter().find_map(|file| file.expect);
+        let mut files = Vec::new();
+        for path in paths {
+            let mut file = SegmentFile::look(path)?;
+            if let Some(owner) = &owner {
+                file.adopt(owner);
+            }
+            files.push(file);
+        }
+        files.sort_by_key(SegmentFile::seq);
+        let mut log = Log::default();
+        for file in &files {
+            self.segment(options, file, limit(file, &around), &mut log)?;
+        }
+        log.finish();
+        Ok(log)
+    }
+
+    fn segment(
+        &mut self,
+        options: &InspectFiles,
+        file: &SegmentFile,
+        limit: u64,
+        log: &mut Log,
+    ) -> Result<(), Failure> {
+        self.files += 1;
+        let kept = file.header.as_ref().and_then(|header| header.kept());
+        let kept = kept.map_or(0, |kept| kept.block_seq);
+        if file.is_taken_again() {
+            log.durable_upto = log.durable_upto.max(kept);
+            return Ok(());
+        }
+        let bytes = file.bytes()?;
+        self.bytes += bytes.len() as u64;
+        let blocks = log.blocks;
+        let done: Result<(), Infallible> = scan(file, &bytes, |found: Found<'_>| {
+            if file.is_header_damaged
+                && log.blocks == blocks
+                && matches!(found, Found::Block { .. })
+            {
+                log.on_bad_header(&file.path);
+            }
+            log.take(options, &file.path, limit, &found);
+            Ok(())
+        });
+        let Ok(()) = done;
+        log.durable_upto = log.durable_upto.max(kept).max(file.sealed.unwrap_or(0));
+        Ok(())
+    }
+
+    fn sum(&self, of: fn(&Log) -> u64) -> u64 {
+        self.logs.iter().map(|(_, log)| of(log)).sum()
+    }
+
+    fn corrupt(&self) -> u64 {
+        self.sum(|log| log.corrupt().count() as u64 + log.more)
+    }
+
+    fn is_ok(&self) -> bool {
+        self.corrupt() == 0
+    }
+
+    fn mb_per_s(&self) -> f64 {
+        self.bytes as f64 / 1e6 / self.seconds.max(1e-9)
+    }
+
+    fn json(&self) -> Value {
+        let damage: Vec<Value> = self
+            .logs
             .iter()
+            .flat_map(|(_, log)| log.corrupt())
             .take(NAMED_MAX)
             .map(|damage| {
                 json!({"path": damage.path, "offset": damage.offset, "block": damage.block,
                        "why": damage.why})
             })
             .collect();
-        let line = json!({"ok": corrupt.is_empty(), "files": files, "bytes": bytes,
-            "blocks": blocks, "groups": groups, "records": records,
-            "body_bytes": sum(|log| log.bytes), "torn": torn, "corrupt": corrupt.len(),
-            "seconds": seconds, "mb_per_s": bytes as f64 / 1e6 / seconds.max(1e-9),
-            "damage": list});
-        println!("{line}");
-    } else {
-        for damage in corrupt.iter().take(NAMED_MAX) {
+        let logs: Vec<Value> = self.logs.iter().map(|(dir, log)| describe(dir, log)).collect();
+        json!({"ok": self.is_ok(), "files": self.files, "bytes": self.bytes,
+            "blocks": self.sum(|log| log.blocks), "groups": self.sum(|log| log.groups),
+            "records": self.sum(|log| log.records), "body_bytes": self.sum(|log| log.body_bytes),
+            "torn": self.sum(Log::torn), "corrupt": self.corrupt(), "seconds": self.seconds,
+            "mb_per_s": self.mb_per_s(), "logs": logs, "damage": damage})
+    }
+
+    fn print(&self) {
+        for (dir, log) in &self.logs {
+            let (last, stop) = log.stop();
+            let (block, offset, stop) = (last.block, last.offset, stop.name());
+            let name = last.path.file_name().unwrap_or_default().to_string_lossy();
+            let dir = dir.display();
+            println!("{dir}: whole up to block {block} ({name} at {offset}), then {stop}");
+            for (stream, end) in log.chains.ends() {
+                println!("  stream {stream} ends at {}", end.lsn);
+            }
+        }
+        for damage in self.logs.iter().flat_map(|(_, log)| log.corrupt()).take(NAMED_MAX) {
             let (path, offset) = (damage.path.display(), damage.offset);
             println!("{path} at {offset}: block {}: {}", damage.block, damage.why);
         }
         println!(
-            "{files} files, {}, {blocks} blocks, {groups} groups, {records} records: {} corrupt, \
-             {torn} torn, {:.0} MB/s",
-            text::size(bytes),
-            corrupt.len(),
-            bytes as f64 / 1e6 / seconds.max(1e-9)
+            "{} files, {}, {} blocks, {} groups, {} records: {} corrupt, {} torn, {:.0} MB/s",
+            self.files,
+            text::size(self.bytes),
+            self.sum(|log| log.blocks),
+            self.sum(|log| log.groups),
+            self.sum(|log| log.records),
+            self.corrupt(),
+            self.sum(Log::torn),
+            self.mb_per_s()
         );
     }
-    Ok(if corrupt.is_empty() { Exit::Ok } else { Exit::Corrupt })
 }
 
-impl Log {
-    /// Whether the bytes of a damaged place were promised durable and are still part of the log.
-    fn was_promised(&self, damage: &Damage) -> bool {
-        let voided = self.recovered.iter().any(|(by, kept)| {
-            let after = (damage.segment, damage.block) > (kept.segment_seq, kept.block_seq);
-            damage.segment < *by && after
-        });
-        damage.block <= self.durable_upto && !voided
-    }
-
-    fn take(&mut self, options: &InspectFiles, path: &std::path::Path, found: &Found<'_>) {
-        let (path, segment) = (path.to_owned(), self.segment);
-        match found {
-            Found::Gap { offset, why, .. } => {
-                use palisade_wal::BadBlock::{Stale, Zero};
-                // Zeros and an earlier life of the file are the normal end of a segment.
-                if !matches!(why, Zero | Stale) {
-                    let block = self.last_block + 1;
-                    self.damaged.push(Damage {
-                        segment,
-                        path,
-                        offset: *offset,
-                        block,
-                        why: why.to_string(),
-                    });
-                }
-            }
-            Found::Block { offset, head, body, records } => {
-                self.blocks += 1;
-                self.bytes += body.len() as u64;
-                self.last_block = self.last_block.max(head.seq());
-                self.durable_upto = self.durable_upto.max(head.durable_upto.get());
-                match records {
-                    Ok(records) => {
-                        let wanted = |stream| options.stream.is_none_or(|want| want == stream);
-                        let groups = records
-                            .iter()
-                            .filter(|meta| meta.kind == Kind::Group && wanted(meta.stream));
-                        for meta in groups {
-                            self.groups += 1;
-                            self.records += u64::from(meta.records);
-                        }
-                    }
-                    Err(why) => {
-                        let (offset, block) = (*offset, head.seq());
-                        let why = why.to_string();
-                        self.damaged.push(Damage { path, segment, offset, block, why });
-                    }
-                }
-            }
-        }
-    }
+fn describe(dir: &Path, log: &Log) -> Value {
+    let (last, stop) = log.stop();
+    let streams: Vec<Value> = log
+        .chains
+        .ends()
+        .map(|(stream, end)| {
+            let chain = end.chain.map(|chain| format!("{chain:016x}"));
+            json!({"stream": stream, "end_lsn": end.lsn.0, "chain": chain})
+        })
+        .collect();
+    json!({"dir": dir, "durable_upto": log.durable_upto, "stopped": stop.name(),
+        "intact": {"path": last.path, "offset": last.offset, "block": last.block},
+        "streams": streams})
 }

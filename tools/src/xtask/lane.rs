@@ -28,6 +28,7 @@ pub(crate) fn run_all<'a>(lanes: impl Iterator<Item = &'a Lane>, keep_going: boo
     let mut failed = false;
     let mut skipped = 0;
     for lane in lanes {
+<<<<<<< HEAD
         let started = Instant::now();
         println!("RUN {}", lane.name);
         match (lane.run)() {
@@ -46,10 +47,31 @@ pub(crate) fn run_all<'a>(lanes: impl Iterator<Item = &'a Lane>, keep_going: boo
                     break;
                 }
             }
+=======
+        failed |= !run_one(lane.name, lane.run);
+        if failed && !keep_going {
+            break;
+>>>>>>> w-tools
         }
     }
     println!("skipped lanes: {skipped}");
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs one thing and says how it ended; false when it failed.
+pub(crate) fn run_one(name: &str, run: impl FnOnce() -> Outcome) -> bool {
+    let started = Instant::now();
+    println!("RUN {name}");
+    match run() {
+        Outcome::Passed => println!("PASSED {name} ({:.1} s)", started.elapsed().as_secs_f64()),
+        Outcome::Skipped(why) => println!("SKIPPED {name}: {why}"),
+        Outcome::Failed(findings) => {
+            findings.iter().for_each(|finding| println!("  {finding}"));
+            println!("FAILED {name}: {} findings", findings.len().max(1));
+            return false;
+        }
+    }
+    true
 }
 
 /// The top folder of the workspace.

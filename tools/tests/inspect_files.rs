@@ -1,0 +1,138 @@
+//! `inspect` on the data directory of a node that ran.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use palisade::{Config, Node};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const RECORDS: u64 = 3_000;
+const RECORD_BYTES: usize = 4_000;
+
+/// A directory with the data of a node that appended and stopped, and the stream.
+fn data() -> (TempDir, u64) {
+    let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+    let mut config = Config::embedded(dir.path().join("n1"));
+    config.log.segment_bytes = 8 << 20;
+    config.log.log_bytes_max = 64 << 20;
+    palisade::format(&config).expect("formatted");
+    let node = Node::open(config).expect("a node");
+    let stream = node.create_stream().expect("a stream");
+    let handle = node.stream(stream);
+    for _ in 0..RECORDS / 100 {
+        let payload = || vec![0x5a; RECORD_BYTES];
+        let open: Vec<_> = (0..100).map(|_| handle.append(payload())).collect();
+        let acked = open.into_iter().filter_map(|future| future.wait().ok());
+        assert_eq!(acked.count(), 100);
+    }
+    node.stop().expect("stopped");
+    (dir, stream)
+}
+
+fn inspect(arguments: &[&str], path: &Path) -> (i32, Vec<Value>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    command.arg("inspect").args(arguments).arg("--json").arg(path);
+    let output = command.output().expect("the program runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let lines = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    (output.status.code().expect("it is not killed"), lines)
+}
+
+fn verify(path: &Path) -> (i32, Value) {
+    let (code, mut lines) = inspect(&["verify"], path);
+    (code, lines.remove(0))
+}
+
+/// Path, offset and bytes of every block, in the order of the log.
+fn blocks(path: &Path) -> Vec<(PathBuf, u64, u64)> {
+    let (code, lines) = inspect(&["segment"], path);
+    assert_eq!(code, 0);
+    let (mut found, mut file) = (Vec::new(), PathBuf::new());
+    for line in lines {
+        if let Some(path) = line["segment"].as_str() {
+            file = PathBuf::from(path);
+        }
+        if line["block"].is_u64() {
+            let number = |key: &str| line[key].as_u64().expect("a number");
+            found.push((file.clone(), number("offset"), number("bytes")));
+        }
+    }
+    found
+}
+
+fn change(path: &Path, offset: u64, with: impl Fn(u8) -> u8, count: usize) {
+    let file: File = OpenOptions::new().read(true).write(true).open(path).expect("a file");
+    let mut bytes = vec![0; count];
+    file.read_exact_at(&mut bytes, offset).expect("bytes");
+    bytes.iter_mut().for_each(|byte| *byte = with(*byte));
+    file.write_all_at(&bytes, offset).expect("written");
+}
+
+#[test]
+fn a_sound_directory_verifies_and_every_record_is_counted() {
+    let (dir, stream) = data();
+    let (code, found) = verify(dir.path());
+    assert_eq!(code, 0, "{found}");
+    assert_eq!((&found["ok"], &found["corrupt"]), (&Value::Bool(true), &Value::from(0)));
+    assert_eq!(found["logs"][0]["stopped"], "zero", "{found}");
+    let shard = dir.path().join("n1/shard-0");
+    assert_eq!(verify(&shard).0, 0);
+    let blocks = blocks(&shard);
+    assert_eq!(blocks.len() as u64, found["blocks"].as_u64().expect("a number"));
+    assert!(blocks[0].0 != blocks[blocks.len() - 1].0, "more than one segment");
+    assert_eq!(verify(&blocks[0].0).0, 0);
+    let of_stream = stream.to_string();
+    let (_, lines) = inspect(&["segment", "--stream", &of_stream], &shard);
+    let records = lines.iter().filter_map(|line| line["records"].as_array()).flatten();
+    let groups = records.filter(|record| record["kind"] == "Group");
+    let counted: u64 = groups.map(|group| group["records"].as_u64().expect("a number")).sum();
+    assert!(counted >= RECORDS, "{counted} of {RECORDS}");
+    let (code, lines) = inspect(&["verify", "--stream", &of_stream], &shard);
+    assert_eq!((code, lines[0]["records"].as_u64()), (0, Some(counted)));
+}
+
+#[test]
+fn a_flipped_byte_in_a_durable_block_exits_65() {
+    let (dir, _) = data();
+    let blocks = blocks(dir.path());
+    for (part, within) in [(2, 100), (3, 600), (4, 2_000)] {
+        let (path, offset, _) = &blocks[blocks.len() / part];
+        change(path, offset + within, |byte| byte ^ 1, 1);
+        let (code, found) = verify(dir.path());
+        assert_eq!((code, &found["ok"]), (65, &Value::Bool(false)), "{found}");
+        let damage = found["damage"].as_array().expect("a list");
+        assert!(damage.iter().any(|one| one["offset"] == *offset), "{found}");
+        assert_eq!(found["logs"][0]["stopped"], "corrupt");
+        change(path, offset + within, |byte| byte ^ 1, 1);
+        assert_eq!(verify(dir.path()).0, 0);
+    }
+}
+
+#[test]
+fn a_block_that_vanished_exits_65() {
+    let (dir, _) = data();
+    let blocks = blocks(dir.path());
+    let (path, offset, bytes) = &blocks[blocks.len() / 2];
+    change(path, *offset, |_| 0, *bytes as usize);
+    let (code, found) = verify(dir.path());
+    assert_eq!(code, 65, "{found}");
+    assert!(found["damage"][0]["why"].as_str().expect("text").contains("missing"), "{found}");
+}
+
+#[test]
+fn a_torn_tail_is_no_damage() {
+    let (dir, _) = data();
+    let all = blocks(dir.path());
+    let (path, offset, bytes) = all[all.len() - 1].clone();
+    change(&path, offset + bytes + 4096, |_| 0xab, 8192);
+    let (code, found) = verify(dir.path());
+    assert_eq!((code, &found["logs"][0]["stopped"]), (0, &Value::from("torn")), "{found}");
+    let last = found["logs"][0]["intact"]["block"].as_u64().expect("a number");
+    change(&path, offset + 300, |byte| byte ^ 1, 1);
+    let (code, found) = verify(dir.path());
+    assert_eq!((code, &found["logs"][0]["stopped"]), (0, &Value::from("torn")), "{found}");
+    assert_eq!(found["logs"][0]["intact"]["block"], last - 1);
+}
