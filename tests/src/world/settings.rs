@@ -61,7 +61,7 @@ impl Settings {
     /// Draws the settings of a seed.
     pub fn draw(random: &mut Random) -> Settings {
         let (plain_clients, producers) = (random.between(1, 4), random.between(1, 5));
-        let burst = pick(random, &[1, 1, 2, 4, 8, 32]);
+        let burst: u64 = pick(random, &[1, 1, 2, 4, 8, 32]);
         let per_second = pick(random, &[20, 60, 60, 150, 400]);
         Settings {
             nodes: if random.below(8) == 0 { 5 } else { 3 },

@@ -52,7 +52,7 @@ impl World {
     /// # Errors
     /// A directory could not be formatted.
     pub fn new(seed: u64) -> Result<World, Violation> {
-        let mut random = Random::new(seed ^ 0x776F_726C_64);
+        let mut random = Random::new(seed ^ 0x0077_6F72_6C64);
         let settings = Settings::draw(&mut random);
         let universe = Universe::new(seed);
         universe.set_latencies(Latencies::swarm(&mut random));
@@ -173,7 +173,7 @@ impl World {
     /// Bad days.
     fn suffer(&mut self) -> Result<(), Violation> {
         let now = self.universe.now();
-        let mut random = Random::new(self.seed ^ 0x6661_756C_74);
+        let mut random = Random::new(self.seed ^ 0x0066_6175_6C74);
         self.universe.set_faults(FaultPlan::swarm(&mut random));
         self.agenda.add(now, Entry::Fault(Step::Draw));
         let end = self.began.after(self.settings.faulty_ns);

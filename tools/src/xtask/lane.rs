@@ -28,50 +28,35 @@ pub(crate) fn run_all<'a>(lanes: impl Iterator<Item = &'a Lane>, keep_going: boo
     let mut failed = false;
     let mut skipped = 0;
     for lane in lanes {
-<<<<<<< HEAD
-        let started = Instant::now();
-        println!("RUN {}", lane.name);
-        match (lane.run)() {
-            Outcome::Passed => {
-                println!("PASSED {} ({:.1} s)", lane.name, started.elapsed().as_secs_f64());
-            }
-            Outcome::Skipped(why) => {
-                println!("SKIPPED {}: {why}", lane.name);
-                skipped += 1;
-            }
-            Outcome::Failed(findings) => {
-                findings.iter().for_each(|finding| println!("  {finding}"));
-                println!("FAILED {}: {} findings", lane.name, findings.len().max(1));
+        match run_one(lane.name, lane.run) {
+            Outcome::Passed => {}
+            Outcome::Skipped(_) => skipped += 1,
+            Outcome::Failed(_) => {
                 failed = true;
                 if !keep_going {
                     break;
                 }
             }
-=======
-        failed |= !run_one(lane.name, lane.run);
-        if failed && !keep_going {
-            break;
->>>>>>> w-tools
         }
     }
     println!("skipped lanes: {skipped}");
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Runs one thing and says how it ended; false when it failed.
-pub(crate) fn run_one(name: &str, run: impl FnOnce() -> Outcome) -> bool {
+/// Runs one thing and says how it ended.
+pub(crate) fn run_one(name: &str, run: impl FnOnce() -> Outcome) -> Outcome {
     let started = Instant::now();
     println!("RUN {name}");
-    match run() {
+    let outcome = run();
+    match &outcome {
         Outcome::Passed => println!("PASSED {name} ({:.1} s)", started.elapsed().as_secs_f64()),
         Outcome::Skipped(why) => println!("SKIPPED {name}: {why}"),
         Outcome::Failed(findings) => {
             findings.iter().for_each(|finding| println!("  {finding}"));
             println!("FAILED {name}: {} findings", findings.len().max(1));
-            return false;
         }
     }
-    true
+    outcome
 }
 
 /// The top folder of the workspace.

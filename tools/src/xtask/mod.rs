@@ -2,11 +2,8 @@
 
 mod docs;
 mod lane;
-<<<<<<< HEAD
 mod machine;
-=======
 mod numbers;
->>>>>>> w-tools
 mod purity;
 mod seeded;
 mod shape;
@@ -18,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use lane::{Lane, Outcome, cargo, run_all, run_one};
+use lane::{Lane, Outcome, cargo, run_all};
 
 /// Developer commands.
 #[derive(Debug, Parser)]
@@ -41,7 +38,6 @@ enum Command {
     },
     /// Format, and apply what clippy suggests
     Fix,
-<<<<<<< HEAD
     /// Lanes that need a special machine or root; each prints SKIPPED where it cannot run
     Machine {
         /// Only these lanes
@@ -54,10 +50,8 @@ enum Command {
         #[arg(value_name = "BUG")]
         bugs: Vec<String>,
     },
-=======
     /// Compare with fio on this machine: one table in Markdown
     Numbers(numbers::Options),
->>>>>>> w-tools
 }
 
 /// The lanes of `check`, cheapest first.
@@ -96,18 +90,15 @@ pub(crate) fn run() -> ExitCode {
             let wanted = |lane: &&Lane| lanes.is_empty() || lanes.iter().any(|n| n == lane.name);
             run_all(CHECK.iter().filter(wanted), keep_going)
         }
-<<<<<<< HEAD
         Command::Machine { lanes } => {
             let wanted = |lane: &&Lane| lanes.is_empty() || lanes.iter().any(|n| n == lane.name);
             run_all(machine::LANES.iter().filter(wanted), true)
         }
         Command::SeededBugs { bugs } => seeded::run(&bugs),
-=======
-        Command::Numbers(options) => match run_one("numbers", || numbers::run(&options)) {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
+        Command::Numbers(options) => match lane::run_one("numbers", || numbers::run(&options)) {
+            Outcome::Failed(_) => ExitCode::FAILURE,
+            _ => ExitCode::SUCCESS,
         },
->>>>>>> w-tools
         Command::Fix => {
             let lanes = [
                 Lane { name: "fmt", run: || cargo(&["fmt", "--all"], &[]) },
