@@ -14,7 +14,7 @@ use palisade::config::{Member, Role};
 use palisade::status::Status;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::run::{Done, Guarded, eventually, palisade, run};
+use super::run::{Done, Guarded, eventually, palisade, run, within};
 
 /// How long a node may take to recover and listen.
 const READY_MAX: Duration = Duration::from_secs(10);
@@ -133,14 +133,16 @@ impl Cluster {
         });
     }
 
-    /// Nothing needs repair and no alarm is up.
+    /// Nothing needs repair, no alarm is up, and every stream has a leader before long.
     pub fn assert_healthy(&self) {
         for node in &self.nodes {
-            let status = node.status().expect("it runs");
-            assert!(status.alarms.is_empty(), "{status:?}\n{}", node.log());
-            for stream in &status.streams {
-                assert_eq!(stream.state, "normal", "{stream:?}\n{}", node.log());
-            }
+            let mut last = Status::default();
+            let healthy = within(Duration::from_secs(5), || {
+                last = node.status()?;
+                let normal = last.streams.iter().all(|stream| stream.state == "normal");
+                (normal && last.alarms.is_empty()).then_some(())
+            });
+            assert!(healthy.is_some(), "{last:#?}\n{}", node.log());
         }
     }
 }

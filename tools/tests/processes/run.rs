@@ -72,16 +72,23 @@ fn collect(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// Waits until `probe` gives something.
-pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+/// Waits until `probe` gives something, at most for `limit`.
+pub fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
-        if let Some(value) = probe() {
-            return value;
+        match probe() {
+            None if Instant::now() < deadline => {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            found => return found,
         }
-        assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
-        std::thread::park_timeout(Duration::from_millis(20));
     }
+}
+
+/// Waits until `probe` gives something; fails when it takes longer than `limit`.
+#[track_caller]
+pub fn eventually<T>(what: &str, limit: Duration, probe: impl FnMut() -> Option<T>) -> T {
+    within(limit, probe).unwrap_or_else(|| panic!("{what}: not within {limit:?}"))
 }
 
 impl Done {
