@@ -43,7 +43,8 @@
 //! };
 //!
 //! let path = std::path::PathBuf::from(format!("/var/tmp/netio-example-{}", std::process::id()));
-//! let opened = run(&mut ring, &mut pool, Op::Open { path: path.clone(), how: OpenHow::CreateNew });
+//! let open = Op::Open { path: path.clone(), how: OpenHow::CreateNew };
+//! let opened = run(&mut ring, &mut pool, open);
 //! let Payload::Handle(handle) = opened.payload else { panic!("{opened:?}") };
 //!
 //! let block = pool.take(Purpose::Write, 4096).expect("the pool is empty");

@@ -85,25 +85,19 @@ impl<R: Ring> Shard<R> {
             Some(format) => IdentityFile::format(&config.dir, first_identity(&config, format)),
             None => IdentityFile::open(&config.dir),
         };
-        let me = Peer {
-            cluster: config.cluster,
-            node: config.node,
-            incarnation: 0,
-            boot: 0,
-            shard: config.shard,
-            shards: config.shards,
-        };
+        let ShardConfig { cluster, node, shard, shards, .. } = config;
+        // Incarnation and boot count are in the identity file.
+        let me = Peer { cluster, node, shard, shards, ..Peer::default() };
         let zero_copy = ZeroCopy {
             threshold_bytes: palisade_netio::limits::ZERO_COPY_THRESHOLD_BYTES as u32,
             mode: config.zero_copy,
         };
-        let now = ring.now();
         // Takes its real place when the identity is known; nothing is asked of it before.
         let wal = Wal::open(wal_config(&config, &me)).expect("bounds were checked with the file");
         let ledger = Ledger::new(wal);
         Shard {
             me,
-            io: Io { ring, pool, now },
+            io: Io { now: ring.now(), ring, pool },
             phase: Phase::Identity,
             halt: None,
             ledger,

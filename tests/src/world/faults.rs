@@ -288,27 +288,11 @@ impl Faults {
                 }
                 Vec::new()
             }
-            Blow::Break(a, b) => {
-                universe.break_connections(host(a), host(b));
-                Vec::new()
-            }
-            Blow::Stall(node, ns) => {
-                universe.stall(host(node), now.after(ns));
-                Vec::new()
-            }
             Blow::Slow(node, factor) => {
                 self.count(FaultKind::DiskSpike, factor > 1);
                 universe.set_slowness(host(node), factor);
                 let end = (soon, Step::Strike(Blow::Slow(node, 1)));
                 if factor > 1 { vec![end] } else { Vec::new() }
-            }
-            Blow::Pause(node, ns) => {
-                self.pause(fleet.nodes[node].process, now.after(ns), universe);
-                Vec::new()
-            }
-            Blow::ClockJump(node, by) => {
-                universe.jump_wall(host(node), by);
-                Vec::new()
             }
             Blow::Lag(from, to, ns) => {
                 self.count(FaultKind::LinkSpike, ns > 0);
@@ -316,14 +300,37 @@ impl Faults {
                 let end = (soon, Step::Strike(Blow::Lag(from, to, 0)));
                 if ns > 0 { vec![end] } else { Vec::new() }
             }
+            blow => {
+                self.strike_once(blow, universe, fleet);
+                Vec::new()
+            }
+        }
+    }
+
+    /// What nothing has to follow.
+    fn strike_once(&mut self, blow: Blow, universe: &Universe, fleet: &mut Fleet) {
+        let now = universe.now();
+        let host = |node: usize| fleet.nodes[node].host;
+        match blow {
+            Blow::Break(a, b) => {
+                universe.break_connections(host(a), host(b));
+            }
+            Blow::Stall(node, ns) => {
+                universe.stall(host(node), now.after(ns));
+            }
+            Blow::Pause(node, ns) => {
+                self.pause(fleet.nodes[node].process, now.after(ns), universe);
+            }
+            Blow::ClockJump(node, by) => {
+                universe.jump_wall(host(node), by);
+            }
             Blow::Error(node, kind) => {
                 universe.arm(host(node), kind, 1);
-                Vec::new()
             }
             Blow::Redraw => {
                 universe.set_faults(FaultPlan::swarm(&mut self.random));
-                Vec::new()
             }
+            other => unreachable!("{other:?} is followed by something"),
         }
     }
 

@@ -168,6 +168,36 @@ impl Disk {
         self.files.get_mut(id).unwrap()
     }
 
+    fn open(&mut self, path: &PathBuf, how: OpenHow) -> Result<Payload, Errno> {
+        let open = match (how, self.names.get(path)) {
+            (OpenHow::Directory, _) => Open::Directory,
+            (OpenHow::CreateNew, Some(_)) => return Err(Errno::EXIST),
+            (OpenHow::CreateNew, None) => {
+                let id = self.files.keys().last().map_or(1, |id| id + 1);
+                self.files.insert(id, File::default());
+                self.names.insert(path.clone(), id);
+                self.name_steps.push(self.names.clone());
+                Open::File(id)
+            }
+            (_, None) => return Err(Errno::NOENT),
+            (_, Some(id)) => Open::File(*id),
+        };
+        self.open.insert(self.next, open);
+        self.next += 1;
+        Ok(Payload::Handle(Handle::from_raw(self.next - 1)))
+    }
+
+    fn write(&mut self, handle: Handle, offset: u64, bytes: Vec<u8>, barrier: bool) -> u32 {
+        let len = bytes.len() as u32;
+        let file = self.file(handle);
+        put(&mut file.data, offset, &bytes);
+        if barrier {
+            put(&mut file.durable, offset, &bytes);
+        }
+        file.pending.push((offset, bytes));
+        len
+    }
+
     fn apply(
         &mut self,
         pool: &mut Pool,
@@ -177,22 +207,7 @@ impl Disk {
     ) -> Result<u32, Errno> {
         match op {
             Op::Open { path, how } => {
-                let open = match (how, self.names.get(path)) {
-                    (OpenHow::Directory, _) => Open::Directory,
-                    (OpenHow::CreateNew, Some(_)) => return Err(Errno::EXIST),
-                    (OpenHow::CreateNew, None) => {
-                        let id = self.files.keys().last().map_or(1, |id| id + 1);
-                        self.files.insert(id, File::default());
-                        self.names.insert(path.clone(), id);
-                        self.name_steps.push(self.names.clone());
-                        Open::File(id)
-                    }
-                    (_, None) => return Err(Errno::NOENT),
-                    (_, Some(id)) => Open::File(*id),
-                };
-                self.open.insert(self.next, open);
-                *payload = Payload::Handle(Handle::from_raw(self.next));
-                self.next += 1;
+                *payload = self.open(path, *how)?;
                 Ok(0)
             }
             Op::Close { handle } => {
@@ -200,17 +215,10 @@ impl Disk {
                 Ok(0)
             }
             Op::Facts { handle } => {
-                let align = self.align;
-                let size = self.file(*handle).data.len() as u64;
-                let (offset_align, memory_align) = (align, align);
-                let block = 4096;
-                *payload = Payload::Facts(FileFacts {
-                    size,
-                    offset_align,
-                    memory_align,
-                    block,
-                    free: 1 << 40,
-                });
+                let (size, align) = (self.file(*handle).data.len() as u64, self.align);
+                let (offset_align, memory_align, block, free) = (align, align, 4096, 1 << 40);
+                let facts = FileFacts { size, offset_align, memory_align, block, free };
+                *payload = Payload::Facts(facts);
                 Ok(0)
             }
             Op::Write { handle, offset, runs, barrier } => {
@@ -219,14 +227,7 @@ impl Disk {
                 if let Some(len) = short {
                     bytes.truncate(len as usize);
                 }
-                let (offset, len) = (*offset, bytes.len() as u32);
-                let file = self.file(*handle);
-                put(&mut file.data, offset, &bytes);
-                if *barrier {
-                    put(&mut file.durable, offset, &bytes);
-                }
-                file.pending.push((offset, bytes));
-                Ok(len)
+                Ok(self.write(*handle, *offset, bytes, *barrier))
             }
             Op::Read { handle, offset, run } => {
                 let file = self.file(*handle);
