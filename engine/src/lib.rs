@@ -19,5 +19,5 @@ pub use append::{AppendFuture, Appended, Outcome};
 pub use config::Config;
 pub use error::{Error, ErrorKind};
 pub use handle::{NewRecord, Reader, Record, Stream};
-pub use node::{Node, ShardDriver, format};
+pub use node::{Buffers, Node, ShardDriver, format};
 pub use status::Protection;

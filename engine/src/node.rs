@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use palisade_netio::{Identity, Pool, Uring, UringConfig, ZeroCopyMode};
+use palisade_netio::{Identity, Pool, Uring, UringConfig, ZeroCopyMode, limits};
 use palisade_wal::SyncPath;
 
 use crate::config::{Config, Role, ZeroCopy};
@@ -19,6 +19,8 @@ use crate::paxos::{Member, Tuning};
 use crate::shard::{Board, Format, Halt, Mesh, Shard, ShardConfig, Shared, quotas, shard_of};
 use crate::status::Status;
 
+/// Name of the file that keeps two processes out of one directory.
+const LOCK: &str = "lock";
 /// Submission entries of a shard's ring.
 const RING_ENTRIES: u32 = 1024;
 /// Durable writes in flight of a shard.
@@ -49,14 +51,25 @@ pub struct Node {
     failed: Arc<Mutex<Option<Error>>>,
     listening: Option<SocketAddr>,
     identity: Identity,
+    buffers: Buffers,
     forwarder: Option<ForwarderHandle>,
     _lock: File,
+}
+
+/// How much of a node's buffers the kernel has registered; what goes through others costs more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Buffers {
+    /// Bytes of all shards that are registered.
+    pub registered_bytes: u64,
+    /// Bytes that would be with enough locked memory (RLIMIT_MEMLOCK).
+    pub wanted_bytes: u64,
 }
 
 /// A shard serves.
 struct Ready {
     listening: Option<SocketAddr>,
     identity: Identity,
+    registered_bytes: usize,
 }
 
 /// A shard that its owner drives, for a node with one: no thread, no hop between two.
@@ -69,8 +82,18 @@ pub struct ShardDriver {
 /// # Errors
 /// The directory is not empty or cannot be used.
 pub fn format(config: &Config) -> Result<(), Error> {
-    let data = &config.node.data;
+    probe()?;
     make_dirs(config)?;
+    let made = write_first_records(config);
+    if made.is_err() {
+        // So that the next attempt finds the directory empty; a failure leaves it as it is.
+        let _ = unmake_dirs(config);
+    }
+    made
+}
+
+fn write_first_records(config: &Config) -> Result<(), Error> {
+    let data = &config.node.data;
     let _lock = lock(data)?;
     let incarnation = random_incarnation()?;
     for shard in 0..config.node.shards {
@@ -97,6 +120,7 @@ impl Node {
     /// on an unfit file system ([`ErrorKind::Config`]), is damaged ([`ErrorKind::Corrupt`]), or
     /// the kernel lacks something.
     pub fn open(config: Config) -> Result<Node, Error> {
+        check_formatted(&config.node.data)?;
         let lock = lock(&config.node.data)?;
         let mut node = Node::prepare(config, lock)?;
         let (mut sides, shared) = node.share();
@@ -131,6 +155,7 @@ impl Node {
             let text = "a driven node has one shard, no listener and no forwarding shard";
             return Err(Error::new(ErrorKind::Config, text));
         }
+        check_formatted(&config.node.data)?;
         let lock = lock(&config.node.data)?;
         let mut node = Node::prepare(config, lock)?;
         let port = Arc::new(ShardPort::new());
@@ -146,8 +171,7 @@ impl Node {
     }
 
     fn prepare(config: Config, lock: File) -> Result<Node, Error> {
-        palisade_netio::probe()
-            .map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
+        probe()?;
         Ok(Node {
             board: Arc::new(Board::new(config.node.shards)),
             config,
@@ -157,6 +181,7 @@ impl Node {
             failed: Arc::new(Mutex::new(None)),
             listening: None,
             identity: Identity::default(),
+            buffers: Buffers::default(),
             forwarder: None,
             _lock: lock,
         })
@@ -200,9 +225,11 @@ impl Node {
     fn wait_ready(&mut self, is_ready: &Receiver<Ready>) -> Result<(), Error> {
         for _ in 0..self.config.node.shards {
             match is_ready.recv() {
-                Ok(Ready { listening, identity }) => {
+                Ok(Ready { listening, identity, registered_bytes }) => {
                     self.listening = self.listening.or(listening);
                     self.identity = identity;
+                    self.buffers.registered_bytes += registered_bytes as u64;
+                    self.buffers.wanted_bytes += limits::REGISTER_BYTES_MAX as u64;
                 }
                 Err(_) => {
                     let failed = self.failed().unwrap_or_else(|| {
@@ -251,6 +278,11 @@ impl Node {
     /// Where it listens.
     pub fn listening(&self) -> Option<SocketAddr> {
         self.listening
+    }
+
+    /// How much of its buffers the kernel has registered; nothing for a driven node.
+    pub fn buffers(&self) -> Buffers {
+        self.buffers
     }
 
     /// Why it stopped by itself, if it did: [`ErrorKind::Poisoned`] after a failed write,
@@ -331,7 +363,8 @@ fn run_shard(
         }
         if !told && shard.is_ready() {
             let (listening, identity) = (shard.listening(), shard.identity());
-            told = ready.send(Ready { listening, identity }).is_ok();
+            let registered_bytes = shard.ring().registered_bytes();
+            told = ready.send(Ready { listening, identity, registered_bytes }).is_ok();
         }
     }
     Ok(())
@@ -418,6 +451,29 @@ fn make_dirs(config: &Config) -> Result<(), Error> {
     sync_dir(data)
 }
 
+/// Takes back what [`make_dirs`] and a failed attempt made in a directory that was empty.
+fn unmake_dirs(config: &Config) -> std::io::Result<()> {
+    let data = &config.node.data;
+    for shard in 0..config.node.shards {
+        std::fs::remove_dir_all(shard_dir(data, shard))?;
+    }
+    std::fs::remove_file(data.join(LOCK))
+}
+
+/// Looks before anything is made in a directory that was never formatted.
+fn check_formatted(data: &Path) -> Result<(), Error> {
+    if shard_dir(data, 0).is_dir() {
+        return Ok(());
+    }
+    let text = format!("{} is not formatted; run `palisade format` first", data.display());
+    Err(Error::new(ErrorKind::Config, text))
+}
+
+fn probe() -> Result<(), Error> {
+    let facts = palisade_netio::probe();
+    facts.map(drop).map_err(|error| Error::new(ErrorKind::Config, error.to_string()))
+}
+
 fn sync_dir(dir: &Path) -> Result<(), Error> {
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
     synced.map_err(|e| io_error(&format!("{}", dir.display()), &e))
@@ -425,7 +481,7 @@ fn sync_dir(dir: &Path) -> Result<(), Error> {
 
 /// Takes the lock that keeps two processes out of one directory; it ends with the process.
 fn lock(data: &Path) -> Result<File, Error> {
-    let path = data.join("lock");
+    let path = data.join(LOCK);
     let mut options = File::options();
     let file = options.create(true).truncate(false).write(true).open(&path).map_err(|e| {
         let text = format!("{}: {e}; run `palisade format` first", data.display());

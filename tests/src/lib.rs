@@ -7,3 +7,4 @@
 
 pub mod differential;
 pub mod sim;
+pub mod world;

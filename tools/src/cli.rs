@@ -88,6 +88,10 @@ pub(crate) struct Demo {
     /// Seed of the generated records
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Zero-copy sends of the nodes, as network.zero_copy
+    #[arg(long, value_name = "WHEN", default_value = "auto",
+          value_parser = ["auto", "always", "never"])]
+    pub(crate) zero_copy: String,
     /// Without the standby cluster
     #[arg(long, hide = true)]
     pub(crate) no_standby: bool,

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use palisade::{AppendFuture, Config, Error, ErrorKind, Node, ShardDriver, Stream};
+use palisade::{AppendFuture, Buffers, Config, Error, ErrorKind, Node, ShardDriver, Stream};
 
 use crate::bench::{Measured, own_cpu_us, temporary_dir};
 use crate::cli::{BenchLoad, BenchOptions};
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
+use crate::text;
 
 /// Time before a measurement, for files, caches and buffers.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -46,6 +47,19 @@ impl Host {
     /// Recovers and listens.
     pub(crate) fn open(config: Config) -> Result<Host, Failure> {
         Ok(Host { node: Node::open(config)? })
+    }
+
+    /// What a person should know about a node that runs all the same.
+    pub(crate) fn notice(&self) -> Option<String> {
+        let Buffers { registered_bytes, wanted_bytes } = self.node.buffers();
+        (registered_bytes < wanted_bytes).then(|| {
+            format!(
+                "{} of {} of buffers are registered with the kernel, the node goes on with the \
+                 rest unregistered; raise memlock (`ulimit -l unlimited`, LimitMEMLOCK=infinity)",
+                text::size(registered_bytes),
+                text::size(wanted_bytes)
+            )
+        })
     }
 
     /// Whether it stopped by itself, and why.

@@ -50,6 +50,9 @@ pub(crate) fn run(options: &Node) -> Result<Exit, Failure> {
         eprintln!("palisade: listening beyond loopback without encryption (insecure_network)");
     }
     let host = Host::open(config)?;
+    if let Some(notice) = host.notice() {
+        eprintln!("palisade: {notice}");
+    }
     println!("{}", if options.json { "{\"event\":\"ready\"}" } else { "ready" });
     while !interrupt.is_set() {
         if let Some(failure) = host.failed() {

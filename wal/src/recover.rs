@@ -682,10 +682,14 @@ impl Recovery {
 /// Refuses file systems that cannot take blocks of 4096 bytes directly.
 pub(crate) fn check_alignment(facts: &FileFacts) -> Result<(), WalError> {
     if facts.offset_align == 0 || facts.memory_align == 0 {
-        return Err(WalError::Refused("it reports no direct-I/O alignment"));
+        return Err(WalError::Refused(
+            "it reports no direct-I/O alignment; use a directory on ext4 or XFS on a disk",
+        ));
     }
     if facts.offset_align as usize > BLOCK_ALIGN || facts.memory_align as usize > BLOCK_ALIGN {
-        return Err(WalError::Refused("its direct-I/O alignment is above 4096"));
+        return Err(WalError::Refused(
+            "its direct-I/O alignment is above 4096; use a device with blocks of 512 or 4096 bytes",
+        ));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::config::Role;
 use crate::error::{Error, ErrorKind};
 use crate::handle::NewRecord;
 use crate::limits::{BATCH_BYTES, PENDING_BYTES_MAX, PENDING_MAX, SCN_AHEAD_MAX_NS};
-use crate::paxos::{GroupMark, NoSlot, ProposePosition};
+use crate::paxos::{GroupMark, ProposePosition};
 use crate::shard::Shard;
 use crate::shard::ledger::group_items;
 use crate::shard::net::KIND_GROUPS;
@@ -130,11 +130,10 @@ impl<R: Ring> Shard<R> {
             return false;
         }
         let Some(slot) = self.io.pool.take(Purpose::Write, want + HEAD_BYTES) else { return false };
-        let (body, sealed) = self.fill(slot, want);
-        if body.metas.is_empty() {
+        let Some((body, sealed)) = self.fill(slot, want) else {
             self.io.pool.release(slot);
             return false;
-        }
+        };
         self.log_batch(slot, body, sealed);
         true
     }
@@ -145,7 +144,8 @@ impl<R: Ring> Shard<R> {
         first.map_or(0, |p| entry_bytes(p.payload.len()) + 2 * RECORD_HEADER_BYTES + 128)
     }
 
-    fn fill(&mut self, slot: SlotId, want: usize) -> (Body, Vec<Sealed>) {
+    /// Moves records into groups. None when every stream with records is blocked.
+    fn fill(&mut self, slot: SlotId, want: usize) -> Option<(Body, Vec<Sealed>)> {
         let wall = self.io.ring.wall_ns();
         let (cluster, role_epoch) = (self.me.cluster, self.role_epoch);
         let bytes = &mut self.io.pool.bytes_mut(slot)[HEAD_BYTES..];
@@ -155,14 +155,10 @@ impl<R: Ring> Shard<R> {
         for _ in 0..self.dirty.len() {
             let id = self.dirty.pop_front().expect("counted");
             let state = self.streams.get_mut(&id).expect("dirty streams exist");
-            let position = match state.replica.leader_slot() {
-                Ok(position) => position,
-                // Its records wait until it may go on, or are answered when it steps down.
-                Err(NoSlot::Busy) => {
-                    self.blocked.push(id);
-                    continue;
-                }
-                Err(_) => continue,
+            // Its records wait until it may go on, or are answered when it steps down.
+            let Ok(position) = state.replica.leader_slot() else {
+                state.blocked = true;
+                continue;
             };
             let origin = Origin { role_epoch, cluster, ballot: position.ballot };
             let before = (state.pending.len(), state.pending_bytes);
@@ -179,7 +175,7 @@ impl<R: Ring> Shard<R> {
                 break;
             }
         }
-        (builder.finish(), sealed)
+        (!builder.state().is_empty()).then(|| (builder.finish(), sealed))
     }
 
     /// Logs a batch and sends it to every peer.

@@ -118,7 +118,6 @@ impl<R: Ring> Shard<R> {
             touched: Vec::new(),
             timers: Default::default(),
             dirty: Default::default(),
-            blocked: Vec::new(),
             pending_count: 0,
             pending_bytes: 0,
             spare: None,

@@ -44,6 +44,10 @@ impl<R: Ring> Shard<R> {
             self.step(stream, |replica, now, fx| replica.on_turn_end(now, fx));
             let state = self.streams.get_mut(&stream).expect("touched");
             state.touched = false;
+            if state.blocked && state.replica.leader_slot().is_ok() {
+                state.blocked = false;
+                self.dirty.push_back(stream);
+            }
             let due = state.replica.next_deadline();
             if state.timer != due {
                 if let Some(old) = state.timer {
@@ -132,6 +136,7 @@ impl<R: Ring> Shard<R> {
         let wall = self.io.ring.wall_ns();
         let state = self.state(stream);
         state.leading = false;
+        state.blocked = false;
         state.since_wall_ns = wall;
         let mut unlogged = Vec::new();
         while let Some(record) = state.pop() {
@@ -140,7 +145,6 @@ impl<R: Ring> Shard<R> {
         self.pending_count -= unlogged.len();
         self.pending_bytes -= unlogged.iter().map(|record| record.payload.len()).sum::<usize>();
         self.dirty.retain(|id| *id != stream);
-        self.blocked.retain(|id| *id != stream);
         for record in unlogged {
             // It is in no log, so the next leader may be asked at once.
             let error = self.check_leads(stream).err();
@@ -157,10 +161,6 @@ impl<R: Ring> Shard<R> {
         let mut runs = Vec::new();
         while state.runs.front().is_some_and(|run| run.end <= upto) {
             runs.extend(state.runs.pop_front());
-        }
-        if self.blocked.contains(&stream) {
-            self.blocked.retain(|id| *id != stream);
-            self.dirty.push_back(stream);
         }
         for Change::Create { stream } in changes {
             if self.catalogue.on_committed(Change::Create { stream }) {

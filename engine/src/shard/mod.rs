@@ -151,8 +151,6 @@ pub struct Shard<R: Ring> {
     pub(crate) timers: BTreeSet<(Nanos, u64)>,
     /// Streams with records that wait for a group.
     pub(crate) dirty: VecDeque<u64>,
-    /// Streams whose window is full.
-    pub(crate) blocked: Vec<u64>,
     pub(crate) pending_count: usize,
     pub(crate) pending_bytes: usize,
     pub(crate) spare: Option<SlotId>,

@@ -104,8 +104,8 @@ impl<R: Ring> Shard<R> {
                 used: space.used,
                 limit: space.limit,
                 sync_path: match self.config.sync_path {
-                    palisade_wal::SyncPath::Dsync => "dsync".to_string(),
-                    palisade_wal::SyncPath::WriteThenSync => "write-then-sync".to_string(),
+                    palisade_wal::SyncPath::Dsync => "rwf-dsync".to_string(),
+                    palisade_wal::SyncPath::WriteThenSync => "fdatasync".to_string(),
                 },
             },
             alarms: self

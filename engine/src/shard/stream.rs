@@ -68,6 +68,8 @@ pub(crate) struct StreamState {
     pub(crate) halted: Option<HaltReason>,
     pub(crate) timer: Option<Nanos>,
     pub(crate) touched: bool,
+    /// It has records, and the replica takes none now.
+    pub(crate) blocked: bool,
     /// Last committed position that was logged as a hint with a group.
     pub(crate) hinted: Lsn,
     /// Since when the replica is in its present role.
@@ -91,6 +93,7 @@ impl StreamState {
             halted: None,
             timer: None,
             touched: false,
+            blocked: false,
             since_wall_ns: wall_ns,
         }
     }

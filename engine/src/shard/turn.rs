@@ -222,6 +222,10 @@ impl<R: Ring> Shard<R> {
     }
 
     fn has_work(&self) -> bool {
+        if self.phase != Phase::Running {
+            // What is asked waits until the shard serves.
+            return false;
+        }
         let mesh = self.mesh.as_ref().is_some_and(|mesh| mesh.has_mail(self.me.shard));
         let forward = self.forward.as_ref().is_some_and(|port| port.has_requests());
         let sealable = !self.dirty.is_empty() && self.ledger.wal.wants_block(self.pending_bytes);
@@ -231,7 +235,9 @@ impl<R: Ring> Shard<R> {
     fn next_timer(&self) -> Option<Nanos> {
         let replicas = self.timers.first().map(|(due, _)| *due);
         let liveness = self.liveness.as_ref().map(|l| l.next_deadline());
-        let stall = self.ledger.oldest_write().map(|at| at.after(self.config.disk_stall_ns + 1));
+        // The end of a stall is a completion.
+        let waits = self.ledger.oldest_write().filter(|_| !self.stalled);
+        let stall = waits.map(|at| at.after(self.config.disk_stall_ns + 1));
         [replicas, liveness, stall, self.net.next_timer(), self.ledger.wal.next_timer()]
             .into_iter()
             .chain([self.next_import()])

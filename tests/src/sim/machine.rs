@@ -39,6 +39,7 @@ impl State {
     pub(crate) fn add_ring(&mut self, process: ProcessId) -> RingId {
         assert!(self.process(process).alive, "the process is gone");
         let ring = RingId(self.rings.len() as u32);
+        self.live.push(ring);
         self.rings.push(RingState {
             process,
             alive: true,
@@ -96,6 +97,7 @@ impl State {
     /// Ends one ring; operations in flight either happen or do not.
     pub(crate) fn close_ring(&mut self, ring: RingId, departure: Departure) {
         let process = self.ring(ring).process;
+        self.live.retain(|&live| live != ring);
         let state = self.ring_mut(ring);
         state.alive = false;
         let queued = std::mem::take(&mut state.queued);
@@ -198,8 +200,8 @@ impl State {
     }
 
     fn rings_of(&self, process: ProcessId) -> Vec<RingId> {
-        let ids = (0..self.rings.len() as u32).map(RingId);
-        ids.filter(|&ring| self.ring(ring).process == process && self.ring(ring).alive).collect()
+        let live = self.live.iter().copied();
+        live.filter(|&ring| self.ring(ring).process == process).collect()
     }
 
     /// The step that carries a file operation out; see [`Step::Work`].

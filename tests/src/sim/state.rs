@@ -97,6 +97,8 @@ pub(crate) struct State {
     pub(crate) hosts: Vec<Host>,
     pub(crate) processes: Vec<Process>,
     pub(crate) rings: Vec<RingState>,
+    /// Rings of shards that run, in the order in which they came.
+    pub(crate) live: Vec<RingId>,
     pub(crate) operations: BTreeMap<u64, Operation>,
     pub(crate) objects: BTreeMap<u64, Object>,
     pub(crate) network: Network,
@@ -118,6 +120,7 @@ impl State {
             hosts: Vec::new(),
             processes: Vec::new(),
             rings: Vec::new(),
+            live: Vec::new(),
             operations: BTreeMap::new(),
             objects: BTreeMap::new(),
             network: Network::default(),
@@ -224,7 +227,7 @@ impl State {
 
     /// When something next happens, be it only that a ring wants to wake.
     pub(crate) fn next_event(&self) -> Option<Nanos> {
-        let rings = (0..self.rings.len()).filter_map(|ring| self.due_at(RingId(ring as u32)));
+        let rings = self.live.iter().filter_map(|&ring| self.due_at(ring));
         let event = self.events.keys().next().map(|&(at, _)| at);
         rings.chain(event).min().map(|at| at.max(self.now))
     }

@@ -57,7 +57,7 @@ impl Universe {
     pub fn due(&self) -> Vec<RingId> {
         let mut state = self.state();
         let now = state.now;
-        let ids = (0..state.rings.len() as u32).map(RingId);
+        let ids = state.live.iter().copied();
         let is_due = |&ring: &RingId| state.due_at(ring).is_some_and(|at| at <= now);
         let mut due: Vec<_> = ids.filter(is_due).collect();
         state.random.shuffle(&mut due);

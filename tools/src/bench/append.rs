@@ -29,8 +29,6 @@ const REQUEST_BYTES_MAX: u32 = 256 << 10;
 const WARM_UP: Duration = Duration::from_millis(500);
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Redirections that are followed.
-const REDIRECTIONS_MAX: usize = 10;
 /// Space of a node.
 const LOG_BYTES_MAX: u64 = 4 << 30;
 
@@ -41,6 +39,7 @@ pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
     let dir = super::temporary_dir(&load.dir)?;
     let place = |name| Place { name, region: "SH" };
     let layout = Layout {
+        zero_copy: palisade::config::ZeroCopy::Auto,
         id: 1,
         name: "bench",
         role: Role::Primary,
@@ -163,7 +162,8 @@ fn connect_to_leader(
     payload: &[u8],
 ) -> Result<Connection, Failure> {
     let mut addr = cluster.nodes[0].addr();
-    for _ in 0..REDIRECTIONS_MAX {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
         let mut connection = Connection::open(addr, Class::Client, cluster.id, stream, PATIENCE)?;
         connection.send(&request(0, stream, 1, payload))?;
         let answer = connection.receive(&FrameLimits::ANY, Instant::now() + PATIENCE)?;

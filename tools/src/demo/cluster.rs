@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use palisade::Config;
-use palisade::config::{Member, Role};
+use palisade::config::{Member, Role, ZeroCopy};
 
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
@@ -49,6 +49,8 @@ pub(crate) struct Layout {
     pub(crate) upstream: Vec<SocketAddr>,
     /// Space of each node.
     pub(crate) log_bytes_max: u64,
+    /// Zero-copy sends.
+    pub(crate) zero_copy: ZeroCopy,
 }
 
 /// A port that no other demo takes while this lives.
@@ -138,6 +140,7 @@ impl Cluster {
 fn node_config(layout: &Layout, members: &[Member], id: u32, home: &Path) -> Config {
     let own = &members[id as usize - 1];
     let mut config = Config::embedded(home.join("data"));
+    config.network.zero_copy = layout.zero_copy;
     config.cluster.id = layout.id;
     config.cluster.name = layout.name.to_owned();
     config.cluster.role = layout.role;

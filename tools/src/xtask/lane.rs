@@ -26,29 +26,37 @@ pub(crate) struct Lane {
 /// Runs lanes in order; fails when one failed.
 pub(crate) fn run_all<'a>(lanes: impl Iterator<Item = &'a Lane>, keep_going: bool) -> ExitCode {
     let mut failed = false;
+    let mut skipped = 0;
     for lane in lanes {
-        failed |= !run_one(lane.name, lane.run);
-        if failed && !keep_going {
-            break;
+        match run_one(lane.name, lane.run) {
+            Outcome::Passed => {}
+            Outcome::Skipped(_) => skipped += 1,
+            Outcome::Failed(_) => {
+                failed = true;
+                if !keep_going {
+                    break;
+                }
+            }
         }
     }
+    println!("skipped lanes: {skipped}");
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Runs one thing and says how it ended; false when it failed.
-pub(crate) fn run_one(name: &str, run: impl FnOnce() -> Outcome) -> bool {
+/// Runs one thing and says how it ended.
+pub(crate) fn run_one(name: &str, run: impl FnOnce() -> Outcome) -> Outcome {
     let started = Instant::now();
     println!("RUN {name}");
-    match run() {
+    let outcome = run();
+    match &outcome {
         Outcome::Passed => println!("PASSED {name} ({:.1} s)", started.elapsed().as_secs_f64()),
         Outcome::Skipped(why) => println!("SKIPPED {name}: {why}"),
         Outcome::Failed(findings) => {
             findings.iter().for_each(|finding| println!("  {finding}"));
             println!("FAILED {name}: {} findings", findings.len().max(1));
-            return false;
         }
     }
-    true
+    outcome
 }
 
 /// The top folder of the workspace.

@@ -1,0 +1,172 @@
+//! Runs seeds of the simulated world: one, or fresh ones for some minutes.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use palisade_tests::sim::FaultKind;
+use palisade_tests::world::{Failure, SeedReport, run_seed};
+
+const USAGE: &str = "sim --seed N [--count N] | --minutes M [--from SEED] [--threads 2] \
+                     [--keep-going]";
+/// Lines of the trace that a failure shows.
+const TRACE_LINES: usize = 40;
+
+#[derive(Debug)]
+struct Options {
+    from: u64,
+    count: u64,
+    limit: Option<Duration>,
+    threads: usize,
+    keep_going: bool,
+    trace: usize,
+}
+
+fn options() -> Result<Options, String> {
+    let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let fresh = fresh.map_or(0, |since| since.as_secs() * 1_000_000);
+    let mut options = Options {
+        from: fresh,
+        count: u64::MAX,
+        limit: None,
+        threads: 2,
+        keep_going: false,
+        trace: TRACE_LINES,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(name) = args.next() {
+        let mut number = || -> Result<f64, String> {
+            let value = args.next().ok_or_else(|| format!("{name} needs a number"))?;
+            value.parse().map_err(|_| format!("{name} {value}: not a number"))
+        };
+        match name.as_str() {
+            "--seed" => (options.from, options.count) = (number()? as u64, 1),
+            "--count" => options.count = number()? as u64,
+            "--from" => options.from = number()? as u64,
+            "--minutes" => options.limit = Some(Duration::from_secs_f64(number()? * 60.0)),
+            "--threads" => options.threads = (number()? as usize).max(1),
+            "--trace" => options.trace = number()? as usize,
+            "--keep-going" => options.keep_going = true,
+            other => return Err(format!("{other} means nothing here; {USAGE}")),
+        }
+    }
+    if options.limit.is_none() && options.count == u64::MAX {
+        return Err(USAGE.to_string());
+    }
+    Ok(options)
+}
+
+#[derive(Default)]
+struct Totals {
+    seeds: u64,
+    counted: u64,
+    failed: Vec<u64>,
+    acks: u64,
+    simulated_ns: u64,
+    faults: BTreeMap<FaultKind, u64>,
+}
+
+impl Totals {
+    fn add(&mut self, report: &SeedReport) {
+        self.seeds += 1;
+        self.counted += u64::from(report.ok);
+        self.acks += report.acks;
+        self.simulated_ns += report.simulated_ns;
+        for (kind, count) in &report.fault_counts {
+            *self.faults.entry(*kind).or_default() += count;
+        }
+    }
+}
+
+fn show_failure(failure: &Failure, lines: usize) {
+    let Failure { report, violation, settings, state, trace } = failure;
+    println!("\nseed {} FAILED after {:.3} s simulated", report.seed, seconds(report.simulated_ns));
+    println!("{violation}\n");
+    trace.iter().skip(trace.len().saturating_sub(lines)).for_each(|line| println!("{line}"));
+    println!("{settings}");
+    state.iter().for_each(|line| println!("{line}"));
+    println!("\nseed {} FAILED: {violation}", report.seed);
+    println!("replay: cargo run --release -p palisade-tests --bin sim -- --seed {}", report.seed);
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn main() -> ExitCode {
+    let options = match options() {
+        Ok(options) => options,
+        Err(text) => {
+            eprintln!("{text}");
+            return ExitCode::from(2);
+        }
+    };
+    let began = Instant::now();
+    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let totals = Mutex::new(Totals::default());
+    println!("seeds from {}", options.from);
+    std::thread::scope(|scope| {
+        for _ in 0..options.threads.min(options.count.min(64) as usize) {
+            scope.spawn(|| work(&options, began, &next, &stop, &totals));
+        }
+    });
+    let totals = totals.into_inner().expect("no thread panicked with it");
+    let minutes = began.elapsed().as_secs_f64() / 60.0;
+    println!(
+        "{} seeds ({} count), {:.0} seeds/min, {:.0} simulated s, {} acks",
+        totals.seeds,
+        totals.counted,
+        totals.seeds as f64 / minutes,
+        seconds(totals.simulated_ns),
+        totals.acks
+    );
+    let faults: Vec<String> = totals.faults.iter().map(|(k, n)| format!("{k:?} {n}")).collect();
+    println!("faults: {}", faults.join(", "));
+    if totals.failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("failed: {:?}", totals.failed);
+    ExitCode::FAILURE
+}
+
+fn work(
+    options: &Options,
+    began: Instant,
+    next: &AtomicU64,
+    stop: &AtomicBool,
+    totals: &Mutex<Totals>,
+) {
+    while !stop.load(Ordering::Acquire) {
+        let offset = next.fetch_add(1, Ordering::AcqRel);
+        let late = options.limit.is_some_and(|limit| began.elapsed() >= limit);
+        if offset >= options.count || late {
+            return;
+        }
+        let result = run_seed(options.from + offset);
+        let mut totals = totals.lock().expect("no thread panicked with it");
+        match result {
+            Ok(report) => {
+                totals.add(&report);
+                if options.count <= 16 {
+                    println!("{report:?}");
+                } else if totals.seeds.is_multiple_of(50) {
+                    let rate = totals.seeds as f64 * 60.0 / began.elapsed().as_secs_f64();
+                    println!("{} seeds, {rate:.0}/min", totals.seeds);
+                }
+            }
+            Err(failure) => {
+                totals.add(&failure.report);
+                totals.failed.push(failure.report.seed);
+                if options.keep_going {
+                    let text = failure.violation.to_string();
+                    println!("seed {}: {}", failure.report.seed, text.lines().next().unwrap_or(""));
+                } else {
+                    show_failure(&failure, options.trace);
+                    stop.store(true, Ordering::Release);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What must never be, one invariant a file.
+//!
+//! While the world runs, the checks look at every shard after its turn and at every outcome and
+//! read; at the end, when all is calm, at everything that every node holds.
+
+mod ack_order;
+mod acked_survives;
+mod ballot_monotonic;
+mod cursor_order;
+mod failed_is_absent;
+mod no_duplicate;
+mod one_value_per_lsn;
+mod reader_saw_all;
+
+use palisade::paxos::Replica;
+use palisade::{Outcome, Record};
+use palisade_wal::{Boundary, Lsn};
+
+use super::history::{History, Stretch};
+
+pub use ballot_monotonic::Raised;
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one.
+    pub check: &'static str,
+    /// What was seen.
+    pub text: String,
+}
+
+impl Violation {
+    /// What was seen, for the report.
+    pub fn new(check: &'static str, text: impl Into<String>) -> Violation {
+        Violation { check, text: text.into() }
+    }
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.check, self.text)
+    }
+}
+
+/// One replica of one start of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seat {
+    /// Index of the cluster.
+    pub cluster: usize,
+    /// Index of the node in the fleet.
+    pub node: usize,
+    /// Which start of the node.
+    pub boot: u64,
+    /// The stream.
+    pub stream: u64,
+}
+
+impl std::fmt::Display for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Seat { cluster, node, boot, stream } = self;
+        write!(f, "cluster {cluster}, node #{node}, start {boot}, stream {stream}")
+    }
+}
+
+/// Everything that a replica holds of its stream: the data records, in order.
+pub struct Copy {
+    /// Whose.
+    pub seat: Seat,
+    /// Committed there.
+    pub committed: Lsn,
+    /// The records.
+    pub records: Vec<Record>,
+}
+
+/// All checks, with what they remember.
+#[derive(Default)]
+pub struct Checks {
+    cursors: cursor_order::CursorOrder,
+    ballots: ballot_monotonic::BallotMonotonic,
+    values: one_value_per_lsn::OneValuePerLsn,
+    order: ack_order::AckOrder,
+}
+
+impl Checks {
+    /// Looks at a replica after a turn of its shard, and says what moved.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn on_turn(&mut self, seat: Seat, replica: &Replica) -> Result<Raised, Violation> {
+        if let Some(reason) = replica.halted() {
+            return Err(Violation::new("stream-halted", format!("{seat}: {reason}")));
+        }
+        let raised = self.ballots.on_turn(seat, replica)?;
+        if let Some(committed) = self.cursors.on_turn(seat, replica)? {
+            self.on_committed(seat, committed)?;
+            return Ok(Raised { committed: true, ..raised });
+        }
+        Ok(raised)
+    }
+
+    fn on_committed(&mut self, seat: Seat, committed: Boundary) -> Result<(), Violation> {
+        self.values.on_committed(seat, committed)
+    }
+
+    /// Looks at an outcome, before the history takes it.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn on_outcome(
+        &mut self,
+        history: &History,
+        attempt: usize,
+        outcome: &Outcome,
+    ) -> Result<(), Violation> {
+        self.order.on_outcome(history, attempt, outcome)
+    }
+
+    /// Looks at what a reader got.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn on_read(&mut self, seat: Seat, from: Lsn, records: &[Record]) -> Result<(), Violation> {
+        let mut at = from;
+        for record in records {
+            if record.lsn < at || record.end_lsn <= record.lsn {
+                let text = format!("{seat}: a read from {at} brought {}", record.lsn);
+                return Err(Violation::new("read-order", text));
+            }
+            at = record.end_lsn;
+            self.values.on_record(seat, record)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at all copies of all streams of a calm world.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn at_end(&mut self, history: &History, copies: &[Copy]) -> Result<(), Violation> {
+        for copy in copies {
+            self.on_read(copy.seat, Lsn::ZERO, &copy.records)?;
+            self.values.at_end(copy)?;
+            acked_survives::at_end(history, copy)?;
+            failed_is_absent::at_end(history, copy)?;
+            no_duplicate::at_end(history, copy)?;
+            ack_order::at_end(copy)?;
+            let of_stream = |stretch: &&Stretch| stretch.stream == copy.seat.stream;
+            for stretch in history.stretches.iter().filter(of_stream) {
+                reader_saw_all::at_end(stretch, copy)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! At most one value is ever committed at a position, on any replica of any cluster.
+
+use std::collections::BTreeMap;
+
+use palisade::Record;
+use palisade_wal::{Boundary, Lsn};
+
+use super::{Copy, Seat, Violation};
+use crate::world::payload;
+
+const NAME: &str = "one_value_per_lsn";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Value {
+    end: Lsn,
+    scn: u64,
+    producer: u64,
+    sequence: u64,
+    record: u64,
+    len: usize,
+}
+
+/// Chains and records that anybody saw committed.
+#[derive(Default)]
+pub(super) struct OneValuePerLsn {
+    chains: BTreeMap<(usize, u64), BTreeMap<Lsn, (u64, Seat)>>,
+    records: BTreeMap<u64, BTreeMap<Lsn, (Value, Seat)>>,
+}
+
+/// Whose log a stream is: the system stream is each cluster's own.
+fn log_of(seat: Seat) -> (usize, u64) {
+    (if seat.stream == 0 { seat.cluster } else { 0 }, seat.stream)
+}
+
+impl OneValuePerLsn {
+    pub(super) fn on_committed(&mut self, seat: Seat, at: Boundary) -> Result<(), Violation> {
+        let chains = self.chains.entry(log_of(seat)).or_default();
+        let (chain, first) = *chains.entry(at.lsn).or_insert((at.chain, seat));
+        if chain == at.chain {
+            return Ok(());
+        }
+        let text = format!("{seat} committed another log at {} than {first}", at.lsn);
+        Err(Violation::new(NAME, text))
+    }
+
+    pub(super) fn on_record(&mut self, seat: Seat, record: &Record) -> Result<(), Violation> {
+        let Some(id) = payload::record_of(&record.payload) else {
+            let text = format!("{seat}: nobody wrote the bytes at {}", record.lsn);
+            return Err(Violation::new("phantom", text));
+        };
+        let value = Value {
+            end: record.end_lsn,
+            scn: record.scn,
+            producer: record.producer,
+            sequence: record.sequence,
+            record: id,
+            len: record.payload.len(),
+        };
+        let records = self.records.entry(seat.stream).or_default();
+        let (known, first) = *records.entry(record.lsn).or_insert((value, seat));
+        if known == value {
+            return Ok(());
+        }
+        let text = format!("at {} {seat} has {value:?}, {first} had {known:?}", record.lsn);
+        Err(Violation::new(NAME, text))
+    }
+
+    /// What was ever read committed is still there.
+    pub(super) fn at_end(&self, copy: &Copy) -> Result<(), Violation> {
+        let Some(records) = self.records.get(&copy.seat.stream) else { return Ok(()) };
+        if records.len() == copy.records.len() {
+            return Ok(());
+        }
+        let is_gone = |lsn: &&Lsn| copy.records.binary_search_by_key(*lsn, |r| r.lsn).is_err();
+        let gone = records.keys().find(is_gone);
+        let text = format!("{}: what was committed at {gone:?} is gone", copy.seat);
+        Err(Violation::new(NAME, text))
+    }
+}

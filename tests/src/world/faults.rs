@@ -1,0 +1,354 @@
+//! What goes wrong, and when: chance from the universe's plan, a schedule of the world's own, and
+//! blows that wait for a certain moment in the life of a replica.
+//!
+//! All of it stays inside the promise: whoever dies comes back, and disks keep what they said
+//! they keep.
+
+use std::collections::BTreeMap;
+
+use palisade_netio::Nanos;
+
+use super::check::Raised;
+use super::fleet::Fleet;
+use super::settings::{MS, SECOND, pick};
+use crate::sim::{FaultKind, FaultPlan, Latency, ProcessId, Random, Universe};
+
+/// Something that the world does to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blow {
+    /// Kills a process.
+    Kill(usize),
+    /// Cuts a host's power.
+    PowerCut(usize),
+    /// Cuts the power of all hosts of a node's cluster.
+    Blackout(usize),
+    /// Cuts a node off from another, one way or both.
+    Partition(usize, usize, bool),
+    /// Cuts a node off from all others of its cluster.
+    Isolate(usize),
+    /// Ends the partitions of a node.
+    Heal(usize),
+    /// Breaks the connections between two nodes.
+    Break(usize, usize),
+    /// Lets a disk stand still.
+    Stall(usize, u64),
+    /// Slows a disk down by this factor; 1 ends it.
+    Slow(usize, u64),
+    /// Stops a process, as `SIGSTOP` does.
+    Pause(usize, u64),
+    /// Moves a wall clock.
+    ClockJump(usize, i64),
+    /// Makes the way from a node to another slow; 0 ends it.
+    Lag(usize, usize, u64),
+    /// Lets the disk of a node fail once: a write, a barrier or a read.
+    Error(usize, FaultKind),
+    /// Draws which faults strike by chance.
+    Redraw,
+}
+
+/// A step of the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Do it.
+    Strike(Blow),
+    /// Draw the next blow of the schedule.
+    Draw,
+    /// Start a node again, if it is down.
+    Revive(usize),
+}
+
+/// Kinds of blow that a seed may draw, with the kind of fault that each counts as.
+const KINDS: &[FaultKind] = &[
+    FaultKind::Kill,
+    FaultKind::PowerCut,
+    FaultKind::Partition,
+    FaultKind::Reset,
+    FaultKind::DiskStall,
+    FaultKind::DiskSpike,
+    FaultKind::Pause,
+    FaultKind::ClockJump,
+    FaultKind::LinkSpike,
+    FaultKind::BarrierError,
+];
+
+/// Faults that are no more than the usual ways of a kernel; they do not count.
+const USUAL: &[FaultKind] = &[
+    FaultKind::ShortRead,
+    FaultKind::SendCut,
+    FaultKind::ReceiveCut,
+    FaultKind::Segmented,
+    FaultKind::AcceptEnd,
+    FaultKind::LateNotify,
+    FaultKind::ZeroCopyCopied,
+];
+
+/// See the [module](self).
+pub struct Faults {
+    random: Random,
+    kinds: Vec<FaultKind>,
+    /// Mean time between two blows of the schedule.
+    pause_ns: u64,
+    /// Longest time until who died comes back.
+    down_ns: u64,
+    /// Chances, in a million, of a blow when a replica promises, accepts a takeover, begins to
+    /// lead, or commits.
+    on_promise: u32,
+    on_takeover: u32,
+    on_lead: u32,
+    on_commit: u32,
+    errors: bool,
+    own: BTreeMap<FaultKind, u64>,
+    /// Not yet, or not any more.
+    pub over: bool,
+}
+
+impl Faults {
+    /// Draws what a seed suffers.
+    pub fn draw(seed: u64) -> Faults {
+        let mut random = Random::new(seed);
+        let mut kinds = KINDS.to_vec();
+        random.shuffle(&mut kinds);
+        kinds.truncate(random.between(3, KINDS.len() as u64) as usize);
+        let mut chance = |most: u64| match random.below(3) {
+            0 => 0,
+            _ => random.between(1, most) as u32,
+        };
+        let (on_promise, on_takeover) = (chance(300_000), chance(300_000));
+        let (on_lead, on_commit) = (chance(500_000), chance(300));
+        Faults {
+            errors: kinds.contains(&FaultKind::BarrierError),
+            kinds,
+            pause_ns: pick(&mut random, &[200 * MS, 700 * MS, 2 * SECOND]),
+            down_ns: pick(&mut random, &[10 * MS, 300 * MS, 2 * SECOND, 6 * SECOND]),
+            on_promise,
+            on_takeover,
+            on_lead,
+            on_commit,
+            own: BTreeMap::new(),
+            over: true,
+            random,
+        }
+    }
+
+    /// Whether disks may fail, so that a node may stop by itself.
+    pub fn may_stop_nodes(&self) -> bool {
+        self.errors
+    }
+
+    /// Whether the disk of a node may fail to give back what it holds.
+    pub fn may_spoil_reads(&self, node: usize, fleet: &Fleet) -> bool {
+        let cluster = &fleet.clusters[fleet.nodes[node].cluster];
+        self.errors && cluster.nodes.first() == Some(&node)
+    }
+
+    /// The next step of the schedule after a [`Step::Draw`].
+    pub fn next_draw(&mut self, now: Nanos) -> Nanos {
+        now.after(self.random.between(MS, 2 * self.pause_ns))
+    }
+
+    /// When a node that died comes back.
+    pub fn revival(&mut self, now: Nanos) -> Nanos {
+        now.after(self.random.between(MS / 10, self.down_ns))
+    }
+
+    /// Draws a blow of the schedule.
+    pub fn draw_blow(&mut self, fleet: &Fleet) -> Blow {
+        if self.random.below(12) == 0 {
+            return Blow::Redraw;
+        }
+        let kind = pick(&mut self.random, &self.kinds);
+        let node = self.victim(fleet);
+        self.blow(kind, node, fleet)
+    }
+
+    /// Somebody; leaders more often than others.
+    fn victim(&mut self, fleet: &Fleet) -> usize {
+        let cluster = self.random.index(fleet.clusters.len());
+        if self.random.coin() {
+            let streams = fleet.streams(cluster);
+            if !streams.is_empty() {
+                let stream = pick(&mut self.random, &streams);
+                if let Some(leader) = fleet.leader(cluster, stream) {
+                    return leader;
+                }
+            }
+        }
+        pick(&mut self.random, &fleet.clusters[cluster].nodes)
+    }
+
+    fn other(&mut self, node: usize, fleet: &Fleet) -> usize {
+        let nodes = &fleet.clusters[fleet.nodes[node].cluster].nodes;
+        let others: Vec<usize> = nodes.iter().copied().filter(|&other| other != node).collect();
+        if others.is_empty() { node } else { pick(&mut self.random, &others) }
+    }
+
+    fn blow(&mut self, kind: FaultKind, node: usize, fleet: &Fleet) -> Blow {
+        let other = self.other(node, fleet);
+        let first = fleet.clusters[fleet.nodes[node].cluster].nodes[0];
+        let random = &mut self.random;
+        match kind {
+            FaultKind::Kill => Blow::Kill(node),
+            FaultKind::PowerCut if random.below(8) == 0 => Blow::Blackout(node),
+            FaultKind::PowerCut => Blow::PowerCut(node),
+            FaultKind::Partition if random.coin() => Blow::Isolate(node),
+            FaultKind::Partition => Blow::Partition(node, other, random.coin()),
+            FaultKind::Reset => Blow::Break(node, other),
+            FaultKind::DiskStall => Blow::Stall(node, random.between(10 * MS, 3 * SECOND)),
+            FaultKind::DiskSpike => Blow::Slow(node, random.between(2, 400)),
+            FaultKind::Pause => Blow::Pause(node, random.between(10 * MS, 3 * SECOND)),
+            FaultKind::ClockJump => {
+                let by = random.between(1, 60 * SECOND) as i64;
+                Blow::ClockJump(node, if random.coin() { by } else { -by })
+            }
+            FaultKind::LinkSpike => Blow::Lag(node, other, random.between(MS, 300 * MS)),
+            // What a failed barrier covered may be gone for good, and what cannot be read at a
+            // start counts as lost: only one disk may be so bad.
+            _ if node == first => {
+                let kinds = [FaultKind::BarrierError, FaultKind::WriteError, FaultKind::ReadError];
+                Blow::Error(node, pick(random, &kinds))
+            }
+            _ => Blow::Error(node, FaultKind::WriteError),
+        }
+    }
+
+    /// A replica did something: maybe a blow, and when.
+    pub fn on_raised(
+        &mut self,
+        node: usize,
+        raised: Raised,
+        now: Nanos,
+        fleet: &Fleet,
+    ) -> Option<(Nanos, Blow)> {
+        let chance = [
+            (raised.promised, self.on_promise),
+            (raised.accepting, self.on_takeover),
+            (raised.leads, self.on_lead),
+            (raised.committed, self.on_commit),
+        ];
+        let strikes = |&(raised, ppm): &(bool, u32)| raised && self.random.chance(ppm);
+        if self.over || !chance.iter().any(strikes) {
+            return None;
+        }
+        let deadly = [FaultKind::Kill, FaultKind::PowerCut, FaultKind::Partition];
+        let mut kinds: Vec<FaultKind> =
+            deadly.into_iter().filter(|kind| self.kinds.contains(kind)).collect();
+        if kinds.is_empty() {
+            kinds.extend(&self.kinds);
+        }
+        let kind = pick(&mut self.random, &kinds);
+        let delay = match self.random.below(3) {
+            0 => 0,
+            1 => self.random.below(300_000),
+            _ => self.random.below(10 * MS),
+        };
+        let blow = self.blow(kind, node, fleet);
+        Some((now.after(delay), blow))
+    }
+
+    /// Does it. What must follow, and when.
+    pub fn strike(
+        &mut self,
+        blow: Blow,
+        universe: &Universe,
+        fleet: &mut Fleet,
+    ) -> Vec<(Nanos, Step)> {
+        let now = universe.now();
+        let host = |node: usize| fleet.nodes[node].host;
+        let soon = now.after(self.random.between(MS, 3 * SECOND));
+        match blow {
+            Blow::Kill(node) => {
+                fleet.kill(node);
+                vec![(self.revival(now), Step::Revive(node))]
+            }
+            Blow::PowerCut(node) => {
+                fleet.power_cut(node);
+                vec![(self.revival(now), Step::Revive(node))]
+            }
+            Blow::Blackout(node) => {
+                let nodes = fleet.clusters[fleet.nodes[node].cluster].nodes.clone();
+                let each = nodes.into_iter().map(|node| {
+                    fleet.power_cut(node);
+                    (self.revival(now), Step::Revive(node))
+                });
+                each.collect()
+            }
+            Blow::Partition(from, to, one_way) => {
+                universe.partition(host(from), host(to), one_way);
+                vec![(soon, Step::Strike(Blow::Heal(from)))]
+            }
+            Blow::Isolate(node) => {
+                for other in self.peers(node, fleet) {
+                    universe.partition(host(node), host(other), false);
+                }
+                vec![(soon, Step::Strike(Blow::Heal(node)))]
+            }
+            Blow::Heal(node) => {
+                for other in self.peers(node, fleet) {
+                    universe.heal(host(node), host(other));
+                }
+                Vec::new()
+            }
+            Blow::Break(a, b) => {
+                universe.break_connections(host(a), host(b));
+                Vec::new()
+            }
+            Blow::Stall(node, ns) => {
+                universe.stall(host(node), now.after(ns));
+                Vec::new()
+            }
+            Blow::Slow(node, factor) => {
+                self.count(FaultKind::DiskSpike, factor > 1);
+                universe.set_slowness(host(node), factor);
+                let end = (soon, Step::Strike(Blow::Slow(node, 1)));
+                if factor > 1 { vec![end] } else { Vec::new() }
+            }
+            Blow::Pause(node, ns) => {
+                self.pause(fleet.nodes[node].process, now.after(ns), universe);
+                Vec::new()
+            }
+            Blow::ClockJump(node, by) => {
+                universe.jump_wall(host(node), by);
+                Vec::new()
+            }
+            Blow::Lag(from, to, ns) => {
+                self.count(FaultKind::LinkSpike, ns > 0);
+                universe.set_link(host(from), host(to), Latency::new(30_000 + ns, 120_000 + ns));
+                let end = (soon, Step::Strike(Blow::Lag(from, to, 0)));
+                if ns > 0 { vec![end] } else { Vec::new() }
+            }
+            Blow::Error(node, kind) => {
+                universe.arm(host(node), kind, 1);
+                Vec::new()
+            }
+            Blow::Redraw => {
+                universe.set_faults(FaultPlan::swarm(&mut self.random));
+                Vec::new()
+            }
+        }
+    }
+
+    fn pause(&mut self, process: Option<ProcessId>, until: Nanos, universe: &Universe) {
+        if let Some(process) = process {
+            universe.pause(process, until);
+        }
+    }
+
+    fn peers(&self, node: usize, fleet: &Fleet) -> Vec<usize> {
+        let nodes = &fleet.clusters[fleet.nodes[node].cluster].nodes;
+        nodes.iter().copied().filter(|&other| other != node).collect()
+    }
+
+    fn count(&mut self, kind: FaultKind, strikes: bool) {
+        *self.own.entry(kind).or_default() += u64::from(strikes);
+    }
+
+    /// How often each kind has struck, those that a kernel does on a good day left out.
+    pub fn counts(&self, universe: &Universe) -> BTreeMap<FaultKind, u64> {
+        let mut counts = universe.fault_counts();
+        for (kind, count) in &self.own {
+            *counts.entry(*kind).or_default() += count;
+        }
+        counts.retain(|kind, count| *count > 0 && !USUAL.contains(kind));
+        counts
+    }
+}

@@ -1,0 +1,294 @@
+//! All nodes of all clusters: hosts, processes, and the shards that run there.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use palisade::config::Role;
+use palisade::paxos::{Member, Replica};
+use palisade::shard::{
+    Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas, shard_of,
+};
+
+use super::check::Violation;
+use super::settings::Settings;
+use crate::sim::{HostId, ProcessId, RingId, Universe, VirtualRing};
+
+/// Where every node listens.
+const PORT: u16 = 7000;
+/// Turns that formatting a directory may take.
+const FORMAT_STEPS_MAX: usize = 1_000_000;
+
+/// A cluster: nodes with one membership.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Its number.
+    pub id: u32,
+    /// What it was formatted as.
+    pub role: Role,
+    /// Its nodes, as indexes into the fleet.
+    pub nodes: Vec<usize>,
+}
+
+/// One node.
+pub struct Node {
+    /// Index of its cluster.
+    pub cluster: usize,
+    /// Its id in the cluster.
+    pub id: u32,
+    /// Where it runs.
+    pub host: HostId,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// The process, while it runs.
+    pub process: Option<ProcessId>,
+    /// How often it was started.
+    pub boots: u64,
+    shards: Vec<Driven>,
+    ports: Vec<Arc<ShardPort>>,
+}
+
+struct Driven {
+    shard: Shard<VirtualRing>,
+    ring: RingId,
+}
+
+/// See the [module](self).
+pub struct Fleet {
+    universe: Universe,
+    settings: Settings,
+    /// Clusters, the primary first.
+    pub clusters: Vec<Cluster>,
+    /// Nodes of all clusters.
+    pub nodes: Vec<Node>,
+    rings: BTreeMap<RingId, (usize, usize)>,
+}
+
+/// What a turn came to.
+pub enum Turned {
+    /// The shard goes on.
+    On,
+    /// It has stopped, and its node with it.
+    Halted(Halt),
+}
+
+impl Fleet {
+    /// No nodes yet.
+    pub fn new(universe: &Universe, settings: &Settings) -> Fleet {
+        Fleet {
+            universe: universe.clone(),
+            settings: settings.clone(),
+            clusters: Vec::new(),
+            nodes: Vec::new(),
+            rings: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a cluster of formatted nodes that do not run yet.
+    ///
+    /// # Errors
+    /// Formatting failed.
+    pub fn add_cluster(&mut self, role: Role, size: u32) -> Result<usize, Violation> {
+        let cluster = self.clusters.len();
+        let first = self.nodes.len();
+        for id in 1..=size {
+            let host = self.universe.add_host();
+            let addr = SocketAddr::new(self.universe.address(host), PORT);
+            let (shards, ports) = (Vec::new(), Vec::new());
+            self.nodes.push(Node {
+                cluster,
+                id,
+                host,
+                addr,
+                process: None,
+                boots: 0,
+                shards,
+                ports,
+            });
+        }
+        let nodes: Vec<usize> = (first..self.nodes.len()).collect();
+        self.clusters.push(Cluster { id: cluster as u32 + 1, role, nodes: nodes.clone() });
+        for node in nodes {
+            self.format(node)?;
+        }
+        Ok(cluster)
+    }
+
+    fn format(&self, node: usize) -> Result<(), Violation> {
+        let cluster = &self.clusters[self.nodes[node].cluster];
+        let member = |&at: &usize| {
+            let node = &self.nodes[at];
+            let (addr, region) = (node.addr.to_string(), "here".to_string());
+            Member { node: node.id, incarnation: None, addr, region }
+        };
+        let members: Vec<Member> = cluster.nodes.iter().map(member).collect();
+        let incarnation = self.universe.random() | 1;
+        let host = self.nodes[node].host;
+        for shard in 0..self.settings.shards {
+            self.universe.make_dir(host, shard_dir(shard));
+            let mut config = self.shard_config(node, shard);
+            config.listen = None;
+            let members = members.clone();
+            config.format = Some(Format { role: cluster.role, members, incarnation });
+            let process = self.universe.spawn(host);
+            let ring = VirtualRing::new(&self.universe, process);
+            let pool = VirtualRing::pool(quotas(config.segment_bytes));
+            let board = Arc::new(Board::new(self.settings.shards));
+            let shared = Shared { board, mesh: None, forward: None };
+            let mut shard = Shard::new(config, ring, pool, Arc::default(), shared);
+            for _ in 0..FORMAT_STEPS_MAX {
+                let due = self.universe.step();
+                if !due.is_empty() && !shard.turn(true) {
+                    break;
+                }
+            }
+            if shard.halted() != Some(&Halt::Done) {
+                return Err(Violation::new("format", format!("{:?}", shard.halted())));
+            }
+        }
+        Ok(())
+    }
+
+    fn shard_config(&self, node: usize, shard: u16) -> ShardConfig {
+        let settings = &self.settings;
+        let Node { cluster, id, addr, .. } = self.nodes[node];
+        ShardConfig {
+            cluster: self.clusters[cluster].id,
+            cluster_name: format!("cluster {}", self.clusters[cluster].id),
+            node: id,
+            region: "here".to_string(),
+            shard,
+            shards: settings.shards,
+            dir: shard_dir(shard),
+            listen: (shard == 0).then_some(addr),
+            upstream: Vec::new(),
+            segment_bytes: settings.segment_bytes,
+            log_bytes_max: settings.log_bytes_max,
+            sync_path: settings.sync_path,
+            writes_in_flight: settings.writes_in_flight,
+            zero_copy: settings.zero_copy,
+            disk_stall_ns: settings.disk_stall_ns,
+            tuning: settings.tuning.clone(),
+            format: None,
+        }
+    }
+
+    /// Starts a node that does not run.
+    ///
+    /// # Panics
+    /// When it runs.
+    pub fn start(&mut self, node: usize) {
+        assert!(self.nodes[node].process.is_none(), "node {node} runs");
+        let count = self.settings.shards;
+        let process = self.universe.spawn(self.nodes[node].host);
+        let mesh = (count > 1).then(|| Arc::new(Mesh::new(count)));
+        let board = Arc::new(Board::new(count));
+        let (mut shards, mut ports) = (Vec::new(), Vec::new());
+        for shard in 0..count {
+            let config = self.shard_config(node, shard);
+            let ring = VirtualRing::new(&self.universe, process);
+            let id = ring.id();
+            let pool = VirtualRing::pool(quotas(config.segment_bytes));
+            let port = Arc::new(ShardPort::new());
+            let shared = Shared { board: board.clone(), mesh: mesh.clone(), forward: None };
+            let shard_at = shards.len();
+            shards.push(Driven {
+                shard: Shard::new(config, ring, pool, port.clone(), shared),
+                ring: id,
+            });
+            ports.push(port);
+            self.rings.insert(id, (node, shard_at));
+        }
+        let known = &mut self.nodes[node];
+        known.process = Some(process);
+        known.boots += 1;
+        (known.shards, known.ports) = (shards, ports);
+    }
+
+    /// Kills the process of a node, if it runs.
+    pub fn kill(&mut self, node: usize) {
+        if let Some(process) = self.nodes[node].process {
+            self.universe.kill(process);
+            self.forget(node);
+        }
+    }
+
+    /// Cuts the power of a node's host.
+    pub fn power_cut(&mut self, node: usize) {
+        self.universe.power_cut(self.nodes[node].host);
+        self.forget(node);
+    }
+
+    fn forget(&mut self, node: usize) {
+        let known = &mut self.nodes[node];
+        known.process = None;
+        known.ports.clear();
+        for driven in std::mem::take(&mut known.shards) {
+            self.rings.remove(&driven.ring);
+        }
+    }
+
+    /// Runs the turn of the shard behind a ring: its node and what came of it. None when that
+    /// ring is gone.
+    pub fn turn(&mut self, ring: RingId) -> Option<(usize, Turned)> {
+        let &(node, shard) = self.rings.get(&ring)?;
+        let shard = &mut self.nodes[node].shards[shard].shard;
+        if shard.turn(true) {
+            return Some((node, Turned::On));
+        }
+        let halt = shard.halted().cloned().expect("a shard that stopped says why");
+        Some((node, Turned::Halted(halt)))
+    }
+
+    /// The shard behind a ring, if its node runs.
+    pub fn shard(&self, ring: RingId) -> Option<&Shard<VirtualRing>> {
+        let &(node, shard) = self.rings.get(&ring)?;
+        Some(&self.nodes[node].shards[shard].shard)
+    }
+}
+
+impl Fleet {
+    /// The way to a stream on a node, if the node runs.
+    pub fn port(&self, node: usize, stream: u64) -> Option<Arc<ShardPort>> {
+        let shard = shard_of(stream, self.settings.shards);
+        self.nodes[node].ports.get(usize::from(shard)).cloned()
+    }
+
+    /// The replica of a stream on a node, if the node runs and knows the stream.
+    pub fn replica(&self, node: usize, stream: u64) -> Option<&Replica> {
+        let shard = shard_of(stream, self.settings.shards);
+        let driven = self.nodes[node].shards.get(usize::from(shard))?;
+        driven.shard.replicas().find(|replica| replica.stream() == stream)
+    }
+
+    /// Streams that any running node of a cluster has.
+    pub fn streams(&self, cluster: usize) -> Vec<u64> {
+        let nodes = self.clusters[cluster].nodes.iter();
+        let shards = nodes.flat_map(|&node| &self.nodes[node].shards);
+        let mut streams: Vec<u64> =
+            shards.flat_map(|driven| driven.shard.replicas().map(Replica::stream)).collect();
+        streams.sort_unstable();
+        streams.dedup();
+        streams
+    }
+
+    /// The node of a cluster that leads a stream and serves, the newest if several think so.
+    pub fn leader(&self, cluster: usize, stream: u64) -> Option<usize> {
+        let serving = |&node: &usize| {
+            let ballot = self.replica(node, stream)?.serving()?;
+            Some((ballot, node))
+        };
+        self.clusters[cluster].nodes.iter().filter_map(serving).max().map(|(_, node)| node)
+    }
+
+    /// The node that listens at an address.
+    pub fn at(&self, addr: &str) -> Option<usize> {
+        let addr: SocketAddr = addr.parse().ok()?;
+        self.nodes.iter().position(|node| node.addr == addr)
+    }
+}
+
+fn shard_dir(shard: u16) -> PathBuf {
+    PathBuf::from(format!("/data/shard-{shard}"))
+}

@@ -1,0 +1,109 @@
+//! What a seed's world looks like before anything goes wrong.
+
+use palisade::paxos::Tuning;
+use palisade_netio::{Nanos, ZeroCopyMode};
+use palisade_wal::SyncPath;
+
+use crate::sim::Random;
+
+/// A millisecond, in the unit of [`Nanos`].
+pub const MS: u64 = 1_000_000;
+/// A second, in the unit of [`Nanos`].
+pub const SECOND: u64 = 1000 * MS;
+
+/// Sizes, timers and loads of one world.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Nodes of the primary cluster.
+    pub nodes: u32,
+    /// Shards of each node.
+    pub shards: u16,
+    /// Streams created at the start.
+    pub streams: usize,
+    /// Streams created later, while faults strike.
+    pub late_streams: usize,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Bytes that a shard's segments may take.
+    pub log_bytes_max: u64,
+    /// How writes are made durable.
+    pub sync_path: SyncPath,
+    /// Durable writes in flight.
+    pub writes_in_flight: usize,
+    /// Zero-copy sends.
+    pub zero_copy: ZeroCopyMode,
+    /// A write that takes longer makes its node fall silent, in nanoseconds.
+    pub disk_stall_ns: u64,
+    /// Timers and windows of the replicas.
+    pub tuning: Tuning,
+    /// How long faults may strike, from the start of the world, in nanoseconds.
+    pub faulty_ns: u64,
+    /// Clients without producer ids.
+    pub plain_clients: usize,
+    /// Clients with producer ids, which try again until they know.
+    pub producers: usize,
+    /// Clients that follow a stream.
+    pub readers: usize,
+    /// Mean time between two issues of a client, in nanoseconds.
+    pub pause_ns: u64,
+    /// Records of one issue, at most.
+    pub burst: u64,
+    /// Records of one client that wait for their outcome, at most.
+    pub window: usize,
+    /// Largest payload, in bytes.
+    pub payload_max: u64,
+}
+
+/// Simulated time of a world's faulty part, at least.
+const FAULTY_NS: u64 = 60 * SECOND;
+
+impl Settings {
+    /// Draws the settings of a seed.
+    pub fn draw(random: &mut Random) -> Settings {
+        Settings {
+            nodes: if random.below(8) == 0 { 5 } else { 3 },
+            shards: if random.below(4) == 0 { 2 } else { 1 },
+            streams: random.between(1, 5) as usize,
+            late_streams: random.below(4) as usize,
+            segment_bytes: pick(random, &[1 << 20, 1 << 20, 2 << 20]),
+            log_bytes_max: 512 << 20,
+            sync_path: pick(random, &[SyncPath::Dsync, SyncPath::WriteThenSync]),
+            writes_in_flight: random.between(1, 4) as usize,
+            zero_copy: pick(random, &[ZeroCopyMode::Auto, ZeroCopyMode::Always]),
+            disk_stall_ns: SECOND,
+            tuning: tuning(random),
+            faulty_ns: FAULTY_NS + random.below(5 * SECOND),
+            plain_clients: random.between(1, 4) as usize,
+            producers: random.between(1, 5) as usize,
+            readers: random.between(0, 3) as usize,
+            pause_ns: random.between(10 * MS, 120 * MS),
+            burst: pick(random, &[1, 1, 2, 4, 8, 32]),
+            window: pick(random, &[1, 4, 16, 64]),
+            payload_max: pick(random, &[64, 512, 512, 4096, 32 << 10]),
+        }
+    }
+
+    /// The present time plus so many nanoseconds drawn around the mean pause of a client.
+    pub fn next_issue(&self, now: Nanos, random: &mut Random) -> Nanos {
+        now.after(random.between(1, 2 * self.pause_ns))
+    }
+}
+
+fn tuning(random: &mut Random) -> Tuning {
+    let usual = Tuning::default();
+    if random.coin() {
+        return usual;
+    }
+    Tuning {
+        commit_hint_bytes: pick(random, &[0, 4096, 256 << 10]),
+        window_groups_max: pick(random, &[1, 4, 64, 1024]),
+        election_jitter_ns: pick(random, &[MS, 50 * MS, 150 * MS]),
+        rank_step_ns: pick(random, &[0, 10 * MS]),
+        ..usual
+    }
+}
+
+/// One of `choices`.
+pub(crate) fn pick<T: Clone>(random: &mut Random, choices: &[T]) -> T {
+    choices[random.index(choices.len())].clone()
+}

@@ -1,0 +1,396 @@
+//! One seed from the first format to the last check.
+
+use palisade::config::Role;
+use palisade::shard::Halt;
+use palisade_netio::Nanos;
+use palisade_wal::Lsn;
+
+use super::agenda::Agenda;
+use super::check::{Checks, Copy, Seat, Violation};
+use super::faults::{Faults, Step};
+use super::fleet::{Fleet, Turned};
+use super::report::{Failure, SeedReport};
+use super::settings::{MS, SECOND, Settings};
+use super::workload::{Wake, Workload};
+use crate::sim::{FaultPlan, Latencies, Random, RingId, Universe};
+
+/// Acknowledgements before the first fault.
+const ACKS_BEFORE_FAULT: u64 = 100;
+/// Until those must have come.
+const START_NS: u64 = 30 * SECOND;
+/// Until a calm world is well again.
+const RECOVER_NS: u64 = 10 * SECOND;
+/// Until every replica of a calm world has everything, and has been read.
+const CATCH_UP_NS: u64 = 20 * SECOND;
+/// The shortest run that counts.
+const RUN_NS_MIN: u64 = 60 * SECOND;
+
+#[derive(Clone, Copy, Debug)]
+enum Entry {
+    Wake(Wake),
+    Fault(Step),
+}
+
+/// See the [module](self).
+pub struct World {
+    seed: u64,
+    universe: Universe,
+    settings: Settings,
+    fleet: Fleet,
+    workload: Workload,
+    faults: Faults,
+    checks: Checks,
+    agenda: Agenda<Entry>,
+    began: Nanos,
+    acks_before_fault: u64,
+    turns: u64,
+}
+
+impl World {
+    /// The world of a seed, before anything runs.
+    ///
+    /// # Errors
+    /// A directory could not be formatted.
+    pub fn new(seed: u64) -> Result<World, Violation> {
+        let mut random = Random::new(seed ^ 0x776F_726C_64);
+        let settings = Settings::draw(&mut random);
+        let universe = Universe::new(seed);
+        universe.set_latencies(Latencies::swarm(&mut random));
+        let began = universe.now();
+        let mut fleet = Fleet::new(&universe, &settings);
+        fleet.add_cluster(Role::Primary, settings.nodes)?;
+        Ok(World {
+            seed,
+            workload: Workload::new(&settings, random.bits()),
+            faults: Faults::draw(random.bits()),
+            checks: Checks::default(),
+            agenda: Agenda::default(),
+            universe,
+            settings,
+            fleet,
+            began,
+            acks_before_fault: 0,
+            turns: 0,
+        })
+    }
+
+    /// Lives through the whole seed.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn live(&mut self) -> Result<(), Violation> {
+        self.begin()?;
+        self.suffer()?;
+        self.recover()?;
+        self.check_copies()
+    }
+
+    /// What it came to so far.
+    pub fn report(&self) -> SeedReport {
+        let fault_counts = self.faults.counts(&self.universe);
+        let simulated_ns = self.universe.now().since(self.began);
+        let acks = self.workload.history.acks;
+        SeedReport {
+            seed: self.seed,
+            simulated_ns,
+            acks,
+            acks_before_fault: self.acks_before_fault,
+            trace_hash: self.universe.trace_hash(),
+            ok: simulated_ns >= RUN_NS_MIN
+                && self.acks_before_fault >= ACKS_BEFORE_FAULT
+                && fault_counts.len() >= 3,
+            fault_counts,
+            steps: self.universe.trace_len(),
+            turns: self.turns,
+        }
+    }
+
+    /// What it came to, for who looks into a violation.
+    pub fn failure(&self, violation: Violation) -> Failure {
+        Failure {
+            report: self.report(),
+            violation,
+            settings: format!("{:?}", self.settings),
+            state: self.describe(),
+            trace: self.universe.recent_trace(),
+        }
+    }
+
+    fn describe(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (at, node) in self.fleet.nodes.iter().enumerate() {
+            lines.push(format!("node #{at}: start {}, process {:?}", node.boots, node.process));
+            for stream in self.fleet.streams(node.cluster) {
+                let Some(replica) = self.fleet.replica(at, stream) else { continue };
+                let s = replica.status();
+                lines.push(format!(
+                    "  stream {stream}: {:?} leader {} promised {} accepting {} up {} committed \
+                     {} durable {} end {} ({})",
+                    s.role,
+                    s.leader,
+                    s.promised,
+                    s.accepting,
+                    s.up,
+                    s.committed,
+                    s.durable,
+                    s.end,
+                    s.reason
+                ));
+            }
+        }
+        lines
+    }
+}
+
+/// The parts of a run.
+impl World {
+    /// A good day: nodes start, streams are created, the first records are acknowledged.
+    fn begin(&mut self) -> Result<(), Violation> {
+        for node in 0..self.fleet.nodes.len() {
+            self.fleet.start(node);
+        }
+        let now = self.universe.now();
+        self.agenda.add(now, Entry::Wake(Wake::Creator));
+        let deadline = now.after(START_NS);
+        while self.workload.wants_streams() {
+            self.step_until(deadline, "streams are created")?;
+        }
+        let now = self.universe.now();
+        for wake in self.workload.start() {
+            self.agenda.add(now, Entry::Wake(wake));
+        }
+        let deadline = now.after(START_NS);
+        while self.workload.history.acks < ACKS_BEFORE_FAULT {
+            self.step_until(deadline, "the first appends are acknowledged")?;
+        }
+        self.acks_before_fault = self.workload.history.acks;
+        Ok(())
+    }
+
+    /// Bad days.
+    fn suffer(&mut self) -> Result<(), Violation> {
+        let now = self.universe.now();
+        let mut random = Random::new(self.seed ^ 0x6661_756C_74);
+        self.universe.set_faults(FaultPlan::swarm(&mut random));
+        self.agenda.add(now, Entry::Fault(Step::Draw));
+        let end = self.began.after(self.settings.faulty_ns);
+        while self.universe.now() < end {
+            self.step(end)?;
+        }
+        Ok(())
+    }
+
+    /// Everything ends that disturbs; soon all must be well.
+    fn recover(&mut self) -> Result<(), Violation> {
+        self.faults.over = true;
+        self.universe.calm();
+        self.agenda.retain(|entry| !matches!(entry, Entry::Fault(_)));
+        for node in 0..self.fleet.nodes.len() {
+            if self.fleet.nodes[node].process.is_none() {
+                self.fleet.start(node);
+            }
+        }
+        let calm = self.universe.now();
+        let deadline = calm.after(RECOVER_NS);
+        let streams = self.fleet.streams(0);
+        let mut waiting: Vec<u64> = streams.iter().copied().filter(|&s| s > 1).collect();
+        let mut leaderless = streams;
+        // Clients go on, so that every stream that they know gets new records; then they end.
+        let probes = self.workload.history.attempts.len();
+        loop {
+            leaderless.retain(|&stream| self.fleet.leader(0, stream).is_none());
+            let history = &self.workload.history;
+            for attempt in history.attempts[probes..].iter().filter(|a| a.told.is_some()) {
+                let record = &history.records[attempt.record];
+                waiting.retain(|&stream| stream != record.stream || record.acked.is_none());
+            }
+            if waiting.is_empty() && leaderless.is_empty() {
+                break;
+            }
+            self.workload.probe(&waiting, &self.fleet, self.universe.now());
+            let what =
+                || format!("streams without leader {leaderless:?}, without new append {waiting:?}");
+            let next = deadline.min(self.universe.now().after(20 * MS));
+            if self.universe.now() >= deadline {
+                return Err(Violation::new("liveness", what()));
+            }
+            while self.universe.now() < next {
+                self.step(next)?;
+            }
+        }
+        self.workload.draining = true;
+        let deadline = deadline.after(RECOVER_NS);
+        while !self.workload.is_settled() {
+            if self.universe.now() >= deadline {
+                return Err(Violation::new("liveness", self.workload.unsettled()));
+            }
+            self.step(deadline)?;
+        }
+        Ok(())
+    }
+
+    fn step_until(&mut self, deadline: Nanos, what: &str) -> Result<(), Violation> {
+        if self.universe.now() >= deadline {
+            return Err(Violation::new("liveness", format!("until {what} it takes too long")));
+        }
+        self.step(deadline)
+    }
+}
+
+/// Steps.
+impl World {
+    /// Moves on to what happens next, or to `limit`.
+    fn step(&mut self, limit: Nanos) -> Result<(), Violation> {
+        let next = [self.universe.next_event(), self.agenda.next()].into_iter().flatten().min();
+        let now = self.universe.now();
+        self.universe.advance_to(next.unwrap_or(limit).min(limit).max(now));
+        let now = self.universe.now();
+        while let Some(entry) = self.agenda.take(now) {
+            self.act(entry, now)?;
+        }
+        for ring in self.universe.due() {
+            self.turn(ring)?;
+        }
+        for (attempt, told) in self.workload.take_outcomes(&self.fleet, &mut self.checks)? {
+            let code = u64::from(told == super::history::Told::Acked);
+            self.universe.note("told", [attempt as u64, code, 0]);
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, entry: Entry, now: Nanos) -> Result<(), Violation> {
+        match entry {
+            Entry::Wake(who) => {
+                let next = self.workload.wake(who, now, &self.fleet, &mut self.checks)?;
+                let again = who != Wake::Creator || self.workload.wants_streams();
+                if again {
+                    self.agenda.add(next, Entry::Wake(who));
+                }
+            }
+            Entry::Fault(Step::Draw) => {
+                let blow = self.faults.draw_blow(&self.fleet);
+                self.agenda.add(now, Entry::Fault(Step::Strike(blow)));
+                let next = self.faults.next_draw(now);
+                self.agenda.add(next, Entry::Fault(Step::Draw));
+            }
+            Entry::Fault(Step::Strike(blow)) => {
+                for (at, step) in self.faults.strike(blow, &self.universe, &mut self.fleet) {
+                    self.agenda.add(at, Entry::Fault(step));
+                }
+            }
+            Entry::Fault(Step::Revive(node)) => {
+                if self.fleet.nodes[node].process.is_none() {
+                    self.fleet.start(node);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, ring: RingId) -> Result<(), Violation> {
+        self.turns += 1;
+        let Some((node, turned)) = self.fleet.turn(ring) else { return Ok(()) };
+        if let Turned::Halted(halt) = turned {
+            return self.on_halt(node, halt);
+        }
+        let Some(shard) = self.fleet.shard(ring) else { return Ok(()) };
+        let (cluster, boot) = (self.fleet.nodes[node].cluster, self.fleet.nodes[node].boots);
+        for (code, text) in shard.alarms() {
+            let excused = code == "disk-stalled" || self.faults.may_spoil_reads(node, &self.fleet);
+            if !excused {
+                let text = format!("node #{node}, start {boot}: {code}: {text}");
+                return Err(Violation::new("alarm", text));
+            }
+        }
+        let mut blows = Vec::new();
+        for replica in shard.replicas() {
+            let seat = Seat { cluster, node, boot, stream: replica.stream() };
+            let raised = self.checks.on_turn(seat, replica)?;
+            if raised != Default::default() {
+                let now = self.universe.now();
+                blows.extend(self.faults.on_raised(node, raised, now, &self.fleet));
+            }
+        }
+        for (at, blow) in blows {
+            self.agenda.add(at, Entry::Fault(Step::Strike(blow)));
+        }
+        Ok(())
+    }
+
+    /// A shard stopped by itself: its node is gone until it is started again.
+    fn on_halt(&mut self, node: usize, halt: Halt) -> Result<(), Violation> {
+        let excused =
+            matches!(halt, Halt::Poisoned(_) | Halt::Io(_)) && self.faults.may_stop_nodes();
+        if !excused {
+            let boot = self.fleet.nodes[node].boots;
+            let text = format!("node #{node}, start {boot}: {halt:?}");
+            return Err(Violation::new("halt", text));
+        }
+        self.fleet.kill(node);
+        let now = self.universe.now();
+        let at = self.faults.revival(now);
+        self.agenda.add(at, Entry::Fault(Step::Revive(node)));
+        Ok(())
+    }
+}
+
+/// The end.
+impl World {
+    /// Waits until every replica has everything, reads all of it and checks it.
+    fn check_copies(&mut self) -> Result<(), Violation> {
+        self.agenda.retain(|_| false);
+        let deadline = self.universe.now().after(CATCH_UP_NS);
+        for stream in self.fleet.streams(0) {
+            while !self.is_level(stream) {
+                if self.universe.now() >= deadline {
+                    let text = format!("stream {stream} does not become the same everywhere");
+                    return Err(Violation::new("liveness", text));
+                }
+                self.step(deadline)?;
+            }
+        }
+        let mut copies = Vec::new();
+        for node in 0..self.fleet.nodes.len() {
+            for stream in self.fleet.streams(self.fleet.nodes[node].cluster) {
+                copies.push(self.copy(node, stream, deadline)?);
+            }
+        }
+        self.checks.at_end(&self.workload.history, &copies)
+    }
+
+    /// Whether a stream is committed up to the same position on all nodes.
+    fn is_level(&self, stream: u64) -> bool {
+        let committed = |&node: &usize| Some(self.fleet.replica(node, stream)?.log().committed());
+        let mut all = self.fleet.clusters[0].nodes.iter().map(committed);
+        let first = all.next().flatten();
+        first.is_some() && all.all(|committed| committed == first)
+    }
+
+    fn copy(&mut self, node: usize, stream: u64, deadline: Nanos) -> Result<Copy, Violation> {
+        let known = &self.fleet.nodes[node];
+        let seat = Seat { cluster: known.cluster, node, boot: known.boots, stream };
+        let unreadable = |why: &str| Violation::new("readable", format!("{seat}: {why}"));
+        let mut copy = Copy { seat, committed: Lsn::ZERO, records: Vec::new() };
+        let mut from = Lsn::ZERO;
+        loop {
+            let port = self.fleet.port(node, stream).ok_or_else(|| unreadable("down"))?;
+            let answer = port.read(stream, from).map_err(|e| unreadable(&e.to_string()))?;
+            let part = loop {
+                match answer.try_take() {
+                    Some(Ok(part)) => break part,
+                    Some(Err(error)) => return Err(unreadable(&error.to_string())),
+                    None if self.universe.now() >= deadline => {
+                        return Err(unreadable("no answer"));
+                    }
+                    None => self.step(deadline)?,
+                }
+            };
+            let done = part.next == from && part.records.is_empty();
+            (from, copy.committed) = (part.next, part.committed);
+            copy.records.extend(part.records);
+            if done {
+                return Ok(copy);
+            }
+        }
+    }
+}

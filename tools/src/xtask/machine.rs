@@ -1,0 +1,240 @@
+//! Lanes over real processes and real input, in the release build of the program.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::lane::{Lane, Outcome, cargo, root};
+
+/// Bytes of PostgreSQL WAL that the demo replicates at least.
+const POSTGRES_BYTES: u64 = 256 << 20;
+/// How often the demo must be ok in a row.
+const DEMOS: usize = 10;
+
+/// In the order in which they run.
+pub(crate) const LANES: [Lane; 5] = [
+    Lane { name: "demo-ten", run: || repeat(DEMOS, &[], &[]) },
+    Lane { name: "demo-one-cpu", run: || repeat(2, &["taskset", "-c", "0"], &[]) },
+    Lane { name: "demo-no-zero-copy", run: || repeat(2, &[], &["--zero-copy", "never"]) },
+    Lane { name: "demo-ordinary-user", run: ordinary_user },
+    Lane { name: "demo-postgres", run: postgres },
+];
+
+type Step<T> = Result<T, Outcome>;
+
+fn fail<T>(text: impl Into<String>) -> Step<T> {
+    Err(Outcome::Failed(vec![text.into()]))
+}
+
+fn end(result: Step<()>) -> Outcome {
+    result.map_or_else(|outcome| outcome, |()| Outcome::Passed)
+}
+
+fn program() -> Step<PathBuf> {
+    match cargo(&["build", "--quiet", "--release", "--bin", "palisade"], &[]) {
+        Outcome::Passed => Ok(root().join("target/release/palisade")),
+        other => Err(other),
+    }
+}
+
+/// Runs the demo and returns its verdict object.
+fn demo(before: &[&str], options: &[&str]) -> Step<serde_json::Value> {
+    let program = program()?;
+    let mut line: Vec<&std::ffi::OsStr> = before.iter().map(std::ffi::OsStr::new).collect();
+    line.push(program.as_os_str());
+    let output = Command::new(line[0])
+        .args(&line[1..])
+        .args(["demo", "--json"])
+        .args(options)
+        .stdin(Stdio::null())
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => return fail(format!("{}: {error}", line[0].display())),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().unwrap_or_default();
+    println!("  {last}");
+    let verdict: serde_json::Value = serde_json::from_str(last).unwrap_or_default();
+    if !output.status.success() || verdict["verdict"] != "ok" {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        return fail(format!("demo ended with {}: {last}\n{errors}", output.status));
+    }
+    Ok(verdict)
+}
+
+fn repeat(times: usize, before: &[&str], options: &[&str]) -> Outcome {
+    end((0..times).try_for_each(|_| demo(before, options).map(drop)))
+}
+
+fn has(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    found.is_ok_and(|output| output.status.success())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// As a user without privileges, with Debian's default limit of locked memory.
+fn ordinary_user() -> Outcome {
+    if !is_root() {
+        return Outcome::Skipped("needs root to become another user".to_owned());
+    }
+    if !has("setpriv") || !has("prlimit") {
+        return Outcome::Skipped("needs setpriv and prlimit (util-linux)".to_owned());
+    }
+    let user = ["prlimit", "--memlock=8388608", "setpriv", "--reuid=65534", "--regid=65534"];
+    let before: Vec<&str> = user.into_iter().chain(["--clear-groups"]).collect();
+    end(public_copy().and_then(|copy| {
+        let line: Vec<&str> = before.iter().copied().chain(["env", "TMPDIR=/var/tmp"]).collect();
+        demo_of(&line, copy.path()).map(drop)
+    }))
+}
+
+/// The program where every user can run it.
+fn public_copy() -> Step<tempfile::TempDir> {
+    let program = program()?;
+    let made = tempfile::tempdir_in("/var/tmp").and_then(|dir| {
+        std::fs::copy(&program, dir.path().join("palisade"))?;
+        open_to_all(dir.path())?;
+        Ok(dir)
+    });
+    made.or_else(|error| fail(format!("/var/tmp: {error}")))
+}
+
+fn open_to_all(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+}
+
+fn demo_of(before: &[&str], dir: &Path) -> Step<()> {
+    let program = dir.join("palisade");
+    let output = Command::new(before[0])
+        .args(&before[1..])
+        .arg(program)
+        .args(["demo", "--json"])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => return fail(format!("{}: {error}", before[0])),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("  {}", text.lines().last().unwrap_or_default());
+    if output.status.success() {
+        return Ok(());
+    }
+    fail(format!("demo ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Real PostgreSQL WAL through the demo: what every node returns has the digest of the input.
+fn postgres() -> Outcome {
+    let Some(bin) = postgres_bin() else {
+        return Outcome::Skipped("needs PostgreSQL's server (Debian: postgresql)".to_owned());
+    };
+    if is_root() && !has("setpriv") {
+        return Outcome::Skipped("needs setpriv: PostgreSQL refuses to run as root".to_owned());
+    }
+    end(replicate_postgres(&bin))
+}
+
+fn postgres_bin() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    let mut bins: Vec<PathBuf> = versions.flatten().map(|entry| entry.path().join("bin")).collect();
+    bins.retain(|bin| bin.join("initdb").exists() && bin.join("pgbench").exists());
+    bins.sort();
+    bins.pop()
+}
+
+fn replicate_postgres(bin: &Path) -> Step<()> {
+    let home = match tempfile::tempdir_in("/var/tmp") {
+        Ok(home) => home,
+        Err(error) => return fail(format!("/var/tmp: {error}")),
+    };
+    make_wal(bin, home.path())?;
+    let input = home.path().join("wal");
+    let bytes = collect_wal(&home.path().join("data/pg_wal"), &input)?;
+    if bytes < POSTGRES_BYTES {
+        return fail(format!("PostgreSQL wrote {bytes} bytes of WAL, {POSTGRES_BYTES} are needed"));
+    }
+    let expected = digest(&input)?;
+    let path = input.display().to_string();
+    let verdict = demo(&[], &["--input", &path])?;
+    let nodes = verdict["nodes"].as_array().cloned().unwrap_or_default();
+    let wrong: Vec<String> = nodes
+        .iter()
+        .filter(|node| node["sha256"] != expected.as_str())
+        .map(|node| format!("{}: sha256 {}, expected {expected}", node["name"], node["sha256"]))
+        .collect();
+    if nodes.len() != 4 || !wrong.is_empty() {
+        return Err(Outcome::Failed(wrong));
+    }
+    println!("  {bytes} bytes of PostgreSQL WAL, sha256 {expected} from {} nodes", nodes.len());
+    Ok(())
+}
+
+/// Makes WAL as PostgreSQL's user: a new cluster, and pgbench until there is enough.
+fn make_wal(bin: &Path, home: &Path) -> Step<()> {
+    let script = format!(
+        "set -e; cd {home}; export PATH={bin}:$PATH PGHOST={home} PGPORT=54329; \
+         initdb -D data -A trust -U bench --no-sync >/dev/null; \
+         echo \"wal_keep_size = '2GB'\nmax_wal_size = '4GB'\nlisten_addresses = ''\n\
+unix_socket_directories = '{home}'\nfsync = off\" >> data/postgresql.conf; \
+         pg_ctl -D data -w -s -l log start; \
+         createdb -U bench bench; pgbench -U bench -i -q -s 20 bench >/dev/null 2>&1; \
+         pgbench -U bench -c 4 -j 2 -t 2500 bench >/dev/null 2>&1; \
+         psql -U bench -q -c 'select pg_switch_wal()' bench >/dev/null; \
+         pg_ctl -D data -w -s -m fast stop",
+        home = home.display(),
+        bin = bin.display()
+    );
+    let mut command = match is_root() {
+        true => {
+            use std::os::unix::fs::chown;
+            if let Err(error) = chown(home, Some(65534), Some(65534)) {
+                return fail(format!("{}: {error}", home.display()));
+            }
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c"]);
+            command
+        }
+        false => {
+            let mut command = Command::new("sh");
+            command.arg("-c");
+            command
+        }
+    };
+    match command.arg(&script).stdin(Stdio::null()).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => fail(format!("PostgreSQL: {status}")),
+        Err(error) => fail(format!("PostgreSQL: {error}")),
+    }
+}
+
+/// Copies the segment files in name order; returns their bytes.
+fn collect_wal(from: &Path, to: &Path) -> Step<u64> {
+    let copied = (|| {
+        std::fs::create_dir(to)?;
+        let mut bytes = 0;
+        for entry in std::fs::read_dir(from)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() && entry.file_name().len() == 24 {
+                bytes += std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+            }
+        }
+        Ok::<u64, std::io::Error>(bytes)
+    })();
+    copied.or_else(|error| fail(format!("{}: {error}", from.display())))
+}
+
+fn digest(dir: &Path) -> Step<String> {
+    let script = format!("cat {}/* | sha256sum", dir.display());
+    match Command::new("sh").args(["-c", &script]).output() {
+        Ok(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
+        }
+        _ => fail("sha256sum failed"),
+    }
+}

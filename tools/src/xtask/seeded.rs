@@ -1,0 +1,68 @@
+//! Seeded bugs: each marked rule of the consensus core is removed by a cfg, and the random walks
+//! and cases must then fail. They examine the tests, not the code.
+
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use super::lane::root;
+
+/// The cfg values, one per rule marked * in the design of the consensus.
+const BUGS: [&str; 5] = [
+    "candidate_promise_not_durable",
+    "promise_before_prefix_durable",
+    "accepting_raised_by_fetch",
+    "takeover_below_committed",
+    "commit_of_other_ballot",
+];
+
+/// Builds and runs the tests of the consensus core once per bug; all must fail.
+pub(crate) fn run(only: &[String]) -> ExitCode {
+    let mut missed = 0;
+    for bug in BUGS.iter().filter(|bug| only.is_empty() || only.iter().any(|name| name == *bug)) {
+        let started = Instant::now();
+        match find(bug) {
+            Ok(true) => println!("FOUND {bug} ({:.1} s)", started.elapsed().as_secs_f64()),
+            Ok(false) => {
+                println!("MISSED {bug}: the tests pass without the rule");
+                missed += 1;
+            }
+            Err(error) => {
+                println!("MISSED {bug}: {error}");
+                missed += 1;
+            }
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether the tests fail without the rule.
+fn find(bug: &str) -> Result<bool, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cfg = format!("seeded_bug=\"{bug}\"");
+    let target = root().join("target/seeded");
+    let built = Command::new(cargo)
+        .args(["rustc", "--quiet", "--package", "palisade", "--lib", "--profile", "test"])
+        .args(["--message-format", "json", "--", "--cfg", &cfg])
+        .env("CARGO_TARGET_DIR", &target)
+        .current_dir(root())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cargo: {error}"))?;
+    if !built.status.success() {
+        return Err(format!("cargo rustc: {}", built.status));
+    }
+    let messages = String::from_utf8_lossy(&built.stdout);
+    let program = messages.lines().rev().find_map(executable).ok_or("cargo named no test")?;
+    let status = Command::new(program)
+        .args(["--quiet", "paxos::"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .map_err(|error| format!("the tests: {error}"))?;
+    Ok(!status.success())
+}
+
+fn executable(message: &str) -> Option<String> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    message.get("executable")?.as_str().map(str::to_owned)
+}

@@ -1,0 +1,13 @@
+//! Real nodes: processes with direct I/O, loopback sockets, SIGKILL.
+//!
+//! `PALISADE_HISTORY_SECONDS` makes the long story longer; `PALISADE_SEED` repeats its choices.
+
+mod cluster;
+mod history;
+mod kills;
+mod machine;
+mod producer;
+mod reading;
+mod refusals;
+mod run;
+mod seen;
