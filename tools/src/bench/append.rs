@@ -29,8 +29,6 @@ const REQUEST_BYTES_MAX: u32 = 256 << 10;
 const WARM_UP: Duration = Duration::from_millis(500);
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Redirections that are followed.
-const REDIRECTIONS_MAX: usize = 10;
 /// Space of a node.
 const LOG_BYTES_MAX: u64 = 4 << 30;
 
@@ -164,7 +162,8 @@ fn connect_to_leader(
     payload: &[u8],
 ) -> Result<Connection, Failure> {
     let mut addr = cluster.nodes[0].addr();
-    for _ in 0..REDIRECTIONS_MAX {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
         let mut connection = Connection::open(addr, Class::Client, cluster.id, stream, PATIENCE)?;
         connection.send(&request(0, stream, 1, payload))?;
         let answer = connection.receive(&FrameLimits::ANY, Instant::now() + PATIENCE)?;

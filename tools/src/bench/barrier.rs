@@ -309,3 +309,23 @@ fn spin(cpu: usize, over: &AtomicBool) {
         std::hint::spin_loop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_barrier_ends_idle_and_beside_a_busy_thread() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let mut rig = Rig::new(dir.path()).expect("a file");
+        let cases = cases();
+        assert!(cases.len() >= Barrier::ALL.len() * IN_FLIGHT_MAX * 2, "{}", cases.len());
+        let mut timings = Vec::new();
+        for case in cases {
+            let timing = rig.measure(case, Duration::from_millis(2)).expect("measured");
+            assert!(timing.latency.len() >= case.in_flight as u64, "{case:?}");
+            timings.push(timing);
+        }
+        assert!(best(&timings).is_some() && best(&[]).is_none());
+    }
+}

@@ -42,18 +42,26 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Runs the benchmark.
 pub(super) fn run(load: &BenchLoad) -> Result<Measured, Failure> {
     let interrupt = Interrupt::catch()?;
+    measure(load, SEGMENT_BYTES, segments(load), &interrupt)
+}
+
+fn measure(
+    load: &BenchLoad,
+    segment_bytes: u64,
+    segments: u64,
+    interrupt: &Interrupt,
+) -> Result<Measured, Failure> {
     let dir = super::temporary_dir(&load.dir)?;
-    let segments = segments(load);
-    prepare(dir.path(), segments, &interrupt)?;
+    prepare(dir.path(), segment_bytes, segments, interrupt)?;
     let mut measured = Measured::new("wal", 1, load)?;
     let mut clock = Clock::new(load);
     let mut machinery = Machinery::new()?;
     let mut life = 1;
     loop {
-        let config = log_config(dir.path(), SEGMENT_BYTES, segments, life);
+        let config = log_config(dir.path(), segment_bytes, segments, life);
         let mut lap = Lap::open(machinery, config, load)?;
         clock.start();
-        let over = lap.run(&mut clock, &mut measured, &interrupt);
+        let over = lap.run(&mut clock, &mut measured, interrupt);
         clock.stop(&mut measured);
         if over? {
             return Ok(measured);
@@ -78,13 +86,18 @@ fn segments(load: &BenchLoad) -> u64 {
 }
 
 /// Writes the files that the log will take: zeros under the names of segments.
-fn prepare(dir: &Path, segments: u64, interrupt: &Interrupt) -> Result<(), Failure> {
+fn prepare(
+    dir: &Path,
+    segment_bytes: u64,
+    segments: u64,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
     let zeros = vec![0; 1 << 20];
     for seq in 1..=segments {
         let path = dir.join(segment_name(seq));
         let failed = |error| Failure::io(path.display(), &error);
         let mut file = File::create_new(&path).map_err(failed)?;
-        for _ in 0..SEGMENT_BYTES / zeros.len() as u64 {
+        for _ in 0..segment_bytes / zeros.len() as u64 {
             interrupt.check()?;
             file.write_all(&zeros).map_err(failed)?;
         }
@@ -297,5 +310,23 @@ impl Lap {
             self.ready.push_back(Share { since: now, records });
             self.waiting += records;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_files_are_taken_again_until_the_time_is_over() {
+        let dir = std::path::PathBuf::from("/var/tmp");
+        let (record_bytes, in_flight) = (4096, 256);
+        let load = BenchLoad { streams: 3, record_bytes, in_flight, seconds: 1, dir, json: true };
+        let interrupt = Interrupt::default();
+        let measured = measure(&load, 8 << 20, 4, &interrupt).expect("measured");
+        assert!(measured.took >= Duration::from_secs(1), "{:?}", measured.took);
+        let line: serde_json::Value = serde_json::from_str(&measured.json()).expect("JSON");
+        assert_eq!((&line["what"], &line["record_bytes"]), (&"wal".into(), &4096.into()));
+        assert!(line["per_s"].as_u64() > Some(0), "{line}");
     }
 }

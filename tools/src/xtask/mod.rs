@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use lane::{Lane, Outcome, cargo, run_all};
+use lane::{Lane, Outcome, cargo, run_all, run_one};
 
 /// Developer commands.
 #[derive(Debug, Parser)]
@@ -38,6 +38,8 @@ enum Command {
     },
     /// Format, and apply what clippy suggests
     Fix,
+    /// Compare with fio on this machine: one table in Markdown
+    Numbers(numbers::Options),
     /// Lanes that need a special machine or root; each prints SKIPPED where it cannot run
     Machine {
         /// Only these lanes
@@ -50,8 +52,6 @@ enum Command {
         #[arg(value_name = "BUG")]
         bugs: Vec<String>,
     },
-    /// Compare with fio on this machine: one table in Markdown
-    Numbers(numbers::Options),
 }
 
 /// The lanes of `check`, cheapest first.
@@ -90,15 +90,15 @@ pub(crate) fn run() -> ExitCode {
             let wanted = |lane: &&Lane| lanes.is_empty() || lanes.iter().any(|n| n == lane.name);
             run_all(CHECK.iter().filter(wanted), keep_going)
         }
+        Command::Numbers(options) => match run_one("numbers", || numbers::run(&options)) {
+            Outcome::Failed(_) => ExitCode::FAILURE,
+            Outcome::Passed | Outcome::Skipped(_) => ExitCode::SUCCESS,
+        },
         Command::Machine { lanes } => {
             let wanted = |lane: &&Lane| lanes.is_empty() || lanes.iter().any(|n| n == lane.name);
             run_all(machine::LANES.iter().filter(wanted), true)
         }
         Command::SeededBugs { bugs } => seeded::run(&bugs),
-        Command::Numbers(options) => match lane::run_one("numbers", || numbers::run(&options)) {
-            Outcome::Failed(_) => ExitCode::FAILURE,
-            _ => ExitCode::SUCCESS,
-        },
         Command::Fix => {
             let lanes = [
                 Lane { name: "fmt", run: || cargo(&["fmt", "--all"], &[]) },
