@@ -54,6 +54,8 @@ pub struct Settings {
     pub payload_max: u64,
 }
 
+/// What clients append in a second, at most: the log of a run must fit its disk.
+const BYTES_PER_SECOND: u64 = 400_000;
 /// Simulated time of a world's faulty part, at least.
 const FAULTY_NS: u64 = 60 * SECOND;
 
@@ -61,8 +63,10 @@ impl Settings {
     /// Draws the settings of a seed.
     pub fn draw(random: &mut Random) -> Settings {
         let (plain_clients, producers) = (random.between(1, 4), random.between(1, 5));
-        let burst: u64 = pick(random, &[1, 1, 2, 4, 8, 32]);
+        let window: usize = pick(random, &[1, 4, 16, 64]);
+        let burst = pick(random, &[1, 1, 2, 4, 8, 32]).min(window as u64);
         let per_second = pick(random, &[20, 60, 60, 150, 400]);
+        let payload_max = pick(random, &[64, 512, 512, 4096, 32 << 10]);
         Settings {
             nodes: if random.below(8) == 0 { 5 } else { 3 },
             shards: if random.below(4) == 0 { 2 } else { 1 },
@@ -81,8 +85,8 @@ impl Settings {
             readers: random.between(0, 3) as usize,
             pause_ns: (plain_clients + producers) * burst.div_ceil(2) * SECOND / per_second,
             burst,
-            window: pick(random, &[1, 4, 16, 64]),
-            payload_max: pick(random, &[64, 512, 512, 4096, 32 << 10]),
+            window,
+            payload_max: payload_max.min(BYTES_PER_SECOND / per_second),
         }
     }
 

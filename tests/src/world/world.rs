@@ -17,7 +17,7 @@ use crate::sim::{FaultPlan, Latencies, Random, RingId, Universe};
 /// Acknowledgements before the first fault.
 const ACKS_BEFORE_FAULT: u64 = 100;
 /// Until those must have come.
-const START_NS: u64 = 30 * SECOND;
+const START_NS: u64 = 60 * SECOND;
 /// Until a calm world is well again.
 const RECOVER_NS: u64 = 10 * SECOND;
 /// Until every replica of a calm world has everything, and has been read.
