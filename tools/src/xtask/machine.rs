@@ -11,10 +11,12 @@ const POSTGRES_BYTES: u64 = 256 << 20;
 const DEMOS: usize = 10;
 
 /// In the order in which they run.
-pub(crate) const LANES: [Lane; 5] = [
+pub(crate) const LANES: [Lane; 7] = [
     Lane { name: "demo-ten", run: || repeat(DEMOS, &[], &[]) },
     Lane { name: "demo-one-cpu", run: || repeat(2, &["taskset", "-c", "0"], &[]) },
     Lane { name: "demo-no-zero-copy", run: || repeat(2, &[], &["--zero-copy", "never"]) },
+    Lane { name: "demo-two-at-once", run: || end(two_at_once()) },
+    Lane { name: "demo-interrupted", run: || end(interrupted()) },
     Lane { name: "demo-ordinary-user", run: ordinary_user },
     Lane { name: "demo-postgres", run: postgres },
 ];
@@ -64,6 +66,70 @@ fn demo(before: &[&str], options: &[&str]) -> Step<serde_json::Value> {
 
 fn repeat(times: usize, before: &[&str], options: &[&str]) -> Outcome {
     end((0..times).try_for_each(|_| demo(before, options).map(drop)))
+}
+
+/// Two demos beside each other, with ports and directories of their own.
+fn two_at_once() -> Step<()> {
+    program()?;
+    let other = std::thread::spawn(|| demo(&[], &[]).map(drop));
+    let one = demo(&[], &[]).map(drop);
+    let other = other.join().unwrap_or_else(|_| fail("the second demo's thread ended"));
+    one.and(other)
+}
+
+/// Ctrl-C in the middle: no process and no directory is left.
+fn interrupted() -> Step<()> {
+    let program = program()?;
+    let home = match tempfile::tempdir_in("/var/tmp") {
+        Ok(home) => home,
+        Err(error) => return fail(format!("/var/tmp: {error}")),
+    };
+    let child = Command::new(program)
+        .args(["demo", "--records", "2000000"])
+        .env("TMPDIR", home.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => return fail(format!("demo: {error}")),
+    };
+    wait_until("the nodes of the demo", || !nodes_below(home.path()).is_empty())?;
+    let pid = rustix::process::Pid::from_child(&child);
+    if let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::INT) {
+        return fail(format!("SIGINT: {error}"));
+    }
+    let mut code = None;
+    wait_until("the end of the demo", || {
+        code = child.try_wait().ok().flatten();
+        code.is_some()
+    })?;
+    wait_until("the end of its nodes", || nodes_below(home.path()).is_empty())?;
+    let left = std::fs::read_dir(home.path()).map_or(0, Iterator::count);
+    if left > 0 || code.is_some_and(|code| code.success()) {
+        return fail(format!("interrupted, the demo ended with {code:?} and left {left} entries"));
+    }
+    Ok(())
+}
+
+/// Processes that run with a configuration below `dir`.
+fn nodes_below(dir: &Path) -> Vec<String> {
+    let dir = dir.display().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = processes.filter_map(|p| std::fs::read_to_string(p.path().join("cmdline")).ok());
+    lines.filter(|line| line.contains(&dir) && line.contains("node.toml")).collect()
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Step<()> {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !holds() {
+        if std::time::Instant::now() > end {
+            return fail(format!("waited 30 s for {what}"));
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 fn has(program: &str) -> bool {
