@@ -1,6 +1,11 @@
 //! A shard: one thread, one ring, one WAL, and the streams it owns.
 //!
 //! Generic over the ring alone: production and simulator run the same code.
+//!
+//! Everything happens in [`Shard::turn`]: completions and commands go in, operations go out, and
+//! the ring is entered once. A shard starts by itself (identity, recovery, replicas); it stops for
+//! good when [`Shard::halted`] says why. It shares nothing with other threads but bounded queues,
+//! the [`Board`] of status, and views of slots.
 
 mod batch;
 mod boot;
