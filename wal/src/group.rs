@@ -1,4 +1,4 @@
-//! Groups: the unit of agreement, write, send and transfer. Mirrors FORMAT.md, "Groups".
+//! Groups: the unit of agreement, write, send and transfer. Mirrors FORMAT.md, "Group header".
 //!
 //! The bytes of a group are made once, by the leader, and are the same on every disk and every
 //! wire. A group is a [`GroupHeader`] and its entries, each an [`EntryHeader`] and a payload

@@ -1,4 +1,4 @@
-//! Records: what a block body is made of. Mirrors FORMAT.md, "Records".
+//! Records: what a block body is made of. Mirrors FORMAT.md, "Record header".
 //!
 //! A body is a run of records, each a [`RecordHeader`] and its bytes, padded with zeros to 8. The
 //! headers of one body are covered together by `headers_crc` in the block head (on the wire: in

@@ -1,4 +1,10 @@
 //! The forwarding shard: committed groups for readers and standby clusters.
+//!
+//! [`Readers`] decides who gets which bytes next, without I/O. The [`Forwarder`]'s thread does it:
+//! it takes events from log shards by bounded queues ([`port()`]), sends recent bytes from the
+//! slots that hold them, and older ones from maps of sealed segments. Where bytes stand is asked
+//! of the shard that owns the stream, so that nothing uncommitted or voided is sent; the active
+//! segment is never mapped.
 
 mod connection;
 mod cursor;

@@ -1,4 +1,5 @@
-//! What the replicas want done.
+//! What the replicas want done: every output of a replica is executed here, in order, before its
+//! next input.
 
 use palisade_netio::{HEAD_BYTES, Ring};
 use palisade_wal::{Ballot, Kind, Lsn};

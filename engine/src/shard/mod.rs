@@ -9,6 +9,11 @@
 //! [`ShardConfig::format`] it makes its directory and halts with [`Halt::Done`], without it
 //! recovers and serves. Then [`Shard::turn`] for as long as it says true. Appends come through
 //! [`Stream::new`](crate::Stream::new), everything else through the port.
+//!
+//! Everything happens in [`Shard::turn`]: completions and commands go in, operations go out, and
+//! the ring is entered once. A shard starts by itself (identity, recovery, replicas); it stops for
+//! good when [`Shard::halted`] says why. It shares nothing with other threads but bounded queues,
+//! the [`Board`] of status, and views of slots.
 
 mod batch;
 mod boot;

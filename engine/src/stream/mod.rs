@@ -1,4 +1,6 @@
 //! Streams: what a shard knows of each beyond its replica.
+//!
+//! All of it derives from the log alone and is made again by recovery. No I/O, no clock.
 
 pub mod catalogue;
 pub mod derived;

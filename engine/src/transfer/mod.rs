@@ -1,4 +1,9 @@
 //! The receiving side of log transfer.
+//!
+//! A standby's shard has one [`Receiver`] for the streams that it leads. It fetches from the end
+//! of the log here, grants credit, and hands out what continues that log by every checksum and by
+//! the chain; the shard imports it through its own replicas. The sending side is
+//! [`forward`](crate::forward).
 
 pub mod check;
 pub mod limits;

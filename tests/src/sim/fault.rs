@@ -1,3 +1,5 @@
+//! Which faults strike, and how often: a plan, drawn from a seed or set by a test.
+
 use std::collections::BTreeMap;
 
 use super::random::Random;

@@ -1,3 +1,5 @@
+//! How long operations take: a range for each kind of them.
+
 use super::random::Random;
 
 /// A latency in nanoseconds: `base`, plus up to `jitter`, uniformly.

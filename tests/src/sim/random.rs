@@ -1,3 +1,5 @@
+//! The one source of chance: everything that differs between two worlds comes from its seed.
+
 /// A small seeded generator (xoshiro256**, seeded by splitmix64). Not for secrets.
 #[derive(Clone, Debug)]
 pub struct Random {

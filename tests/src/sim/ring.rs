@@ -1,3 +1,5 @@
+//! One shard's way into the universe: the production trait over virtual disks and sockets.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

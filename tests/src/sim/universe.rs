@@ -1,3 +1,5 @@
+//! The handle to the world: moves time, and makes, breaks and heals what is in it.
+
 use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
