@@ -1,5 +1,5 @@
-//! Ballots of a replica only go up, over restarts too where they were durable; and at most one
-//! start of one node ever leads under a ballot.
+//! Ballots of a replica only go up, over restarts too where they were durable or a candidate has
+//! counted on them; and at most one start of one node ever leads under a ballot.
 
 use std::collections::BTreeMap;
 
@@ -37,9 +37,17 @@ struct Known {
 pub(super) struct BallotMonotonic {
     known: BTreeMap<(usize, u64), Known>,
     leaders: BTreeMap<(usize, u64, Ballot), Seat>,
+    /// Highest promise of a node and stream that a candidate has counted.
+    counted: BTreeMap<(usize, u64), Ballot>,
 }
 
 impl BallotMonotonic {
+    /// A candidate has a promise of `node`.
+    pub(super) fn on_counted(&mut self, node: usize, stream: u64, ballot: Ballot) {
+        let counted = self.counted.entry((node, stream)).or_default();
+        *counted = ballot.max(*counted);
+    }
+
     pub(super) fn on_turn(&mut self, seat: Seat, replica: &Replica) -> Result<Raised, Violation> {
         let log = replica.log();
         let now = Known {
@@ -57,6 +65,11 @@ impl BallotMonotonic {
         if before.durable > now.promised {
             let text = format!("{seat}: promised {}, then {}", before.durable, now.promised);
             return Err(Violation::new(NAME, text));
+        }
+        let counted = self.counted.get(&(seat.node, seat.stream));
+        if let Some(&counted) = counted.filter(|&&counted| counted > now.promised) {
+            let text = format!("{seat}: {counted} was counted, promised is {}", now.promised);
+            return Err(Violation::new("promise_kept", text));
         }
         let same_boot = before.boot == now.boot;
         if now.accepting > now.promised

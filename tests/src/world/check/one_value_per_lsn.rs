@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use palisade::Record;
 use palisade_wal::{Boundary, Lsn};
 
-use super::{Copy, Seat, Violation};
+use super::{FullCopy, Seat, Violation};
 use crate::world::payload;
 
 const NAME: &str = "one_value_per_lsn";
@@ -66,7 +66,7 @@ impl OneValuePerLsn {
     }
 
     /// What was ever read committed is still there.
-    pub(super) fn at_end(&self, copy: &Copy) -> Result<(), Violation> {
+    pub(super) fn at_end(&self, copy: &FullCopy) -> Result<(), Violation> {
         let Some(records) = self.records.get(&copy.seat.stream) else { return Ok(()) };
         if records.len() == copy.records.len() {
             return Ok(());
