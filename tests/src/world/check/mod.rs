@@ -91,6 +91,9 @@ impl Checks {
             return Err(Violation::new("stream-halted", format!("{seat}: {reason}")));
         }
         let raised = self.ballots.on_turn(seat, replica)?;
+        if raised.leads {
+            self.values.on_leads(seat, replica.log())?;
+        }
         if let Some(committed) = self.cursors.on_turn(seat, replica)? {
             self.on_committed(seat, committed)?;
             return Ok(Raised { committed: true, ..raised });

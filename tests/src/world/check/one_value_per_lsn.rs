@@ -1,9 +1,10 @@
-//! At most one value is ever committed at a position, on any replica of any cluster.
+//! At most one value is ever committed at a position, on any replica of any cluster; and leaders
+//! have it.
 
 use std::collections::BTreeMap;
 
 use palisade::Record;
-use palisade_wal::{Boundary, Lsn};
+use palisade_wal::{Boundary, Lsn, StreamLog};
 
 use super::{FullCopy, Seat, Violation};
 use crate::world::payload;
@@ -41,6 +42,21 @@ impl OneValuePerLsn {
         }
         let text = format!("{seat} committed another log at {} than {first}", at.lsn);
         Err(Violation::new(NAME, text))
+    }
+
+    /// Who begins to lead has everything that was ever committed.
+    pub(super) fn on_leads(&self, seat: Seat, log: &StreamLog) -> Result<(), Violation> {
+        let newest = self.chains.get(&log_of(seat)).and_then(|chains| chains.last_key_value());
+        let Some((&lsn, &(chain, first))) = newest else { return Ok(()) };
+        let same = log.chain_at(lsn).is_none_or(|own| own == chain);
+        if log.end().lsn >= lsn && same {
+            return Ok(());
+        }
+        let text = format!(
+            "{seat} leads with a log up to {} that has not what {first} committed at {lsn}",
+            log.end().lsn
+        );
+        Err(Violation::new("leader_is_complete", text))
     }
 
     pub(super) fn on_record(&mut self, seat: Seat, record: &Record) -> Result<(), Violation> {
