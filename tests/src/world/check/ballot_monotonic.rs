@@ -19,6 +19,8 @@ pub struct Raised {
     pub accepting: bool,
     /// It began to lead and serve.
     pub leads: bool,
+    /// It began to fetch bytes that it lacks.
+    pub fetches: bool,
     /// Its committed position moved.
     pub committed: bool,
 }
@@ -30,6 +32,7 @@ struct Known {
     accepting: Ballot,
     durable: Ballot,
     serving: Option<Ballot>,
+    fetching: bool,
 }
 
 /// Ballots of every replica, by cluster, node and stream.
@@ -56,6 +59,7 @@ impl BallotMonotonic {
             accepting: log.accepting(),
             durable: replica.durable_promise(),
             serving: replica.serving(),
+            fetching: replica.is_fetching(),
         };
         let known = self.known.entry((seat.node, seat.stream)).or_default();
         if *known == now {
@@ -93,6 +97,7 @@ impl BallotMonotonic {
             promised: same_boot && now.promised > before.promised,
             accepting: same_boot && now.accepting > before.accepting,
             leads: now.serving.is_some() && now.serving != before.serving,
+            fetches: now.fetching && !before.fetching,
             committed: false,
         })
     }
