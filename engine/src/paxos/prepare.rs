@@ -17,7 +17,7 @@ pub(super) struct Candidacy {
     /// Its own promise, until that is durable.
     own: Option<Promise>,
     /// Counted and not counted ones.
-    promises: Vec<(NodeKey, Promise)>,
+    pub(super) promises: Vec<(NodeKey, Promise)>,
     /// The best tail is chosen; what it has is being fetched.
     pub(super) chosen: bool,
     /// Highest SCN that a promise names.

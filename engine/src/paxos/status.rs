@@ -69,6 +69,20 @@ impl Replica {
         self.promise_durable
     }
 
+    /// Whether it fetches bytes that its log lacks.
+    pub fn is_fetching(&self) -> bool {
+        self.fetch.is_some()
+    }
+
+    /// The members whose promises this candidate has, itself among them once its own is durable.
+    pub fn promisers(&self) -> impl Iterator<Item = (u32, Ballot)> {
+        let promises = match &self.role {
+            Role::Candidate(candidacy) => &candidacy.promises[..],
+            _ => &[],
+        };
+        promises.iter().map(|(key, promise)| (key.node, promise.ballot))
+    }
+
     /// The ballot under which this replica leads and serves now.
     pub fn serving(&self) -> Option<Ballot> {
         match &self.role {

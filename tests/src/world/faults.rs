@@ -91,10 +91,11 @@ pub struct Faults {
     /// Longest time until who died comes back.
     down_ns: u64,
     /// Chances, in a million, of a blow when a replica promises, accepts a takeover, begins to
-    /// lead, or commits.
+    /// lead, begins to fetch, or commits.
     on_promise: u32,
     on_takeover: u32,
     on_lead: u32,
+    on_fetch: u32,
     on_commit: u32,
     errors: bool,
     own: BTreeMap<FaultKind, u64>,
@@ -114,7 +115,7 @@ impl Faults {
             _ => random.between(1, most) as u32,
         };
         let (on_promise, on_takeover) = (chance(300_000), chance(300_000));
-        let (on_lead, on_commit) = (chance(500_000), chance(300));
+        let (on_lead, on_fetch, on_commit) = (chance(500_000), chance(300_000), chance(300));
         Faults {
             errors: kinds.contains(&FaultKind::BarrierError),
             kinds,
@@ -123,6 +124,7 @@ impl Faults {
             on_promise,
             on_takeover,
             on_lead,
+            on_fetch,
             on_commit,
             own: BTreeMap::new(),
             over: true,
@@ -223,6 +225,7 @@ impl Faults {
             (raised.promised, self.on_promise),
             (raised.accepting, self.on_takeover),
             (raised.leads, self.on_lead),
+            (raised.fetches, self.on_fetch),
             (raised.committed, self.on_commit),
         ];
         let strikes = |&(raised, ppm): &(bool, u32)| raised && self.random.chance(ppm);
@@ -241,7 +244,8 @@ impl Faults {
             1 => self.random.below(300_000),
             _ => self.random.below(10 * MS),
         };
-        let blow = self.blow(kind, node, fleet);
+        let victim = if self.random.below(3) == 0 { self.other(node, fleet) } else { node };
+        let blow = self.blow(kind, victim, fleet);
         Some((now.after(delay), blow))
     }
 

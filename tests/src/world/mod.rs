@@ -26,7 +26,7 @@ mod workload;
 #[expect(clippy::module_inception, reason = "the noun of this module")]
 mod world;
 
-pub use check::{Checks, Copy, Raised, Seat, Violation};
+pub use check::{Checks, FullCopy, Raised, Seat, Violation};
 pub use faults::{Blow, Faults, Step};
 pub use fleet::{Cluster, Fleet, Node, Turned};
 pub use history::{Attempt, History, Stretch, Told, Wanted};

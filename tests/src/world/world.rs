@@ -6,7 +6,7 @@ use palisade_netio::Nanos;
 use palisade_wal::Lsn;
 
 use super::agenda::Agenda;
-use super::check::{Checks, Copy, Seat, Violation};
+use super::check::{Checks, FullCopy, Seat, Violation};
 use super::faults::{Faults, Step};
 use super::fleet::{Fleet, Turned};
 use super::report::{Failure, SeedReport};
@@ -309,6 +309,10 @@ impl World {
         for replica in shard.replicas() {
             let seat = Seat { cluster, node, boot, stream: replica.stream() };
             let raised = self.checks.on_turn(seat, replica)?;
+            for (id, ballot) in replica.promisers() {
+                let promiser = self.fleet.clusters[cluster].nodes[id as usize - 1];
+                self.checks.on_counted(promiser, replica.stream(), ballot);
+            }
             if raised != Default::default() {
                 let now = self.universe.now();
                 blows.extend(self.faults.on_raised(node, raised, now, &self.fleet));
@@ -369,11 +373,11 @@ impl World {
         first.is_some() && all.all(|committed| committed == first)
     }
 
-    fn copy(&mut self, node: usize, stream: u64, deadline: Nanos) -> Result<Copy, Violation> {
+    fn copy(&mut self, node: usize, stream: u64, deadline: Nanos) -> Result<FullCopy, Violation> {
         let known = &self.fleet.nodes[node];
         let seat = Seat { cluster: known.cluster, node, boot: known.boots, stream };
         let unreadable = |why: &str| Violation::new("readable", format!("{seat}: {why}"));
-        let mut copy = Copy { seat, committed: Lsn::ZERO, records: Vec::new() };
+        let mut copy = FullCopy { seat, committed: Lsn::ZERO, records: Vec::new() };
         let mut from = Lsn::ZERO;
         loop {
             let port = self.fleet.port(node, stream).ok_or_else(|| unreadable("down"))?;

@@ -4,7 +4,7 @@
 use palisade::ErrorKind;
 use palisade::Outcome;
 
-use super::{Copy, Violation};
+use super::{FullCopy, Violation};
 use crate::world::history::History;
 
 const NAME: &str = "ack_order";
@@ -60,7 +60,7 @@ impl AckOrder {
     }
 }
 
-pub(super) fn at_end(copy: &Copy) -> Result<(), Violation> {
+pub(super) fn at_end(copy: &FullCopy) -> Result<(), Violation> {
     match copy.records.windows(2).find(|pair| pair[1].scn < pair[0].scn) {
         None => Ok(()),
         Some(pair) => {

@@ -1,10 +1,10 @@
 //! Every acknowledged record is on every replica, at its place, with its bytes.
 
-use super::{Copy, Violation};
+use super::{FullCopy, Violation};
 use crate::world::history::History;
 use crate::world::payload;
 
-pub(super) fn at_end(history: &History, copy: &Copy) -> Result<(), Violation> {
+pub(super) fn at_end(history: &History, copy: &FullCopy) -> Result<(), Violation> {
     for (number, record) in history.records.iter().enumerate() {
         let Some(acked) = record.acked.filter(|_| record.stream == copy.seat.stream) else {
             continue;

@@ -1,5 +1,5 @@
-//! Ballots of a replica only go up, over restarts too where they were durable; and at most one
-//! start of one node ever leads under a ballot.
+//! Ballots of a replica only go up, over restarts too where they were durable or a candidate has
+//! counted on them; and at most one start of one node ever leads under a ballot.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +19,8 @@ pub struct Raised {
     pub accepting: bool,
     /// It began to lead and serve.
     pub leads: bool,
+    /// It began to fetch bytes that it lacks.
+    pub fetches: bool,
     /// Its committed position moved.
     pub committed: bool,
 }
@@ -30,6 +32,7 @@ struct Known {
     accepting: Ballot,
     durable: Ballot,
     serving: Option<Ballot>,
+    fetching: bool,
 }
 
 /// Ballots of every replica, by cluster, node and stream.
@@ -37,9 +40,17 @@ struct Known {
 pub(super) struct BallotMonotonic {
     known: BTreeMap<(usize, u64), Known>,
     leaders: BTreeMap<(usize, u64, Ballot), Seat>,
+    /// Highest promise of a node and stream that a candidate has counted.
+    counted: BTreeMap<(usize, u64), Ballot>,
 }
 
 impl BallotMonotonic {
+    /// A candidate has a promise of `node`.
+    pub(super) fn on_counted(&mut self, node: usize, stream: u64, ballot: Ballot) {
+        let counted = self.counted.entry((node, stream)).or_default();
+        *counted = ballot.max(*counted);
+    }
+
     pub(super) fn on_turn(&mut self, seat: Seat, replica: &Replica) -> Result<Raised, Violation> {
         let log = replica.log();
         let now = Known {
@@ -48,6 +59,7 @@ impl BallotMonotonic {
             accepting: log.accepting(),
             durable: replica.durable_promise(),
             serving: replica.serving(),
+            fetching: replica.is_fetching(),
         };
         let known = self.known.entry((seat.node, seat.stream)).or_default();
         if *known == now {
@@ -57,6 +69,11 @@ impl BallotMonotonic {
         if before.durable > now.promised {
             let text = format!("{seat}: promised {}, then {}", before.durable, now.promised);
             return Err(Violation::new(NAME, text));
+        }
+        let counted = self.counted.get(&(seat.node, seat.stream));
+        if let Some(&counted) = counted.filter(|&&counted| counted > now.promised) {
+            let text = format!("{seat}: {counted} was counted, promised is {}", now.promised);
+            return Err(Violation::new("promise_kept", text));
         }
         let same_boot = before.boot == now.boot;
         if now.accepting > now.promised
@@ -80,6 +97,7 @@ impl BallotMonotonic {
             promised: same_boot && now.promised > before.promised,
             accepting: same_boot && now.accepting > before.accepting,
             leads: now.serving.is_some() && now.serving != before.serving,
+            fetches: now.fetching && !before.fetching,
             committed: false,
         })
     }

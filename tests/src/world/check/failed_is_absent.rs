@@ -1,11 +1,11 @@
 //! A record whose every attempt was refused or failed is in no log; and none stands in a stream
 //! for which it was not meant.
 
-use super::{Copy, Violation};
+use super::{FullCopy, Violation};
 use crate::world::history::History;
 use crate::world::payload;
 
-pub(super) fn at_end(history: &History, copy: &Copy) -> Result<(), Violation> {
+pub(super) fn at_end(history: &History, copy: &FullCopy) -> Result<(), Violation> {
     for record in &copy.records {
         let number = payload::record_of(&record.payload).unwrap_or(u64::MAX);
         let wanted = history.records.get(number as usize);

@@ -14,7 +14,7 @@ mod reader_saw_all;
 
 use palisade::paxos::Replica;
 use palisade::{Outcome, Record};
-use palisade_wal::{Boundary, Lsn};
+use palisade_wal::{Ballot, Boundary, Lsn};
 
 use super::history::{History, Stretch};
 
@@ -63,7 +63,7 @@ impl std::fmt::Display for Seat {
 }
 
 /// Everything that a replica holds of its stream: the data records, in order.
-pub struct Copy {
+pub struct FullCopy {
     /// Whose.
     pub seat: Seat,
     /// Committed there.
@@ -91,11 +91,19 @@ impl Checks {
             return Err(Violation::new("stream-halted", format!("{seat}: {reason}")));
         }
         let raised = self.ballots.on_turn(seat, replica)?;
+        if raised.leads {
+            self.values.on_leads(seat, replica.log())?;
+        }
         if let Some(committed) = self.cursors.on_turn(seat, replica)? {
             self.on_committed(seat, committed)?;
             return Ok(Raised { committed: true, ..raised });
         }
         Ok(raised)
+    }
+
+    /// A candidate counts on the promise of a node.
+    pub fn on_counted(&mut self, node: usize, stream: u64, ballot: Ballot) {
+        self.ballots.on_counted(node, stream, ballot);
     }
 
     fn on_committed(&mut self, seat: Seat, committed: Boundary) -> Result<(), Violation> {
@@ -138,7 +146,7 @@ impl Checks {
     ///
     /// # Errors
     /// A broken invariant.
-    pub fn at_end(&mut self, history: &History, copies: &[Copy]) -> Result<(), Violation> {
+    pub fn at_end(&mut self, history: &History, copies: &[FullCopy]) -> Result<(), Violation> {
         for copy in copies {
             self.on_read(copy.seat, Lsn::ZERO, &copy.records)?;
             self.values.at_end(copy)?;

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Copy, Violation};
+use super::{FullCopy, Violation};
 use crate::world::history::History;
 use crate::world::payload;
 
 const NAME: &str = "no_duplicate";
 
-pub(super) fn at_end(_: &History, copy: &Copy) -> Result<(), Violation> {
+pub(super) fn at_end(_: &History, copy: &FullCopy) -> Result<(), Violation> {
     let mut last: BTreeMap<u64, u64> = BTreeMap::new();
     let mut seen: BTreeSet<u64> = BTreeSet::new();
     for record in &copy.records {

@@ -1,11 +1,12 @@
-//! At most one value is ever committed at a position, on any replica of any cluster.
+//! At most one value is ever committed at a position, on any replica of any cluster; and leaders
+//! have it.
 
 use std::collections::BTreeMap;
 
 use palisade::Record;
-use palisade_wal::{Boundary, Lsn};
+use palisade_wal::{Boundary, Lsn, StreamLog};
 
-use super::{Copy, Seat, Violation};
+use super::{FullCopy, Seat, Violation};
 use crate::world::payload;
 
 const NAME: &str = "one_value_per_lsn";
@@ -43,6 +44,21 @@ impl OneValuePerLsn {
         Err(Violation::new(NAME, text))
     }
 
+    /// Who begins to lead has everything that was ever committed.
+    pub(super) fn on_leads(&self, seat: Seat, log: &StreamLog) -> Result<(), Violation> {
+        let newest = self.chains.get(&log_of(seat)).and_then(|chains| chains.last_key_value());
+        let Some((&lsn, &(chain, first))) = newest else { return Ok(()) };
+        let same = log.chain_at(lsn).is_none_or(|own| own == chain);
+        if log.end().lsn >= lsn && same {
+            return Ok(());
+        }
+        let text = format!(
+            "{seat} leads with a log up to {} that has not what {first} committed at {lsn}",
+            log.end().lsn
+        );
+        Err(Violation::new("leader_is_complete", text))
+    }
+
     pub(super) fn on_record(&mut self, seat: Seat, record: &Record) -> Result<(), Violation> {
         let Some(id) = payload::record_of(&record.payload) else {
             let text = format!("{seat}: nobody wrote the bytes at {}", record.lsn);
@@ -66,7 +82,7 @@ impl OneValuePerLsn {
     }
 
     /// What was ever read committed is still there.
-    pub(super) fn at_end(&self, copy: &Copy) -> Result<(), Violation> {
+    pub(super) fn at_end(&self, copy: &FullCopy) -> Result<(), Violation> {
         let Some(records) = self.records.get(&copy.seat.stream) else { return Ok(()) };
         if records.len() == copy.records.len() {
             return Ok(());

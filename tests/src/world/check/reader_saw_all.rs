@@ -1,9 +1,9 @@
 //! A reader of committed records got each one of its stretch: no gap, no rewind.
 
-use super::{Copy, Violation};
+use super::{FullCopy, Violation};
 use crate::world::history::Stretch;
 
-pub(super) fn at_end(stretch: &Stretch, copy: &Copy) -> Result<(), Violation> {
+pub(super) fn at_end(stretch: &Stretch, copy: &FullCopy) -> Result<(), Violation> {
     let Stretch { from, upto, records, .. } = *stretch;
     let start = copy.records.partition_point(|record| record.lsn < from);
     let end = copy.records.partition_point(|record| record.lsn < upto);
