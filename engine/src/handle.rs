@@ -270,12 +270,13 @@ pub struct Reader {
     next: Lsn,
     follow: bool,
     ready: std::vec::IntoIter<Record>,
+    failed: bool,
 }
 
 impl Reader {
     fn new(stream: Stream, from: Lsn, follow: bool) -> Reader {
         const { assert!(READ_BYTES_MAX <= 256 << 10) };
-        Reader { stream, next: from, follow, ready: Vec::new().into_iter() }
+        Reader { stream, next: from, follow, ready: Vec::new().into_iter(), failed: false }
     }
 
     /// Where the next read starts.
@@ -292,8 +293,15 @@ impl Iterator for Reader {
             if let Some(record) = self.ready.next() {
                 return Some(Ok(record));
             }
+            if self.failed {
+                return None;
+            }
             match self.stream.read(self.next, self.follow) {
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    // Another try would end the same way, unless the error says otherwise.
+                    self.failed = !error.is_retryable();
+                    return Some(Err(error));
+                }
                 Ok(part) => {
                     let stuck = part.next == self.next && part.records.is_empty();
                     self.next = part.next;

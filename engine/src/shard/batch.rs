@@ -11,7 +11,9 @@ use crate::append::{Appended, Outcome};
 use crate::config::Role;
 use crate::error::{Error, ErrorKind};
 use crate::handle::NewRecord;
-use crate::limits::{BATCH_BYTES, PENDING_BYTES_MAX, PENDING_MAX, SCN_AHEAD_MAX_NS};
+use crate::limits::{
+    BATCH_BYTES, PENDING_BYTES_MAX, PENDING_MAX, SCN_AHEAD_MAX_NS, TAIL_RUNS_BYTES_MAX,
+};
 use crate::paxos::{GroupMark, ProposePosition};
 use crate::shard::Shard;
 use crate::shard::ledger::group_items;
@@ -114,8 +116,11 @@ impl<R: Ring> Shard<R> {
 
     /// Closes batches as long as the device takes them.
     pub(crate) fn seal(&mut self) {
+        self.seal_stuck = false;
         while !self.dirty.is_empty() && self.ledger.wal.wants_block(self.pending_bytes) {
             if !self.flush_own() || !self.seal_batch() {
+                // Memory, space or a ceiling comes with a completion, and that with a turn.
+                self.seal_stuck = true;
                 return;
             }
         }
@@ -233,7 +238,10 @@ impl<R: Ring> Shard<R> {
         let kind = group_kind(bytes);
         state.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
         let seen = state.derived.take_seen();
-        if self.forward.is_some() {
+        let watched = self.forward.as_ref().is_some_and(|port| port.wants(meta.stream));
+        let room = self.tail_bytes + meta.len as usize <= TAIL_RUNS_BYTES_MAX;
+        if watched && room {
+            self.tail_bytes += meta.len as usize;
             let record = (HEAD_BYTES + meta.at as usize) as u32;
             let len = (RECORD_HEADER_BYTES + meta.len as usize) as u32;
             self.io.pool.retain(slot);

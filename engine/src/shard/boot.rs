@@ -117,6 +117,9 @@ impl<R: Ring> Shard<R> {
             pending_bytes: 0,
             spare: None,
             stalled: false,
+            seal_stuck: false,
+            tail_bytes: 0,
+            lost_hard_state: false,
             role_epoch: 1,
             port,
             board: shared.board,
@@ -319,6 +322,7 @@ impl<R: Ring> Shard<R> {
 
     /// Lost blocks may have held records of any stream.
     fn replay_corrupt(&mut self, hard_state_maybe_lost: bool) {
+        self.lost_hard_state |= hard_state_maybe_lost;
         let ceiling = self.ceiling();
         for stream in self.booting.streams.values_mut() {
             let promised = stream.log.promised();
@@ -405,7 +409,14 @@ impl<R: Ring> Shard<R> {
             region: self.config.region.clone(),
         };
         let (tuning, seed) = (self.config.tuning.clone(), self.io.ring.random());
-        let replica = Replica::new(stream, me, config, tuning, seed);
+        let replica = if self.lost_hard_state {
+            // The lost records may have been this stream's first ones and its promises.
+            let mut log = StreamLog::default();
+            log.mark_unknown(self.ceiling());
+            Replica::recovered(stream, me, config, log, tuning, seed, self.io.now)
+        } else {
+            Replica::new(stream, me, config, tuning, seed)
+        };
         let wall = self.io.ring.wall_ns();
         self.streams.insert(stream, StreamState::new(replica, role, Derived::default(), wall));
         self.board.listeners.tell(crate::event::Event::Created { stream });

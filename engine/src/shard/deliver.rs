@@ -212,6 +212,7 @@ impl<R: Ring> Shard<R> {
                     Ok(()) => Located::NotYet,
                     Err(ErrorKind::Recycled) => Located::Recycled,
                     Err(ErrorKind::UnknownStream) => Located::Unknown,
+                    Err(ErrorKind::Busy) => Located::Busy,
                     Err(_) => Located::Damaged,
                 };
                 self.reply_forward(id, job.stream, located);
@@ -222,6 +223,7 @@ impl<R: Ring> Shard<R> {
                         kind,
                         format!("LSN {} is recycled; base_lsn is {base}", job.from),
                     ),
+                    ErrorKind::Busy => Error::new(kind, "too many reads wait; try again"),
                     ErrorKind::UnknownStream => {
                         Error::new(kind, format!("no stream {} here", job.stream))
                     }

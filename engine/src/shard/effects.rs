@@ -2,7 +2,7 @@
 //! next input.
 
 use palisade_netio::{HEAD_BYTES, Ring};
-use palisade_wal::{Ballot, Kind, Lsn};
+use palisade_wal::{Ballot, Kind, Lsn, RECORD_HEADER_BYTES};
 
 use crate::config::Role;
 use crate::error::{Error, ErrorKind};
@@ -88,7 +88,7 @@ impl<R: Ring> Shard<R> {
             Effect::Send { to, message } => self.net.push_message(to, &message),
             Effect::Serve { to, ballot, from, upto, staged } => {
                 let destination = Destination::Peer { to, ballot, staged };
-                self.jobs.push(Job::new(stream, from, upto, destination));
+                self.push_job(Job::new(stream, from, upto, destination));
             }
             Effect::Leading { ballot } => self.on_leading(stream, ballot),
             Effect::SteppedDown { .. } => self.on_stepped_down(stream),
@@ -207,6 +207,7 @@ impl<R: Ring> Shard<R> {
     fn release_runs(&mut self, runs: Vec<TailRun>) {
         for run in runs {
             assert!(run.at as usize >= HEAD_BYTES);
+            self.tail_bytes -= run.len as usize - RECORD_HEADER_BYTES;
             self.io.pool.release(run.slot);
         }
     }

@@ -82,7 +82,10 @@ enum Start {
 impl Jobs {
     /// Takes a job. An older one for the same peer and stream is dropped: the peer asks for what
     /// it lacks now.
-    pub(crate) fn push(&mut self, job: Job) {
+    ///
+    /// # Errors
+    /// The job comes back when too many wait.
+    pub(crate) fn push(&mut self, job: Job) -> Result<(), Job> {
         if let Destination::Peer { to, .. } = job.destination {
             self.waiting.retain(|old| {
                 let same = matches!(old.destination, Destination::Peer { to: t, .. } if t == to);
@@ -90,12 +93,10 @@ impl Jobs {
             });
         }
         if self.waiting.len() >= READS_WAITING_MAX {
-            if let Destination::Embedder { reply, .. } = job.destination {
-                let _ = reply.send(Err(Error::new(ErrorKind::Busy, "too many reads wait")));
-            }
-            return;
+            return Err(job);
         }
         self.waiting.push_back(job);
+        Ok(())
     }
 
     /// A stream has more committed bytes: its followers go on.
@@ -113,6 +114,13 @@ impl Jobs {
 }
 
 impl<R: Ring> Shard<R> {
+    /// Takes a job, or answers that too many wait.
+    pub(crate) fn push_job(&mut self, job: Job) {
+        if let Err(job) = self.jobs.push(job) {
+            self.answer_job(job, Err(ErrorKind::Busy));
+        }
+    }
+
     /// Starts what can start.
     pub(crate) fn run_jobs(&mut self) {
         for _ in 0..self.jobs.waiting.len() {
@@ -235,6 +243,19 @@ impl<R: Ring> Shard<R> {
         None
     }
 
+    /// Answers the jobs that come next to a segment that cannot be opened.
+    fn fail_jobs_of(&mut self, segment: u64) {
+        for job in std::mem::take(&mut self.jobs.waiting) {
+            let log = self.streams.get(&job.stream).map(|state| state.replica.log());
+            let extent = log.and_then(|log| log.find(job.from));
+            if extent.is_some_and(|extent| extent.place.segment == segment) {
+                self.answer_job(job, Err(ErrorKind::Io));
+            } else {
+                self.jobs.waiting.push_back(job);
+            }
+        }
+    }
+
     fn close_one_file(&mut self) {
         let idle = |(segment, file): (&u64, &File)| match file {
             File::Open(handle) => {
@@ -267,6 +288,7 @@ impl<R: Ring> Shard<R> {
                     self.jobs.files.remove(&segment);
                     let errno = done.result.err().unwrap_or(Errno::IO);
                     self.alarm("segment-unreadable", format!("segment {segment:016x}: {errno}"));
+                    self.fail_jobs_of(segment);
                 }
             }
             return;
@@ -275,6 +297,8 @@ impl<R: Ring> Shard<R> {
         let slot = running.slot;
         match done.result {
             Ok(bytes) if bytes == running.len => self.deliver(running),
+            // Beyond the end of a file that should be longer.
+            Ok(0) => self.answer_job(running.job, Err(ErrorKind::Corrupt)),
             // A short or interrupted read is simply done again.
             Ok(_) => self.jobs.waiting.push_back(running.job),
             Err(errno) if errno.is_transient() => self.jobs.waiting.push_back(running.job),

@@ -127,6 +127,9 @@ impl<R: Ring> Shard<R> {
         if full {
             let text = format!("shard {owner} takes no connection now");
             self.refuse_connection(greeted, Refusal::new(RefusalCode::Busy, text));
+        } else if let Some(listener) = &mut self.net.listener {
+            // Counted from now on by the limits of the shard that has it.
+            listener.connection_ended();
         }
     }
 

@@ -160,6 +160,12 @@ pub struct Shard<R: Ring> {
     pub(crate) pending_bytes: usize,
     pub(crate) spare: Option<SlotId>,
     pub(crate) stalled: bool,
+    /// A batch could not be made for lack of memory or space.
+    pub(crate) seal_stuck: bool,
+    /// Bytes of groups that are kept for readers until they are committed.
+    pub(crate) tail_bytes: usize,
+    /// Recovery lost records that may have been hard state of any stream.
+    pub(crate) lost_hard_state: bool,
     pub(crate) role_epoch: u64,
     pub(crate) port: Arc<ShardPort>,
     pub(crate) board: Arc<Board>,

@@ -39,6 +39,8 @@ pub(crate) enum Duty {
 pub(crate) struct Conn {
     pub(crate) link: Link,
     pub(crate) duty: Duty,
+    /// Counted by the listener of this shard.
+    listened: bool,
 }
 
 /// The same shard of another node of the cluster.
@@ -136,7 +138,7 @@ impl Net {
         let mut link = Link::dial(conn_base(id), addr, hello, class, ring.random());
         self.tune(&mut link, class);
         link.start(ring, pool, now);
-        self.conns.insert(id, Conn { link, duty });
+        self.conns.insert(id, Conn { link, duty, listened: false });
         id
     }
 
@@ -182,7 +184,8 @@ impl Net {
         let mut link = Link::accepted(conn_base(id), greeted.socket, hello, class, welcome);
         self.tune(&mut link, class);
         link.start(ring, pool, now);
-        self.conns.insert(id, Conn { link, duty });
+        let listened = self.listener.is_some();
+        self.conns.insert(id, Conn { link, duty, listened });
         Ok(())
     }
 
@@ -313,7 +316,7 @@ impl Net {
         for id in gone {
             let conn = self.conns.remove(&id).expect("listed above");
             self.sessions -= usize::from(matches!(conn.duty, Duty::Client(_)));
-            if let Some(listener) = &mut self.listener {
+            if let Some(listener) = self.listener.as_mut().filter(|_| conn.listened) {
                 listener.connection_ended();
             }
         }

@@ -92,7 +92,7 @@ impl<R: Ring> Shard<R> {
             return self.reply_forward(id, stream, Located::Sealed(sealed));
         }
         let destination = Destination::Forward { id, max_bytes };
-        self.jobs.push(Job::new(stream, from, committed, destination));
+        self.push_job(Job::new(stream, from, committed, destination));
     }
 
     /// The committed runs from `from` on that stand in sealed segments.

@@ -127,7 +127,11 @@ impl<R: Ring> Shard<R> {
         let status = state.replica.status();
         let import = self.import_state(id);
         let (name, reason, action) = match (&state.halted, &import) {
-            (Some(halt), _) => ("halted".to_string(), halt.to_string(), "palisade repair".into()),
+            (Some(halt), _) => (
+                "halted".to_string(),
+                halt.to_string(),
+                "the other replicas go on; keep this data directory for diagnosis".into(),
+            ),
             (None, Some(import)) => import.clone(),
             (None, None) => {
                 let leader = status.leader.is_some();

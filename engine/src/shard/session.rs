@@ -43,6 +43,7 @@ impl<R: Ring> Shard<R> {
             wire::KIND_APPEND => self.on_append_request(conn, tag, stream, &body),
             wire::KIND_CREATE_STREAMS => self.on_create_request(conn, tag, &body),
             wire::KIND_LIST_STREAMS => {
+                self.publish_status();
                 let streams = self.board.stream_entries();
                 self.answer(conn, wire::KIND_STREAMS, tag, &wire::encode_streams(&streams));
             }
@@ -67,6 +68,10 @@ impl<R: Ring> Shard<R> {
             }
         };
         let count = append.count();
+        if count == 0 {
+            let refused = Refused::new(RefusedCode::Malformed, "a request without records");
+            return self.answer(conn, wire::KIND_REFUSED, tag, &refused.encode());
+        }
         let Some(request) = self.open_request(conn, tag, stream, count) else {
             let text = format!("{SESSION_APPENDS_MAX} records of this client wait; wait for some");
             return self.refuse(conn, tag, &Error::new(ErrorKind::Busy, text));

@@ -129,7 +129,7 @@ impl<R: Ring> Shard<R> {
                 }
                 Command::Read { stream, from, follow, reply } => {
                     let destination = Destination::Embedder { follow, reply };
-                    self.jobs.push(Job::new(stream, from, from, destination));
+                    self.push_job(Job::new(stream, from, from, destination));
                 }
             }
         }
@@ -239,13 +239,10 @@ impl<R: Ring> Shard<R> {
         }
         let mesh = self.mesh.as_ref().is_some_and(|mesh| mesh.has_mail(self.me.shard));
         let forward = self.forward.as_ref().is_some_and(|port| port.has_requests());
-        let sealable = !self.dirty.is_empty() && self.ledger.wal.wants_block(self.pending_bytes);
-        !self.port.is_empty()
-            || self.port.is_stopping()
-            || mesh
-            || forward
-            || sealable
-            || !self.touched.is_empty()
+        let sealable = !self.seal_stuck
+            && !self.dirty.is_empty()
+            && self.ledger.wal.wants_block(self.pending_bytes);
+        !self.port.is_empty() || mesh || forward || sealable || !self.touched.is_empty()
     }
 
     fn next_timer(&self) -> Option<Nanos> {
