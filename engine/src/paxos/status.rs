@@ -74,13 +74,15 @@ impl Replica {
         self.fetch.is_some()
     }
 
-    /// The members whose promises this candidate has, itself among them once its own is durable.
+    /// The members on whose promises this candidate counts, itself among them once its own is
+    /// durable.
     pub fn promisers(&self) -> impl Iterator<Item = (u32, Ballot)> {
         let promises = match &self.role {
             Role::Candidate(candidacy) => &candidacy.promises[..],
             _ => &[],
         };
-        promises.iter().map(|(key, promise)| (key.node, promise.ballot))
+        let known = promises.iter().filter(|(_, promise)| !promise.unknown);
+        known.map(|(key, promise)| (key.node, promise.ballot))
     }
 
     /// The ballot under which this replica leads and serves now.
