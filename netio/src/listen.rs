@@ -29,7 +29,7 @@ const INDEX: u16 = (1 << 12) - 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenLimits {
     /// Connections in the greeting; more are closed at once. At most
-    /// [`GREETING_MAX`](crate::limits::GREETING_MAX).
+    /// [`GREETING_MAX`].
     pub greeting_max: usize,
     /// Connections handed out and not [ended](Listener::connection_ended); more are refused.
     pub connections_max: usize,

@@ -83,7 +83,7 @@ struct Slot {
     purpose: u8,
 }
 
-/// Aligned, counted memory for one shard. The [crate](crate) tells the rules.
+/// Aligned, counted memory for one shard. The [crate] tells the rules.
 pub struct Pool {
     memory: Arc<Memory>,
     slots: Vec<Slot>,
