@@ -87,6 +87,7 @@ pub struct ShardPort {
     queue: ArrayQueue<Command>,
     waker: OnceLock<Arc<dyn Wake>>,
     stopping: AtomicBool,
+    closed: AtomicBool,
 }
 
 impl Default for ShardPort {
@@ -99,7 +100,7 @@ impl ShardPort {
     /// A port that its shard takes at [`Shard::new`](crate::shard::Shard::new).
     pub fn new() -> ShardPort {
         let (queue, waker) = (ArrayQueue::new(COMMANDS_MAX), OnceLock::new());
-        ShardPort { queue, waker, stopping: AtomicBool::new(false) }
+        ShardPort { queue, waker, stopping: AtomicBool::new(false), closed: AtomicBool::new(false) }
     }
 
     /// Asks the shard to stop. It looks at this after arming its doorbell, so that a wake just
@@ -137,9 +138,30 @@ impl ShardPort {
     }
 
     pub(crate) fn push(&self, command: Command) -> Result<(), Command> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(command);
+        }
         self.queue.push(command)?;
+        if self.closed.load(Ordering::SeqCst) {
+            // The shard ended meanwhile: dropped, a command answers *unknown* or gone.
+            self.close();
+        }
         self.wake();
         Ok(())
+    }
+
+    /// The shard takes nothing any more: who waits is answered, who comes is refused.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        while self.queue.pop().is_some() {}
+    }
+
+    /// Why a command was not taken.
+    fn refusal(&self, busy: &str) -> Error {
+        match self.closed.load(Ordering::SeqCst) {
+            true => Error::new(ErrorKind::Shutdown, "the shard has stopped"),
+            false => Error::new(ErrorKind::Busy, busy),
+        }
     }
 
     pub(crate) fn wake(&self) {
@@ -162,7 +184,7 @@ impl ShardPort {
     ) -> Result<Answer<T>, Error> {
         let (reply, answer) = sync_channel(1);
         if self.push(command(reply)).is_err() {
-            return Err(Error::new(ErrorKind::Busy, "the shard's queue is full; try again"));
+            return Err(self.refusal("the shard's queue is full; try again"));
         }
         Ok(Answer(answer))
     }
@@ -232,7 +254,7 @@ impl Stream {
             self.port.push(Command::Append { stream: self.id, record, promise })
         {
             let text = format!("{COMMANDS_MAX} appends wait for the shard; try again");
-            promise.settle(Err(Error::new(ErrorKind::Busy, text)));
+            promise.settle(Err(self.port.refusal(&text)));
         }
         future
     }

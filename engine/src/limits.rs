@@ -16,6 +16,8 @@ pub const READ_BYTES_MAX: usize = 256 << 10;
 pub const READS_MAX: usize = 8;
 /// Reads and catch-ups of one shard that wait.
 pub const READS_WAITING_MAX: usize = 4096;
+/// Part of the quota for writes that groups leave to hard state.
+pub const HARD_STATE_SLOTS_BYTES: usize = 2 << 20;
 /// Bytes of uncommitted groups that are kept in memory for readers; others read from disk.
 pub const TAIL_RUNS_BYTES_MAX: usize = 8 << 20;
 /// Bytes asked from a file by one read.

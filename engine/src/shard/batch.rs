@@ -2,7 +2,7 @@
 //! once, written and sent from there. A batch closes when the write before it completes, or when
 //! it is full; never by a timer.
 
-use palisade_netio::{FrameHead, HEAD_BYTES, Purpose, Ring, Run, SlotId};
+use palisade_netio::{FrameHead, HEAD_BYTES, Pool, Purpose, Ring, Run, SlotId};
 use palisade_wal::{
     Body, BodyBuilder, Boundary, GroupKind, Kind, Origin, RECORD_HEADER_BYTES, entry_bytes,
 };
@@ -12,7 +12,8 @@ use crate::config::Role;
 use crate::error::{Error, ErrorKind};
 use crate::handle::NewRecord;
 use crate::limits::{
-    BATCH_BYTES, PENDING_BYTES_MAX, PENDING_MAX, SCN_AHEAD_MAX_NS, TAIL_RUNS_BYTES_MAX,
+    BATCH_BYTES, HARD_STATE_SLOTS_BYTES, PENDING_BYTES_MAX, PENDING_MAX, SCN_AHEAD_MAX_NS,
+    TAIL_RUNS_BYTES_MAX,
 };
 use crate::paxos::{GroupMark, ProposePosition};
 use crate::shard::Shard;
@@ -129,18 +130,37 @@ impl<R: Ring> Shard<R> {
     /// Makes one batch of what waits. False when nothing could be made.
     fn seal_batch(&mut self) -> bool {
         let want = (self.pending_bytes + self.pending_count * 64 + self.dirty.len() * 256)
-            .clamp(4096 - HEAD_BYTES, BATCH_BYTES)
+            .clamp(4096 - HEAD_BYTES, BATCH_BYTES - HEAD_BYTES)
             .max(self.largest_first());
         if !self.ledger.has_room(want) {
+            self.refuse_when_full();
             return false;
         }
-        let Some(slot) = self.io.pool.take(Purpose::Write, want + HEAD_BYTES) else { return false };
+        let bytes = want + HEAD_BYTES;
+        let Some(slot) = take_for_groups(&mut self.io.pool, bytes) else { return false };
         let Some((body, sealed)) = self.fill(slot, want) else {
             self.io.pool.release(slot);
             return false;
         };
         self.log_batch(slot, body, sealed);
         true
+    }
+
+    /// On a full log nothing that waits will find room: it has no LSN, and is refused.
+    fn refuse_when_full(&mut self) {
+        let least = self.largest_first().max(4096 - HEAD_BYTES);
+        if !self.ledger.is_full(least) {
+            return;
+        }
+        let text = "the log disk is at its limit (log_bytes_max); raise it or free space";
+        self.alarm("log-full", text.to_string());
+        for stream in std::mem::take(&mut self.dirty) {
+            while let Some(record) = self.state(stream).pop() {
+                self.pending_count -= 1;
+                self.pending_bytes -= record.payload.len();
+                self.settle(record.reply, Err(Error::new(ErrorKind::NoSpace, text)));
+            }
+        }
     }
 
     /// Room that the first record in line needs.
@@ -215,6 +235,10 @@ impl<R: Ring> Shard<R> {
     ) {
         let peers: Vec<u32> = self.net.peers.keys().copied().collect();
         for to in peers {
+            // What nobody hears would only hold its slot; it is fetched later.
+            if self.liveness.as_ref().is_some_and(|liveness| !liveness.is_up(to)) {
+                continue;
+            }
             let head =
                 FrameHead::encode_bulk(KIND_GROUPS, headers_crc.into(), 0, &[], run.len as usize);
             let io = &mut self.io;
@@ -238,19 +262,40 @@ impl<R: Ring> Shard<R> {
         let kind = group_kind(bytes);
         state.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
         let seen = state.derived.take_seen();
-        let watched = self.forward.as_ref().is_some_and(|port| port.wants(meta.stream));
-        let room = self.tail_bytes + meta.len as usize <= TAIL_RUNS_BYTES_MAX;
-        if watched && room {
-            self.tail_bytes += meta.len as usize;
-            let record = (HEAD_BYTES + meta.at as usize) as u32;
-            let len = (RECORD_HEADER_BYTES + meta.len as usize) as u32;
-            self.io.pool.retain(slot);
-            let run = TailRun { start: meta.lsn, end: meta.end, slot, at: record, len };
-            state.runs.push_back(run);
+        if self.forward.as_ref().is_some_and(|port| port.wants(meta.stream)) {
+            self.keep_run(slot, meta);
         }
         for change in seen {
             self.catalogue.on_logged(change);
         }
+    }
+
+    /// Keeps a group in memory for readers until it is committed, if there is room: others find
+    /// it on disk. A small group in a large slot is copied, or it would pin the whole slot.
+    fn keep_run(&mut self, slot: SlotId, meta: &palisade_wal::RecordMeta) {
+        let len = RECORD_HEADER_BYTES + meta.len as usize;
+        let record = HEAD_BYTES + meta.at as usize;
+        let pool = &mut self.io.pool;
+        if self.tail_bytes + meta.len as usize > TAIL_RUNS_BYTES_MAX {
+            return;
+        }
+        let (slot, at) = if pool.capacity(slot) <= 2 * len {
+            pool.retain(slot);
+            (slot, record)
+        } else {
+            // Half of the quota stays for reads of the active segment.
+            let used = pool.used(Purpose::Tail) + Pool::slot_bytes(HEAD_BYTES + len);
+            if used > pool.quota(Purpose::Tail) / 2 {
+                return;
+            }
+            let Some(copy) = pool.take(Purpose::Tail, HEAD_BYTES + len) else { return };
+            let (from, to) = pool.pair(slot, copy);
+            to[HEAD_BYTES..HEAD_BYTES + len].copy_from_slice(&from[record..record + len]);
+            (copy, HEAD_BYTES)
+        };
+        self.tail_bytes += meta.len as usize;
+        let (start, end, at, len) = (meta.lsn, meta.end, at as u32, len as u32);
+        self.state(meta.stream).runs.push_back(TailRun { start, end, slot, at, len });
     }
 
     /// Gives an outcome to who waits for it.
@@ -342,4 +387,11 @@ fn fill_group(
     builder.end_group(scn, position.chain_before);
     waiting.iter_mut().for_each(|waiting| waiting.appended.scn = scn);
     Some(waiting)
+}
+
+/// Takes a slot for groups. Some of the quota stays for hard state, which must always find room.
+pub(crate) fn take_for_groups(pool: &mut Pool, len: usize) -> Option<SlotId> {
+    let left = pool.quota(Purpose::Write).saturating_sub(pool.used(Purpose::Write));
+    let room = left >= Pool::slot_bytes(len) + HARD_STATE_SLOTS_BYTES;
+    room.then(|| pool.take(Purpose::Write, len)).flatten()
 }

@@ -266,7 +266,11 @@ impl<R: Ring> Shard<R> {
             if let Some(known) = streams.get_mut(&meta.stream) {
                 known.floor = known.floor.max(meta.lsn);
             } else if let Some((role, start, config)) = read_base(bytes, meta.lsn) {
-                let log = StreamLog::starting_at(start);
+                let mut log = StreamLog::starting_at(start);
+                if meta.ballot.is_some() {
+                    // Opened after its first records were lost, and not taken over since.
+                    log.mark_unknown(meta.ballot);
+                }
                 let (derived, floor) = (Derived::default(), start.lsn);
                 let fresh = Replaying { log, config, role, derived, floor };
                 streams.insert(meta.stream, fresh);
@@ -349,6 +353,18 @@ impl<R: Ring> Shard<R> {
             self.phase = Phase::Formatting;
             return;
         }
+        let owned = [SYSTEM_STREAM, CATALOGUE_STREAM]
+            .into_iter()
+            .filter(|stream| shard_of(*stream, self.me.shards) == self.me.shard);
+        if let Some(stream) = owned.into_iter().find(|s| !self.booting.streams.contains_key(s)) {
+            let text = format!(
+                "{}: the first record of stream {stream} is missing: format did not finish, or \
+                 the start of the log is lost",
+                self.config.dir.display()
+            );
+            self.halt = Some(Halt::Corrupt(text));
+            return;
+        }
         self.phase = Phase::Running;
         for (id, stream) in std::mem::take(&mut self.booting.streams) {
             let Replaying { log, config, role, derived, floor } = stream;
@@ -402,7 +418,11 @@ impl<R: Ring> Shard<R> {
         }
         let unbound = members.iter().map(|m| Member { incarnation: None, ..m.clone() });
         let config = Config::first(unbound.collect()).expect("members of a stream that exists");
-        self.ledger.push(base_record(stream, role, &config));
+        let mut first = base_record(stream, role, &config);
+        if self.lost_hard_state {
+            first.ballot = self.ceiling();
+        }
+        self.ledger.push(first);
         let me = Me {
             node: self.me.node,
             incarnation: self.me.incarnation,

@@ -202,6 +202,13 @@ impl<R: Ring> Shard<R> {
         self.state(stream).halted = Some(reason);
         self.alarm("stream-halted", format!("stream {stream}: {reason}"));
         self.on_stepped_down(stream);
+        let state = self.state(stream);
+        let runs = state.runs.drain(..).collect();
+        let lost: Vec<Waiting> = state.waiting.drain(..).chain(state.voided.drain(..)).collect();
+        self.release_runs(runs);
+        for Waiting { reply, .. } in lost {
+            self.settle(reply, Err(Error::new(ErrorKind::Unknown, "the stream halted")));
+        }
     }
 
     fn release_runs(&mut self, runs: Vec<TailRun>) {

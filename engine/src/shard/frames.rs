@@ -1,6 +1,6 @@
 //! Frames from peers: messages, heartbeats, and bodies of groups that are logged as they came.
 
-use palisade_netio::{Frame, HEAD_BYTES, LinkEvent, Purpose, Ring, SlotId};
+use palisade_netio::{Frame, HEAD_BYTES, LinkEvent, Ring, SlotId};
 use palisade_wal::{
     Ballot, Body, BodyBuilder, FLAG_STAGED, GroupHeader, Kind, Lsn, Place, RecordMeta, parse_body,
 };
@@ -8,6 +8,7 @@ use zerocopy::FromBytes;
 
 use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey};
 use crate::shard::Shard;
+use crate::shard::batch::take_for_groups;
 use crate::shard::ledger::group_items;
 use crate::shard::net::{Duty, KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};
 
@@ -109,6 +110,15 @@ impl<R: Ring> Shard<R> {
         let body = self.bytes_of(frame.slot, frame.body.at, frame.body.len);
         let headers_crc = frame.head.tag as u32;
         let Ok(metas) = parse_body(body, headers_crc) else { return false };
+        // Checked before anything is taken: what is taken is logged.
+        let fits = |meta: &RecordMeta| match meta.kind {
+            Kind::Group => !meta.is_staged(),
+            Kind::CommitHint => true,
+            _ => false,
+        };
+        if !metas.iter().all(fits) {
+            return false;
+        }
         if frame.body.at as usize != HEAD_BYTES {
             return false;
         }
@@ -147,7 +157,7 @@ impl<R: Ring> Shard<R> {
                         place = next;
                     }
                 }
-                _ => return false,
+                kind => unreachable!("{kind:?} was refused with the frame"),
             }
         }
         if whole && !taken.metas.is_empty() {
@@ -236,7 +246,7 @@ impl<R: Ring> Shard<R> {
             self.io.pool.release(small);
         }
         if self.spare.is_none() {
-            self.spare = self.io.pool.take(Purpose::Write, bytes);
+            self.spare = take_for_groups(&mut self.io.pool, bytes);
         }
         self.spare.is_some()
     }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use palisade_netio::{
-    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, Frame, HEAD_BYTES, Identity, Nanos, Outgoing, Purpose,
-    Ring, Run, SlotId, Target,
+    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, Frame, HEAD_BYTES, Identity, Nanos, Outgoing, Ring,
+    Run, SlotId, Target,
 };
 use palisade_wal::{
     Body, BodyBuilder, Boundary, GroupHeader, Kind, Lsn, RecordMeta, check_headers_only,
@@ -16,6 +16,7 @@ use zerocopy::FromBytes;
 use crate::forward::wire::{FromForwarder, FromReader, KIND_CHUNK};
 use crate::paxos::GroupMark;
 use crate::shard::Shard;
+use crate::shard::batch::take_for_groups;
 use crate::shard::ledger::group_items;
 use crate::shard::net::Duty;
 use crate::status::UpstreamStatus;
@@ -199,15 +200,18 @@ impl<R: Ring> Shard<R> {
     /// False when there is no memory now.
     fn copy_chunk(&mut self, stream: u64, frame: &Frame, crc: u32, range: Range<usize>) -> bool {
         let Some(state) = self.streams.get(&stream) else { return false };
-        let Ok(position) = state.replica.import_position() else { return false };
+        if !state.leading {
+            return false;
+        }
+        let ballot = state.replica.leader();
         let bytes = HEAD_BYTES + range.len();
-        let Some(copy) = self.io.pool.take(Purpose::Write, bytes) else { return false };
+        let Some(copy) = take_for_groups(&mut self.io.pool, bytes) else { return false };
         let (from, to) = self.io.pool.pair(frame.slot, copy);
         let chunk = part(from, frame.body);
         let metas = check_headers_only(chunk, crc).expect("the receiver checked the chunk");
         let mut builder = BodyBuilder::new(&mut to[HEAD_BYTES..]);
         for meta in metas.iter().filter(|meta| range.contains(&(meta.at as usize))) {
-            let pushed = builder.push_raw_group(&chunk[meta.range()], position.ballot, 0);
+            let pushed = builder.push_raw_group(&chunk[meta.range()], ballot, 0);
             assert!(pushed.is_ok(), "a checked group fits a slot of its size: {pushed:?}");
         }
         let body = builder.finish();

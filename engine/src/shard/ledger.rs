@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 
 use palisade_netio::{HEAD_BYTES, Nanos, PAGE_BYTES, Pool, Purpose, SlotId};
 use palisade_wal::limits::BLOCK_BYTES_TARGET;
-use palisade_wal::{Ballot, Body, BodyBuilder, Kind, Lsn, NewBlock, Place, RecordMeta, Wal};
+use palisade_wal::{
+    Ballot, Body, BodyBuilder, Kind, Lsn, NewBlock, NoRoom, Place, RecordMeta, Wal,
+};
 
 use crate::paxos::LogRecord;
 
@@ -120,6 +122,12 @@ impl Ledger {
     /// Whether a block with `body_len` bytes of groups can be appended now.
     pub(crate) fn has_room(&mut self, body_len: usize) -> bool {
         self.peek(body_len).is_some()
+    }
+
+    /// Whether a block with `body_len` bytes of groups finds no place for want of space.
+    pub(crate) fn is_full(&mut self, body_len: usize) -> bool {
+        let len = (HEAD_BYTES + body_len).next_multiple_of(PAGE_BYTES);
+        matches!(self.wal.peek(len, false), Err(NoRoom::Full))
     }
 
     /// Where a block with at most `body_len` bytes of groups would stand.

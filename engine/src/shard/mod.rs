@@ -200,7 +200,9 @@ impl<R: Ring> Shard<R> {
     pub fn is_ready(&self) -> bool {
         let listens = self.config.listen.is_none() || self.listening.is_some();
         let leads = |state: &stream::StreamState| {
-            state.leading || state.halted.is_some() || state.replica.config().members.len() > 1
+            // An unknown tail never leads by itself; status says so.
+            let given_up = state.halted.is_some() || state.replica.log().is_unknown();
+            state.leading || given_up || state.replica.config().members.len() > 1
         };
         matches!(self.phase, Phase::Running) && listens && self.streams.values().all(leads)
     }
@@ -245,5 +247,11 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn alarm(&mut self, code: &'static str, hint: String) {
         let wall = self.io.ring.wall_ns();
         self.alarms.entry(code).or_insert((wall, hint));
+    }
+}
+
+impl<R: Ring> Drop for Shard<R> {
+    fn drop(&mut self) {
+        self.port.close();
     }
 }

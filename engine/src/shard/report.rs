@@ -48,7 +48,7 @@ impl Board {
             if part.node.id != 0 {
                 status.node = part.node.clone();
             }
-            if part.cluster.id != 0 {
+            if part.cluster.id != 0 && !part.streams.is_empty() {
                 status.cluster = part.cluster.clone();
             }
             status.streams.extend(part.streams.iter().cloned());

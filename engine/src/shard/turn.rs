@@ -24,6 +24,9 @@ use crate::shard::token::{
 };
 use crate::shard::{Halt, Shard};
 
+/// How soon a shard looks again for what rings no bell.
+const LOOK_AGAIN_NS: u64 = 1_000_000;
+
 impl<R: Ring> Shard<R> {
     /// Runs one turn; with `may_wait` it sleeps when there is nothing to do. False when the shard
     /// has stopped; [`halted`](Shard::halted) says why.
@@ -47,6 +50,7 @@ impl<R: Ring> Shard<R> {
         }
         if self.halt.is_some() {
             self.phase = Phase::Stopped;
+            self.port.close();
             return false;
         }
         self.submit();
@@ -251,9 +255,12 @@ impl<R: Ring> Shard<R> {
         // The end of a stall is a completion.
         let waits = self.ledger.oldest_write().filter(|_| !self.stalled);
         let stall = waits.map(|at| at.after(self.config.disk_stall_ns + 1));
+        // Slots that other threads give back, and room in other shards' inboxes, ring no bell.
+        let waits = self.seal_stuck || !self.unsent.is_empty();
+        let again = waits.then(|| self.io.now.after(LOOK_AGAIN_NS));
         [replicas, liveness, stall, self.net.next_timer(), self.ledger.wal.next_timer()]
             .into_iter()
-            .chain([self.next_import()])
+            .chain([self.next_import(), again])
             .flatten()
             .min()
     }
