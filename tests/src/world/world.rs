@@ -22,6 +22,8 @@ const START_NS: u64 = 60 * SECOND;
 const RECOVER_NS: u64 = 10 * SECOND;
 /// Until every replica of a calm world has everything, and has been read.
 const CATCH_UP_NS: u64 = 20 * SECOND;
+/// Turns of shards for each thing that happened; usual is a third of one.
+const TURNS_PER_EVENT_MAX: u64 = 3;
 /// The shortest run that counts.
 const RUN_NS_MIN: u64 = 60 * SECOND;
 
@@ -82,7 +84,8 @@ impl World {
         self.begin()?;
         self.suffer()?;
         self.recover()?;
-        self.check_copies()
+        self.check_copies()?;
+        self.check_sleep()
     }
 
     /// What it came to so far.
@@ -363,6 +366,15 @@ impl World {
             }
         }
         self.checks.at_end(&self.workload.history, &copies)
+    }
+
+    /// A shard with nothing to do sleeps: turns follow from what happened.
+    fn check_sleep(&self) -> Result<(), Violation> {
+        let (turns, happened) = (self.turns, self.universe.trace_len());
+        if turns <= TURNS_PER_EVENT_MAX * happened {
+            return Ok(());
+        }
+        Err(Violation::new("shards_sleep", format!("{turns} turns for {happened} events")))
     }
 
     /// Whether a stream is committed up to the same position on all nodes.

@@ -14,7 +14,7 @@ mod reader_saw_all;
 
 use palisade::paxos::Replica;
 use palisade::{Outcome, Record};
-use palisade_wal::{Ballot, Boundary, Lsn};
+use palisade_wal::{Ballot, Lsn};
 
 use super::history::{History, Stretch};
 
@@ -91,11 +91,11 @@ impl Checks {
             return Err(Violation::new("stream-halted", format!("{seat}: {reason}")));
         }
         let raised = self.ballots.on_turn(seat, replica)?;
-        if raised.leads {
-            self.values.on_leads(seat, replica.log())?;
+        if let Some(ballot) = replica.serving().filter(|_| raised.leads) {
+            self.values.on_leads(seat, ballot, replica.log())?;
         }
         if let Some(committed) = self.cursors.on_turn(seat, replica)? {
-            self.on_committed(seat, committed)?;
+            self.values.on_committed(seat, replica.log().accepting(), committed)?;
             return Ok(Raised { committed: true, ..raised });
         }
         Ok(raised)
@@ -104,10 +104,6 @@ impl Checks {
     /// A candidate counts on the promise of a node.
     pub fn on_counted(&mut self, node: usize, stream: u64, ballot: Ballot) {
         self.ballots.on_counted(node, stream, ballot);
-    }
-
-    fn on_committed(&mut self, seat: Seat, committed: Boundary) -> Result<(), Violation> {
-        self.values.on_committed(seat, committed)
     }
 
     /// Looks at an outcome, before the history takes it. `by_leader`: it came from the newest

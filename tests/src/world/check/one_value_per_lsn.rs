@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use palisade::Record;
-use palisade_wal::{Boundary, Lsn, StreamLog};
+use palisade_wal::{Ballot, Boundary, Lsn, StreamLog};
 
 use super::{FullCopy, Seat, Violation};
 use crate::world::payload;
@@ -26,6 +26,8 @@ struct Value {
 pub(super) struct OneValuePerLsn {
     chains: BTreeMap<(usize, u64), BTreeMap<Lsn, (u64, Seat)>>,
     records: BTreeMap<u64, BTreeMap<Lsn, (Value, Seat)>>,
+    /// What was known to be committed by replicas of a cluster under an accepting ballot.
+    ballots: BTreeMap<(usize, u64), BTreeMap<(usize, Ballot), (Boundary, Seat)>>,
 }
 
 /// Whose log a stream is: the system stream is each cluster's own.
@@ -34,7 +36,17 @@ fn log_of(seat: Seat) -> (usize, u64) {
 }
 
 impl OneValuePerLsn {
-    pub(super) fn on_committed(&mut self, seat: Seat, at: Boundary) -> Result<(), Violation> {
+    pub(super) fn on_committed(
+        &mut self,
+        seat: Seat,
+        accepting: Ballot,
+        at: Boundary,
+    ) -> Result<(), Violation> {
+        let ballots = self.ballots.entry(log_of(seat)).or_default();
+        let highest = ballots.entry((seat.cluster, accepting)).or_insert((at, seat));
+        if highest.0.lsn < at.lsn {
+            *highest = (at, seat);
+        }
         let chains = self.chains.entry(log_of(seat)).or_default();
         let (chain, first) = *chains.entry(at.lsn).or_insert((at.chain, seat));
         if chain == at.chain {
@@ -44,17 +56,25 @@ impl OneValuePerLsn {
         Err(Violation::new(NAME, text))
     }
 
-    /// Who begins to lead has everything that was ever committed.
-    pub(super) fn on_leads(&self, seat: Seat, log: &StreamLog) -> Result<(), Violation> {
-        let newest = self.chains.get(&log_of(seat)).and_then(|chains| chains.last_key_value());
-        let Some((&lsn, &(chain, first))) = newest else { return Ok(()) };
-        let same = log.chain_at(lsn).is_none_or(|own| own == chain);
-        if log.end().lsn >= lsn && same {
+    /// Who begins to lead has everything that was committed under a lower ballot.
+    pub(super) fn on_leads(
+        &self,
+        seat: Seat,
+        ballot: Ballot,
+        log: &StreamLog,
+    ) -> Result<(), Violation> {
+        let Some(ballots) = self.ballots.get(&log_of(seat)) else { return Ok(()) };
+        let before = ballots.range((seat.cluster, Ballot::NONE)..(seat.cluster, ballot));
+        let newest = before.map(|(_, committed)| committed).max_by_key(|(at, _)| at.lsn);
+        let Some(&(at, first)) = newest else { return Ok(()) };
+        let same = log.chain_at(at.lsn).is_none_or(|own| own == at.chain);
+        if log.end().lsn >= at.lsn && same {
             return Ok(());
         }
         let text = format!(
-            "{seat} leads with a log up to {} that has not what {first} committed at {lsn}",
-            log.end().lsn
+            "{seat} leads under {ballot} with a log up to {}, without what {first} committed at {}",
+            log.end().lsn,
+            at.lsn
         );
         Err(Violation::new("leader_is_complete", text))
     }
