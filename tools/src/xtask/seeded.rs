@@ -39,11 +39,9 @@ pub(crate) fn run(only: &[String]) -> ExitCode {
 fn find(bug: &str) -> Result<bool, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let cfg = format!("seeded_bug=\"{bug}\"");
-    let target = root().join("target/seeded");
     let built = Command::new(cargo)
         .args(["rustc", "--quiet", "--package", "palisade", "--lib", "--profile", "test"])
         .args(["--message-format", "json", "--", "--cfg", &cfg])
-        .env("CARGO_TARGET_DIR", &target)
         .current_dir(root())
         .stderr(Stdio::inherit())
         .output()
