@@ -59,7 +59,8 @@ enum Step {
     IndexHead,
     Close(Stage),
     Scan(Stage, Scanner),
-    Sync(Handle),
+    /// What was read becomes durable; then the index that says so may be written.
+    Sync(Handle, Option<Box<Retired>>),
     Seal(Box<Retired>),
     Start(Box<Preparer>),
     Done(Box<Preparer>),
@@ -254,7 +255,7 @@ impl Recovery {
             Step::Header => self.read_page(pool, 0)?,
             Step::IndexHead => self.read_page(pool, data_end(self.found[self.at].bytes))?,
             Step::Close(_) => Op::Close { handle: self.open_handle() },
-            Step::Sync(handle) => Op::Sync { handle: *handle, metadata: true },
+            Step::Sync(handle, _) => Op::Sync { handle: *handle, metadata: true },
             Step::Scan(_, scanner) => scanner.read(pool),
             Step::Seal(retired) => retired
                 .poll_op(pool, &self.config, u64::MAX, false)
@@ -330,7 +331,7 @@ impl Recovery {
         payload: &Payload,
     ) -> Result<(), WalError> {
         let bad = WalError::BadAnswer { what };
-        match &self.step {
+        match &mut self.step {
             Step::OpenDir => {
                 let Payload::Handle(handle) = payload else { return Err(bad) };
                 self.dir = Some(*handle);
@@ -363,8 +364,16 @@ impl Recovery {
             }
             Step::Header => self.on_header(pool, count)?,
             Step::IndexHead => self.on_index_head(pool, count),
-            Step::Close(stage) => self.step = self.after_close(*stage),
-            Step::Sync(_) => self.step = Step::Close(Stage::Replay),
+            Step::Close(stage) => {
+                let stage = *stage;
+                self.step = self.after_close(stage);
+            }
+            Step::Sync(_, retired) => {
+                self.step = match retired.take() {
+                    Some(retired) => Step::Seal(retired),
+                    None => Step::Close(Stage::Replay),
+                };
+            }
             _ => return Err(bad),
         }
         Ok(())
@@ -580,16 +589,16 @@ impl Recovery {
         let Step::Scan(_, scanner) = old else { unreachable!("a scan ended") };
         self.unreadable += scanner.unreadable;
         let handle = scanner.handle();
-        self.step = Step::Sync(handle);
         let index = self.index.take().expect("a scan has an index");
         let complete = found.index.is_some_and(|head| head.seq() == index.last_block());
-        if found.kept && !complete {
+        let retired = (found.kept && !complete).then(|| {
             let (seq, bytes) = (found.seq, found.bytes);
             let segment = OpenSegment { seq, handle, bytes, usable: bytes };
             let history = self.history.as_ref().expect("a replay has a history");
             let hard_state = history.hard_state_block.min(index.last_block());
-            self.step = Step::Seal(Box::new(Retired::new(segment, index, hard_state)));
-        }
+            Box::new(Retired::new(segment, index, hard_state))
+        });
+        self.step = Step::Sync(handle, retired);
     }
 
     fn on_sealed(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
@@ -597,9 +606,8 @@ impl Recovery {
         match retired.on_completion(pool, done) {
             // An index can be made again, and a full disk must not keep the node from voting.
             Err(WalError::Io { errno: palisade_netio::Errno::NOSPC, .. }) => {
-                let handle = retired.handle();
                 retired.give_back(pool);
-                self.step = Step::Sync(handle);
+                self.step = Step::Close(Stage::Replay);
             }
             Err(error) => return Err(error),
             Ok(()) if retired.is_closed() => self.step = self.after_close(Stage::Replay),
@@ -673,7 +681,7 @@ impl Recovery {
             Step::IndexHead => "reading a segment index",
             Step::Close(_) => "closing a segment",
             Step::Scan(..) => "reading a segment",
-            Step::Sync(_) | Step::Seal(_) => "syncing a segment",
+            Step::Sync(..) | Step::Seal(_) => "syncing a segment",
             Step::Start(_) | Step::Done(_) | Step::Over => "starting a segment",
         }
     }

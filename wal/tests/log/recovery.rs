@@ -3,7 +3,7 @@
 use palisade_netio::{Errno, Op};
 use palisade_wal::{Kind, Replay, Tail, WalError, segment_name};
 
-use crate::disk::{Disk, Fault, SECTOR};
+use crate::disk::{Disk, Event, Fault, SECTOR};
 use crate::node::{Node, STREAM, config};
 
 /// Five durable blocks of 8 KiB in segment 1, at 4096 + 8192 * n, D = 4 on disk.
@@ -89,6 +89,19 @@ fn a_hole_before_valid_blocks_is_the_end() {
     assert_eq!((report.tail, report.dropped, report.durable_upto), (Tail::Hole, 2, 1));
     assert_eq!(node.blocks(), [1]);
     assert!(node.corrupt().is_empty());
+}
+
+#[test]
+fn an_index_is_written_when_what_it_calls_durable_is() {
+    let mut node = five();
+    let index =
+        config().segment_bytes - palisade_wal::limits::index_reserve(config().segment_bytes);
+    node.disk.events.clear();
+    let node = node.restart();
+    let is_index = |event: &Event| matches!(event, Event::Submitted(_, Op::Write { offset, .. }) if *offset == index);
+    let is_sync = |event: &Event| matches!(event, Event::Submitted(_, Op::Sync { .. }));
+    let index = node.disk.events.iter().position(is_index).expect("the segment was sealed");
+    assert!(node.disk.events[..index].iter().any(is_sync), "sealed before it was synced");
 }
 
 #[test]
