@@ -167,6 +167,7 @@ impl Node {
                 return Err(halt_error(shard.halted().expect("it stopped")));
             }
         }
+        shard.driven = true;
         Ok((node, ShardDriver { shard }))
     }
 

@@ -300,6 +300,7 @@ impl<R: Ring> Shard<R> {
 
     /// Gives an outcome to who waits for it.
     pub(crate) fn settle(&mut self, reply: Reply, outcome: Outcome) {
+        self.answered = true;
         match reply {
             Reply::Promise(promise) => promise.settle(outcome),
             Reply::Session { conn, request, index } => {

@@ -130,6 +130,8 @@ impl<R: Ring> Shard<R> {
             alarms: BTreeMap::new(),
             listening: None,
             booted: false,
+            driven: false,
+            answered: false,
             once: 0,
             done: Vec::new(),
             ops: Vec::new(),

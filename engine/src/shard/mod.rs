@@ -176,6 +176,10 @@ pub struct Shard<R: Ring> {
     pub(crate) alarms: BTreeMap<&'static str, (u64, String)>,
     pub(crate) listening: Option<SocketAddr>,
     booted: bool,
+    /// Its owner drives it, and looks at outcomes between two turns.
+    pub(crate) driven: bool,
+    /// An outcome was given in this turn.
+    pub(crate) answered: bool,
     once: u32,
     done: Vec<Completion>,
     ops: Vec<(u32, Op)>,

@@ -222,7 +222,9 @@ impl<R: Ring> Shard<R> {
     }
 
     fn wait(&mut self, may_wait: bool) -> Wait {
-        if !may_wait || self.has_work() {
+        // Who drives the shard itself would learn of its outcome only after the sleep.
+        let answered = std::mem::take(&mut self.answered) && self.driven;
+        if !may_wait || answered || self.has_work() {
             return Wait::No;
         }
         self.io.ring.arm();
