@@ -94,13 +94,12 @@ impl<R: Ring> Shard<R> {
         };
         // Takes its real place when the identity is known; nothing is asked of it before.
         let wal = Wal::open(wal_config(&config, &me)).expect("bounds were checked with the file");
-        let ledger = Ledger::new(wal);
         Shard {
             me,
             io: Io { now: ring.now(), ring, pool },
             phase: Phase::Identity,
             halt: None,
-            ledger,
+            ledger: Ledger::new(wal),
             booting: Booting { identity, streams: BTreeMap::new() },
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),

@@ -98,7 +98,10 @@ fn an_index_is_written_when_what_it_calls_durable_is() {
         config().segment_bytes - palisade_wal::limits::index_reserve(config().segment_bytes);
     node.disk.events.clear();
     let node = node.restart();
-    let is_index = |event: &Event| matches!(event, Event::Submitted(_, Op::Write { offset, .. }) if *offset == index);
+    let is_index = |event: &Event| match event {
+        Event::Submitted(_, Op::Write { offset, .. }) => *offset == index,
+        _ => false,
+    };
     let is_sync = |event: &Event| matches!(event, Event::Submitted(_, Op::Sync { .. }));
     let index = node.disk.events.iter().position(is_index).expect("the segment was sealed");
     assert!(node.disk.events[..index].iter().any(is_sync), "sealed before it was synced");

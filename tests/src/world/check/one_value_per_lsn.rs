@@ -21,13 +21,16 @@ struct Value {
     len: usize,
 }
 
+/// Who committed up to where, by cluster and ballot.
+type ByBallot = BTreeMap<(usize, Ballot), (Boundary, Seat)>;
+
 /// Chains and records that anybody saw committed.
 #[derive(Default)]
 pub(super) struct OneValuePerLsn {
     chains: BTreeMap<(usize, u64), BTreeMap<Lsn, (u64, Seat)>>,
     records: BTreeMap<u64, BTreeMap<Lsn, (Value, Seat)>>,
     /// What was known to be committed by replicas of a cluster under an accepting ballot.
-    ballots: BTreeMap<(usize, u64), BTreeMap<(usize, Ballot), (Boundary, Seat)>>,
+    ballots: BTreeMap<(usize, u64), ByBallot>,
 }
 
 /// Whose log a stream is: the system stream is each cluster's own.
