@@ -21,6 +21,8 @@ use super::tree::Inode;
 
 /// `TCP_USER_TIMEOUT` of every socket, at first.
 const USER_TIMEOUT_NS: u64 = 5_000_000_000;
+/// How long an operation of a disk may still take when calm comes.
+const HURRY_NS: u64 = 100_000_000;
 /// How often a zero-copy send looks whether a partition still holds its bytes.
 const HELD_NS: u64 = 50_000_000;
 
@@ -197,6 +199,16 @@ impl State {
     pub(crate) fn schedule(&mut self, at: Nanos, event: Event) {
         let number = self.number();
         self.events.insert((at.max(self.now), number), event);
+    }
+
+    /// Lets operations that a slow disk would end much later end soon.
+    pub(crate) fn hurry_disks(&mut self) {
+        let soon = self.now.after(HURRY_NS);
+        let late = self.events.split_off(&(soon, 0));
+        for ((at, number), event) in late {
+            let on_disk = matches!(event, Event::Post { step: Step::Work, .. });
+            self.events.insert((if on_disk { soon } else { at }, number), event);
+        }
     }
 
     pub(crate) fn after(&mut self, ns: u64, event: Event) {

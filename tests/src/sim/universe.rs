@@ -125,8 +125,8 @@ impl Universe {
         self.state().faults.plan = plan;
     }
 
-    /// Ends every disturbance: no faults by chance, no partition, no stall, no slow disk, no
-    /// narrow or slow link. What is broken stays broken. For the end of a run, when everything
+    /// Ends every disturbance: no faults by chance, no partition, no stall, no slow disk (what it
+    /// has in flight ends soon), no narrow or slow link. What is broken stays broken. For the end of a run, when everything
     /// must come good.
     pub fn calm(&self) {
         self.set_faults(FaultPlan::none());
@@ -142,6 +142,7 @@ impl Universe {
         for process in &mut state.processes {
             process.paused_until = Nanos(0);
         }
+        state.hurry_disks();
     }
 
     /// How often each kind of fault has struck.
