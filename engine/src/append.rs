@@ -35,6 +35,9 @@ struct State {
     outcome: Option<Outcome>,
     waker: Option<Waker>,
     callback: Option<Callback>,
+    /// A thread sleeps until the outcome comes. To wake nobody still costs a system call, and
+    /// that for every append.
+    blocked: bool,
 }
 
 #[derive(Default)]
@@ -80,8 +83,11 @@ fn settle(shared: &Shared, outcome: Outcome) {
         state = shared.lock();
     }
     state.outcome = Some(outcome);
+    let blocked = state.blocked;
     drop(state);
-    shared.done.notify_all();
+    if blocked {
+        shared.done.notify_one();
+    }
     if let Some(waker) = waker {
         waker.wake();
     }
@@ -108,6 +114,7 @@ impl AppendFuture {
             if let Some(outcome) = state.outcome.take() {
                 return outcome;
             }
+            state.blocked = true;
             state = self.0.done.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
     }
@@ -127,6 +134,7 @@ impl AppendFuture {
             if left.is_zero() {
                 return Err(Error::new(ErrorKind::Unknown, "no outcome before the deadline"));
             }
+            state.blocked = true;
             let waited = self.0.done.wait_timeout(state, left);
             state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }

@@ -72,16 +72,25 @@ impl<R: Ring> Shard<R> {
         if self.pending_count >= PENDING_MAX || self.pending_bytes >= PENDING_BYTES_MAX {
             return Err(Error::new(ErrorKind::Busy, "too many appends wait; try again"));
         }
-        let ahead = record.scn_floor.saturating_sub(self.io.ring.wall_ns());
-        if ahead > SCN_AHEAD_MAX_NS {
-            let text = format!(
-                "SCN {} is {} s ahead of this node's clock; an hour is the most",
-                record.scn_floor,
-                ahead / 1_000_000_000
-            );
-            return Err(Error::new(ErrorKind::ScnTooFarAhead, text));
-        }
+        self.check_floor(record.scn_floor)?;
         Ok(None)
+    }
+
+    /// Whether a record may be asked to come after `floor`. Most name none, and cost no look at
+    /// the clock.
+    fn check_floor(&self, floor: u64) -> Result<(), Error> {
+        if floor == 0 {
+            return Ok(());
+        }
+        let ahead = floor.saturating_sub(self.io.ring.wall_ns());
+        if ahead <= SCN_AHEAD_MAX_NS {
+            return Ok(());
+        }
+        let text = format!(
+            "SCN {floor} is {} s ahead of this node's clock; an hour is the most",
+            ahead / 1_000_000_000
+        );
+        Err(Error::new(ErrorKind::ScnTooFarAhead, text))
     }
 
     /// Whether this node takes appends for a stream.
@@ -392,7 +401,12 @@ fn fill_group(
 
 /// Takes a slot for groups. Some of the quota stays for hard state, which must always find room.
 pub(crate) fn take_for_groups(pool: &mut Pool, len: usize) -> Option<SlotId> {
-    let left = pool.quota(Purpose::Write).saturating_sub(pool.used(Purpose::Write));
-    let room = left >= Pool::slot_bytes(len) + HARD_STATE_SLOTS_BYTES;
+    let room = has_room_for_groups(pool, Pool::slot_bytes(len));
     room.then(|| pool.take(Purpose::Write, len)).flatten()
+}
+
+/// Whether so many bytes of slots are left for groups.
+pub(crate) fn has_room_for_groups(pool: &Pool, bytes: usize) -> bool {
+    let left = pool.quota(Purpose::Write).saturating_sub(pool.used(Purpose::Write));
+    left >= bytes + HARD_STATE_SLOTS_BYTES
 }
