@@ -90,8 +90,6 @@ impl FrameLimits {
     /// Plain and bulk frames up to the largest body.
     pub const ANY: FrameLimits =
         FrameLimits { body_bytes_max: FRAME_BODY_MAX as u32, plain: true, bulk: true };
-    /// Bulk frames only.
-    pub const BULK: FrameLimits = FrameLimits { plain: false, ..FrameLimits::ANY };
     /// Handshake frames.
     pub const GREETING: FrameLimits =
         FrameLimits { body_bytes_max: GREETING_BODY_MAX as u32, plain: true, bulk: false };
@@ -312,6 +310,8 @@ fn head_crc(head: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
+    const BULK: FrameLimits = FrameLimits { plain: false, ..FrameLimits::ANY };
+
     #[test]
     fn a_frame_reads_back() {
         let frame = FrameHead::encode(17, 1, 2, b"body");
@@ -326,17 +326,11 @@ mod tests {
     fn a_bulk_head_carries_its_prefix_and_checks_it() {
         let mut head = FrameHead::encode_bulk(20, 7, 8, &[9; 448], FRAME_BODY_MAX);
         assert_eq!(head.len(), 512);
-        let parsed = FrameHead::parse(&head, &FrameLimits::BULK).unwrap();
+        let parsed = FrameHead::parse(&head, &BULK).unwrap();
         assert_eq!(parsed.body_len as usize, FRAME_BODY_MAX);
-        assert_eq!(
-            FrameHead::parse(&head[..100], &FrameLimits::BULK),
-            Err(FrameError::Short { need: 512 })
-        );
+        assert_eq!(FrameHead::parse(&head[..100], &BULK), Err(FrameError::Short { need: 512 }));
         head[500] ^= 1;
-        assert!(matches!(
-            FrameHead::parse(&head, &FrameLimits::BULK),
-            Err(FrameError::HeadCrc { .. })
-        ));
+        assert!(matches!(FrameHead::parse(&head, &BULK), Err(FrameError::HeadCrc { .. })));
     }
 
     #[test]

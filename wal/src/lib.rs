@@ -34,6 +34,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod block;
 mod body;
 mod config;

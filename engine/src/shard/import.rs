@@ -2,28 +2,25 @@
 //! this cluster's own replicas, at the same LSN and SCN.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use palisade_netio::{
-    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, Frame, HEAD_BYTES, Identity, Nanos, Outgoing, Ring,
-    Run, SlotId, Target,
+    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, Frame, HEAD_BYTES, Identity, Nanos, Outgoing, Purpose,
+    Ring, Run, SlotId, Target,
 };
-use palisade_wal::{
-    Body, BodyBuilder, Boundary, GroupHeader, Kind, Lsn, RecordMeta, check_headers_only,
-};
+use palisade_wal::{Body, Boundary, GroupHeader, Kind, Lsn, RecordMeta};
 use zerocopy::FromBytes;
 
 use crate::forward::wire::{FromForwarder, FromReader, KIND_CHUNK};
 use crate::paxos::GroupMark;
 use crate::shard::Shard;
-use crate::shard::batch::take_for_groups;
+use crate::shard::batch::has_room_for_groups;
 use crate::shard::ledger::group_items;
 use crate::shard::net::Duty;
 use crate::status::UpstreamStatus;
 use crate::stream::catalogue::SYSTEM_STREAM;
 use crate::transfer::{Output, Receiver, ReceiverLimits};
 
-/// A copied part of a chunk that waits for its place in the log.
+/// The new part of a chunk that waits for its place in the log.
 struct Incoming {
     stream: u64,
     slot: SlotId,
@@ -128,7 +125,7 @@ impl<R: Ring> Shard<R> {
         match said {
             Ok(FromForwarder::Chunk(head)) => {
                 receiver.on_chunk(&head, part(bytes, frame.body), now, out);
-                self.take_outputs(Some((frame, head.headers_crc)));
+                self.take_outputs(Some(frame));
             }
             Ok(FromForwarder::End(end)) => receiver.on_end(&end, now, out),
             Ok(FromForwarder::Status(status)) => receiver.on_status(&status, now, out),
@@ -152,7 +149,7 @@ impl<R: Ring> Shard<R> {
         self.imports.receiver.as_ref().and_then(Receiver::next_time)
     }
 
-    fn take_outputs(&mut self, frame: Option<(&Frame, u32)>) {
+    fn take_outputs(&mut self, frame: Option<&Frame>) {
         let mut again = Vec::new();
         for output in std::mem::take(&mut self.imports.outputs) {
             match output {
@@ -163,9 +160,9 @@ impl<R: Ring> Shard<R> {
                     self.say_upstream(FromReader::Credit { stream, bytes });
                 }
                 Output::Stop { stream } => self.say_upstream(FromReader::Stop { stream }),
-                Output::Import { stream, range, .. } => {
-                    let (frame, crc) = frame.expect("only a chunk is imported");
-                    if !self.copy_chunk(stream, frame, crc, range) {
+                Output::Import { stream, metas, .. } => {
+                    let frame = frame.expect("only a chunk is imported");
+                    if !self.adopt_chunk(stream, frame, metas) {
                         again.push(stream);
                     }
                 }
@@ -196,26 +193,21 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// Copies whole records of a chunk into a slot of their own, under this leader's ballot.
-    /// False when there is no memory now.
-    fn copy_chunk(&mut self, stream: u64, frame: &Frame, crc: u32, range: Range<usize>) -> bool {
+    /// Keeps the slot of a chunk with the records that are new, under this leader's ballot. False
+    /// when there is no memory now.
+    fn adopt_chunk(&mut self, stream: u64, frame: &Frame, metas: Vec<RecordMeta>) -> bool {
         let Some(state) = self.streams.get(&stream) else { return false };
-        if !state.leading {
+        let pool = &mut self.io.pool;
+        if !state.leading || !has_room_for_groups(pool, pool.capacity(frame.slot)) {
             return false;
         }
+        assert!(frame.body.at as usize == HEAD_BYTES, "a chunk stands where a block's body does");
         let ballot = state.replica.leader();
-        let bytes = HEAD_BYTES + range.len();
-        let Some(copy) = take_for_groups(&mut self.io.pool, bytes) else { return false };
-        let (from, to) = self.io.pool.pair(frame.slot, copy);
-        let chunk = part(from, frame.body);
-        let metas = check_headers_only(chunk, crc).expect("the receiver checked the chunk");
-        let mut builder = BodyBuilder::new(&mut to[HEAD_BYTES..]);
-        for meta in metas.iter().filter(|meta| range.contains(&(meta.at as usize))) {
-            let pushed = builder.push_raw_group(&chunk[meta.range()], ballot, 0);
-            assert!(pushed.is_ok(), "a checked group fits a slot of its size: {pushed:?}");
-        }
-        let body = builder.finish();
-        self.imports.waiting.push_back(Incoming { stream, slot: copy, body });
+        let body = Body::adopt(&mut pool.bytes_mut(frame.slot)[HEAD_BYTES..], metas, ballot);
+        pool.retain(frame.slot);
+        // What waits for the log must not keep messages from being received.
+        pool.repurpose(frame.slot, Purpose::Write);
+        self.imports.waiting.push_back(Incoming { stream, slot: frame.slot, body });
         true
     }
 

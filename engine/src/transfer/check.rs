@@ -1,8 +1,6 @@
 //! Whether a chunk continues a log: every checksum, every position, the chain.
 
-use std::ops::Range;
-
-use palisade_wal::{Boundary, GROUP_HEADER_BYTES, GroupHeader, Kind, Lsn, parse_body};
+use palisade_wal::{Boundary, GROUP_HEADER_BYTES, GroupHeader, Kind, Lsn, RecordMeta, parse_body};
 use zerocopy::FromBytes;
 
 use crate::forward::wire::ChunkHead;
@@ -10,8 +8,9 @@ use crate::forward::wire::ChunkHead;
 /// Part of a chunk's body that continues a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Continuation {
-    /// Whole records of the body; empty when all of it is known already.
-    pub range: Range<usize>,
+    /// Whole records of the body, one after the other up to its end; none when all of it is
+    /// known already.
+    pub metas: Vec<RecordMeta>,
     /// Where the log ends with them.
     pub end: Boundary,
 }
@@ -39,9 +38,9 @@ pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Conti
     if body.len() != head.body_len as usize {
         return Err(BadChunk::Damaged);
     }
-    let metas = parse_body(body, head.headers_crc).map_err(|_| BadChunk::Damaged)?;
+    let mut metas = parse_body(body, head.headers_crc).map_err(|_| BadChunk::Damaged)?;
     let (mut at, mut end) = (head.start, after);
-    let mut first = None;
+    let mut known = 0;
     for meta in &metas {
         let ours = meta.kind == Kind::Group && meta.stream == head.stream && meta.lsn == at;
         if !ours {
@@ -49,6 +48,7 @@ pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Conti
         }
         at = meta.end;
         if meta.end <= after.lsn {
+            known += 1;
             continue;
         }
         if meta.lsn > end.lsn {
@@ -59,11 +59,11 @@ pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Conti
         if meta.lsn < end.lsn || !group.follows(end.chain) {
             return Err(BadChunk::NotMatch(meta.lsn));
         }
-        first.get_or_insert(meta.at as usize);
         end = Boundary { lsn: meta.end, chain: meta.chain };
     }
     if at != head.end {
         return Err(BadChunk::Damaged);
     }
-    Ok(Continuation { range: first.unwrap_or(body.len())..body.len(), end })
+    metas.drain(..known);
+    Ok(Continuation { metas, end })
 }

@@ -6,12 +6,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
 
 use palisade_netio::Nanos;
-use palisade_wal::Lsn;
-
-use palisade_wal::Boundary;
+use palisade_wal::{Boundary, Lsn, RecordMeta};
 
 use super::check::{BadChunk, continues};
 use super::limits::{
@@ -121,8 +118,8 @@ pub enum Output {
     Import {
         /// The stream.
         stream: u64,
-        /// Whole records in the body.
-        range: Range<usize>,
+        /// Whole records in the body, one after the other.
+        metas: Vec<RecordMeta>,
         /// Start of the first group.
         start: Lsn,
         /// End of the last group, and its chain.
@@ -404,7 +401,7 @@ impl Receiver {
         inbound.moved = now;
         let position = inbound.position;
         match continues(head, body, position) {
-            Ok(found) if found.range.is_empty() => {
+            Ok(found) if found.metas.is_empty() => {
                 out.push(Output::Skip { stream });
                 self.grant(stream, out);
             }
@@ -416,7 +413,7 @@ impl Receiver {
                 self.held += len;
                 self.failures = 0;
                 let (start, end) = (position.lsn, found.end);
-                out.push(Output::Import { stream, range: found.range, start, end });
+                out.push(Output::Import { stream, metas: found.metas, start, end });
                 self.set_state(stream, State::Sync, "follows", now, out);
                 self.widen(stream);
                 self.grant(stream, out);

@@ -34,7 +34,7 @@ pub struct Frame {
     pub slot: SlotId,
     /// The sender's prefix of a bulk frame; empty for a plain one.
     pub prefix: Run,
-    /// The body; at byte 512 of the slot on a slotted link.
+    /// The body; of a bulk frame at byte 512 of the slot on a slotted link.
     pub body: Run,
 }
 
@@ -136,7 +136,8 @@ pub enum ZeroCopyMode {
 pub enum Framing {
     /// Many frames in one slot, plain or bulk. For small frames.
     Packed,
-    /// Bulk frames only, each at the start of its own slot.
+    /// Each frame at the start of its own slot, so that the body of a bulk frame can be written
+    /// from there as a block.
     Slotted,
     /// One plain frame at a time and no byte beyond it. For greetings.
     Exact,

@@ -53,8 +53,7 @@ impl Inbox {
         assert!(self.filled == self.parsed && self.spill.is_empty(), "bytes are waiting");
         self.framing = framing;
         self.limits = match framing {
-            Framing::Packed => FrameLimits::ANY,
-            Framing::Slotted => FrameLimits::BULK,
+            Framing::Packed | Framing::Slotted => FrameLimits::ANY,
             Framing::Exact => FrameLimits::GREETING,
         };
     }
@@ -227,8 +226,11 @@ mod tests {
 
     fn frame(framing: Framing, number: u64, len: usize) -> Vec<u8> {
         let body: Vec<u8> = (0..len).map(|i| (i as u64 ^ number) as u8).collect();
-        let bulk =
-            framing == Framing::Slotted || (framing == Framing::Packed && number.is_multiple_of(5));
+        let bulk = match framing {
+            Framing::Packed => number.is_multiple_of(5),
+            Framing::Slotted => !number.is_multiple_of(5),
+            Framing::Exact => false,
+        };
         match bulk {
             true => [FrameHead::encode_bulk(20, number, 0, &[7], len), body].concat(),
             false => FrameHead::encode(20, number, 0, &body),

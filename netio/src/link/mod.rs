@@ -129,7 +129,7 @@ impl Link {
         Link {
             base,
             side,
-            framing: if class == Class::Bulk { Framing::Slotted } else { Framing::Packed },
+            framing: framing_of(class),
             state: State::New,
             generation: 0,
             socket,
@@ -620,6 +620,14 @@ impl Link {
     fn pinned_since(&self) -> Option<Nanos> {
         let current = |pin: &&Pinned| pin.generation == self.generation;
         self.pinned.iter().find(current).map(|pin| pin.since)
+    }
+}
+
+/// What carries groups is logged from the slot that it came in.
+fn framing_of(class: Class) -> Framing {
+    match class {
+        Class::Bulk | Class::Reader => Framing::Slotted,
+        _ => Framing::Packed,
     }
 }
 
