@@ -1,7 +1,6 @@
 //! From a directory to a shard that serves: identity, recovery, replicas, listener, peers.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring, ZeroCopy};
 use palisade_wal::{
@@ -389,7 +388,10 @@ impl<R: Ring> Shard<R> {
         self.start_listener();
         self.open_missing_streams();
         let streams: Vec<u64> = self.streams.keys().copied().collect();
-        self.connect_peers();
+        for stream in &streams {
+            let members = self.streams[stream].replica.config().members.clone();
+            self.connect_peers(&members);
+        }
         for stream in streams {
             self.step(stream, |replica, now, fx| replica.start(now, fx));
         }
@@ -441,7 +443,7 @@ impl<R: Ring> Shard<R> {
         let wall = self.io.ring.wall_ns();
         self.streams.insert(stream, StreamState::new(replica, role, Derived::default(), wall));
         self.board.listeners.tell(crate::event::Event::Created { stream });
-        self.connect_peers();
+        self.connect_peers(members);
         self.step(stream, |replica, now, fx| replica.start(now, fx));
         self.tell_liveness(stream);
     }
@@ -458,28 +460,21 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// Makes links to every member of any stream, and starts to tell them that this node lives.
-    fn connect_peers(&mut self) {
-        let mut members: BTreeMap<u32, SocketAddr> = BTreeMap::new();
-        for state in self.streams.values() {
-            for member in &state.replica.config().members {
-                if let Ok(addr) = member.addr.parse() {
-                    members.insert(member.node, addr);
-                }
+    /// Makes links to members that are new, and starts to tell them that this node lives.
+    fn connect_peers(&mut self, members: &[Member]) {
+        let mut news = false;
+        for member in members {
+            let known = member.node == self.me.node || self.net.peers.contains_key(&member.node);
+            if known {
+                continue;
             }
+            let Ok(addr) = member.addr.parse() else { continue };
+            let (now, io) = (self.io.now, &mut self.io);
+            self.net.add_peer(&mut io.ring, &mut io.pool, now, member.node, addr);
+            news = true;
         }
-        members.remove(&self.me.node);
-        members.retain(|node, _| !self.net.peers.contains_key(node));
-        if self.liveness.is_some() && members.is_empty() {
-            return;
-        }
-        let now = self.io.now;
-        for (&node, &addr) in &members {
-            let io = &mut self.io;
-            self.net.add_peer(&mut io.ring, &mut io.pool, now, node, addr);
-        }
-        let nodes: Vec<u32> = self.net.peers.keys().copied().collect();
-        if !nodes.is_empty() {
+        if news {
+            let nodes: Vec<u32> = self.net.peers.keys().copied().collect();
             self.liveness = Some(Liveness::new(self.me.boot, &nodes, &self.config.tuning));
         }
     }
