@@ -98,7 +98,7 @@ impl Default for StreamLog {
 impl StreamLog {
     /// An empty log whose first group will stand at `base`.
     pub fn starting_at(base: Boundary) -> StreamLog {
-        assert!(base.lsn.0.is_multiple_of(Lsn::ALIGN));
+        assert!(base.lsn.0.is_multiple_of(Lsn::ALIGN), "a log starts at {}", base.lsn);
         StreamLog {
             base,
             committed: base,
@@ -110,6 +110,29 @@ impl StreamLog {
             accepting: Ballot::NONE,
             unknown: false,
             last_scn: 0,
+        }
+    }
+
+    /// What holds between two records. Nothing here depends on what a peer or a disk says: it is
+    /// how the parts of this struct belong together.
+    fn assert_invariants(&self) {
+        let (base, committed, end) = (self.base.lsn, self.committed.lsn, self.end().lsn);
+        assert!(base <= committed, "base {base} is after committed {committed}");
+        assert!(committed <= end, "committed {committed} is after the end {end}");
+        assert!(committed > base || self.committed == self.base, "one chain at one position");
+        let above = self.boundaries.front();
+        assert!(
+            above.is_none_or(|first| first.lsn > committed),
+            "boundaries stand above committed"
+        );
+        assert!(self.accepting <= self.promised, "what is accepted was promised");
+        assert!(self.extents.is_empty() || end > base, "an empty log has no runs");
+        if let Some(last) = self.extents.back() {
+            assert!(last.end == end, "the runs end where the log ends");
+            assert!(last.start < last.end, "a run holds bytes");
+        }
+        if let Some(staged) = &self.staged {
+            staged.assert_invariants();
         }
     }
 
@@ -162,6 +185,8 @@ impl StreamLog {
     pub fn find(&self, lsn: Lsn) -> Option<&Extent> {
         let after = self.extents.partition_point(|e| e.start <= lsn);
         let extent = self.extents.get(after.checked_sub(1)?)?;
+        assert!(extent.start <= lsn, "runs are in order");
+        assert!(extent.end <= self.end().lsn, "no run goes beyond the log");
         (lsn < extent.end).then_some(extent)
     }
 
@@ -174,6 +199,7 @@ impl StreamLog {
     pub fn promise(&mut self, ballot: Ballot) {
         assert!(ballot >= self.promised, "promise {ballot} below {}", self.promised);
         self.promised = ballot;
+        self.assert_invariants();
     }
 
     /// A group was logged at the end. `end` carries the chain after it.
@@ -182,18 +208,23 @@ impl StreamLog {
     /// When it does not stand at the end of the log or its ballot is not the accepting one.
     pub fn append(&mut self, start: Lsn, end: Boundary, ballot: Ballot, scn: u64, place: Place) {
         assert!(start == self.end().lsn, "group at {start}, log ends at {}", self.end().lsn);
-        assert!(end.lsn > start && ballot == self.accepting);
+        assert!(end.lsn > start, "group from {start} to {}", end.lsn);
+        assert!(ballot == self.accepting, "group of {ballot} under {}", self.accepting);
+        assert!(!self.unknown, "only a takeover ends a loss");
         push_extent(&mut self.extents, self.split, start, end.lsn, ballot, place);
         self.split = false;
         self.boundaries.push_back(end);
         // A voided group may have had a higher one; the highest ever seen is the safe floor.
         self.last_scn = self.last_scn.max(scn);
+        self.assert_invariants();
     }
 
     /// A staged group was logged for the takeover under `ballot`. A run for another ballot, or
     /// one that this group does not continue, is forgotten.
     pub fn stage(&mut self, start: Lsn, end: Boundary, ballot: Ballot, scn: u64, place: Place) {
-        assert!(end.lsn > start && ballot.is_some());
+        assert!(end.lsn > start, "group from {start} to {}", end.lsn);
+        assert!(ballot.is_some(), "a takeover has a ballot");
+        let before = self.end();
         let continues =
             self.staged.as_ref().is_some_and(|s| s.ballot == ballot && s.end() == start);
         if !continues {
@@ -209,6 +240,9 @@ impl StreamLog {
         staged.boundaries.push(end);
         // Its takeover may come or not; a floor too high does no harm.
         self.last_scn = self.last_scn.max(scn);
+        assert!(self.end() == before, "what is staged is no part of the log");
+        assert!(self.staged_end(ballot) == Some(end), "the staged run ends with its last group");
+        self.assert_invariants();
     }
 
     /// End of the run staged for `ballot`.
@@ -257,10 +291,13 @@ impl StreamLog {
             self.adopt(staged, end.lsn);
         }
         assert!(self.end() == end, "takeover left {:?}, not {end:?}", self.end());
+        assert!(self.committed.lsn <= end.lsn, "committed bytes are never voided");
         self.promised = self.promised.max(ballot);
         self.accepting = ballot;
         self.unknown = false;
         self.split = true;
+        assert!(self.staged_end(ballot).is_none(), "what was staged for it is used up");
+        self.assert_invariants();
         Ok(())
     }
 
@@ -271,18 +308,22 @@ impl StreamLog {
             return;
         }
         let Ok(at) = self.boundaries.binary_search_by_key(&lsn, |b| b.lsn) else { return };
+        let (before, end) = (self.committed.lsn, self.end());
         self.committed = self.boundaries[at];
         self.boundaries.drain(..=at);
-        assert!(self.end().lsn >= self.committed.lsn);
+        assert!(self.committed.lsn > before, "committed only grows");
+        assert!(self.end() == end, "a commit leaves the end where it is");
+        self.assert_invariants();
     }
 
     /// Bytes or promises of this stream may have been lost to corruption: what follows the known
     /// log is not known, and no ballot up to `ceiling` may be promised again.
     pub fn mark_unknown(&mut self, ceiling: Ballot) {
-        assert!(ceiling >= self.promised);
+        assert!(ceiling >= self.promised, "a promise is not taken back");
         self.unknown = true;
         self.promised = ceiling;
         self.split = true;
+        self.assert_invariants();
     }
 
     fn void_above(&mut self, lsn: Lsn) {
@@ -295,11 +336,15 @@ impl StreamLog {
         }
         if let Some(last) = self.extents.back_mut() {
             last.end = last.end.min(lsn);
+            assert!(last.start < last.end, "an empty run was dropped");
         }
         self.split = true;
+        assert!(self.end().lsn <= lsn.max(self.committed.lsn), "nothing stands above {lsn}");
     }
 
     fn adopt(&mut self, staged: Staged, end: Lsn) {
+        assert!(staged.start < end && end <= staged.end(), "the takeover ends in what was staged");
+        assert!(staged.start <= self.end().lsn, "what was staged leaves no gap");
         for mut extent in staged.extents {
             if extent.start >= end {
                 break;
@@ -310,12 +355,21 @@ impl StreamLog {
         let above = self.end().lsn;
         let news = staged.boundaries.into_iter().filter(|b| b.lsn > above && b.lsn <= end);
         self.boundaries.extend(news);
+        assert!(self.end().lsn == end, "the log ends with its takeover");
     }
 }
 
 impl Staged {
     fn end(&self) -> Lsn {
         self.boundaries.last().map_or(self.start, |b| b.lsn)
+    }
+
+    fn assert_invariants(&self) {
+        assert!(self.ballot.is_some(), "a takeover has a ballot");
+        assert!(self.start < self.end(), "a staged run holds groups");
+        assert!(self.extents.first().is_some_and(|first| first.start == self.start));
+        assert!(self.extents.last().is_some_and(|last| last.end == self.end()));
+        assert!(self.extents.len() <= self.boundaries.len(), "a run holds groups");
     }
 }
 
@@ -331,6 +385,8 @@ fn push_extent(
     ballot: Ballot,
     place: Place,
 ) {
+    assert!(start < end, "a run holds bytes");
+    assert!(extents.back().is_none_or(|last| last.end == start), "runs leave no gap");
     match extents.back_mut() {
         Some(last) if joins(last, split, start, ballot, place) => last.end = end,
         _ => extents.push_back(Extent { start, end, place, ballot }),

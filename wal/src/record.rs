@@ -110,6 +110,15 @@ pub struct RecordHeader {
 
 const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_BYTES);
 const _: () = assert!(RECORD_HEADER_BYTES.is_multiple_of(RECORD_ALIGN));
+const _: () = assert!(FLAG_STAGED.is_power_of_two(), "a flag is one bit");
+const _: () = assert!(Kind::Group as u8 != 0, "zeros are no record");
+const _: () = {
+    let mut at = 0;
+    while at < Kind::ALL.len() {
+        assert!(Kind::ALL[at] as usize == at + 1, "every kind is listed, in code order");
+        at += 1;
+    }
+};
 
 impl RecordHeader {
     /// The ballot.
@@ -126,6 +135,7 @@ impl RecordHeader {
         self.round = ballot.round.into();
         self.node = ballot.node.into();
         self.incarnation = ballot.incarnation.into();
+        assert!(self.ballot() == ballot, "what is set is read back");
     }
 
     /// The position.
