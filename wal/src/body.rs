@@ -165,11 +165,6 @@ impl BodyState {
     pub fn is_empty(&self) -> bool {
         self.len == 0 && self.open.is_none()
     }
-
-    /// Whether a group is open.
-    pub fn in_group(&self) -> bool {
-        self.open.is_some()
-    }
 }
 
 /// Writes records into the bytes of a slot after its head.
@@ -222,6 +217,7 @@ impl<'a> BodyBuilder<'a> {
 
     /// Whether an entry with a payload of `len` fits the open group.
     pub fn fits_entry(&self, len: usize) -> bool {
+        assert!(self.state.open.is_some(), "an entry is part of a group");
         len <= RECORD_BYTES_MAX && entry_bytes(len) <= self.room()
     }
 
@@ -286,6 +282,7 @@ impl<'a> BodyBuilder<'a> {
     ) -> Result<Lsn, Full> {
         assert!(payload.len() <= RECORD_BYTES_MAX, "record of {} bytes", payload.len());
         let taken = entry_bytes(payload.len());
+        assert!(self.state.open.is_some(), "an entry is part of a group");
         if self.room() < taken {
             return Err(Full);
         }
@@ -302,6 +299,7 @@ impl<'a> BodyBuilder<'a> {
         bytes[..ENTRY_HEADER_BYTES].copy_from_slice(header.as_bytes());
         let (body, pad) = bytes[ENTRY_HEADER_BYTES..].split_at_mut(payload.len());
         body.copy_from_slice(payload);
+        assert!(pad.len() < RECORD_ALIGN, "the pad ends the entry");
         pad.fill(0);
         open.entries_crc = crc32c::crc32c_append(open.entries_crc, bytes);
         open.records += 1;
@@ -333,12 +331,6 @@ impl<'a> BodyBuilder<'a> {
         let meta = self.seal_group(open.record, &open.group);
         assert!(meta.records == open.records && meta.scn == scn);
         meta
-    }
-
-    /// Drops the open group, if any, as if it had not been begun.
-    pub fn drop_group(&mut self) {
-        self.state.open = None;
-        self.state.assert_invariants(self.bytes.len());
     }
 
     /// Copies a group that is already made.
@@ -396,6 +388,7 @@ impl<'a> BodyBuilder<'a> {
         let start = self.state.len + RECORD_HEADER_BYTES;
         let (bytes, pad) = self.bytes[start..self.state.len + taken].split_at_mut(body.len());
         bytes.copy_from_slice(body);
+        assert!(pad.len() < RECORD_ALIGN, "the pad ends the record");
         pad.fill(0);
         let mut header = record_header(kind, 0, stream, lsn, ballot, body.len());
         header.body_crc = crc32c::crc32c(body).into();

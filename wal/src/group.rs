@@ -102,6 +102,7 @@ const _: () = assert!(GROUP_BYTES_MAX.is_multiple_of(RECORD_ALIGN));
 const _: () = assert!(GROUP_BYTES_MAX <= u32::MAX as usize, "the length of a group is a u32");
 const _: () = assert!(RECORD_ALIGN as u64 == Lsn::ALIGN, "every entry starts at an LSN");
 const _: () = assert!(GroupKind::Data as u8 != 0, "zeros are no group");
+const _: () = assert!(CHAIN_START != 0, "0 says that a record has no chain");
 const _: () = assert!(
     GROUP_HEADER_BYTES + ENTRY_HEADER_BYTES + RECORD_BYTES_MAX.next_multiple_of(RECORD_ALIGN)
         <= GROUP_BYTES_MAX,

@@ -178,7 +178,8 @@ impl History {
                 continue;
             }
             self.report.records += 1;
-            self.queue.push_back(record_item(meta, place, &body[meta.range()]));
+            let bytes = body[meta.range()].to_vec();
+            self.queue.push_back(Replay::Record { meta, place, bytes });
         }
         let counted = self.report.records + self.report.damaged - before;
         assert!(counted <= metas.len() as u64, "a record is replayed or damaged, not both");
@@ -245,10 +246,6 @@ fn read_records(body: &[u8], headers_crc: u32) -> Records {
         Err(_) => (meta, false),
     };
     Ok(metas.into_iter().map(check).collect())
-}
-
-fn record_item(meta: RecordMeta, place: Place, bytes: &[u8]) -> Replay {
-    Replay::Record { meta, place, bytes: bytes.to_vec() }
 }
 
 /// The block that is due at the start of the oldest segment, told from the first one that is

@@ -283,6 +283,8 @@ impl IdentityFile {
         self.next_local = self.next_local.wrapping_add(1);
         self.in_flight = Some(local);
         out.push((local, op));
+        self.assert_invariants();
+        assert!(self.error.is_none(), "a failed file asks nothing");
     }
 
     fn next_op(&mut self, pool: &mut Pool) -> Option<Op> {
@@ -293,6 +295,7 @@ impl IdentityFile {
             Step::Open => Op::Open { path, how: OpenHow::ReadWrite },
             Step::Create => Op::Open { path, how: OpenHow::CreateNew },
             Step::Read(copy) => {
+                assert!(self.current.is_none(), "the file is read once");
                 let slot = self.slot(pool)?;
                 let run = Run { slot, at: 0, len };
                 Op::Read { handle: self.handle(), offset: IDENTITY_COPIES[copy], run }
@@ -326,6 +329,7 @@ impl IdentityFile {
         if self.slot.is_none() {
             self.slot = pool.take(Purpose::Write, BLOCK_ALIGN);
         }
+        assert!(self.slot.is_none_or(|slot| pool.capacity(slot) >= BLOCK_ALIGN), "a copy fits");
         self.slot
     }
 
@@ -402,6 +406,7 @@ impl IdentityFile {
             return Step::Read(1);
         }
         let newest = self.copies.into_iter().flatten().max_by_key(|&(_, generation)| generation);
+        assert!(newest.is_some() || self.copies == [None; 2], "one whole copy is enough");
         self.current = newest;
         self.event = Some(match newest {
             Some((identity, _)) => IdentityEvent::Found(identity),
@@ -415,13 +420,17 @@ impl IdentityFile {
         // The second copy was the last write: a crash from here on finds the new one.
         assert!(matches!(self.step, Step::Write(1) | Step::CloseDir));
         assert!(self.formatting == (self.step == Step::CloseDir), "a new file has its name synced");
-        self.current = Some((target, self.generation() + 1));
+        let before = self.generation();
+        self.current = Some((target, before + 1));
+        assert!(self.generation() > before, "the new copies count");
         self.formatting = false;
         self.event = Some(IdentityEvent::Updated(target));
         Step::Idle
     }
 
     fn retry(&mut self, what: &'static str) -> Result<(), WalError> {
+        assert!(self.in_flight.is_none(), "a step is tried again after it ended");
+        assert!(self.step != Step::Idle, "a file at rest asks nothing");
         self.retries += 1;
         if self.retries > RETRIES_MAX { Err(WalError::Stuck { what }) } else { Ok(()) }
     }

@@ -316,6 +316,7 @@ impl IndexBuilder {
             return false;
         }
         self.stride = (self.stride * 2).max(2 * BLOCK_ALIGN as u64);
+        assert!(self.stride >= 2 * BLOCK_ALIGN as u64, "points get sparser than blocks");
         let before = std::mem::take(&mut self.points);
         for extent in self.streams.values_mut() {
             let mut last = None;
@@ -334,6 +335,7 @@ impl IndexBuilder {
 
     /// The bytes of the SegmentIndex record.
     pub(crate) fn encode(&self) -> Vec<u8> {
+        assert!(self.index.last_block > 0, "an empty segment has no index");
         let mut bytes = Vec::with_capacity(self.bytes());
         let header = IndexHeader {
             format: INDEX_FORMAT.into(),

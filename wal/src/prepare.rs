@@ -205,9 +205,12 @@ impl Preparer {
         let mut offset = self.zeroed;
         first.fill(0);
         if self.step == Step::Header {
+            assert!(self.usable == 0, "the header is written before any block");
             self.header.encode(first);
             offset = 0;
         }
+        assert!(offset + len as u64 <= self.bytes(), "a write stays within the segment");
+        assert!(len <= pool.capacity(slot), "a write stays within its slot");
         let runs = vec![Run { slot, at: 0, len: len as u32 }];
         Some(Op::Write { handle: self.handle(), offset, runs, barrier: false })
     }
@@ -219,6 +222,7 @@ impl Preparer {
         done: &Completion,
     ) -> Result<Progress, WalError> {
         assert!(self.in_flight, "an operation is in flight");
+        let before = (self.zeroed, self.usable);
         self.in_flight = false;
         let what = self.what();
         let count = match done.result {
@@ -233,6 +237,9 @@ impl Preparer {
         let progress = self.advance(pool, what, count, &done.payload)?;
         self.assert_invariants();
         assert!(progress != Progress::Usable || self.segment().is_some(), "what is usable is open");
+        assert!(self.zeroed >= before.0, "zeros stay");
+        assert!(self.usable >= before.1, "what is usable stays usable");
+        assert!((self.usable > before.1) == (progress == Progress::Usable), "the owner is told");
         Ok(progress)
     }
 
@@ -249,6 +256,7 @@ impl Preparer {
                 let Payload::Handle(handle) = payload else {
                     return Err(WalError::BadAnswer { what });
                 };
+                assert!(self.handle.is_none(), "the file is opened once");
                 self.handle = Some(*handle);
                 self.step = Step::Facts;
             }
@@ -257,6 +265,7 @@ impl Preparer {
                     return Err(WalError::BadAnswer { what });
                 };
                 check_alignment(facts)?;
+                assert!(self.zeroed == 0 && self.usable == 0, "nothing was written yet");
                 self.zeroed = (facts.size / align * align).min(self.bytes());
                 self.step = Step::Header;
             }
@@ -268,6 +277,7 @@ impl Preparer {
             }
             Step::SyncHeader => self.step = Step::Rename,
             Step::Rename => {
+                assert!(self.usable == 0, "a file is renamed before it is used");
                 self.spare = None;
                 self.step = self.after_zeros();
             }
@@ -285,6 +295,7 @@ impl Preparer {
             }
             Step::SyncFile if !self.dir_synced => self.step = Step::SyncDir,
             Step::SyncFile | Step::SyncDir => {
+                assert!(self.zeroed >= self.goal(), "what was synced was zeroed before");
                 self.dir_synced = true;
                 self.retries = 0;
                 return Ok(self.on_usable(pool));
@@ -317,6 +328,8 @@ impl Preparer {
     }
 
     fn retry(&mut self, what: &'static str) -> Result<Progress, WalError> {
+        assert!(!self.in_flight, "a step is tried again after it ended");
+        assert!(self.step != Step::Done, "a finished segment asks nothing");
         self.retries += 1;
         if self.retries > RETRIES_MAX {
             return Err(WalError::Stuck { what });

@@ -189,6 +189,7 @@ impl Recovery {
             .map(|one| SegmentFacts { seq: one.seq, end: one.end, sealed: true })
             .collect::<Vec<_>>();
         assert!(sealed.iter().all(|facts| facts.seq < preparer.seq()), "the new segment is last");
+        assert!(history.hard_state_block <= kept.block_seq, "hard state is in what was kept");
         Start {
             config: self.config.clone(),
             dir: self.dir.expect("the directory is open"),
@@ -207,6 +208,7 @@ impl Recovery {
         if self.error.is_some() || self.in_flight.is_some() || !self.queue_is_empty() {
             return;
         }
+        self.assert_invariants();
         match self.next_op(pool) {
             Err(error) => self.fail(pool, error),
             Ok(None) => {}
@@ -268,6 +270,7 @@ impl Recovery {
             Step::OpenDir => Op::Open { path: dir.clone(), how: OpenHow::Directory },
             Step::List => Op::List { path: dir.clone() },
             Step::Open(_) => {
+                assert!(self.handle.is_none(), "one file is open at a time");
                 let path = dir.join(segment_name(self.found[self.at].seq));
                 Op::Open { path, how: OpenHow::ReadWrite }
             }
@@ -293,6 +296,7 @@ impl Recovery {
     }
 
     fn window(&mut self, pool: &mut Pool) -> Result<SlotId, WalError> {
+        assert!(self.start.is_none(), "nothing is read after the end");
         if self.window.is_none() {
             self.window = pool.take(Purpose::Read, BLOCK_BYTES_MAX);
         }
@@ -300,6 +304,9 @@ impl Recovery {
     }
 
     fn read_page(&mut self, pool: &mut Pool, offset: u64) -> Result<Op, WalError> {
+        let end = offset + BLOCK_ALIGN as u64;
+        assert!(offset.is_multiple_of(BLOCK_ALIGN as u64), "pages are aligned");
+        assert!(end <= self.found[self.at].size, "a page is read inside its file");
         let slot = self.window(pool)?;
         let run = Run { slot, at: 0, len: BLOCK_ALIGN as u32 };
         Ok(Op::Read { handle: self.open_handle(), offset, run })
@@ -363,15 +370,18 @@ impl Recovery {
             }
             Step::List => {
                 let Payload::Names(names) = payload else { return Err(bad) };
+                assert!(self.found.is_empty() && self.at == 0, "the directory is read once");
                 self.on_names(names)?;
                 self.step = Step::Open(Stage::Look);
             }
             Step::Open(stage) => {
                 let Payload::Handle(handle) = payload else { return Err(bad) };
                 let stage = *stage;
+                assert!(self.handle.is_none(), "one file is open at a time");
                 self.handle = Some(*handle);
                 self.step = Step::Facts;
                 if stage != Stage::Look {
+                    assert!(!self.found[self.at].renamed, "nothing counts in a spare file");
                     let scanner = self.scanner(pool, *handle)?;
                     self.limit = kept_limit(&self.found, self.at);
                     let bytes = self.found[self.at].bytes;
@@ -394,6 +404,7 @@ impl Recovery {
                 self.step = self.after_close(stage);
             }
             Step::Sync(_, retired) => {
+                assert!(self.index.is_none(), "the segment was read to its end");
                 self.step = match retired.take() {
                     Some(retired) => Step::Seal(retired),
                     None => Step::Close(Stage::Replay),
@@ -490,8 +501,10 @@ impl Recovery {
     }
 
     fn next_to_replay(&mut self, from: usize) -> usize {
+        assert!(from <= self.found.len(), "segments are replayed in order");
         for at in from..self.found.len() {
             let one = &self.found[at];
+            assert!(!one.kept, "a segment is replayed once");
             if !one.renamed && !one.empty {
                 return at;
             }
@@ -509,6 +522,7 @@ impl Recovery {
     fn scanner(&mut self, pool: &mut Pool, handle: Handle) -> Result<Scanner, WalError> {
         let slot = self.window(pool)?;
         let found = &self.found[self.at];
+        assert!(!found.kept && !found.empty, "a segment is read again only for its replay");
         let end = data_end(found.bytes).min(found.size);
         Ok(Scanner::new(handle, self.config.expect(found.seq, 0), slot, end))
     }
@@ -620,6 +634,7 @@ impl Recovery {
     }
 
     fn on_sealed(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
+        assert!(self.found[self.at].kept, "only a segment that holds blocks is sealed");
         let Step::Seal(retired) = &mut self.step else { unreachable!("a segment is sealed") };
         match retired.on_completion(pool, done) {
             // An index can be made again, and a full disk must not keep the node from voting.
@@ -665,6 +680,9 @@ impl Recovery {
         assert!(self.spares.len() + report.segments <= self.found.len(), "what is kept stays");
         let spare = self.spares.pop();
         self.taken_again = spare;
+        let kept_too = |one: &Found| one.kept && Some(one.seq) == spare;
+        assert!(!self.found.iter().any(kept_too), "what was kept is not overwritten");
+        assert!(kept.segment_seq < seq, "the new segment stands behind what was kept");
         let place = self.config.expect(seq, 0);
         let header =
             SegmentHeader::new(&place, self.config.segment_bytes, (!fresh).then_some(kept));

@@ -94,6 +94,7 @@ impl Retired {
         if self.in_flight || durable < self.index.last_block() {
             return None;
         }
+        assert!(self.step != Step::Closed || self.slot.is_none(), "a closed file needs no memory");
         let handle = self.segment.handle;
         let op = match self.step {
             Step::Write => self.write(pool, config)?,
@@ -116,6 +117,7 @@ impl Retired {
         let (slot, bytes) = self.slot.expect("filled above");
         assert!(self.written < bytes, "something is left to be written");
         assert!(self.data_end() + bytes as u64 <= self.segment.bytes, "an index ends its segment");
+        assert!(bytes <= pool.capacity(slot), "an index lies within its slot");
         let run = Run { slot, at: self.written as u32, len: (bytes - self.written) as u32 };
         let offset = self.data_end() + self.written as u64;
         Some(Op::Write { handle: self.segment.handle, offset, runs: vec![run], barrier: false })
@@ -135,6 +137,7 @@ impl Retired {
         assert!(body.block_bytes() <= most, "an index stays within its reserve");
         assert!(body.block_bytes() <= bytes.len(), "the slot was taken for it");
         let block = self.index.last_block();
+        assert!(self.hard_state_block <= block, "an index knows no later block");
         let facts = BlockFacts {
             place: config.expect(self.segment.seq, self.data_end()),
             block_seq: block,
@@ -155,6 +158,7 @@ impl Retired {
         done: &Completion,
     ) -> Result<(), WalError> {
         assert!(self.in_flight, "an operation is in flight");
+        assert!(self.step != Step::Sealed, "a sealed segment has nothing in flight");
         self.in_flight = false;
         let what = match self.step {
             Step::Write => "writing a segment index",
@@ -194,6 +198,8 @@ impl Retired {
     }
 
     fn retry(&mut self, what: &'static str) -> Result<(), WalError> {
+        assert!(!self.in_flight, "a step is tried again after it ended");
+        assert!(matches!(self.step, Step::Write | Step::Sync), "a close is not tried again");
         self.retries += 1;
         if self.retries > RETRIES_MAX { Err(WalError::Stuck { what }) } else { Ok(()) }
     }

@@ -145,7 +145,8 @@ impl Scanner {
     }
 
     fn class(&mut self, why: BadBlock, page: &[u8]) -> Page {
-        assert!(page.len() == BLOCK_ALIGN);
+        assert!(page.len() == BLOCK_ALIGN, "a page is judged whole");
+        assert!(self.pos < self.end, "the index is not judged");
         if why == BadBlock::Stale {
             let (head, _) = BlockHead::read_from_prefix(page).expect("a page holds a head");
             let len = head.bytes().min(BLOCK_BYTES_MAX) as u64;
@@ -191,6 +192,7 @@ impl Scanner {
     pub(crate) fn on_read(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
         let asked = std::mem::take(&mut self.in_flight);
         assert!(asked > 0, "a read is in flight");
+        assert!(self.held() < self.need, "nothing was passed while bytes were read");
         let what = "reading a segment";
         match done.result {
             Ok(count) if count as usize > asked => return Err(WalError::BadAnswer { what }),

@@ -31,6 +31,7 @@ impl Wal {
     /// A setting that cannot be.
     pub fn open(config: Config) -> Result<Wal, BadConfig> {
         config.validate()?;
+        assert!(config.segments_max() >= 2, "the settings were checked");
         Ok(Wal { phase: Phase::Recovering(Box::new(Recovery::new(config))) })
     }
 
@@ -113,7 +114,9 @@ impl Wal {
     /// Whether a block of `bytes` should be made now: nothing is in flight, or it is full and one
     /// more write may start.
     pub fn wants_block(&self, bytes: usize) -> bool {
-        self.writer().is_some_and(|writer| writer.wants_block(bytes))
+        let wants = self.writer().is_some_and(|writer| writer.wants_block(bytes));
+        assert!(!wants || self.poisoned().is_none(), "a poisoned log wants nothing");
+        wants
     }
 
     /// Where a block of `len` bytes, a multiple of 4096, would stand if it was appended next. A
@@ -148,25 +151,35 @@ impl Wal {
     /// How full the log is. All zero during recovery.
     pub fn space(&self) -> Space {
         let none = Space { used: 0, limit: 0, refuse_appends: true, throttle: true };
-        self.writer().map_or(none, Writer::space)
+        let space = self.writer().map_or(none, Writer::space);
+        assert!(space.throttle || !space.refuse_appends, "appends slow down before they end");
+        assert!(self.is_ready() == (space.limit > 0), "an open log has a limit");
+        space
     }
 
     /// Tells the time, every turn: it drives the closing block and paces the preparation.
     pub fn on_time(&mut self, now: Nanos) {
+        let before = (self.appended(), self.durable());
         if let Phase::Ready(writer) = &mut self.phase {
             writer.on_time(now);
         }
+        assert!((self.appended(), self.durable()) == before, "time alone writes nothing");
     }
 
     /// When [`on_time`](Wal::on_time) and [`poll_ops`](Wal::poll_ops) should be called next at
     /// the latest, if nothing else happens.
     pub fn next_timer(&self) -> Option<Nanos> {
-        self.writer().and_then(Writer::next_timer)
+        let next = self.writer().and_then(Writer::next_timer);
+        assert!(next.is_none() || self.poisoned().is_none(), "a poisoned log waits for nothing");
+        next
     }
 
     /// The segments, oldest first; the last one is the active one. Empty during recovery.
     pub fn segments(&self) -> Vec<SegmentFacts> {
-        self.writer().map_or_else(Vec::new, Writer::segment_facts)
+        let segments = self.writer().map_or_else(Vec::new, Writer::segment_facts);
+        assert!(segments.last().is_none_or(|active| !active.sealed), "blocks go into the last one");
+        assert!(segments.is_sorted_by(|one, next| one.seq < next.seq), "oldest first");
+        segments
     }
 
     /// Ends the log and gives back the files that it has open, for the owner to close. Nothing of

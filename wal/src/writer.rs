@@ -250,6 +250,9 @@ impl Writer {
         if !closing {
             self.last_content = place.block;
         }
+        let before = self.waiting.back().map_or(self.submitted, |last| last.place.block);
+        assert!(place.block == before + 1, "blocks wait in order");
+        assert!(place.len as usize == len, "the place has the length of the block");
         self.waiting_bytes += len;
         self.waiting.push_back(Waiting {
             slot: block.slot,
@@ -280,7 +283,9 @@ impl Writer {
     }
 
     pub(crate) fn is_sealed(&self, segment: u64) -> bool {
-        self.sealed.iter().any(|facts| facts.seq == segment)
+        let sealed = self.sealed.iter().any(|facts| facts.seq == segment);
+        assert!(!sealed || segment < self.active.seq, "the active segment is open");
+        sealed
     }
 
     /// Makes sure that the active segment takes `len` bytes.
@@ -411,6 +416,8 @@ impl Writer {
             self.previous_crc = seal(pool.head_mut(block.slot), &facts);
             self.submitted = place.block;
         }
+        let next = self.waiting.front().map_or(self.appended + 1, |block| block.place.block);
+        assert!(next == self.submitted + 1, "what waits comes after what was submitted");
         let handle = self.handle_of(segment).expect("a segment with waiting blocks is open");
         let barrier = self.config.sync_path == SyncPath::Dsync;
         let id = self.next_flight;
@@ -430,6 +437,7 @@ impl Writer {
     fn poll_retired(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
         for at in 0..self.retired.len() {
             let seq = self.retired[at].seq();
+            assert!(seq < self.active.seq, "a retired segment takes no more blocks");
             let op = self.retired[at].poll_op(pool, &self.config, self.durable);
             if let Some(op) = op {
                 self.issue(Task::Retire { seq }, op, out);
@@ -523,6 +531,8 @@ impl Writer {
         let rest = self.flights.is_empty() && self.waiting.is_empty() && self.error.is_none();
         let from = if self.touched { self.now } else { self.quiet_from };
         let witnessed = self.witnessed.max(self.unclosed);
+        assert!(witnessed <= self.appended, "a witness has a place");
+        assert!(!rest || self.durable == self.appended, "a log at rest is durable");
         (rest && self.last_content > witnessed).then(|| from.after(CLOSING_AFTER_NS))
     }
 
@@ -606,6 +616,7 @@ impl Writer {
                     assert!(segment.handle == self.active.handle, "it is the same file");
                     self.active = segment;
                 } else {
+                    assert!(self.next.is_none_or(|next| next.seq == segment.seq), "one is next");
                     let before = self.next.map_or(0, |next| next.usable);
                     assert!(segment.usable > before, "a step brings more");
                     self.next = Some(segment);

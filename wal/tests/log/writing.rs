@@ -1,12 +1,10 @@
 //! Order, prefix, short writes, errors, space, the closing block.
 
 use palisade_netio::{Errno, Op, Purpose};
-use palisade_wal::{
-    Kind, Lsn, NoRoom, Replay, SyncPath, WalError, parse_block, parse_segment_index,
-};
+use palisade_wal::{Kind, NoRoom, Replay, SyncPath, WalError, parse_block, parse_segment_index};
 
 use crate::disk::{Disk, Event, Fault};
-use crate::node::{Node, STREAM, config};
+use crate::node::{Node, config};
 
 fn big() -> Node {
     let mut settings = config();
