@@ -178,6 +178,7 @@ impl StreamLog {
             return Some(self.committed.chain);
         }
         let at = self.boundaries.binary_search_by_key(&lsn, |b| b.lsn).ok()?;
+        assert!(lsn > self.committed.lsn && lsn <= self.end().lsn, "a boundary of the open part");
         Some(self.boundaries[at].chain)
     }
 
@@ -211,11 +212,14 @@ impl StreamLog {
         assert!(end.lsn > start, "group from {start} to {}", end.lsn);
         assert!(ballot == self.accepting, "group of {ballot} under {}", self.accepting);
         assert!(!self.unknown, "only a takeover ends a loss");
+        assert!(place.block > 0, "a group stands in a block");
         push_extent(&mut self.extents, self.split, start, end.lsn, ballot, place);
         self.split = false;
         self.boundaries.push_back(end);
         // A voided group may have had a higher one; the highest ever seen is the safe floor.
         self.last_scn = self.last_scn.max(scn);
+        assert!(self.end() == end, "the group ends the log");
+        assert!(self.committed.lsn <= start, "a group is not committed before it is logged");
         self.assert_invariants();
     }
 
@@ -262,7 +266,10 @@ impl StreamLog {
         }
         if let Some(staged) = self.staged.as_ref().filter(|s| s.ballot == ballot) {
             let found = staged.boundaries.iter().find(|b| b.lsn == end.lsn);
-            if found.is_some_and(|b| b.chain == end.chain) && staged.start <= self.end().lsn {
+            // What was staged replaces the log from a group on. A log that lost records may have
+            // other groups there, and then it is not known what stands below.
+            let joins = staged.start <= self.committed.lsn || self.chain_at(staged.start).is_some();
+            if found.is_some_and(|b| b.chain == end.chain) && joins {
                 return Ok(());
             }
         }
@@ -297,6 +304,7 @@ impl StreamLog {
         self.unknown = false;
         self.split = true;
         assert!(self.staged_end(ballot).is_none(), "what was staged for it is used up");
+        assert!(self.promised >= ballot, "a takeover is a promise");
         self.assert_invariants();
         Ok(())
     }
@@ -312,6 +320,7 @@ impl StreamLog {
         self.committed = self.boundaries[at];
         self.boundaries.drain(..=at);
         assert!(self.committed.lsn > before, "committed only grows");
+        assert!(self.committed.lsn == lsn, "a commit is exact");
         assert!(self.end() == end, "a commit leaves the end where it is");
         self.assert_invariants();
     }
@@ -331,6 +340,7 @@ impl StreamLog {
             self.boundaries.pop_back();
         }
         // Staged bytes may replace committed ones by the same bytes; the cursor stays.
+        assert!(lsn >= self.base.lsn, "the base is never voided");
         while self.extents.back().is_some_and(|e| e.start >= lsn) {
             self.extents.pop_back();
         }
@@ -350,6 +360,8 @@ impl StreamLog {
                 break;
             }
             extent.end = extent.end.min(end);
+            let before = self.extents.back();
+            assert!(before.is_none_or(|last| last.end == extent.start), "runs leave no gap");
             self.extents.push_back(extent);
         }
         let above = self.end().lsn;
@@ -457,6 +469,19 @@ mod tests {
         let refusal = TakeoverRefusal::BelowCommitted { committed: Lsn(800), want: Lsn(0) };
         assert_eq!(log.take_over(ballot(2), at(0, CHAIN_START)), Err(refusal));
         assert_eq!(log.accepting(), ballot(1));
+    }
+
+    /// After a loss a log may end in groups that were voided by a record that is gone.
+    #[test]
+    fn a_staged_run_that_starts_inside_a_group_is_refused() {
+        let mut log = led(1);
+        log.append(Lsn(0), at(800, 11), ballot(1), 1, place(4096));
+        log.append(Lsn(800), at(1600, 12), ballot(1), 2, place(8192));
+        log.mark_unknown(ballot(1));
+        log.stage(Lsn(1200), at(2400, 23), ballot(3), 3, place(12288));
+        let refusal = TakeoverRefusal::Missing { have: Lsn(1600), want: Lsn(2400) };
+        assert_eq!(log.take_over(ballot(3), at(2400, 23)), Err(refusal));
+        assert_eq!((log.end(), log.is_unknown()), (at(1600, 12), true));
     }
 
     #[test]
