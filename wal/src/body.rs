@@ -264,6 +264,7 @@ impl<'a> BodyBuilder<'a> {
         let end = self.state.len + RECORD_HEADER_BYTES + GROUP_HEADER_BYTES;
         self.state.open = Some(OpenGroup { record, group, entries_crc: 0, records: 0, end });
         self.state.assert_invariants(self.bytes.len());
+        assert!(self.room() <= GROUP_BYTES_MAX - GROUP_HEADER_BYTES, "the group has a limit");
         Ok(())
     }
 

@@ -102,6 +102,8 @@ impl Flight {
         let stage = Stage::Write;
         let flight =
             Flight { id, handle, blocks, written: 0, barrier, stage, retries: 0, sync: 0, upto };
+        let blocks = flight.last_block() - flight.first_block() + 1;
+        assert!(blocks == flight.blocks.len() as u64, "no block is left out");
         flight.assert_invariants();
         flight
     }

@@ -130,6 +130,7 @@ impl History {
 
     fn seen(&self, records: &Records, head: &BlockHead, next: u64) -> Seen {
         let seq = head.seq();
+        assert!(self.next.is_none_or(|due| due == next), "block {next} is due");
         match records {
             Err(_) => Seen::BadHeaders { seq },
             Ok(records) if records.iter().any(|(_, good)| !good) => Seen::BadRecords { seq },
@@ -151,6 +152,7 @@ impl History {
         self.next = Some(place.block + 1);
         self.report.blocks += 1;
         (self.torn, self.stale) = (0, 0);
+        assert!(self.report.blocks <= place.block, "a block is kept once");
         self.assert_invariants();
     }
 

@@ -360,6 +360,7 @@ impl IdentityFile {
             Ok(count) => count as usize,
             Err(errno) if errno.is_transient() => return self.retry(what),
             Err(palisade_netio::Errno::NOENT) if self.step == Step::Open => {
+                assert!(!self.formatting, "a new file is made, not looked for");
                 self.event = Some(IdentityEvent::Missing);
                 self.step = Step::Idle;
                 return Ok(());
@@ -370,6 +371,7 @@ impl IdentityFile {
             Err(_) if self.step == Step::CloseDir => 0,
             Err(errno) => return Err(WalError::Io { what, errno }),
         };
+        assert!(reading || self.current.is_none() || self.target.is_some(), "a known file rests");
         self.step = match (self.step, &done.payload) {
             (Step::Open, Payload::Handle(handle)) => {
                 self.handle = Some(*handle);

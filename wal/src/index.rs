@@ -336,6 +336,7 @@ impl IndexBuilder {
     /// The bytes of the SegmentIndex record.
     pub(crate) fn encode(&self) -> Vec<u8> {
         assert!(self.index.last_block > 0, "an empty segment has no index");
+        assert!(self.index.first_block > 0 && self.bytes() <= self.room);
         let mut bytes = Vec::with_capacity(self.bytes());
         let header = IndexHeader {
             format: INDEX_FORMAT.into(),

@@ -76,6 +76,7 @@ const _: () = assert!(PREPARE_STEP_BYTES.is_multiple_of(PREPARE_WRITE_BYTES as u
 
 // Writing.
 const _: () = assert!(BLOCK_BYTES_MAX <= u32::MAX as usize, "the length of a run is a u32");
+const _: () = assert!(BLOCK_BYTES_TARGET.is_multiple_of(BLOCK_ALIGN), "blocks reach the target");
 const _: () = assert!(BLOCK_BYTES_TARGET <= WRITE_BYTES_MAX, "one write can reach the target");
 const _: () = assert!(WRITE_BYTES_MAX <= BLOCK_BYTES_MAX);
 const _: () = assert!(WRITES_IN_FLIGHT_MAX <= BATCHES_MAX, "more batches than writes in flight");

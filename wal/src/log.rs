@@ -252,7 +252,9 @@ impl StreamLog {
     /// End of the run staged for `ballot`.
     pub fn staged_end(&self, ballot: Ballot) -> Option<Boundary> {
         let staged = self.staged.as_ref().filter(|s| s.ballot == ballot)?;
-        staged.boundaries.last().copied()
+        let end = staged.boundaries.last().copied();
+        assert!(end.is_some_and(|end| end.lsn > staged.start), "a staged run holds groups");
+        end
     }
 
     /// Whether a takeover that ends at `end` could be logged now.
@@ -273,6 +275,7 @@ impl StreamLog {
                 return Ok(());
             }
         }
+        assert!(end.lsn >= self.committed.lsn, "committed bytes are never voided");
         match self.chain_at(end.lsn) {
             Some(chain) if chain == end.chain => Ok(()),
             None if end.lsn > self.end().lsn => {

@@ -538,6 +538,7 @@ impl Recovery {
             }
             Stage::FindEnd => {
                 let report = self.report();
+                assert!(self.unreadable == 0, "pages are counted in the replay");
                 assert!(self.history.is_none(), "the log is replayed once");
                 self.history = Some(History::new(self.durable_upto, report));
                 self.at = self.next_to_replay(0);
@@ -612,6 +613,7 @@ impl Recovery {
     fn on_scanned(&mut self, stage: Stage) {
         let found = &mut self.found[self.at];
         if stage == Stage::FindEnd {
+            assert!(!found.kept, "the end is looked for before the replay");
             found.empty = found.first_block.is_none();
             self.step = Step::Close(stage);
             return;
@@ -620,6 +622,7 @@ impl Recovery {
         let Step::Scan(_, scanner) = old else { unreachable!("a scan ended") };
         self.unreadable += scanner.unreadable;
         let handle = scanner.handle();
+        assert!(self.handle == Some(handle), "the segment that was read is synced");
         let index = self.index.take().expect("a scan has an index");
         assert!(found.kept == (index.last_block() > 0), "the index has every block kept");
         let complete = found.index.is_some_and(|head| head.seq() == index.last_block());

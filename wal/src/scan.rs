@@ -113,6 +113,7 @@ impl Scanner {
             // The file turned out shorter: what is there is judged by its first page.
             self.need = BLOCK_ALIGN;
         }
+        assert!(self.pos + self.need as u64 <= self.end, "no more is asked for than there is");
         if self.held() < self.need {
             return Met::Read;
         }

@@ -459,6 +459,7 @@ impl Writer {
         }
         self.disk_full = false;
         if let Some(op) = preparer.poll_op(pool) {
+            assert!(!preparer.is_waiting(), "the preparation asks for one operation at a time");
             if zeroing {
                 self.prepare_at = self.now.after(PREPARE_PACE_NS);
             }
@@ -569,6 +570,8 @@ impl Writer {
             }
         };
         self.touched = true;
+        assert!(flight.first_block() > self.durable, "what is durable is not written again");
+        assert!(flight.last_block() <= self.submitted, "what is written was submitted");
         match flight.on_written(count) {
             Written::Again | Written::Whole => Ok(()),
             Written::Stuck => Err(WalError::Stuck { what }),
@@ -633,6 +636,7 @@ impl Writer {
         let at = self.retired.iter().position(|retired| retired.seq() == seq);
         let at = at.expect("a segment being sealed is known");
         let retired = &mut self.retired[at];
+        assert!(seq < self.active.seq, "a retired segment takes no more blocks");
         let before = retired.is_sealed();
         retired.on_completion(pool, done)?;
         if retired.is_sealed() && !before {
