@@ -268,9 +268,13 @@ impl StreamLog {
         }
         if let Some(staged) = self.staged.as_ref().filter(|s| s.ballot == ballot) {
             let found = staged.boundaries.iter().find(|b| b.lsn == end.lsn);
-            // What was staged replaces the log from a group on. A log that lost records may have
-            // other groups there, and then it is not known what stands below.
-            let joins = staged.start <= self.committed.lsn || self.chain_at(staged.start).is_some();
+            // What was staged replaces the log from a group on, and committed bytes only by the
+            // same ones. A log that lost records may have other groups there, and then it is not
+            // known what stands below.
+            let joins = match staged.start < self.committed.lsn {
+                true => staged.boundaries.contains(&self.committed),
+                false => self.chain_at(staged.start).is_some(),
+            };
             if found.is_some_and(|b| b.chain == end.chain) && joins {
                 return Ok(());
             }
@@ -485,6 +489,20 @@ mod tests {
         let refusal = TakeoverRefusal::Missing { have: Lsn(1600), want: Lsn(2400) };
         assert_eq!(log.take_over(ballot(3), at(2400, 23)), Err(refusal));
         assert_eq!((log.end(), log.is_unknown()), (at(1600, 12), true));
+    }
+
+    #[test]
+    fn committed_bytes_are_staged_again_only_as_they_are() {
+        for (chain, taken) in [(12, Ok(())), (22, Err(TakeoverRefusal::Mismatch { at: Lsn(1600) }))]
+        {
+            let mut log = led(1);
+            log.append(Lsn(0), at(800, 11), ballot(1), 1, place(4096));
+            log.append(Lsn(800), at(1600, 12), ballot(1), 2, place(8192));
+            log.stage(Lsn(800), at(1600, chain), ballot(3), 3, place(12288));
+            log.commit(Lsn(1600));
+            assert_eq!(log.take_over(ballot(3), at(1600, chain)), taken);
+            assert_eq!(log.end(), at(1600, 12));
+        }
     }
 
     #[test]
