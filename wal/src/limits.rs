@@ -119,7 +119,8 @@ pub fn index_reserve(bytes: u64) -> u64 {
 
 /// First byte of the index of a segment of `bytes`: blocks end at or before it.
 pub fn data_end(bytes: u64) -> u64 {
-    assert!(bytes >= SEGMENT_BYTES_MIN && bytes <= SEGMENT_BYTES_MAX, "segment of {bytes} bytes");
+    let range = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+    assert!(range.contains(&bytes), "segment of {bytes} bytes");
     assert!(bytes.is_multiple_of(BLOCK_ALIGN as u64));
     let end = bytes - index_reserve(bytes);
     assert!(end > SEGMENT_HEADER_BYTES as u64, "blocks stand between header and index");

@@ -532,7 +532,6 @@ impl Writer {
         let rest = self.flights.is_empty() && self.waiting.is_empty() && self.error.is_none();
         let from = if self.touched { self.now } else { self.quiet_from };
         let witnessed = self.witnessed.max(self.unclosed);
-        assert!(witnessed <= self.appended, "a witness has a place");
         assert!(!rest || self.durable == self.appended, "a log at rest is durable");
         (rest && self.last_content > witnessed).then(|| from.after(CLOSING_AFTER_NS))
     }
