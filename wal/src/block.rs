@@ -4,10 +4,14 @@
 //! to the next multiple of 4096. The head's checksum starts from the incarnation, the segment and
 //! the offset, so that a block is valid in one place of one life of one disk only.
 
+use std::mem::offset_of;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::limits::{BLOCK_ALIGN, BLOCK_BYTES_MAX, BLOCK_HEAD_BYTES, block_bytes};
+use crate::limits::{
+    BLOCK_ALIGN, BLOCK_BYTES_MAX, BLOCK_HEAD_BYTES, SEGMENT_HEADER_BYTES, block_bytes,
+};
 
 /// First bytes of every block.
 pub const BLOCK_MAGIC: u64 = u64::from_le_bytes(*b"PLSDBLK1");
@@ -55,6 +59,11 @@ pub struct BlockHead {
 }
 
 const _: () = assert!(size_of::<BlockHead>() == BLOCK_HEAD_BYTES);
+const _: () = assert!(
+    offset_of!(BlockHead, crc) + size_of::<U32>() == BLOCK_HEAD_BYTES,
+    "the checksum stands last, and covers everything before it"
+);
+const _: () = assert!(BLOCK_MAGIC != 0, "zeros are no block");
 
 /// Where and whose a block should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +86,7 @@ impl Expect {
     /// The same log and segment at another offset.
     #[must_use]
     pub fn at(self, offset: u64) -> Expect {
+        assert!(offset.is_multiple_of(BLOCK_ALIGN as u64), "no block starts at {offset}");
         Expect { offset, ..self }
     }
 }
@@ -146,7 +156,12 @@ fn head_crc(bytes: &[u8], incarnation: u64, segment_seq: u64, offset: u64) -> u3
 pub fn seal(head: &mut [u8], facts: &BlockFacts) -> u32 {
     assert!(head.len() == BLOCK_HEAD_BYTES, "a head is {BLOCK_HEAD_BYTES} bytes");
     assert!(facts.place.offset.is_multiple_of(BLOCK_ALIGN as u64));
-    assert!(facts.durable_upto <= facts.block_seq && facts.hard_state_block <= facts.block_seq);
+    assert!(facts.place.offset >= SEGMENT_HEADER_BYTES as u64, "the segment header is not hit");
+    assert!(facts.place.segment_seq > 0, "segments are numbered from 1");
+    assert!(facts.block_seq > 0, "blocks are numbered from 1");
+    assert!(facts.body_len > 0, "an empty body is not written");
+    assert!(facts.durable_upto <= facts.block_seq, "no later block is durable");
+    assert!(facts.hard_state_block <= facts.block_seq, "hard state is not in a later block");
     let mut made = BlockHead {
         magic: BLOCK_MAGIC.into(),
         format: BLOCK_FORMAT.into(),
@@ -170,6 +185,8 @@ pub fn seal(head: &mut [u8], facts: &BlockFacts) -> u32 {
     let crc = head_crc(made.as_bytes(), place.incarnation, place.segment_seq, place.offset);
     made.crc = crc.into();
     head.copy_from_slice(made.as_bytes());
+    let back = parse(head, place).expect("what is about to be written is readable");
+    assert!(back.seq() == facts.block_seq && back.crc.get() == crc);
     crc
 }
 
@@ -234,6 +251,8 @@ impl BlockHead {
         if self.seq() == 0 || upto > self.seq() || self.reserved.iter().any(|&byte| byte != 0) {
             return Err(BadBlock::Length);
         }
+        // Reading and writing agree on the bytes of a block.
+        assert!(block_bytes(body) == total);
         Ok(())
     }
 }

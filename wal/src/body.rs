@@ -7,7 +7,7 @@ use crate::group::{
     ENTRY_HEADER_BYTES, EntryHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupHeader, GroupKind,
     Origin, RECORD_BYTES_MAX, chain, entry_bytes,
 };
-use crate::limits::{BLOCK_HEAD_BYTES, BODY_BYTES_MAX, block_bytes};
+use crate::limits::{BLOCK_ALIGN, BLOCK_HEAD_BYTES, BODY_BYTES_MAX, block_bytes};
 use crate::lsn::{Ballot, Lsn};
 use crate::parse::{BadRecord, parse_group};
 use crate::record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
@@ -43,8 +43,14 @@ pub struct RecordMeta {
 impl RecordMeta {
     /// Where the record's bytes are in the body.
     pub fn range(&self) -> std::ops::Range<usize> {
+        assert!((self.at as usize).is_multiple_of(RECORD_ALIGN), "records are aligned");
         let start = self.at as usize + RECORD_HEADER_BYTES;
         start..start + self.len as usize
+    }
+
+    /// First byte after the record's pad in the body: there the next one starts.
+    fn next_at(&self) -> usize {
+        self.range().end.next_multiple_of(RECORD_ALIGN)
     }
 
     /// Whether the record is staged for a takeover.
@@ -73,6 +79,16 @@ impl Body {
     /// Bytes of the block around it.
     pub fn block_bytes(&self) -> usize {
         block_bytes(self.len as usize)
+    }
+
+    /// What holds for every body: when it was made here, and when it is handed over for writing.
+    pub(crate) fn assert_whole(&self) {
+        let (len, metas) = (self.len as usize, &self.metas);
+        assert!(len > 0 && len <= BODY_BYTES_MAX, "body of {len} bytes");
+        assert!(len.is_multiple_of(RECORD_ALIGN), "records are padded");
+        assert!(metas.first().is_some_and(|first| first.at == 0), "a body starts with a record");
+        assert!(metas.last().is_some_and(|last| last.next_at() == len), "records fill the body");
+        assert!(metas.len() <= len / RECORD_HEADER_BYTES, "each record has a header");
     }
 }
 
@@ -111,20 +127,43 @@ struct OpenGroup {
     end: usize,
 }
 
+impl OpenGroup {
+    /// `start` is where the group's header will stand in the body.
+    fn assert_invariants(&self, start: usize) {
+        let entries = start + GROUP_HEADER_BYTES;
+        assert!(self.end >= entries, "the header of the group has its room");
+        assert!(self.end.is_multiple_of(RECORD_ALIGN), "entries are padded");
+        assert!(self.end - start <= GROUP_BYTES_MAX, "a group stays within its limit");
+        assert!((self.records == 0) == (self.end == entries), "entries are counted");
+        let least = self.records as usize * ENTRY_HEADER_BYTES;
+        assert!(self.end - entries >= least, "each entry has a header");
+        assert!(self.group.stream == self.record.stream && self.group.lsn == self.record.lsn);
+    }
+}
+
 impl BodyState {
     /// Bytes of finished records.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// `room` is the length of the bytes that the body is made in.
+    fn assert_invariants(&self, room: usize) {
+        assert!(self.len <= room, "a body stays within its slot");
+        assert!(self.len <= BODY_BYTES_MAX, "a body stays within its limit");
+        assert!(self.len.is_multiple_of(RECORD_ALIGN), "records are padded");
+        let end = self.metas.last().map_or(0, RecordMeta::next_at);
+        assert!(self.len == end, "the last record ends the body");
+        assert!(self.len > 0 || self.headers_crc == 0, "no header was summed up yet");
+        if let Some(open) = &self.open {
+            open.assert_invariants(self.len + RECORD_HEADER_BYTES);
+            assert!(open.end <= room, "the open group stays within its slot");
+        }
+    }
+
     /// Whether there is no record yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0 && self.open.is_none()
-    }
-
-    /// Whether a group is open.
-    pub fn in_group(&self) -> bool {
-        self.open.is_some()
     }
 }
 
@@ -146,9 +185,8 @@ impl<'a> BodyBuilder<'a> {
     /// # Panics
     /// When `bytes` is shorter than what is already there.
     pub fn resume(bytes: &'a mut [u8], state: BodyState) -> BodyBuilder<'a> {
-        let end = state.open.as_ref().map_or(state.len, |open| open.end);
-        assert!(end <= bytes.len(), "a body is resumed in its own bytes");
         let limit = bytes.len().min(BODY_BYTES_MAX);
+        state.assert_invariants(limit);
         BodyBuilder { bytes: &mut bytes[..limit], state }
     }
 
@@ -171,6 +209,7 @@ impl<'a> BodyBuilder<'a> {
                 let start = self.state.len + RECORD_HEADER_BYTES;
                 let most = (start + GROUP_BYTES_MAX).min(self.bytes.len());
                 assert!(open.end <= most, "a group stays within its limit");
+                assert!(open.end > start, "a group has a header");
                 most - open.end
             }
         }
@@ -178,6 +217,7 @@ impl<'a> BodyBuilder<'a> {
 
     /// Whether an entry with a payload of `len` fits the open group.
     pub fn fits_entry(&self, len: usize) -> bool {
+        assert!(self.state.open.is_some(), "an entry is part of a group");
         len <= RECORD_BYTES_MAX && entry_bytes(len) <= self.room()
     }
 
@@ -198,7 +238,8 @@ impl<'a> BodyBuilder<'a> {
         flags: u8,
     ) -> Result<(), Full> {
         assert!(self.state.open.is_none(), "a group is open");
-        assert!(lsn.0.is_multiple_of(Lsn::ALIGN) && flags & !FLAG_STAGED == 0);
+        assert!(lsn.0.is_multiple_of(Lsn::ALIGN), "group at {lsn}");
+        assert!(lsn < Lsn::MAX, "group at {lsn}");
         if self.room() < RECORD_HEADER_BYTES + GROUP_HEADER_BYTES {
             return Err(Full);
         }
@@ -222,6 +263,8 @@ impl<'a> BodyBuilder<'a> {
         };
         let end = self.state.len + RECORD_HEADER_BYTES + GROUP_HEADER_BYTES;
         self.state.open = Some(OpenGroup { record, group, entries_crc: 0, records: 0, end });
+        self.state.assert_invariants(self.bytes.len());
+        assert!(self.room() <= GROUP_BYTES_MAX - GROUP_HEADER_BYTES, "the group has a limit");
         Ok(())
     }
 
@@ -240,6 +283,7 @@ impl<'a> BodyBuilder<'a> {
     ) -> Result<Lsn, Full> {
         assert!(payload.len() <= RECORD_BYTES_MAX, "record of {} bytes", payload.len());
         let taken = entry_bytes(payload.len());
+        assert!(self.state.open.is_some(), "an entry is part of a group");
         if self.room() < taken {
             return Err(Full);
         }
@@ -256,10 +300,14 @@ impl<'a> BodyBuilder<'a> {
         bytes[..ENTRY_HEADER_BYTES].copy_from_slice(header.as_bytes());
         let (body, pad) = bytes[ENTRY_HEADER_BYTES..].split_at_mut(payload.len());
         body.copy_from_slice(payload);
+        assert!(pad.len() < RECORD_ALIGN, "the pad ends the entry");
         pad.fill(0);
         open.entries_crc = crc32c::crc32c_append(open.entries_crc, bytes);
         open.records += 1;
         open.end += taken;
+        assert!(open.end - start <= GROUP_BYTES_MAX, "there was room");
+        assert!(lsn.0.is_multiple_of(Lsn::ALIGN), "entries start at an LSN");
+        assert!(lsn.0 >= open.group.lsn.get() + GROUP_HEADER_BYTES as u64);
         Ok(lsn)
     }
 
@@ -270,8 +318,8 @@ impl<'a> BodyBuilder<'a> {
     pub fn end_group(&mut self, scn: u64, chain_before: u64) -> RecordMeta {
         let mut open = self.state.open.take().expect("a group is open");
         let start = self.state.len + RECORD_HEADER_BYTES;
+        open.assert_invariants(start);
         let len = open.end - start;
-        assert!(len <= GROUP_BYTES_MAX && len.is_multiple_of(RECORD_ALIGN));
         let group = &mut open.group;
         group.len = (len as u32).into();
         group.records = open.records.into();
@@ -280,12 +328,10 @@ impl<'a> BodyBuilder<'a> {
         group.chain = chain(chain_before, group).into();
         self.bytes[start..start + GROUP_HEADER_BYTES].copy_from_slice(group.as_bytes());
         open.record.len = (len as u32).into();
-        self.seal_group(open.record, &open.group)
-    }
-
-    /// Drops the open group, if any, as if it had not been begun.
-    pub fn drop_group(&mut self) {
-        self.state.open = None;
+        assert!(open.group.follows(chain_before), "a reader will find the group in its chain");
+        let meta = self.seal_group(open.record, &open.group);
+        assert!(meta.records == open.records && meta.scn == scn);
+        meta
     }
 
     /// Copies a group that is already made.
@@ -302,7 +348,6 @@ impl<'a> BodyBuilder<'a> {
         flags: u8,
     ) -> Result<RecordMeta, BadPush> {
         assert!(self.state.open.is_none(), "a group is open");
-        assert!(flags & !FLAG_STAGED == 0, "unknown flags {flags}");
         let group = parse_group(group_bytes).map_err(BadPush::Group)?;
         if self.room() < RECORD_HEADER_BYTES + group_bytes.len() {
             return Err(Full.into());
@@ -312,7 +357,10 @@ impl<'a> BodyBuilder<'a> {
         let (stream, lsn) = (group.stream.get(), group.lsn());
         let mut record = record_header(Kind::Group, flags, stream, lsn, ballot, 0);
         record.len = group.len;
-        Ok(self.seal_group(record, &group))
+        let meta = self.seal_group(record, &group);
+        assert!(meta.len as usize == group_bytes.len(), "the group is there whole");
+        assert!(meta.ballot == ballot && meta.flags == flags);
+        Ok(meta)
     }
 
     /// Adds a record that takes no place in its stream. A Takeover's `body` starts with the
@@ -332,7 +380,7 @@ impl<'a> BodyBuilder<'a> {
         body: &[u8],
     ) -> Result<RecordMeta, Full> {
         assert!(self.state.open.is_none(), "a group is open");
-        assert!(kind != Kind::Group && lsn <= Lsn::MAX, "{kind:?} at {lsn}");
+        assert!(kind != Kind::Group, "groups are pushed as groups");
         assert!(kind != Kind::Takeover || body.len() >= 8, "a Takeover starts with a chain");
         let taken = RECORD_HEADER_BYTES + body.len().next_multiple_of(RECORD_ALIGN);
         if self.room() < taken {
@@ -341,6 +389,7 @@ impl<'a> BodyBuilder<'a> {
         let start = self.state.len + RECORD_HEADER_BYTES;
         let (bytes, pad) = self.bytes[start..self.state.len + taken].split_at_mut(body.len());
         bytes.copy_from_slice(body);
+        assert!(pad.len() < RECORD_ALIGN, "the pad ends the record");
         pad.fill(0);
         let mut header = record_header(kind, 0, stream, lsn, ballot, body.len());
         header.body_crc = crc32c::crc32c(body).into();
@@ -370,10 +419,17 @@ impl<'a> BodyBuilder<'a> {
         assert!(state.open.is_none(), "a group is open");
         assert!(state.len > 0, "an empty body is not written");
         pad(bytes, state.len);
-        Body { len: state.len as u32, headers_crc: state.headers_crc, metas: state.metas }
+        let (len, headers_crc) = (state.len as u32, state.headers_crc);
+        let body = Body { len, headers_crc, metas: state.metas };
+        body.assert_whole();
+        body
     }
 
     fn seal_group(&mut self, mut record: RecordHeader, group: &GroupHeader) -> RecordMeta {
+        // What a reader compares: see `check_record`.
+        assert!(record.stream == group.stream, "record and group are of one stream");
+        assert!(record.lsn == group.lsn, "record and group stand at one position");
+        assert!(record.len == group.len, "a group fills its record");
         record.body_crc = crc32c::crc32c(group.as_bytes()).into();
         let meta = RecordMeta {
             kind: Kind::Group,
@@ -392,13 +448,20 @@ impl<'a> BodyBuilder<'a> {
     }
 
     fn seal_record(&mut self, record: RecordHeader, meta: RecordMeta) -> RecordMeta {
+        // The meta is what is known of the record while the node runs, the header what a recovery
+        // will know.
         let at = self.state.len;
-        assert!(record.len.get() == meta.len && meta.at as usize == at);
+        assert!(meta.at as usize == at, "records stand next to each other");
+        assert!(record.kind == meta.kind as u8 && record.flags == meta.flags);
+        assert!(record.len.get() == meta.len && record.stream.get() == meta.stream);
+        assert!(record.lsn() == meta.lsn && record.ballot() == meta.ballot);
+        assert!(meta.end >= meta.lsn, "positions go up");
+        assert!((meta.kind == Kind::Group) == (meta.end > meta.lsn), "only a group takes a place");
         self.bytes[at..at + RECORD_HEADER_BYTES].copy_from_slice(record.as_bytes());
         self.state.headers_crc = crc32c::crc32c_append(self.state.headers_crc, record.as_bytes());
         self.state.metas.push(meta);
-        self.state.len = meta.range().end.next_multiple_of(RECORD_ALIGN);
-        assert!(self.state.len <= self.bytes.len(), "a record stays within its body");
+        self.state.len = meta.next_at();
+        self.state.assert_invariants(self.bytes.len());
         meta
     }
 }
@@ -411,10 +474,12 @@ impl<'a> BodyBuilder<'a> {
 pub fn pad(bytes: &mut [u8], len: usize) {
     assert!(len <= bytes.len(), "a body stays within its slot");
     let end = (block_bytes(len) - BLOCK_HEAD_BYTES).min(bytes.len());
+    assert!(len <= end && end - len < BLOCK_ALIGN, "the pad ends the block");
     bytes[len..end].fill(0);
 }
 
 pub(crate) fn leading_u64(bytes: &[u8]) -> u64 {
+    assert!(bytes.len() >= 8, "the length was checked");
     let first: [u8; 8] = bytes[..8].try_into().expect("eight bytes");
     U64::from_bytes(first).get()
 }
@@ -427,6 +492,10 @@ fn record_header(
     ballot: Ballot,
     len: usize,
 ) -> RecordHeader {
+    assert!(flags & !FLAG_STAGED == 0, "unknown flags {flags}");
+    assert!(flags == 0 || kind == Kind::Group, "only groups are staged");
+    assert!(lsn <= Lsn::MAX, "{kind:?} at {lsn}");
+    assert!(len <= BODY_BYTES_MAX - RECORD_HEADER_BYTES, "{kind:?} of {len} bytes");
     RecordHeader {
         kind: kind as u8,
         flags,

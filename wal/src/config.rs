@@ -8,6 +8,7 @@ use crate::block::Expect;
 use crate::limits::{
     BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX, WRITES_IN_FLIGHT_MAX,
 };
+use crate::segment::SEGMENT_SEQ_MAX;
 
 /// How a write is made durable. The start-up probe decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ impl Config {
 
     /// Whose blocks are expected in segment `segment_seq` at `offset`.
     pub fn expect(&self, segment_seq: u64, offset: u64) -> Expect {
+        assert!((1..=SEGMENT_SEQ_MAX).contains(&segment_seq), "segment {segment_seq}");
+        assert!(offset < SEGMENT_BYTES_MAX && offset.is_multiple_of(BLOCK_ALIGN as u64));
         Expect {
             cluster: self.cluster,
             node: self.node,
@@ -84,7 +87,10 @@ impl Config {
 
     /// Segments that may exist.
     pub(crate) fn segments_max(&self) -> usize {
-        (self.log_bytes_max / self.segment_bytes) as usize
+        let most = (self.log_bytes_max / self.segment_bytes) as usize;
+        assert!(most >= 2, "one segment is written while the next one is prepared");
+        assert!(most <= SEGMENTS_MAX, "the settings were checked");
+        most
     }
 }
 

@@ -73,11 +73,14 @@ pub(crate) fn batch<'a>(blocks: impl Iterator<Item = &'a Waiting>) -> (usize, us
         if !next || (count > 0 && !fits) {
             break;
         }
+        assert!((place.len as usize).is_multiple_of(BLOCK_ALIGN), "blocks are padded");
         count += 1;
         bytes += place.len as usize;
         end = Some((place.segment, place.end()));
     }
-    assert!(count <= WRITE_RUNS_MAX && (count <= 1 || bytes <= WRITE_BYTES_MAX));
+    assert!(count <= WRITE_RUNS_MAX, "a write takes {count} blocks");
+    assert!(count <= 1 || bytes <= WRITE_BYTES_MAX, "only a single block is larger");
+    assert!((count == 0) == (bytes == 0), "every block has bytes");
     (count, bytes)
 }
 
@@ -90,8 +93,40 @@ impl Flight {
         upto: u64,
     ) -> Flight {
         assert!(!blocks.is_empty() && blocks.len() <= WRITE_RUNS_MAX);
+        for (before, after) in blocks.iter().zip(&blocks[1..]) {
+            assert!(after.place.block == before.place.block + 1, "no block is left out");
+            assert!(after.place.segment == before.place.segment, "one write, one file");
+            assert!(after.place.offset == before.place.end(), "one write leaves no gap");
+            assert!(after.hard_state_block >= before.hard_state_block, "hard state goes up");
+        }
         let stage = Stage::Write;
-        Flight { id, handle, blocks, written: 0, barrier, stage, retries: 0, sync: 0, upto }
+        let flight =
+            Flight { id, handle, blocks, written: 0, barrier, stage, retries: 0, sync: 0, upto };
+        let blocks = flight.last_block() - flight.first_block() + 1;
+        assert!(blocks == flight.blocks.len() as u64, "no block is left out");
+        flight.assert_invariants();
+        flight
+    }
+
+    fn assert_invariants(&self) {
+        let bytes = self.bytes();
+        assert!(self.written <= bytes, "no more is written than there is");
+        assert!(self.written.is_multiple_of(BLOCK_ALIGN), "what is left starts aligned");
+        assert!(self.upto < self.blocks[0].place.block, "no block is durable before its write");
+        let whole = matches!(self.stage, Stage::Sync | Stage::Syncing | Stage::Done);
+        assert!(
+            whole == (self.written == bytes),
+            "{:?} at {} of {bytes}",
+            self.stage,
+            self.written
+        );
+        let barrier_follows = matches!(self.stage, Stage::Sync | Stage::Syncing);
+        assert!(!(self.barrier && barrier_follows), "a write with its barrier needs no other");
+        assert!(self.retries <= RETRIES_MAX + 1, "retries are bounded");
+    }
+
+    pub(crate) fn first_block(&self) -> u64 {
+        self.blocks[0].place.block
     }
 
     pub(crate) fn last_block(&self) -> u64 {
@@ -109,6 +144,7 @@ impl Flight {
 
     /// Counts a retry of the sync; false when there were too many.
     pub(crate) fn may_retry(&mut self) -> bool {
+        assert!(self.stage == Stage::Sync, "a sync failed");
         self.retries += 1;
         self.retries <= RETRIES_MAX
     }
@@ -120,7 +156,7 @@ impl Flight {
     /// The write of what is left.
     pub(crate) fn write(&mut self) -> Op {
         assert!(self.stage == Stage::Write, "one write of a batch at a time");
-        assert!(self.written < self.bytes() && self.written.is_multiple_of(BLOCK_ALIGN));
+        self.assert_invariants();
         let mut skip = self.written;
         let mut runs = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
@@ -131,6 +167,9 @@ impl Flight {
                 runs.push(Run { slot: block.slot, at: at as u32, len: (len - at) as u32 });
             }
         }
+        assert!(skip == 0 && !runs.is_empty(), "something is left to be written");
+        let left: usize = runs.iter().map(|run| run.len as usize).sum();
+        assert!(self.written + left == self.bytes(), "all that is left is written");
         self.stage = Stage::Writing;
         let offset = self.blocks[0].place.offset + self.written as u64;
         Op::Write { handle: self.handle, offset, runs, barrier: self.barrier }
@@ -146,6 +185,7 @@ impl Flight {
         if count == left {
             self.written += count;
             self.stage = if self.barrier { Stage::Done } else { Stage::Sync };
+            self.assert_invariants();
             return Written::Whole;
         }
         let whole = count / BLOCK_ALIGN * BLOCK_ALIGN;
@@ -160,6 +200,7 @@ impl Flight {
             // barrier of its own promises for its part is not relied on.
             self.barrier = false;
         }
+        self.assert_invariants();
         Written::Again
     }
 }

@@ -5,10 +5,13 @@
 //! padded with zeros to 8. The stream is these bytes end to end: a record's LSN is the position
 //! of its entry header, the group's LSN that of its group header.
 
+use std::mem::offset_of;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::lsn::{Ballot, Lsn};
+use crate::record::RECORD_ALIGN;
 
 /// Bytes of a group header.
 pub const GROUP_HEADER_BYTES: usize = 96;
@@ -90,6 +93,21 @@ pub struct GroupHeader {
 }
 
 const _: () = assert!(size_of::<GroupHeader>() == GROUP_HEADER_BYTES);
+const _: () = assert!(
+    offset_of!(GroupHeader, chain) + size_of::<U64>() == GROUP_HEADER_BYTES,
+    "the chain stands last, and is a hash of everything before it"
+);
+const _: () = assert!(GROUP_HEADER_BYTES.is_multiple_of(RECORD_ALIGN), "entries are aligned");
+const _: () = assert!(GROUP_BYTES_MAX.is_multiple_of(RECORD_ALIGN));
+const _: () = assert!(GROUP_BYTES_MAX <= u32::MAX as usize, "the length of a group is a u32");
+const _: () = assert!(RECORD_ALIGN as u64 == Lsn::ALIGN, "every entry starts at an LSN");
+const _: () = assert!(GroupKind::Data as u8 != 0, "zeros are no group");
+const _: () = assert!(CHAIN_START != 0, "0 says that a record has no chain");
+const _: () = assert!(
+    GROUP_HEADER_BYTES + ENTRY_HEADER_BYTES + RECORD_BYTES_MAX.next_multiple_of(RECORD_ALIGN)
+        <= GROUP_BYTES_MAX,
+    "the largest record fits a group"
+);
 
 /// The header of a record in a group.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -106,6 +124,7 @@ pub struct EntryHeader {
 }
 
 const _: () = assert!(size_of::<EntryHeader>() == ENTRY_HEADER_BYTES);
+const _: () = assert!(ENTRY_HEADER_BYTES.is_multiple_of(RECORD_ALIGN), "payloads are aligned");
 
 /// The value of the chain before the first group of a stream.
 pub const CHAIN_START: u64 = 0x7061_6c69_7361_6465;
@@ -119,7 +138,9 @@ pub fn chain(before: u64, header: &GroupHeader) -> u64 {
 
 /// Bytes that a record with a payload of `len` takes in its stream.
 pub fn entry_bytes(len: usize) -> usize {
-    ENTRY_HEADER_BYTES + len.next_multiple_of(crate::record::RECORD_ALIGN)
+    let bytes = ENTRY_HEADER_BYTES + len.next_multiple_of(RECORD_ALIGN);
+    assert!(bytes.is_multiple_of(RECORD_ALIGN), "the next entry is aligned");
+    bytes
 }
 
 impl GroupHeader {

@@ -42,6 +42,8 @@ pub(crate) struct Taken {
 
 impl History {
     pub(crate) fn new(durable_upto: u64, report: Report) -> History {
+        assert!(report.durable_upto == durable_upto, "the report says the D that is judged by");
+        assert!(report.blocks == 0 && report.corrupt.is_empty(), "nothing was met yet");
         History {
             durable_upto,
             next: None,
@@ -54,6 +56,18 @@ impl History {
             queue: VecDeque::new(),
             report,
         }
+    }
+
+    fn assert_invariants(&self) {
+        let next = self.next.unwrap_or(u64::MAX);
+        assert!(next > 0, "blocks are numbered from 1");
+        assert!(self.last.block < next, "what was kept is not due again");
+        assert!(self.hard_state_block < next, "hard state is in what was kept or lost");
+        assert!(self.last.block > 0 || self.last_crc == 0, "the checksum is that of a block");
+        assert!(!self.cut || next > self.durable_upto, "the log ends after what was promised");
+        assert!(self.report.corrupt.len() <= REPORT_RANGES_MAX, "a report is bounded");
+        assert!((self.report.blocks == 0) == (self.last.block == 0), "kept blocks are counted");
+        assert!(self.cut || self.report.dropped == 0, "blocks are dropped behind the end only");
     }
 
     pub(crate) fn on_page(&mut self, page: Page) {
@@ -72,7 +86,9 @@ impl History {
         block: &[u8],
         void: bool,
     ) -> Taken {
-        assert!(place.block == head.seq() && block.len() == head.bytes());
+        assert!(place.block == head.seq(), "the place is that of the block");
+        assert!(place.len as usize == head.bytes(), "the place is that of the block");
+        assert!(block.len() == head.bytes(), "the block is there whole");
         let nothing = Taken { kept: false, metas: Vec::new() };
         if self.cut && !void {
             self.report.dropped += 1;
@@ -94,6 +110,7 @@ impl History {
                 let whole = matches!(seen, Seen::Whole { .. });
                 self.report.dropped += u64::from(whole);
                 self.torn += u64::from(!whole);
+                assert!(place.block > self.durable_upto, "what was promised is never cut");
             }
             Verdict::Corrupt => {
                 let hard_state = head.hard_state_block.get();
@@ -107,11 +124,13 @@ impl History {
                 return Taken { kept: true, metas };
             }
         }
+        self.assert_invariants();
         nothing
     }
 
     fn seen(&self, records: &Records, head: &BlockHead, next: u64) -> Seen {
         let seq = head.seq();
+        assert!(self.next.is_none_or(|due| due == next), "block {next} is due");
         match records {
             Err(_) => Seen::BadHeaders { seq },
             Ok(records) if records.iter().any(|(_, good)| !good) => Seen::BadRecords { seq },
@@ -125,12 +144,16 @@ impl History {
 
     fn keep(&mut self, place: Place, head: &BlockHead) {
         assert!(place.block > self.last.block, "blocks are kept in order");
+        assert!(self.next.is_none_or(|next| place.block + 1 >= next), "no lost block is kept");
+        assert!(!self.cut, "nothing is kept behind the end");
         self.last = place;
         self.last_crc = head.crc.get();
         self.hard_state_block = head.hard_state_block.get();
         self.next = Some(place.block + 1);
         self.report.blocks += 1;
         (self.torn, self.stale) = (0, 0);
+        assert!(self.report.blocks <= place.block, "a block is kept once");
+        self.assert_invariants();
     }
 
     fn replay(
@@ -145,6 +168,7 @@ impl History {
             self.queue.push_back(Replay::Corrupt { after, blocks, hard_state_maybe_lost: true });
         }
         let mut metas = Vec::with_capacity(records.len());
+        let before = self.report.records + self.report.damaged;
         for (meta, good) in records {
             metas.push(meta);
             if !good {
@@ -156,13 +180,19 @@ impl History {
                 continue;
             }
             self.report.records += 1;
-            self.queue.push_back(record_item(meta, place, &body[meta.range()]));
+            let bytes = body[meta.range()].to_vec();
+            self.queue.push_back(Replay::Record { meta, place, bytes });
         }
+        let counted = self.report.records + self.report.damaged - before;
+        assert!(counted <= metas.len() as u64, "a record is replayed or damaged, not both");
         metas
     }
 
     fn lose(&mut self, (first, last): (u64, u64), hard_state_block: Option<u64>) {
-        assert!(first <= last && last <= self.durable_upto, "only promised blocks are lost");
+        assert!(first <= last, "lost blocks {first} to {last}");
+        assert!(last <= self.durable_upto, "only promised blocks are lost");
+        assert!(self.next.is_none_or(|next| next == first), "what is lost is what was due");
+        assert!(self.last.block < first, "what was kept is not lost");
         // A later block names the last one with hard state. If that is before the lost ones,
         // none of them held any; if it is among or after them, one of them may have.
         let hard_state_maybe_lost = hard_state_block.is_none_or(|block| block >= first);
@@ -177,6 +207,7 @@ impl History {
         self.queue.push_back(Replay::Corrupt { after, blocks, hard_state_maybe_lost });
         self.next = Some(last + 1);
         self.last_crc = 0;
+        self.assert_invariants();
     }
 
     /// The end of the log. Returns the last block that counts, and whether promised blocks are
@@ -199,6 +230,9 @@ impl History {
             _ => Tail::Hole,
         };
         assert!(block_seq >= self.durable_upto, "what was promised is never cut");
+        assert!(self.report.kept.block == block_seq, "the report says what is kept");
+        assert!(header_crc == 0 || readable, "the checksum is that of the last block kept");
+        self.assert_invariants();
         (Kept { segment_seq: self.last.segment, block_seq, header_crc }, lost)
     }
 }
@@ -208,6 +242,7 @@ type Records = Result<Vec<(RecordMeta, bool)>, BadBody>;
 /// The records of a body, each with whether its bytes are whole.
 fn read_records(body: &[u8], headers_crc: u32) -> Records {
     let metas = check_headers_only(body, headers_crc)?;
+    assert!(!metas.is_empty(), "an empty body is not readable");
     let check = |meta: RecordMeta| match check_record(body, &meta) {
         Ok(full) => (full, true),
         Err(_) => (meta, false),
@@ -215,14 +250,12 @@ fn read_records(body: &[u8], headers_crc: u32) -> Records {
     Ok(metas.into_iter().map(check).collect())
 }
 
-fn record_item(meta: RecordMeta, place: Place, bytes: &[u8]) -> Replay {
-    Replay::Record { meta, place, bytes: bytes.to_vec() }
-}
-
 /// The block that is due at the start of the oldest segment, told from the first one that is
 /// readable: it stands first, or every page before it may have been one.
 fn first_due(place: &Place) -> u64 {
     assert!(place.block > 0 && place.offset >= SEGMENT_HEADER_BYTES as u64);
     let pages = (place.offset - SEGMENT_HEADER_BYTES as u64) / BLOCK_ALIGN as u64;
-    place.block.saturating_sub(pages).max(1)
+    let due = place.block.saturating_sub(pages).max(1);
+    assert!(due <= place.block, "no block is due after the first one that was met");
+    due
 }

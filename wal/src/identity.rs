@@ -3,6 +3,7 @@
 //! Each change writes both copies, one after the other, each with its barrier, before it counts:
 //! whichever copy survives, no promise that was used is forgotten.
 
+use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
 use palisade_netio::{Completion, Handle, Op, OpenHow, Payload, Pool, Purpose, Run, SlotId};
@@ -56,6 +57,16 @@ pub struct IdentityRecord {
 }
 
 const _: () = assert!(size_of::<IdentityRecord>() == IDENTITY_BYTES);
+const _: () = assert!(
+    offset_of!(IdentityRecord, crc) + size_of::<U32>() == IDENTITY_BYTES,
+    "the checksum stands last"
+);
+const _: () = assert!(IDENTITY_BYTES <= BLOCK_ALIGN, "a copy is one page");
+const _: () = assert!(
+    IDENTITY_COPIES[0] + BLOCK_ALIGN as u64 <= IDENTITY_COPIES[1],
+    "a torn write of one copy leaves the other alone"
+);
+const _: () = assert!(IDENTITY_MAGIC != 0, "zeros are no identity");
 
 /// Whose disk this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +94,8 @@ pub struct Identity {
 /// # Panics
 /// When `bytes` is shorter than a copy.
 pub fn encode_identity(identity: &Identity, generation: u64, bytes: &mut [u8]) {
-    assert!(bytes.len() >= IDENTITY_BYTES && generation > 0);
+    assert!(bytes.len() >= IDENTITY_BYTES, "a copy is {IDENTITY_BYTES} bytes");
+    assert!(generation > 0, "generations are numbered from 1");
     let mut record = IdentityRecord {
         magic: IDENTITY_MAGIC.into(),
         format: IDENTITY_FORMAT.into(),
@@ -102,6 +114,8 @@ pub fn encode_identity(identity: &Identity, generation: u64, bytes: &mut [u8]) {
     record.crc = crc32c::crc32c(record.as_bytes()).into();
     bytes.fill(0);
     bytes[..IDENTITY_BYTES].copy_from_slice(record.as_bytes());
+    let back = decode_identity(bytes);
+    assert!(back == Some((*identity, generation)), "what is about to be written is readable");
 }
 
 /// Reads one copy and its generation; none when it is damaged or of an unknown format.
@@ -200,7 +214,24 @@ impl IdentityFile {
         file.step = Step::Create;
         file.formatting = true;
         file.target = Some(identity);
+        file.assert_invariants();
         file
+    }
+
+    fn assert_invariants(&self) {
+        let changing = !matches!(self.step, Step::Open | Step::Read(_) | Step::Idle);
+        assert!(changing == self.target.is_some(), "a change is under way: {:?}", self.step);
+        assert!(changing || !self.formatting, "a new file is made by a change");
+        let opening = matches!(self.step, Step::Open | Step::Create);
+        assert!(!opening || self.handle.is_none(), "the file is opened once");
+        assert!(opening || self.step == Step::Idle || self.handle.is_some(), "the file is open");
+        let known = self.current.is_some();
+        assert!(!known || self.handle.is_some(), "an identity was read or written");
+        assert!(known || !changing || self.formatting, "a change needs what was before");
+        assert!(self.step != Step::Idle || self.in_flight.is_none(), "a file at rest asks nothing");
+        let dir = matches!(self.step, Step::SyncDir | Step::CloseDir);
+        assert!(!dir || self.dir_handle.is_some(), "the directory is open");
+        assert!(self.retries <= RETRIES_MAX, "retries are bounded");
     }
 
     /// Changes the identity. It counts when [`IdentityEvent::Updated`] says so, not before.
@@ -209,12 +240,16 @@ impl IdentityFile {
     /// Before the identity was found, while a change is under way, or when the round ceiling or
     /// the boot count would go back.
     pub fn update(&mut self, identity: Identity) {
-        let (current, _) = self.current.expect("the identity is known");
+        let (current, generation) = self.current.expect("the identity is known");
         assert!(self.is_idle(), "one change at a time");
         assert!(identity.round_ceiling >= current.round_ceiling, "the ceiling only grows");
         assert!(identity.boots >= current.boots, "the boot count only grows");
+        let disk = |of: &Identity| (of.cluster, of.node, of.incarnation, of.shard, of.shards);
+        assert!(disk(&identity) == disk(&current), "a disk stays whose it is");
+        assert!(generation < u64::MAX, "there is a next generation");
         self.target = Some(identity);
         self.step = Step::Write(0);
+        self.assert_invariants();
     }
 
     /// Whether no change is under way and none failed.
@@ -248,6 +283,8 @@ impl IdentityFile {
         self.next_local = self.next_local.wrapping_add(1);
         self.in_flight = Some(local);
         out.push((local, op));
+        self.assert_invariants();
+        assert!(self.error.is_none(), "a failed file asks nothing");
     }
 
     fn next_op(&mut self, pool: &mut Pool) -> Option<Op> {
@@ -258,11 +295,13 @@ impl IdentityFile {
             Step::Open => Op::Open { path, how: OpenHow::ReadWrite },
             Step::Create => Op::Open { path, how: OpenHow::CreateNew },
             Step::Read(copy) => {
+                assert!(self.current.is_none(), "the file is read once");
                 let slot = self.slot(pool)?;
                 let run = Run { slot, at: 0, len };
                 Op::Read { handle: self.handle(), offset: IDENTITY_COPIES[copy], run }
             }
             Step::Write(copy) => {
+                assert!(copy < IDENTITY_COPIES.len(), "there are two copies");
                 let slot = self.slot(pool)?;
                 let target = self.target.expect("a change is under way");
                 let generation = self.generation() + 1;
@@ -290,6 +329,7 @@ impl IdentityFile {
         if self.slot.is_none() {
             self.slot = pool.take(Purpose::Write, BLOCK_ALIGN);
         }
+        assert!(self.slot.is_none_or(|slot| pool.capacity(slot) >= BLOCK_ALIGN), "a copy fits");
         self.slot
     }
 
@@ -303,10 +343,14 @@ impl IdentityFile {
         if let Err(error) = self.on_done(pool, &done) {
             self.error = Some(error);
         }
+        if self.error.is_none() {
+            self.assert_invariants();
+        }
         let rest = self.step == Step::Idle || self.error.is_some();
         if let Some(slot) = self.slot.take_if(|_| rest) {
             pool.release(slot);
         }
+        assert!(!rest || self.slot.is_none(), "a file at rest holds no memory");
     }
 
     fn on_done(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
@@ -316,6 +360,7 @@ impl IdentityFile {
             Ok(count) => count as usize,
             Err(errno) if errno.is_transient() => return self.retry(what),
             Err(palisade_netio::Errno::NOENT) if self.step == Step::Open => {
+                assert!(!self.formatting, "a new file is made, not looked for");
                 self.event = Some(IdentityEvent::Missing);
                 self.step = Step::Idle;
                 return Ok(());
@@ -326,6 +371,7 @@ impl IdentityFile {
             Err(_) if self.step == Step::CloseDir => 0,
             Err(errno) => return Err(WalError::Io { what, errno }),
         };
+        assert!(reading || self.current.is_none() || self.target.is_some(), "a known file rests");
         self.step = match (self.step, &done.payload) {
             (Step::Open, Payload::Handle(handle)) => {
                 self.handle = Some(*handle);
@@ -354,6 +400,7 @@ impl IdentityFile {
 
     fn on_read(&mut self, pool: &mut Pool, copy: usize, count: usize) -> Step {
         assert!(copy < IDENTITY_COPIES.len(), "there are two copies");
+        assert!(self.current.is_none(), "the file is read once");
         if let Some(slot) = self.slot.filter(|_| count >= IDENTITY_BYTES) {
             self.copies[copy] = decode_identity(&pool.bytes(slot)[..count.min(BLOCK_ALIGN)]);
         }
@@ -361,6 +408,7 @@ impl IdentityFile {
             return Step::Read(1);
         }
         let newest = self.copies.into_iter().flatten().max_by_key(|&(_, generation)| generation);
+        assert!(newest.is_some() || self.copies == [None; 2], "one whole copy is enough");
         self.current = newest;
         self.event = Some(match newest {
             Some((identity, _)) => IdentityEvent::Found(identity),
@@ -371,13 +419,20 @@ impl IdentityFile {
 
     fn on_updated(&mut self) -> Step {
         let target = self.target.take().expect("a change is under way");
-        self.current = Some((target, self.generation() + 1));
+        // The second copy was the last write: a crash from here on finds the new one.
+        assert!(matches!(self.step, Step::Write(1) | Step::CloseDir));
+        assert!(self.formatting == (self.step == Step::CloseDir), "a new file has its name synced");
+        let before = self.generation();
+        self.current = Some((target, before + 1));
+        assert!(self.generation() > before, "the new copies count");
         self.formatting = false;
         self.event = Some(IdentityEvent::Updated(target));
         Step::Idle
     }
 
     fn retry(&mut self, what: &'static str) -> Result<(), WalError> {
+        assert!(self.in_flight.is_none(), "a step is tried again after it ended");
+        assert!(self.step != Step::Idle, "a file at rest asks nothing");
         self.retries += 1;
         if self.retries > RETRIES_MAX { Err(WalError::Stuck { what }) } else { Ok(()) }
     }

@@ -11,10 +11,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::block::{Expect, parse};
 use crate::body::RecordMeta;
-use crate::limits::{BLOCK_ALIGN, BLOCK_HEAD_BYTES, data_end, index_reserve};
+use crate::limits::{BLOCK_ALIGN, BLOCK_HEAD_BYTES, SEGMENT_HEADER_BYTES, data_end, index_reserve};
 use crate::lsn::Lsn;
 use crate::parse::parse_body;
-use crate::record::{Kind, RECORD_HEADER_BYTES};
+use crate::record::{Kind, RECORD_ALIGN, RECORD_HEADER_BYTES};
 use crate::segment::{Place, SegmentHeader};
 
 /// The start of an index.
@@ -73,6 +73,13 @@ const INDEX_FORMAT: u32 = 1;
 const HEADER: usize = size_of::<IndexHeader>();
 const STREAM: usize = size_of::<IndexStream>();
 const POINT: usize = size_of::<IndexPoint>();
+
+const _: () = assert!(HEADER.is_multiple_of(RECORD_ALIGN), "an index needs no pad");
+const _: () = assert!(STREAM.is_multiple_of(RECORD_ALIGN) && POINT.is_multiple_of(RECORD_ALIGN));
+const _: () = assert!(
+    BLOCK_HEAD_BYTES + RECORD_HEADER_BYTES + HEADER + STREAM + POINT <= BLOCK_ALIGN,
+    "the smallest index has room for a stream"
+);
 
 /// What a sealed segment says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +153,7 @@ pub fn parse_index_block(
     expect: &Expect,
     data_end: u64,
 ) -> Result<SegmentIndex, BadIndex> {
+    assert!(data_end.is_multiple_of(BLOCK_ALIGN as u64), "blocks end aligned");
     let head = parse(block, expect).map_err(|_| BadIndex)?;
     let body = head.body(block).ok_or(BadIndex)?;
     let metas = parse_body(body, head.headers_crc.get()).map_err(|_| BadIndex)?;
@@ -220,16 +228,27 @@ impl IndexBuilder {
             complete: true,
             first_block: 0,
             last_block: 0,
-            end: crate::limits::SEGMENT_HEADER_BYTES as u64,
+            end: SEGMENT_HEADER_BYTES as u64,
             streams: Vec::new(),
         };
-        IndexBuilder {
-            room: room - room % 8,
-            stride: 1,
-            points: 0,
-            index,
-            streams: BTreeMap::new(),
-        }
+        let room = room - room % RECORD_ALIGN;
+        let streams = BTreeMap::new();
+        let builder = IndexBuilder { room, stride: 1, points: 0, index, streams };
+        builder.assert_invariants();
+        builder
+    }
+
+    fn assert_invariants(&self) {
+        let SegmentIndex { first_block, last_block, end, complete, .. } = self.index;
+        assert!((first_block == 0) == (last_block == 0), "blocks are numbered from 1");
+        assert!(first_block <= last_block, "blocks go up");
+        assert!(end.is_multiple_of(BLOCK_ALIGN as u64), "blocks end aligned");
+        let header = SEGMENT_HEADER_BYTES as u64;
+        assert!((last_block == 0) == (end == header), "a block takes bytes after the header");
+        assert!(self.bytes() <= self.room, "an index stays within its room");
+        assert!(self.points >= self.streams.len(), "every stream is found by a point");
+        assert!(complete || !self.streams.is_empty(), "streams are left out of a full index only");
+        assert!(self.stride.is_power_of_two(), "the stride grows by doubling");
     }
 
     pub(crate) fn last_block(&self) -> u64 {
@@ -244,6 +263,7 @@ impl IndexBuilder {
     pub(crate) fn note(&mut self, place: &Place, metas: &[RecordMeta]) {
         assert!(place.offset >= self.index.end, "blocks are noted in order");
         assert!(place.block > self.index.last_block, "blocks are noted once");
+        assert!(place.end() > place.offset, "a block has bytes");
         if self.index.first_block == 0 {
             self.index.first_block = place.block;
         }
@@ -252,9 +272,12 @@ impl IndexBuilder {
         for meta in metas.iter().filter(|meta| meta.kind == Kind::Group) {
             self.note_group(place.offset, meta);
         }
+        self.assert_invariants();
     }
 
     fn note_group(&mut self, offset: u64, meta: &RecordMeta) {
+        assert!(meta.lsn < meta.end, "a group takes a place in its stream");
+        assert!(offset < self.index.end, "the group stands in a block that was noted");
         if !self.streams.contains_key(&meta.stream) {
             while self.bytes() + STREAM + POINT > self.room && self.thin() {}
             if self.bytes() + STREAM + POINT > self.room {
@@ -280,7 +303,7 @@ impl IndexBuilder {
             self.points += 1;
             while self.bytes() > self.room && self.thin() {}
         }
-        assert!(self.bytes() <= self.room, "an index stays within its room");
+        assert!(extent_is_sound(&self.streams[&meta.stream], meta), "the group is found again");
     }
 
     fn bytes(&self) -> usize {
@@ -293,7 +316,8 @@ impl IndexBuilder {
             return false;
         }
         self.stride = (self.stride * 2).max(2 * BLOCK_ALIGN as u64);
-        self.points = 0;
+        assert!(self.stride >= 2 * BLOCK_ALIGN as u64, "points get sparser than blocks");
+        let before = std::mem::take(&mut self.points);
         for extent in self.streams.values_mut() {
             let mut last = None;
             let stride = self.stride;
@@ -302,13 +326,17 @@ impl IndexBuilder {
                 last = if keep { Some(offset) } else { last };
                 keep
             });
+            assert!(!extent.points.is_empty(), "the first point stays");
             self.points += extent.points.len();
         }
+        assert!(self.points <= before, "points are only taken away");
         true
     }
 
     /// The bytes of the SegmentIndex record.
     pub(crate) fn encode(&self) -> Vec<u8> {
+        assert!(self.index.last_block > 0, "an empty segment has no index");
+        assert!(self.index.first_block > 0 && self.bytes() <= self.room);
         let mut bytes = Vec::with_capacity(self.bytes());
         let header = IndexHeader {
             format: INDEX_FORMAT.into(),
@@ -340,8 +368,19 @@ impl IndexBuilder {
             bytes.extend_from_slice(point.as_bytes());
         }
         assert!(bytes.len() == self.bytes() && bytes.len() <= self.room);
+        assert!(first_point as usize == self.points, "every point is of one stream");
+        let back = decode(&bytes, self.index.end).expect("what is about to be written is readable");
+        assert!(back.end == self.index.end && back.last_block == self.index.last_block);
+        assert!(back.streams.len() == self.streams.len(), "every stream is read back");
         bytes
     }
+}
+
+/// Whether a stream's part of an index covers a group of it.
+fn extent_is_sound(extent: &StreamExtent, meta: &RecordMeta) -> bool {
+    let lsns = extent.first <= meta.lsn && meta.end <= extent.last;
+    let scns = extent.first_scn <= meta.scn && meta.scn <= extent.last_scn;
+    lsns && scns && !extent.points.is_empty()
 }
 
 #[cfg(test)]

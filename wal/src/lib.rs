@@ -6,7 +6,7 @@
 //!
 //! - [`BodyBuilder`] makes a body of records in a slot; [`parse_body`] reads one back.
 //! - [`Wal`] recovers the log ([`Replay`]), then gives blocks their [`Place`] and writes them.
-//! - [`read_groups`] and [`parse_segment_index`] find a stream's groups in segments.
+//! - [`parse_segment_index`] says where a sealed segment has a stream's groups.
 //! - [`IdentityFile`] keeps what must outlive damage to the log: two copies, both written.
 //!
 //! A body with one group, made and read back:
@@ -41,6 +41,7 @@ mod config;
 mod flight;
 #[cfg(test)]
 mod format;
+mod found;
 mod group;
 mod history;
 mod identity;
@@ -50,7 +51,6 @@ mod log;
 mod lsn;
 mod parse;
 mod prepare;
-mod reader;
 mod record;
 mod recover;
 mod replay;
@@ -84,7 +84,6 @@ pub use parse::{
     BadBody, BadRecord, Entries, Entry, check_headers_only, check_record, entries, parse_body,
     parse_group, restamp,
 };
-pub use reader::{FoundGroup, Stop, Walked, read_groups};
 pub use record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
 pub use replay::{CorruptRange, Replay, Report, Tail};
 pub use segment::{

@@ -62,23 +62,75 @@ const _: () = assert!(BLOCK_BYTES_MAX <= palisade_netio::SLOT_BYTES_MAX);
 const _: () = assert!(BLOCK_HEAD_BYTES == palisade_netio::HEAD_BYTES);
 const _: () = assert!(BLOCK_ALIGN == palisade_netio::PAGE_BYTES);
 const _: () = assert!(GROUP_HEADER_BYTES.is_multiple_of(8));
+
+// Direct I/O: what is read or written starts and ends at a multiple of the alignment.
+const _: () = assert!(BLOCK_ALIGN.is_power_of_two());
+const _: () = assert!(BLOCK_HEAD_BYTES < BLOCK_ALIGN, "the smallest block has a body");
+const _: () = assert!(BLOCK_BYTES_MAX.is_multiple_of(BLOCK_ALIGN));
+const _: () = assert!(SEGMENT_HEADER_BYTES.is_multiple_of(BLOCK_ALIGN));
+const _: () = assert!(SEGMENT_BYTES_MIN.is_multiple_of(BLOCK_ALIGN as u64));
+const _: () = assert!(SEGMENT_BYTES_MAX.is_multiple_of(BLOCK_ALIGN as u64));
+const _: () = assert!(SCAN_READ_BYTES.is_multiple_of(BLOCK_ALIGN));
+const _: () = assert!(PREPARE_WRITE_BYTES.is_multiple_of(BLOCK_ALIGN));
 const _: () = assert!(PREPARE_STEP_BYTES.is_multiple_of(PREPARE_WRITE_BYTES as u64));
+
+// Writing.
+const _: () = assert!(BLOCK_BYTES_MAX <= u32::MAX as usize, "the length of a run is a u32");
+const _: () = assert!(BLOCK_BYTES_TARGET.is_multiple_of(BLOCK_ALIGN), "blocks reach the target");
+const _: () = assert!(BLOCK_BYTES_TARGET <= WRITE_BYTES_MAX, "one write can reach the target");
+const _: () = assert!(WRITE_BYTES_MAX <= BLOCK_BYTES_MAX);
+const _: () = assert!(WRITES_IN_FLIGHT_MAX <= BATCHES_MAX, "more batches than writes in flight");
+const _: () = assert!(WRITE_RUNS_MAX <= BLOCKS_WAITING_MAX, "a whole write can wait");
+
+// Segments.
+const _: () = assert!(SEGMENT_BYTES_MIN < SEGMENT_BYTES_MAX);
+const _: () = assert!(
+    SEGMENT_HEADER_BYTES + 2 * BLOCK_ALIGN <= SEGMENT_BYTES_MIN as usize,
+    "the smallest segment has room for its header, a block and its index"
+);
+const _: () = assert!(
+    SEGMENT_HEADER_BYTES <= PREPARE_WRITE_BYTES,
+    "a segment header is written from the slot of the zeros"
+);
+const _: () = assert!(
+    BLOCK_BYTES_MAX + SEGMENT_HEADER_BYTES <= PREPARE_STEP_BYTES as usize,
+    "the largest block fits the first usable part of a segment"
+);
+const _: () = assert!(SCAN_READ_BYTES <= BLOCK_BYTES_MAX, "a read fits the window of a scan");
+const _: () = assert!(PREPARE_PACE_NS < PREPARE_RETRY_NS, "a full disk is asked less often");
+
+// Space.
+const _: () = assert!(SPACE_THROTTLE_PERCENT < SPACE_REFUSE_PERCENT, "slower before refused");
+const _: () = assert!(SPACE_REFUSE_PERCENT < 100, "hard state has a reserve");
+const _: () = assert!(
+    (SEGMENTS_MAX as u64 + 1).checked_mul(SEGMENT_BYTES_MAX * 100).is_some(),
+    "percentages of the space do not overflow"
+);
 
 /// Room kept for the index at the end of a segment of `bytes`.
 pub fn index_reserve(bytes: u64) -> u64 {
     let align = BLOCK_ALIGN as u64;
     let part = bytes / INDEX_PART / align * align;
-    part.clamp(align, BLOCK_BYTES_MAX as u64)
+    let reserve = part.clamp(align, BLOCK_BYTES_MAX as u64);
+    assert!(reserve.is_multiple_of(align), "an index is a block");
+    assert!(reserve < bytes, "the index leaves room for blocks");
+    reserve
 }
 
 /// First byte of the index of a segment of `bytes`: blocks end at or before it.
 pub fn data_end(bytes: u64) -> u64 {
-    assert!(bytes >= SEGMENT_BYTES_MIN && bytes.is_multiple_of(BLOCK_ALIGN as u64));
-    bytes - index_reserve(bytes)
+    let range = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+    assert!(range.contains(&bytes), "segment of {bytes} bytes");
+    assert!(bytes.is_multiple_of(BLOCK_ALIGN as u64));
+    let end = bytes - index_reserve(bytes);
+    assert!(end > SEGMENT_HEADER_BYTES as u64, "blocks stand between header and index");
+    end
 }
 
 /// Bytes of a block with a body of `body_len`: head, body and pad.
 pub fn block_bytes(body_len: usize) -> usize {
     assert!(body_len <= BODY_BYTES_MAX, "body of {body_len} bytes");
-    (BLOCK_HEAD_BYTES + body_len).next_multiple_of(BLOCK_ALIGN)
+    let bytes = (BLOCK_HEAD_BYTES + body_len).next_multiple_of(BLOCK_ALIGN);
+    assert!(bytes <= BLOCK_BYTES_MAX && bytes - body_len < BLOCK_HEAD_BYTES + BLOCK_ALIGN);
+    bytes
 }

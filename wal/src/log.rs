@@ -98,7 +98,7 @@ impl Default for StreamLog {
 impl StreamLog {
     /// An empty log whose first group will stand at `base`.
     pub fn starting_at(base: Boundary) -> StreamLog {
-        assert!(base.lsn.0.is_multiple_of(Lsn::ALIGN));
+        assert!(base.lsn.0.is_multiple_of(Lsn::ALIGN), "a log starts at {}", base.lsn);
         StreamLog {
             base,
             committed: base,
@@ -110,6 +110,29 @@ impl StreamLog {
             accepting: Ballot::NONE,
             unknown: false,
             last_scn: 0,
+        }
+    }
+
+    /// What holds between two records. Nothing here depends on what a peer or a disk says: it is
+    /// how the parts of this struct belong together.
+    fn assert_invariants(&self) {
+        let (base, committed, end) = (self.base.lsn, self.committed.lsn, self.end().lsn);
+        assert!(base <= committed, "base {base} is after committed {committed}");
+        assert!(committed <= end, "committed {committed} is after the end {end}");
+        assert!(committed > base || self.committed == self.base, "one chain at one position");
+        let above = self.boundaries.front();
+        assert!(
+            above.is_none_or(|first| first.lsn > committed),
+            "boundaries stand above committed"
+        );
+        assert!(self.accepting <= self.promised, "what is accepted was promised");
+        assert!(self.extents.is_empty() || end > base, "an empty log has no runs");
+        if let Some(last) = self.extents.back() {
+            assert!(last.end == end, "the runs end where the log ends");
+            assert!(last.start < last.end, "a run holds bytes");
+        }
+        if let Some(staged) = &self.staged {
+            staged.assert_invariants();
         }
     }
 
@@ -155,6 +178,7 @@ impl StreamLog {
             return Some(self.committed.chain);
         }
         let at = self.boundaries.binary_search_by_key(&lsn, |b| b.lsn).ok()?;
+        assert!(lsn > self.committed.lsn && lsn <= self.end().lsn, "a boundary of the open part");
         Some(self.boundaries[at].chain)
     }
 
@@ -162,6 +186,8 @@ impl StreamLog {
     pub fn find(&self, lsn: Lsn) -> Option<&Extent> {
         let after = self.extents.partition_point(|e| e.start <= lsn);
         let extent = self.extents.get(after.checked_sub(1)?)?;
+        assert!(extent.start <= lsn, "runs are in order");
+        assert!(extent.end <= self.end().lsn, "no run goes beyond the log");
         (lsn < extent.end).then_some(extent)
     }
 
@@ -174,6 +200,7 @@ impl StreamLog {
     pub fn promise(&mut self, ballot: Ballot) {
         assert!(ballot >= self.promised, "promise {ballot} below {}", self.promised);
         self.promised = ballot;
+        self.assert_invariants();
     }
 
     /// A group was logged at the end. `end` carries the chain after it.
@@ -182,18 +209,26 @@ impl StreamLog {
     /// When it does not stand at the end of the log or its ballot is not the accepting one.
     pub fn append(&mut self, start: Lsn, end: Boundary, ballot: Ballot, scn: u64, place: Place) {
         assert!(start == self.end().lsn, "group at {start}, log ends at {}", self.end().lsn);
-        assert!(end.lsn > start && ballot == self.accepting);
+        assert!(end.lsn > start, "group from {start} to {}", end.lsn);
+        assert!(ballot == self.accepting, "group of {ballot} under {}", self.accepting);
+        assert!(!self.unknown, "only a takeover ends a loss");
+        assert!(place.block > 0, "a group stands in a block");
         push_extent(&mut self.extents, self.split, start, end.lsn, ballot, place);
         self.split = false;
         self.boundaries.push_back(end);
         // A voided group may have had a higher one; the highest ever seen is the safe floor.
         self.last_scn = self.last_scn.max(scn);
+        assert!(self.end() == end, "the group ends the log");
+        assert!(self.committed.lsn <= start, "a group is not committed before it is logged");
+        self.assert_invariants();
     }
 
     /// A staged group was logged for the takeover under `ballot`. A run for another ballot, or
     /// one that this group does not continue, is forgotten.
     pub fn stage(&mut self, start: Lsn, end: Boundary, ballot: Ballot, scn: u64, place: Place) {
-        assert!(end.lsn > start && ballot.is_some());
+        assert!(end.lsn > start, "group from {start} to {}", end.lsn);
+        assert!(ballot.is_some(), "a takeover has a ballot");
+        let before = self.end();
         let continues =
             self.staged.as_ref().is_some_and(|s| s.ballot == ballot && s.end() == start);
         if !continues {
@@ -209,12 +244,17 @@ impl StreamLog {
         staged.boundaries.push(end);
         // Its takeover may come or not; a floor too high does no harm.
         self.last_scn = self.last_scn.max(scn);
+        assert!(self.end() == before, "what is staged is no part of the log");
+        assert!(self.staged_end(ballot) == Some(end), "the staged run ends with its last group");
+        self.assert_invariants();
     }
 
     /// End of the run staged for `ballot`.
     pub fn staged_end(&self, ballot: Ballot) -> Option<Boundary> {
         let staged = self.staged.as_ref().filter(|s| s.ballot == ballot)?;
-        staged.boundaries.last().copied()
+        let end = staged.boundaries.last().copied();
+        assert!(end.is_some_and(|end| end.lsn > staged.start), "a staged run holds groups");
+        end
     }
 
     /// Whether a takeover that ends at `end` could be logged now.
@@ -228,10 +268,18 @@ impl StreamLog {
         }
         if let Some(staged) = self.staged.as_ref().filter(|s| s.ballot == ballot) {
             let found = staged.boundaries.iter().find(|b| b.lsn == end.lsn);
-            if found.is_some_and(|b| b.chain == end.chain) && staged.start <= self.end().lsn {
+            // What was staged replaces the log from a group on, and committed bytes only by the
+            // same ones. A log that lost records may have other groups there, and then it is not
+            // known what stands below.
+            let joins = match staged.start < self.committed.lsn {
+                true => staged.boundaries.contains(&self.committed),
+                false => self.chain_at(staged.start).is_some(),
+            };
+            if found.is_some_and(|b| b.chain == end.chain) && joins {
                 return Ok(());
             }
         }
+        assert!(end.lsn >= self.committed.lsn, "committed bytes are never voided");
         match self.chain_at(end.lsn) {
             Some(chain) if chain == end.chain => Ok(()),
             None if end.lsn > self.end().lsn => {
@@ -257,10 +305,14 @@ impl StreamLog {
             self.adopt(staged, end.lsn);
         }
         assert!(self.end() == end, "takeover left {:?}, not {end:?}", self.end());
+        assert!(self.committed.lsn <= end.lsn, "committed bytes are never voided");
         self.promised = self.promised.max(ballot);
         self.accepting = ballot;
         self.unknown = false;
         self.split = true;
+        assert!(self.staged_end(ballot).is_none(), "what was staged for it is used up");
+        assert!(self.promised >= ballot, "a takeover is a promise");
+        self.assert_invariants();
         Ok(())
     }
 
@@ -271,18 +323,23 @@ impl StreamLog {
             return;
         }
         let Ok(at) = self.boundaries.binary_search_by_key(&lsn, |b| b.lsn) else { return };
+        let (before, end) = (self.committed.lsn, self.end());
         self.committed = self.boundaries[at];
         self.boundaries.drain(..=at);
-        assert!(self.end().lsn >= self.committed.lsn);
+        assert!(self.committed.lsn > before, "committed only grows");
+        assert!(self.committed.lsn == lsn, "a commit is exact");
+        assert!(self.end() == end, "a commit leaves the end where it is");
+        self.assert_invariants();
     }
 
     /// Bytes or promises of this stream may have been lost to corruption: what follows the known
     /// log is not known, and no ballot up to `ceiling` may be promised again.
     pub fn mark_unknown(&mut self, ceiling: Ballot) {
-        assert!(ceiling >= self.promised);
+        assert!(ceiling >= self.promised, "a promise is not taken back");
         self.unknown = true;
         self.promised = ceiling;
         self.split = true;
+        self.assert_invariants();
     }
 
     fn void_above(&mut self, lsn: Lsn) {
@@ -290,32 +347,48 @@ impl StreamLog {
             self.boundaries.pop_back();
         }
         // Staged bytes may replace committed ones by the same bytes; the cursor stays.
+        assert!(lsn >= self.base.lsn, "the base is never voided");
         while self.extents.back().is_some_and(|e| e.start >= lsn) {
             self.extents.pop_back();
         }
         if let Some(last) = self.extents.back_mut() {
             last.end = last.end.min(lsn);
+            assert!(last.start < last.end, "an empty run was dropped");
         }
         self.split = true;
+        assert!(self.end().lsn <= lsn.max(self.committed.lsn), "nothing stands above {lsn}");
     }
 
     fn adopt(&mut self, staged: Staged, end: Lsn) {
+        assert!(staged.start < end && end <= staged.end(), "the takeover ends in what was staged");
+        assert!(staged.start <= self.end().lsn, "what was staged leaves no gap");
         for mut extent in staged.extents {
             if extent.start >= end {
                 break;
             }
             extent.end = extent.end.min(end);
+            let before = self.extents.back();
+            assert!(before.is_none_or(|last| last.end == extent.start), "runs leave no gap");
             self.extents.push_back(extent);
         }
         let above = self.end().lsn;
         let news = staged.boundaries.into_iter().filter(|b| b.lsn > above && b.lsn <= end);
         self.boundaries.extend(news);
+        assert!(self.end().lsn == end, "the log ends with its takeover");
     }
 }
 
 impl Staged {
     fn end(&self) -> Lsn {
         self.boundaries.last().map_or(self.start, |b| b.lsn)
+    }
+
+    fn assert_invariants(&self) {
+        assert!(self.ballot.is_some(), "a takeover has a ballot");
+        assert!(self.start < self.end(), "a staged run holds groups");
+        assert!(self.extents.first().is_some_and(|first| first.start == self.start));
+        assert!(self.extents.last().is_some_and(|last| last.end == self.end()));
+        assert!(self.extents.len() <= self.boundaries.len(), "a run holds groups");
     }
 }
 
@@ -331,6 +404,8 @@ fn push_extent(
     ballot: Ballot,
     place: Place,
 ) {
+    assert!(start < end, "a run holds bytes");
+    assert!(extents.back().is_none_or(|last| last.end == start), "runs leave no gap");
     match extents.back_mut() {
         Some(last) if joins(last, split, start, ballot, place) => last.end = end,
         _ => extents.push_back(Extent { start, end, place, ballot }),
@@ -401,6 +476,33 @@ mod tests {
         let refusal = TakeoverRefusal::BelowCommitted { committed: Lsn(800), want: Lsn(0) };
         assert_eq!(log.take_over(ballot(2), at(0, CHAIN_START)), Err(refusal));
         assert_eq!(log.accepting(), ballot(1));
+    }
+
+    /// After a loss a log may end in groups that were voided by a record that is gone.
+    #[test]
+    fn a_staged_run_that_starts_inside_a_group_is_refused() {
+        let mut log = led(1);
+        log.append(Lsn(0), at(800, 11), ballot(1), 1, place(4096));
+        log.append(Lsn(800), at(1600, 12), ballot(1), 2, place(8192));
+        log.mark_unknown(ballot(1));
+        log.stage(Lsn(1200), at(2400, 23), ballot(3), 3, place(12288));
+        let refusal = TakeoverRefusal::Missing { have: Lsn(1600), want: Lsn(2400) };
+        assert_eq!(log.take_over(ballot(3), at(2400, 23)), Err(refusal));
+        assert_eq!((log.end(), log.is_unknown()), (at(1600, 12), true));
+    }
+
+    #[test]
+    fn committed_bytes_are_staged_again_only_as_they_are() {
+        for (chain, taken) in [(12, Ok(())), (22, Err(TakeoverRefusal::Mismatch { at: Lsn(1600) }))]
+        {
+            let mut log = led(1);
+            log.append(Lsn(0), at(800, 11), ballot(1), 1, place(4096));
+            log.append(Lsn(800), at(1600, 12), ballot(1), 2, place(8192));
+            log.stage(Lsn(800), at(1600, chain), ballot(3), 3, place(12288));
+            log.commit(Lsn(1600));
+            assert_eq!(log.take_over(ballot(3), at(1600, chain)), taken);
+            assert_eq!(log.end(), at(1600, 12));
+        }
     }
 
     #[test]

@@ -34,6 +34,13 @@ impl Lsn {
     }
 }
 
+const _: () = assert!(Lsn::ALIGN.is_power_of_two());
+const _: () = assert!(Lsn::MAX.0.is_multiple_of(Lsn::ALIGN));
+const _: () = assert!(
+    Lsn::MAX.0.checked_add(u32::MAX as u64).is_some(),
+    "the end of a group at the limit does not wrap, whatever its length"
+);
+
 impl std::fmt::Display for Lsn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)

@@ -80,6 +80,7 @@ pub fn parse_body(body: &[u8], headers_crc: u32) -> Result<Vec<RecordMeta>, BadB
     for meta in &mut metas {
         let at = meta.at;
         *meta = check_record(body, meta).map_err(|why| BadBody::Record { at, why })?;
+        assert!(meta.at == at, "a record stays where its header is");
     }
     Ok(metas)
 }
@@ -100,6 +101,8 @@ pub fn check_headers_only(body: &[u8], headers_crc: u32) -> Result<Vec<RecordMet
     if crc != headers_crc || headers.is_empty() {
         return Err(BadBody::Headers);
     }
+    assert!(headers[0].0 == 0, "a body starts with a record");
+    assert!(headers.len() <= body.len() / RECORD_HEADER_BYTES, "each record has a header");
     let meta = |(at, header)| meta_of(at, &header).map_err(|why| BadBody::Record { at, why });
     headers.into_iter().map(meta).collect()
 }
@@ -117,6 +120,7 @@ pub fn check_record(body: &[u8], meta: &RecordMeta) -> Result<RecordMeta, BadRec
         if crc32c::crc32c(bytes) != header.body_crc.get() {
             return Err(BadRecord::Checksum);
         }
+        assert!(meta.end == meta.lsn, "only a group takes a place in its stream");
         if meta.kind == Kind::Takeover {
             meta.chain = leading_u64(bytes);
         }
@@ -130,6 +134,7 @@ pub fn check_record(body: &[u8], meta: &RecordMeta) -> Result<RecordMeta, BadRec
     if group.stream.get() != meta.stream || group.lsn() != meta.lsn {
         return Err(BadRecord::Group);
     }
+    assert!(group.end() == meta.end, "the record header gave the length that the group has");
     meta.chain = group.chain.get();
     meta.scn = group.scn.get();
     meta.records = group.records.get();
@@ -163,12 +168,14 @@ pub fn parse_group(bytes: &[u8]) -> Result<GroupHeader, BadRecord> {
     let mut records = 0u32;
     while !left.is_empty() {
         let (_, next) = split_entry(left).ok_or(BadRecord::Entries)?;
+        assert!(next.len() < left.len(), "every entry takes bytes");
         records += 1;
         left = next;
     }
     if records != group.records.get() {
         return Err(BadRecord::Entries);
     }
+    assert!(group.end() <= Lsn::MAX && group.end().since(group.lsn()) as usize == bytes.len());
     Ok(group)
 }
 
@@ -179,6 +186,7 @@ pub fn entries(group_bytes: &[u8]) -> Entries<'_> {
         Ok((header, left)) if header.lsn.get() < Lsn::MAX.0 => (header, left),
         _ => return Entries { lsn: Lsn::ZERO, left: &[] },
     };
+    assert!(left.len() + GROUP_HEADER_BYTES == group_bytes.len(), "entries follow the header");
     Entries { lsn: Lsn(header.lsn.get() + GROUP_HEADER_BYTES as u64), left }
 }
 
@@ -195,6 +203,7 @@ impl<'a> Iterator for Entries<'a> {
     fn next(&mut self) -> Option<Entry<'a>> {
         let (header, next) = split_entry(self.left)?;
         let taken = (self.left.len() - next.len()) as u64;
+        assert!(taken as usize == entry_bytes(header.len.get() as usize));
         let payload =
             &self.left[ENTRY_HEADER_BYTES..ENTRY_HEADER_BYTES + header.len.get() as usize];
         let lsn = self.lsn;
@@ -217,12 +226,14 @@ pub fn restamp(body: &mut [u8], ballot: Ballot) -> Result<u32, BadBody> {
         let step = Walk { body, at }.next().ok_or(BadBody::Headers)?;
         let (_, mut header) = step?;
         let next = at + record_bytes(&header);
+        assert!(next > at, "every record takes bytes");
+        assert!(next <= body.len(), "a record stays within its body");
         header.set_ballot(ballot);
         body[at..at + RECORD_HEADER_BYTES].copy_from_slice(header.as_bytes());
         crc = crc32c::crc32c_append(crc, header.as_bytes());
-        assert!(next > at && next <= body.len());
         at = next;
     }
+    assert!(at == body.len(), "every record has the new ballot");
     Ok(crc)
 }
 
@@ -238,11 +249,15 @@ impl Iterator for Walk<'_> {
         if self.at == self.body.len() {
             return None;
         }
+        assert!(self.at < self.body.len(), "the walk stays within the body");
+        let before = self.at;
         let found = self.step();
         self.at = match &found {
             Ok((at, header)) => *at as usize + record_bytes(header),
             Err(_) => self.body.len(),
         };
+        assert!(self.at > before, "the walk goes on");
+        assert!(self.at <= self.body.len(), "the walk stays within the body");
         Some(found)
     }
 }
@@ -258,12 +273,15 @@ impl Walk<'_> {
         if len > after.len() || len.next_multiple_of(RECORD_ALIGN) > after.len() {
             return Err(BadBody::Headers);
         }
+        assert!(self.at.is_multiple_of(RECORD_ALIGN), "records are padded");
         Ok((self.at as u32, header))
     }
 }
 
 fn record_bytes(header: &RecordHeader) -> usize {
-    RECORD_HEADER_BYTES + (header.len.get() as usize).next_multiple_of(RECORD_ALIGN)
+    let bytes = RECORD_HEADER_BYTES + (header.len.get() as usize).next_multiple_of(RECORD_ALIGN);
+    assert!(bytes <= BODY_BYTES_MAX, "the length was checked against the body");
+    bytes
 }
 
 fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
@@ -287,6 +305,8 @@ fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
     if kind == Kind::Takeover && len < 8 {
         return Err(BadRecord::Length);
     }
+    assert!((kind == Kind::Group) == (end > lsn), "only a group takes a place in its stream");
+    assert!(end <= Lsn::MAX, "the position was checked");
     Ok(RecordMeta {
         kind,
         flags: header.flags,
@@ -317,6 +337,7 @@ fn split_entry(bytes: &[u8]) -> Option<(EntryHeader, &[u8])> {
         return None;
     }
     let taken = entry_bytes(len) - ENTRY_HEADER_BYTES;
+    assert!(taken >= len && taken - len < RECORD_ALIGN, "the pad ends the entry");
     let pad = rest.get(len..taken)?;
     pad.iter().all(|&byte| byte == 0).then_some((header, &rest[taken..]))
 }

@@ -76,7 +76,7 @@ impl Preparer {
         spare: Option<u64>,
     ) -> Preparer {
         assert!(spare.is_none_or(|seq| seq < header.seq.get()), "sequences only grow");
-        Preparer {
+        let preparer = Preparer {
             dir: dir.to_path_buf(),
             dir_handle,
             header,
@@ -89,7 +89,25 @@ impl Preparer {
             usable: 0,
             slot: None,
             retries: 0,
-        }
+        };
+        preparer.assert_invariants();
+        preparer
+    }
+
+    fn assert_invariants(&self) {
+        let bytes = self.bytes();
+        assert!(self.zeroed <= bytes, "zeros stay within the segment");
+        assert!(self.zeroed.is_multiple_of(BLOCK_ALIGN as u64), "zeros end aligned");
+        assert!(self.usable <= self.zeroed, "what is usable was zeroed before");
+        assert!((self.step == Step::Done) == (self.usable == bytes), "all is usable in the end");
+        assert!((self.step == Step::Open) == self.handle.is_none(), "the file is opened first");
+        let taking = matches!(self.step, Step::SyncHeader | Step::Rename);
+        assert!(!taking || self.spare.is_some(), "only a file that is taken again is renamed");
+        assert!(self.usable == 0 || self.spare.is_none(), "a usable segment has its own name");
+        assert!(self.usable == 0 || self.dir_synced, "the name of a usable segment is durable");
+        assert!(self.step != Step::Done || self.slot.is_none(), "memory was given back");
+        assert!(self.step != Step::Done || !self.in_flight, "a finished segment asks nothing");
+        assert!(self.retries <= RETRIES_MAX, "retries are bounded");
     }
 
     pub(crate) fn seq(&self) -> u64 {
@@ -103,7 +121,13 @@ impl Preparer {
     /// The segment as far as it can be used; none before the first step is complete.
     pub(crate) fn segment(&self) -> Option<OpenSegment> {
         let handle = self.handle.filter(|_| self.usable > 0)?;
+        assert!(self.usable > SEGMENT_HEADER_BYTES as u64, "a usable segment has its header");
         Some(OpenSegment { seq: self.seq(), handle, bytes: self.bytes(), usable: self.usable })
+    }
+
+    /// The file, if it is open.
+    pub(crate) fn open_handle(&self) -> Option<Handle> {
+        self.handle
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -122,10 +146,13 @@ impl Preparer {
 
     /// First byte of the segment that will not be usable after the step under way.
     fn goal(&self) -> u64 {
+        assert!(self.usable < self.bytes(), "a finished segment has no goal");
         let step = self.usable / PREPARE_STEP_BYTES + 1;
         // The index stands at the end, so a short last step joins the one before.
         let goal = step * PREPARE_STEP_BYTES;
-        if goal + PREPARE_STEP_BYTES > self.bytes() { self.bytes() } else { goal }
+        let goal = if goal + PREPARE_STEP_BYTES > self.bytes() { self.bytes() } else { goal };
+        assert!(goal > self.usable && goal <= self.bytes(), "every step brings more");
+        goal
     }
 
     /// The next operation. None while one is in flight, when all is done, or when the pool has
@@ -149,11 +176,13 @@ impl Preparer {
             Step::SyncHeader | Step::SyncFile => Op::Sync { handle: self.handle(), metadata: true },
             Step::Header => self.write(pool, SEGMENT_HEADER_BYTES)?,
             Step::Zero => {
+                assert!(self.zeroed < self.goal(), "zeros that are there are not written again");
                 let left = (self.goal() - self.zeroed) as usize;
                 self.write(pool, left.min(PREPARE_WRITE_BYTES))?
             }
         };
         self.in_flight = true;
+        self.assert_invariants();
         Some(op)
     }
 
@@ -163,6 +192,9 @@ impl Preparer {
 
     fn write(&mut self, pool: &mut Pool, len: usize) -> Option<Op> {
         assert!(len > 0 && len.is_multiple_of(BLOCK_ALIGN));
+        assert!(len <= PREPARE_WRITE_BYTES, "a write stays within its slot");
+        assert!(self.step == Step::Header || self.zeroed >= SEGMENT_HEADER_BYTES as u64);
+        assert!(self.step == Step::Header || self.zeroed >= self.usable, "blocks are left alone");
         if self.slot.is_none() {
             let slot = pool.take(Purpose::Write, PREPARE_WRITE_BYTES)?;
             pool.bytes_mut(slot).fill(0);
@@ -173,9 +205,12 @@ impl Preparer {
         let mut offset = self.zeroed;
         first.fill(0);
         if self.step == Step::Header {
+            assert!(self.usable == 0, "the header is written before any block");
             self.header.encode(first);
             offset = 0;
         }
+        assert!(offset + len as u64 <= self.bytes(), "a write stays within the segment");
+        assert!(len <= pool.capacity(slot), "a write stays within its slot");
         let runs = vec![Run { slot, at: 0, len: len as u32 }];
         Some(Op::Write { handle: self.handle(), offset, runs, barrier: false })
     }
@@ -187,6 +222,7 @@ impl Preparer {
         done: &Completion,
     ) -> Result<Progress, WalError> {
         assert!(self.in_flight, "an operation is in flight");
+        let before = (self.zeroed, self.usable);
         self.in_flight = false;
         let what = self.what();
         let count = match done.result {
@@ -198,7 +234,13 @@ impl Preparer {
             }
             Err(errno) => return Err(WalError::Io { what, errno }),
         };
-        self.advance(pool, what, count, &done.payload)
+        let progress = self.advance(pool, what, count, &done.payload)?;
+        self.assert_invariants();
+        assert!(progress != Progress::Usable || self.segment().is_some(), "what is usable is open");
+        assert!(self.zeroed >= before.0, "zeros stay");
+        assert!(self.usable >= before.1, "what is usable stays usable");
+        assert!((self.usable > before.1) == (progress == Progress::Usable), "the owner is told");
+        Ok(progress)
     }
 
     fn advance(
@@ -214,6 +256,7 @@ impl Preparer {
                 let Payload::Handle(handle) = payload else {
                     return Err(WalError::BadAnswer { what });
                 };
+                assert!(self.handle.is_none(), "the file is opened once");
                 self.handle = Some(*handle);
                 self.step = Step::Facts;
             }
@@ -222,6 +265,7 @@ impl Preparer {
                     return Err(WalError::BadAnswer { what });
                 };
                 check_alignment(facts)?;
+                assert!(self.zeroed == 0 && self.usable == 0, "nothing was written yet");
                 self.zeroed = (facts.size / align * align).min(self.bytes());
                 self.step = Step::Header;
             }
@@ -233,6 +277,7 @@ impl Preparer {
             }
             Step::SyncHeader => self.step = Step::Rename,
             Step::Rename => {
+                assert!(self.usable == 0, "a file is renamed before it is used");
                 self.spare = None;
                 self.step = self.after_zeros();
             }
@@ -241,11 +286,16 @@ impl Preparer {
                 if whole == 0 {
                     return self.retry(what);
                 }
+                if self.zeroed + whole > self.goal() {
+                    // More than was asked for.
+                    return Err(WalError::BadAnswer { what });
+                }
                 self.zeroed += whole;
                 self.step = self.after_zeros();
             }
             Step::SyncFile if !self.dir_synced => self.step = Step::SyncDir,
             Step::SyncFile | Step::SyncDir => {
+                assert!(self.zeroed >= self.goal(), "what was synced was zeroed before");
                 self.dir_synced = true;
                 self.retries = 0;
                 return Ok(self.on_usable(pool));
@@ -261,11 +311,14 @@ impl Preparer {
     }
 
     fn on_usable(&mut self, pool: &mut Pool) -> Progress {
+        let before = self.usable;
+        assert!(self.dir_synced && self.spare.is_none(), "the name of the segment is durable");
         // A file that is taken again may be longer than one step.
         while self.usable < self.bytes() && self.goal() <= self.zeroed {
             self.usable = self.goal();
         }
-        assert!(self.usable > 0 && self.usable <= self.bytes());
+        assert!(self.usable > before, "a step makes more bytes usable");
+        assert!(self.usable <= self.zeroed && self.usable <= self.bytes());
         self.step = Step::Zero;
         if self.usable == self.bytes() {
             self.step = Step::Done;
@@ -275,6 +328,8 @@ impl Preparer {
     }
 
     fn retry(&mut self, what: &'static str) -> Result<Progress, WalError> {
+        assert!(!self.in_flight, "a step is tried again after it ended");
+        assert!(self.step != Step::Done, "a finished segment asks nothing");
         self.retries += 1;
         if self.retries > RETRIES_MAX {
             return Err(WalError::Stuck { what });

@@ -70,7 +70,7 @@ impl Kind {
     }
 
     /// Whether losing such a record loses a promise to other nodes (hard state).
-    pub fn is_hard_state(self) -> bool {
+    pub const fn is_hard_state(self) -> bool {
         matches!(self, Kind::Promise | Kind::Takeover | Kind::Config | Kind::Base | Kind::ScnFloor)
     }
 }
@@ -110,6 +110,17 @@ pub struct RecordHeader {
 
 const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_BYTES);
 const _: () = assert!(RECORD_HEADER_BYTES.is_multiple_of(RECORD_ALIGN));
+const _: () = assert!(FLAG_STAGED.is_power_of_two(), "a flag is one bit");
+const _: () = assert!(Kind::Group as u8 != 0, "zeros are no record");
+const _: () = assert!(!Kind::Group.is_hard_state(), "groups are fetched again from others");
+const _: () = assert!(!Kind::Closing.is_hard_state(), "a closing block asks for no other");
+const _: () = {
+    let mut at = 0;
+    while at < Kind::ALL.len() {
+        assert!(Kind::ALL[at] as usize == at + 1, "every kind is listed, in code order");
+        at += 1;
+    }
+};
 
 impl RecordHeader {
     /// The ballot.
@@ -126,6 +137,7 @@ impl RecordHeader {
         self.round = ballot.round.into();
         self.node = ballot.node.into();
         self.incarnation = ballot.incarnation.into();
+        assert!(self.ballot() == ballot, "what is set is read back");
     }
 
     /// The position.

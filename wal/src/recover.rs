@@ -10,44 +10,23 @@ use palisade_netio::{
     Completion, FileFacts, Handle, Op, OpenHow, Payload, Pool, Purpose, Run, SlotId,
 };
 
-use crate::block::{BlockHead, parse};
+use crate::block::parse;
 use crate::config::{Config, WalError};
+use crate::found::{Found, kept_limit, next_seq};
 use crate::history::History;
 use crate::identity::IDENTITY_NAME;
 use crate::index::IndexBuilder;
 use crate::limits::{
-    BLOCK_ALIGN, BLOCK_BYTES_MAX, REPORT_RANGES_MAX, RETRIES_MAX, SEGMENT_HEADER_BYTES,
-    SEGMENTS_MAX, data_end,
+    BLOCK_ALIGN, BLOCK_BYTES_MAX, REPORT_RANGES_MAX, RETRIES_MAX, SEGMENTS_MAX, data_end,
 };
 use crate::prepare::{OpenSegment, Preparer, Progress};
 use crate::replay::{Replay, Report, Tail};
 use crate::retire::Retired;
 use crate::scan::{Met, Page, Scanner};
-use crate::segment::{BadSegment, Kept, Place, SegmentHeader, parse_segment_name, segment_name};
+use crate::segment::{
+    BadSegment, Kept, Place, SEGMENT_SEQ_FOUND_MAX, SegmentHeader, parse_segment_name, segment_name,
+};
 use crate::writer::{SegmentFacts, Start};
-
-/// A segment file as it was found.
-#[derive(Debug)]
-struct Found {
-    seq: u64,
-    size: u64,
-    bytes: u64,
-    header: Option<SegmentHeader>,
-    /// Its header is neither zero nor readable.
-    unreadable: bool,
-    index: Option<BlockHead>,
-    /// Its header has another sequence: it was about to be taken again.
-    renamed: bool,
-    /// First block that an end scan met.
-    first_block: Option<u64>,
-    /// Scanned, and no block stands in it.
-    empty: bool,
-    stale: bool,
-    /// Bytes that are neither zero nor stale nor a block stand in it.
-    junk: bool,
-    kept: bool,
-    end: u64,
-}
 
 #[derive(Debug)]
 enum Step {
@@ -105,7 +84,7 @@ pub(crate) struct Recovery {
 impl Recovery {
     pub(crate) fn new(config: Config) -> Recovery {
         assert!(config.validate().is_ok(), "the settings were checked");
-        Recovery {
+        let recovery = Recovery {
             config,
             dir: None,
             found: Vec::new(),
@@ -126,7 +105,39 @@ impl Recovery {
             taken_again: None,
             start: None,
             error: None,
-        }
+        };
+        recovery.assert_invariants();
+        recovery
+    }
+
+    /// What holds between two calls, as long as nothing failed.
+    fn assert_invariants(&self) {
+        assert!(self.error.is_none(), "a failed recovery holds nothing to be true");
+        assert!(self.at <= self.found.len() && self.found.len() <= SEGMENTS_MAX);
+        assert!(self.retries <= RETRIES_MAX, "retries are bounded");
+        assert!(self.in_flight.is_none() || self.queue_is_empty(), "items are taken first");
+        let opening = matches!(self.step, Step::OpenDir);
+        assert!(opening == self.dir.is_none(), "the directory is open: {:?}", self.step);
+        let reading = match &self.step {
+            Step::Facts | Step::Header | Step::IndexHead => Some(Stage::Look),
+            Step::Close(stage) | Step::Scan(stage, _) => Some(*stage),
+            Step::Sync(..) | Step::Seal(_) => Some(Stage::Replay),
+            _ => None,
+        };
+        assert!(reading.is_none() || self.at < self.found.len(), "a segment is being read");
+        let closing = matches!(self.step, Step::Start(_) | Step::Done(_));
+        assert!(reading.is_some() == self.handle.is_some(), "files are open while they are read");
+        let stage = if let Step::Open(stage) = &self.step { Some(*stage) } else { reading };
+        let replays = closing || stage == Some(Stage::Replay);
+        assert!(replays == self.history.is_some(), "a replay has a history, and nothing else has");
+        let scans = matches!(self.step, Step::Scan(..));
+        let indexes = scans && stage == Some(Stage::Replay);
+        assert!(indexes == self.index.is_some(), "an index is made while blocks are replayed");
+        assert!(!scans || self.window.is_some(), "a scan has a window");
+        assert!(!closing || self.window.is_none(), "the window was given back");
+        assert!(closing == self.start.is_some(), "what was kept is known at the end");
+        assert!(closing || self.spares.is_empty(), "nothing is taken again before all is read");
+        assert!(self.taken_again.is_none_or(|seq| !self.spares.contains(&seq)), "taken once");
     }
 
     pub(crate) fn poisoned(&self) -> Option<&WalError> {
@@ -155,6 +166,7 @@ impl Recovery {
             return None;
         }
         assert!(self.window.is_none() && pool.quota(Purpose::Read) > 0);
+        self.assert_invariants();
         let report = self.start.as_ref().map(|(_, report)| report.clone());
         Some(Replay::Done { report: report.expect("a started log has a report") })
     }
@@ -164,14 +176,20 @@ impl Recovery {
         let Step::Done(preparer) = std::mem::replace(&mut self.step, Step::Over) else {
             panic!("recovery is not done")
         };
-        let (kept, _) = self.start.take().expect("a started log knows what it kept");
+        assert!(self.in_flight.is_none() && self.error.is_none(), "nothing is under way");
+        assert!(self.queue_is_empty(), "everything was replayed");
+        let (kept, report) = self.start.take().expect("a started log knows what it kept");
+        assert!(report.segment == preparer.seq(), "the report names the segment");
+        assert!(kept.block_seq >= report.durable_upto, "what was promised is kept");
         let history = self.history.take().expect("a started log has a history");
         let spares = std::mem::take(&mut self.spares);
         let in_use = self.found.iter().filter(|one| !one.renamed && !spares.contains(&one.seq));
         let sealed = in_use
             .filter(|one| Some(one.seq) != self.taken_again)
             .map(|one| SegmentFacts { seq: one.seq, end: one.end, sealed: true })
-            .collect();
+            .collect::<Vec<_>>();
+        assert!(sealed.iter().all(|facts| facts.seq < preparer.seq()), "the new segment is last");
+        assert!(history.hard_state_block <= kept.block_seq, "hard state is in what was kept");
         Start {
             config: self.config.clone(),
             dir: self.dir.expect("the directory is open"),
@@ -190,6 +208,7 @@ impl Recovery {
         if self.error.is_some() || self.in_flight.is_some() || !self.queue_is_empty() {
             return;
         }
+        self.assert_invariants();
         match self.next_op(pool) {
             Err(error) => self.fail(pool, error),
             Ok(None) => {}
@@ -198,12 +217,14 @@ impl Recovery {
                 self.next_local = self.next_local.wrapping_add(1);
                 self.in_flight = Some(local);
                 out.push((local, op));
+                self.assert_invariants();
             }
         }
     }
 
     fn fail(&mut self, pool: &mut Pool, error: WalError) {
-        assert!(self.in_flight.is_none());
+        assert!(self.in_flight.is_none(), "one operation at a time");
+        assert!(self.error.is_none(), "a recovery fails once");
         self.error = Some(error);
         if let Some(window) = self.window.take() {
             pool.release(window);
@@ -213,6 +234,7 @@ impl Recovery {
             Step::Start(preparer) => preparer.give_back(pool),
             _ => {}
         }
+        assert!(self.window.is_none(), "a failed recovery holds no window");
     }
 
     /// Takes the steps that need no operation, until one does or the owner must take replayed
@@ -248,6 +270,7 @@ impl Recovery {
             Step::OpenDir => Op::Open { path: dir.clone(), how: OpenHow::Directory },
             Step::List => Op::List { path: dir.clone() },
             Step::Open(_) => {
+                assert!(self.handle.is_none(), "one file is open at a time");
                 let path = dir.join(segment_name(self.found[self.at].seq));
                 Op::Open { path, how: OpenHow::ReadWrite }
             }
@@ -258,7 +281,7 @@ impl Recovery {
             Step::Sync(handle, _) => Op::Sync { handle: *handle, metadata: true },
             Step::Scan(_, scanner) => scanner.read(pool),
             Step::Seal(retired) => retired
-                .poll_op(pool, &self.config, u64::MAX, false)
+                .poll_op(pool, &self.config, u64::MAX)
                 .ok_or(WalError::NoMemory("a segment index"))?,
             Step::Start(preparer) => {
                 preparer.poll_op(pool).ok_or(WalError::NoMemory("a new segment"))?
@@ -273,6 +296,7 @@ impl Recovery {
     }
 
     fn window(&mut self, pool: &mut Pool) -> Result<SlotId, WalError> {
+        assert!(self.start.is_none(), "nothing is read after the end");
         if self.window.is_none() {
             self.window = pool.take(Purpose::Read, BLOCK_BYTES_MAX);
         }
@@ -280,6 +304,9 @@ impl Recovery {
     }
 
     fn read_page(&mut self, pool: &mut Pool, offset: u64) -> Result<Op, WalError> {
+        let end = offset + BLOCK_ALIGN as u64;
+        assert!(offset.is_multiple_of(BLOCK_ALIGN as u64), "pages are aligned");
+        assert!(end <= self.found[self.at].size, "a page is read inside its file");
         let slot = self.window(pool)?;
         let run = Run { slot, at: 0, len: BLOCK_ALIGN as u32 };
         Ok(Op::Read { handle: self.open_handle(), offset, run })
@@ -287,9 +314,13 @@ impl Recovery {
 
     pub(crate) fn on_completion(&mut self, pool: &mut Pool, local: u32, done: &Completion) {
         assert!(self.in_flight == Some(local), "the operation is one of this log");
+        assert!(self.queue_is_empty(), "the log is read on when all was taken");
         self.in_flight = None;
         match self.on_done(pool, done) {
-            Ok(()) => self.advance(pool),
+            Ok(()) => {
+                self.advance(pool);
+                self.assert_invariants();
+            }
             Err(error) => self.fail(pool, error),
         }
     }
@@ -339,18 +370,22 @@ impl Recovery {
             }
             Step::List => {
                 let Payload::Names(names) = payload else { return Err(bad) };
+                assert!(self.found.is_empty() && self.at == 0, "the directory is read once");
                 self.on_names(names)?;
                 self.step = Step::Open(Stage::Look);
             }
             Step::Open(stage) => {
                 let Payload::Handle(handle) = payload else { return Err(bad) };
                 let stage = *stage;
+                assert!(self.handle.is_none(), "one file is open at a time");
                 self.handle = Some(*handle);
                 self.step = Step::Facts;
                 if stage != Stage::Look {
+                    assert!(!self.found[self.at].renamed, "nothing counts in a spare file");
                     let scanner = self.scanner(pool, *handle)?;
-                    self.limit = self.kept_limit(self.at);
-                    self.index = Some(IndexBuilder::new(self.found[self.at].bytes));
+                    self.limit = kept_limit(&self.found, self.at);
+                    let bytes = self.found[self.at].bytes;
+                    self.index = (stage == Stage::Replay).then(|| IndexBuilder::new(bytes));
                     self.step = Step::Scan(stage, scanner);
                 }
             }
@@ -369,6 +404,7 @@ impl Recovery {
                 self.step = self.after_close(stage);
             }
             Step::Sync(_, retired) => {
+                assert!(self.index.is_none(), "the segment was read to its end");
                 self.step = match retired.take() {
                     Some(retired) => Step::Seal(retired),
                     None => Step::Close(Stage::Replay),
@@ -382,33 +418,26 @@ impl Recovery {
     fn on_names(&mut self, names: &[String]) -> Result<(), WalError> {
         for name in names {
             match parse_segment_name(name) {
-                Some(seq) if self.found.len() < SEGMENTS_MAX => self.found.push(Found {
-                    seq,
-                    size: 0,
-                    bytes: self.config.segment_bytes,
-                    header: None,
-                    unreadable: false,
-                    index: None,
-                    renamed: false,
-                    first_block: None,
-                    empty: false,
-                    stale: false,
-                    junk: false,
-                    kept: false,
-                    end: SEGMENT_HEADER_BYTES as u64,
-                }),
+                Some(seq) if seq > SEGMENT_SEQ_FOUND_MAX => {
+                    return Err(WalError::Refused("the number of a segment is too high"));
+                }
+                Some(seq) if self.found.len() < SEGMENTS_MAX => {
+                    self.found.push(Found::new(seq, self.config.segment_bytes));
+                }
                 Some(_) => return Err(WalError::Refused("too many segments")),
                 None if name == IDENTITY_NAME || self.strangers.len() >= REPORT_RANGES_MAX => {}
                 None => self.strangers.push(name.clone()),
             }
         }
         self.found.sort_by_key(|found| found.seq);
+        assert!(self.found.len() + self.strangers.len() <= names.len(), "a name is one file");
         Ok(())
     }
 
     fn on_header(&mut self, pool: &mut Pool, count: u32) -> Result<(), WalError> {
         let slot = self.window(pool)?;
         let found = &mut self.found[self.at];
+        assert!(found.header.is_none() && !found.unreadable, "a header is read once");
         let expect = self.config.expect(found.seq, 0);
         let page = if count as usize >= BLOCK_ALIGN {
             SegmentHeader::parse(&pool.bytes(slot)[..BLOCK_ALIGN], &expect)
@@ -431,6 +460,7 @@ impl Recovery {
                 self.durable_upto = self.durable_upto.max(kept);
             }
         }
+        found.assert_invariants();
         if !found.renamed && found.size >= data_end(found.bytes) + BLOCK_ALIGN as u64 {
             self.step = Step::IndexHead;
         }
@@ -441,6 +471,7 @@ impl Recovery {
         self.step = Step::Close(Stage::Look);
         let Some(slot) = self.window.filter(|_| count as usize >= BLOCK_ALIGN) else { return };
         let found = &mut self.found[self.at];
+        assert!(!found.renamed, "nothing counts in a file that is taken again");
         let expect = self.config.expect(found.seq, data_end(found.bytes));
         found.index = parse(&pool.bytes(slot)[..BLOCK_ALIGN], &expect).ok();
         let upto = found.index.map_or(0, |head| head.durable_upto.get());
@@ -448,7 +479,9 @@ impl Recovery {
     }
 
     fn after_close(&mut self, stage: Stage) -> Step {
+        assert!(self.handle.is_some(), "a file was open");
         self.handle = None;
+        self.found[self.at].assert_invariants();
         match stage {
             Stage::Look => self.at += 1,
             Stage::FindEnd => self.at = self.next_to_find(),
@@ -463,12 +496,15 @@ impl Recovery {
         let ended = self.found.iter().any(|one| one.first_block.is_some());
         let wanted = |one: &Found| !one.renamed && (!ended || one.unreadable);
         let before = self.found[..self.at].iter().rposition(wanted);
+        assert!(before.is_none_or(|before| before < self.at), "the end is looked for backwards");
         before.unwrap_or(self.found.len())
     }
 
     fn next_to_replay(&mut self, from: usize) -> usize {
+        assert!(from <= self.found.len(), "segments are replayed in order");
         for at in from..self.found.len() {
             let one = &self.found[at];
+            assert!(!one.kept, "a segment is replayed once");
             if !one.renamed && !one.empty {
                 return at;
             }
@@ -486,11 +522,14 @@ impl Recovery {
     fn scanner(&mut self, pool: &mut Pool, handle: Handle) -> Result<Scanner, WalError> {
         let slot = self.window(pool)?;
         let found = &self.found[self.at];
+        assert!(!found.kept && !found.empty, "a segment is read again only for its replay");
         let end = data_end(found.bytes).min(found.size);
         Ok(Scanner::new(handle, self.config.expect(found.seq, 0), slot, end))
     }
 
     fn end_stage(&mut self, pool: &mut Pool, stage: Stage) {
+        assert!(self.at == self.found.len(), "every segment was seen to");
+        assert!(self.handle.is_none(), "every segment was closed");
         match stage {
             Stage::Look => {
                 self.at = self.found.len();
@@ -499,6 +538,8 @@ impl Recovery {
             }
             Stage::FindEnd => {
                 let report = self.report();
+                assert!(self.unreadable == 0, "pages are counted in the replay");
+                assert!(self.history.is_none(), "the log is replayed once");
                 self.history = Some(History::new(self.durable_upto, report));
                 self.at = self.next_to_replay(0);
                 self.step = Step::Open(Stage::Replay);
@@ -524,21 +565,9 @@ impl Recovery {
         }
     }
 
-    /// Blocks of segment `at` above this were discarded by an earlier recovery.
-    fn kept_limit(&self, at: usize) -> u64 {
-        let seq = self.found[at].seq;
-        let later = self.found.iter().filter(|one| match &one.header {
-            Some(header) => header.seq.get() > seq,
-            None => one.seq > seq,
-        });
-        let limit = |one: &Found| match &one.header {
-            Some(header) => header.kept().map(|kept| kept.block_seq),
-            None => one.first_block.map(|first| first - 1),
-        };
-        later.filter_map(limit).min().unwrap_or(u64::MAX)
-    }
-
     fn on_met(&mut self, pool: &mut Pool, stage: Stage, met: Met) {
+        assert!(stage != Stage::Look, "a first look reads no blocks");
+        assert!((stage == Stage::Replay) == self.history.is_some(), "a replay has a history");
         let limit = self.limit;
         let found = &mut self.found[self.at];
         match met {
@@ -568,11 +597,14 @@ impl Recovery {
                 let history = self.history.as_mut().expect("a replay has a history");
                 let taken = history.on_block(place, &head, block, void);
                 found.junk |= !taken.kept;
+                assert!(!(void && taken.kept), "what was discarded never comes back");
                 if taken.kept {
+                    assert!(place.offset >= found.end, "blocks are kept in order");
                     found.kept = true;
                     found.end = place.end();
                     let index = self.index.as_mut().expect("a scan has an index");
                     index.note(&place, &taken.metas);
+                    assert!(index.end() == found.end, "the index has every block kept");
                 }
             }
         }
@@ -581,6 +613,7 @@ impl Recovery {
     fn on_scanned(&mut self, stage: Stage) {
         let found = &mut self.found[self.at];
         if stage == Stage::FindEnd {
+            assert!(!found.kept, "the end is looked for before the replay");
             found.empty = found.first_block.is_none();
             self.step = Step::Close(stage);
             return;
@@ -589,7 +622,9 @@ impl Recovery {
         let Step::Scan(_, scanner) = old else { unreachable!("a scan ended") };
         self.unreadable += scanner.unreadable;
         let handle = scanner.handle();
+        assert!(self.handle == Some(handle), "the segment that was read is synced");
         let index = self.index.take().expect("a scan has an index");
+        assert!(found.kept == (index.last_block() > 0), "the index has every block kept");
         let complete = found.index.is_some_and(|head| head.seq() == index.last_block());
         let retired = (found.kept && !complete).then(|| {
             let (seq, bytes) = (found.seq, found.bytes);
@@ -602,6 +637,7 @@ impl Recovery {
     }
 
     fn on_sealed(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
+        assert!(self.found[self.at].kept, "only a segment that holds blocks is sealed");
         let Step::Seal(retired) = &mut self.step else { unreachable!("a segment is sealed") };
         match retired.on_completion(pool, done) {
             // An index can be made again, and a full disk must not keep the node from voting.
@@ -621,15 +657,16 @@ impl Recovery {
         if let Some(window) = self.window.take() {
             pool.release(window);
         }
+        assert!(self.start.is_none() && self.spares.is_empty(), "one segment is started");
         let fresh = self.found.is_empty();
         let history = self.history.as_mut().expect("a replay has a history");
         let (kept, lost) = history.finish();
-        let names = self.found.iter().map(|one| one.seq);
-        let headers = self.found.iter().filter_map(|one| one.header.map(|header| header.seq.get()));
-        let seq = names.chain(headers).max().unwrap_or(0) + 1;
+        let seq = next_seq(&self.found);
         let mut report = history.report.clone();
         report.segment = seq;
         report.segments = self.found.iter().filter(|one| one.kept).count();
+        assert!(report.segments as u64 <= report.blocks, "a segment that is kept holds a block");
+        assert!(report.blocks <= kept.block_seq, "every kept block has its number");
         report.unreadable_pages = self.unreadable;
         if fresh {
             report.tail = Tail::Fresh;
@@ -643,8 +680,12 @@ impl Recovery {
             self.found[last..].iter().filter(usable).map(|one| (one.size, one.seq)).collect();
         spares.sort_unstable();
         self.spares = spares.into_iter().map(|(_, seq)| seq).collect();
+        assert!(self.spares.len() + report.segments <= self.found.len(), "what is kept stays");
         let spare = self.spares.pop();
         self.taken_again = spare;
+        let kept_too = |one: &Found| one.kept && Some(one.seq) == spare;
+        assert!(!self.found.iter().any(kept_too), "what was kept is not overwritten");
+        assert!(kept.segment_seq < seq, "the new segment stands behind what was kept");
         let place = self.config.expect(seq, 0);
         let header =
             SegmentHeader::new(&place, self.config.segment_bytes, (!fresh).then_some(kept));
@@ -666,9 +707,20 @@ impl Recovery {
         let Step::Start(preparer) = std::mem::replace(&mut self.step, Step::Over) else {
             unreachable!("a segment is started")
         };
-        assert!(preparer.segment().is_some() && self.window.is_none());
+        assert!(preparer.segment().is_some(), "the new segment is usable");
+        assert!(self.window.is_none(), "the window was given back");
         self.step = Step::Done(preparer);
         Ok(())
+    }
+
+    /// The files that are open, the directory among them.
+    pub(crate) fn open_handles(&self) -> Vec<Handle> {
+        let started = match &self.step {
+            Step::Start(preparer) | Step::Done(preparer) => preparer.open_handle(),
+            _ => None,
+        };
+        assert!(started.is_none() || self.handle.is_none(), "what was read was closed before");
+        self.dir.into_iter().chain(self.handle).chain(started).collect()
     }
 
     fn what(&self) -> &'static str {

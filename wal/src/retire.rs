@@ -37,6 +37,8 @@ impl Retired {
     pub(crate) fn new(segment: OpenSegment, index: IndexBuilder, hard_state_block: u64) -> Retired {
         assert!(index.last_block() > 0, "an empty segment is not sealed");
         assert!(hard_state_block <= index.last_block());
+        assert!(segment.usable == segment.bytes, "a full segment was prepared whole");
+        assert!(index.end() <= data_end(segment.bytes), "blocks end before the index");
         Retired {
             segment,
             index,
@@ -49,12 +51,24 @@ impl Retired {
         }
     }
 
+    fn assert_invariants(&self) {
+        assert!(self.written.is_multiple_of(BLOCK_ALIGN), "what is left starts aligned");
+        let (step, bytes) = (self.step, self.slot.map_or(0, |(_, bytes)| bytes));
+        assert!(self.slot.is_none() || self.written < bytes, "the slot is given back when written");
+        assert!(step == Step::Write || self.slot.is_none(), "memory was given back");
+        assert!(step == Step::Write || self.written > 0, "the index was written");
+        assert!(step != Step::Sealed || !self.in_flight, "a sealed segment is closed next");
+        assert!(self.written <= index_reserve(self.segment.bytes) as usize);
+        assert!(self.retries <= RETRIES_MAX, "retries are bounded");
+    }
+
     pub(crate) fn seq(&self) -> u64 {
         self.segment.seq
     }
 
-    pub(crate) fn handle(&self) -> Handle {
-        self.segment.handle
+    /// First byte of the index.
+    pub(crate) fn data_end(&self) -> u64 {
+        data_end(self.segment.bytes)
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -65,32 +79,26 @@ impl Retired {
         matches!(self.step, Step::Sealed | Step::Closed)
     }
 
-    /// Whether the handle is given up.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.step == Step::Closed
+    /// The file, unless it is closed or being closed.
+    pub(crate) fn open_handle(&self) -> Option<Handle> {
+        (self.step != Step::Closed).then_some(self.segment.handle)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.step == Step::Closed && !self.in_flight
     }
 
-    /// The next operation; none while its blocks are not durable, one is in flight, readers hold
-    /// the file, or the pool has no slot now.
-    pub(crate) fn poll_op(
-        &mut self,
-        pool: &mut Pool,
-        config: &Config,
-        durable: u64,
-        leased: bool,
-    ) -> Option<Op> {
+    /// The next operation; none while its blocks are not durable, one is in flight, or the pool
+    /// has no slot now.
+    pub(crate) fn poll_op(&mut self, pool: &mut Pool, config: &Config, durable: u64) -> Option<Op> {
         if self.in_flight || durable < self.index.last_block() {
             return None;
         }
+        assert!(self.step != Step::Closed || self.slot.is_none(), "a closed file needs no memory");
         let handle = self.segment.handle;
         let op = match self.step {
             Step::Write => self.write(pool, config)?,
             Step::Sync => Op::Sync { handle, metadata: true },
-            Step::Sealed if leased => return None,
             Step::Sealed => {
                 self.step = Step::Closed;
                 Op::Close { handle }
@@ -98,6 +106,7 @@ impl Retired {
             Step::Closed => return None,
         };
         self.in_flight = true;
+        self.assert_invariants();
         Some(op)
     }
 
@@ -106,9 +115,11 @@ impl Retired {
             self.slot = Some(self.fill(pool, config)?);
         }
         let (slot, bytes) = self.slot.expect("filled above");
-        assert!(self.written < bytes && self.written.is_multiple_of(BLOCK_ALIGN));
+        assert!(self.written < bytes, "something is left to be written");
+        assert!(self.data_end() + bytes as u64 <= self.segment.bytes, "an index ends its segment");
+        assert!(bytes <= pool.capacity(slot), "an index lies within its slot");
         let run = Run { slot, at: self.written as u32, len: (bytes - self.written) as u32 };
-        let offset = data_end(self.segment.bytes) + self.written as u64;
+        let offset = self.data_end() + self.written as u64;
         Some(Op::Write { handle: self.segment.handle, offset, runs: vec![run], barrier: false })
     }
 
@@ -122,10 +133,13 @@ impl Retired {
         body.push_record(Kind::SegmentIndex, 0, Lsn::ZERO, Ballot::NONE, &record)
             .expect("the slot was taken for it");
         let body = body.finish();
+        assert!(body.metas.len() == 1, "an index stands alone in its block");
         assert!(body.block_bytes() <= most, "an index stays within its reserve");
+        assert!(body.block_bytes() <= bytes.len(), "the slot was taken for it");
         let block = self.index.last_block();
+        assert!(self.hard_state_block <= block, "an index knows no later block");
         let facts = BlockFacts {
-            place: config.expect(self.segment.seq, data_end(self.segment.bytes)),
+            place: config.expect(self.segment.seq, self.data_end()),
             block_seq: block,
             body_len: body.len,
             headers_crc: body.headers_crc,
@@ -144,6 +158,7 @@ impl Retired {
         done: &Completion,
     ) -> Result<(), WalError> {
         assert!(self.in_flight, "an operation is in flight");
+        assert!(self.step != Step::Sealed, "a sealed segment has nothing in flight");
         self.in_flight = false;
         let what = match self.step {
             Step::Write => "writing a segment index",
@@ -164,6 +179,7 @@ impl Retired {
                 if self.written == bytes {
                     self.step = Step::Sync;
                     self.give_back(pool);
+                    self.assert_invariants();
                     return Ok(());
                 }
                 if self.written > bytes {
@@ -174,6 +190,7 @@ impl Retired {
             Step::Sync if done.result.is_err() => self.retry(what),
             Step::Sync => {
                 self.step = Step::Sealed;
+                self.assert_invariants();
                 Ok(())
             }
             Step::Sealed | Step::Closed => Ok(()),
@@ -181,6 +198,8 @@ impl Retired {
     }
 
     fn retry(&mut self, what: &'static str) -> Result<(), WalError> {
+        assert!(!self.in_flight, "a step is tried again after it ended");
+        assert!(matches!(self.step, Step::Write | Step::Sync), "a close is not tried again");
         self.retries += 1;
         if self.retries > RETRIES_MAX { Err(WalError::Stuck { what }) } else { Ok(()) }
     }

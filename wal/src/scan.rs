@@ -63,9 +63,10 @@ pub(crate) struct Scanner {
 impl Scanner {
     /// `slot` holds at least [`BLOCK_BYTES_MAX`] bytes.
     pub(crate) fn new(handle: Handle, expect: Expect, slot: SlotId, end: u64) -> Scanner {
+        assert!(expect.offset == 0, "a scan walks a whole segment");
         let start = SEGMENT_HEADER_BYTES as u64;
         let end = end / BLOCK_ALIGN as u64 * BLOCK_ALIGN as u64;
-        Scanner {
+        let scanner = Scanner {
             handle,
             expect,
             slot,
@@ -79,7 +80,21 @@ impl Scanner {
             careful: false,
             retries: 0,
             unreadable: 0,
-        }
+        };
+        scanner.assert_invariants();
+        scanner
+    }
+
+    fn assert_invariants(&self) {
+        let align = BLOCK_ALIGN as u64;
+        assert!(self.pos.is_multiple_of(align) && self.base.is_multiple_of(align));
+        assert!(self.filled.is_multiple_of(BLOCK_ALIGN) && self.need.is_multiple_of(BLOCK_ALIGN));
+        assert!(self.base <= self.pos, "what was passed is not met again");
+        assert!(self.pos <= self.base + self.filled as u64, "nothing is passed unread");
+        assert!(self.base + self.filled as u64 <= self.end, "the index is not taken for a block");
+        assert!(self.filled + self.in_flight <= BLOCK_BYTES_MAX, "a read stays within the window");
+        assert!(self.need >= BLOCK_ALIGN && self.need <= BLOCK_BYTES_MAX, "need {}", self.need);
+        assert!(self.retries <= RETRIES_MAX, "retries are bounded");
     }
 
     fn held(&self) -> usize {
@@ -98,6 +113,7 @@ impl Scanner {
             // The file turned out shorter: what is there is judged by its first page.
             self.need = BLOCK_ALIGN;
         }
+        assert!(self.pos + self.need as u64 <= self.end, "no more is asked for than there is");
         if self.held() < self.need {
             return Met::Read;
         }
@@ -112,6 +128,7 @@ impl Scanner {
             Ok(head) => {
                 self.pos += head.bytes() as u64;
                 self.need = BLOCK_ALIGN;
+                self.assert_invariants();
                 Met::Block { offset, head }
             }
             Err(why) => {
@@ -124,11 +141,13 @@ impl Scanner {
     fn pass(&mut self, page: Page) -> Met {
         self.pos += BLOCK_ALIGN as u64;
         self.need = BLOCK_ALIGN;
+        self.assert_invariants();
         Met::Page(page)
     }
 
     fn class(&mut self, why: BadBlock, page: &[u8]) -> Page {
-        assert!(page.len() == BLOCK_ALIGN);
+        assert!(page.len() == BLOCK_ALIGN, "a page is judged whole");
+        assert!(self.pos < self.end, "the index is not judged");
         if why == BadBlock::Stale {
             let (head, _) = BlockHead::read_from_prefix(page).expect("a page holds a head");
             let len = head.bytes().min(BLOCK_BYTES_MAX) as u64;
@@ -144,6 +163,7 @@ impl Scanner {
 
     /// The bytes of the block that [`step`](Scanner::step) met last.
     pub(crate) fn block<'a>(&self, pool: &'a Pool, offset: u64, head: &BlockHead) -> &'a [u8] {
+        assert!(offset + head.bytes() as u64 == self.pos, "it is the block that was met last");
         let at = (offset - self.base) as usize;
         assert!(at + head.bytes() <= self.filled, "the block is in the window");
         &pool.bytes(self.slot)[at..at + head.bytes()]
@@ -151,7 +171,8 @@ impl Scanner {
 
     /// The read that [`Met::Read`] asked for.
     pub(crate) fn read(&mut self, pool: &mut Pool) -> Op {
-        assert!(self.in_flight == 0 && self.held() < self.need);
+        assert!(self.in_flight == 0, "one read at a time");
+        assert!(self.held() < self.need, "nothing is read that is there");
         let before = (self.pos - self.base) as usize;
         if before > 0 {
             pool.bytes_mut(self.slot).copy_within(before..self.filled, 0);
@@ -164,6 +185,7 @@ impl Scanner {
         let len = most.min(left).min(BLOCK_BYTES_MAX - self.filled);
         assert!(len > 0 && len.is_multiple_of(BLOCK_ALIGN));
         self.in_flight = len;
+        self.assert_invariants();
         let run = Run { slot: self.slot, at: self.filled as u32, len: len as u32 };
         Op::Read { handle: self.handle, offset, run }
     }
@@ -171,6 +193,7 @@ impl Scanner {
     pub(crate) fn on_read(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
         let asked = std::mem::take(&mut self.in_flight);
         assert!(asked > 0, "a read is in flight");
+        assert!(self.held() < self.need, "nothing was passed while bytes were read");
         let what = "reading a segment";
         match done.result {
             Ok(count) if count as usize > asked => return Err(WalError::BadAnswer { what }),
@@ -202,6 +225,7 @@ impl Scanner {
             }
             Err(errno) => return Err(WalError::Io { what, errno }),
         }
+        self.assert_invariants();
         Ok(())
     }
 

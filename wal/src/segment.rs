@@ -1,9 +1,11 @@
 //! Segment headers, file names and places. Mirrors FORMAT.md, "Segment header".
 
+use std::mem::offset_of;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::block::Expect;
+use crate::block::{BLOCK_MAGIC, Expect};
 use crate::limits::{BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES};
 
 /// First bytes of every segment.
@@ -17,6 +19,8 @@ pub const SEGMENT_COPIES: [usize; 2] = [0, 2048];
 
 /// Segments are numbered up to this.
 pub const SEGMENT_SEQ_MAX: u64 = 1 << 62;
+/// A log whose files have higher numbers than this is not opened: it keeps numbers to go on.
+pub(crate) const SEGMENT_SEQ_FOUND_MAX: u64 = SEGMENT_SEQ_MAX / 2;
 
 /// Where a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -34,7 +38,9 @@ pub struct Place {
 impl Place {
     /// First byte after the block.
     pub fn end(&self) -> u64 {
-        self.offset + u64::from(self.len)
+        let end = self.offset + u64::from(self.len);
+        assert!(end <= SEGMENT_BYTES_MAX, "a block stands inside its segment");
+        end
     }
 }
 
@@ -85,6 +91,12 @@ pub struct SegmentHeader {
 
 const _: () = assert!(size_of::<SegmentHeader>() == SEGMENT_COPY_BYTES);
 const _: () = assert!(SEGMENT_COPIES[1] + SEGMENT_COPY_BYTES <= SEGMENT_HEADER_BYTES);
+const _: () = assert!(SEGMENT_COPIES[0] + SEGMENT_COPY_BYTES <= SEGMENT_COPIES[1]);
+const _: () = assert!(
+    offset_of!(SegmentHeader, crc) + size_of::<U32>() == SEGMENT_COPY_BYTES,
+    "the checksum stands last"
+);
+const _: () = assert!(SEGMENT_MAGIC != BLOCK_MAGIC, "a segment header is no block");
 
 /// Why bytes are no segment header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,9 +116,14 @@ impl SegmentHeader {
     /// The header of segment `place.segment_seq`.
     pub fn new(place: &Expect, bytes: u64, kept: Option<Kept>) -> SegmentHeader {
         assert!((SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes));
+        assert!(bytes.is_multiple_of(BLOCK_ALIGN as u64));
         assert!(place.segment_seq > 0, "segments are numbered from 1");
+        assert!(place.offset == 0, "a header stands at the start of its segment");
         let recovered = u32::from(kept.is_some());
+        let found = kept;
         let kept = kept.unwrap_or_default();
+        assert!(kept.segment_seq < place.segment_seq, "what was kept stands in an older segment");
+        assert!(kept.header_crc == 0 || kept.block_seq > 0, "the checksum is that of a block");
         let mut header = SegmentHeader {
             magic: SEGMENT_MAGIC.into(),
             format: SEGMENT_FORMAT.into(),
@@ -124,6 +141,7 @@ impl SegmentHeader {
             crc: 0.into(),
         };
         header.crc = crc32c::crc32c(header.as_bytes()).into();
+        assert!(header.kept() == found, "a recovery will read what this one says");
         header
     }
 
@@ -135,7 +153,11 @@ impl SegmentHeader {
         assert!(block.len() >= SEGMENT_HEADER_BYTES);
         block[..SEGMENT_HEADER_BYTES].fill(0);
         for at in SEGMENT_COPIES {
-            block[at..at + SEGMENT_COPY_BYTES].copy_from_slice(self.as_bytes());
+            let copy = &mut block[at..at + SEGMENT_COPY_BYTES];
+            copy.copy_from_slice(self.as_bytes());
+            let back = parse_copy(copy).expect("what is about to be written is readable");
+            assert!(back.seq == self.seq, "the copy is that of the segment");
+            assert!(back.kept() == self.kept(), "the copy says what the header says");
         }
     }
 
@@ -170,6 +192,7 @@ impl SegmentHeader {
 }
 
 fn parse_copy(copy: &[u8]) -> Option<SegmentHeader> {
+    assert!(copy.len() == SEGMENT_COPY_BYTES, "a copy was cut out whole");
     let header = SegmentHeader::read_from_bytes(copy).ok()?;
     let mut plain = header;
     plain.crc = 0.into();
@@ -186,7 +209,10 @@ fn parse_copy(copy: &[u8]) -> Option<SegmentHeader> {
 
 /// The file name of a segment.
 pub fn segment_name(seq: u64) -> String {
-    format!("{seq:016x}.seg")
+    assert!((1..=SEGMENT_SEQ_MAX).contains(&seq), "segment {seq} has no file");
+    let name = format!("{seq:016x}.seg");
+    assert!(parse_segment_name(&name) == Some(seq), "a recovery finds the file by its name");
+    name
 }
 
 /// The sequence in a file name, none when it is not a segment's.
@@ -234,6 +260,6 @@ mod tests {
         for name in ["identity", "1.seg", "000000000000000A.seg", "+00000000000000a.seg", ".seg"] {
             assert_eq!(parse_segment_name(name), None, "{name}");
         }
-        assert_eq!(parse_segment_name(&segment_name(0)), None);
+        assert_eq!(parse_segment_name("0000000000000000.seg"), None);
     }
 }

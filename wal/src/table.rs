@@ -43,9 +43,34 @@ pub(crate) struct Decision {
     pub(crate) verdict: Verdict,
 }
 
-/// One row of the table per arm.
+/// What becomes of a block that was met where block `next` was due.
 pub(crate) fn decide(seen: Seen, next: u64, durable_upto: u64) -> Decision {
     assert!(next > 0, "blocks are numbered from 1");
+    let decision = look_up(seen, next, durable_upto);
+    if let Some((first, last)) = decision.lost {
+        assert!(first == next, "what is lost is what was due");
+        assert!(first <= last && last <= durable_upto, "only what was promised is lost");
+    }
+    let seq = match seen {
+        Seen::Void => {
+            assert!(decision.verdict == Verdict::Skip, "what was discarded never comes back");
+            return decision;
+        }
+        Seen::Whole { seq, .. } | Seen::BadRecords { seq } | Seen::BadHeaders { seq } => seq,
+    };
+    match decision.verdict {
+        Verdict::Skip => assert!(seq < next, "what is due is not passed over"),
+        Verdict::Keep => assert!(matches!(seen, Seen::Whole { linked: true, .. })),
+        Verdict::Cut => assert!(seq > durable_upto, "what was promised is never cut"),
+        Verdict::KeepGood | Verdict::Corrupt => {
+            assert!(seq <= durable_upto, "damage after D was never promised");
+        }
+    }
+    decision
+}
+
+/// One row of the table per arm.
+fn look_up(seen: Seen, next: u64, durable_upto: u64) -> Decision {
     let only = |verdict| Decision { lost: None, verdict };
     let (seq, whole) = match seen {
         Seen::Void => return only(Verdict::Skip),

@@ -31,6 +31,7 @@ impl Wal {
     /// A setting that cannot be.
     pub fn open(config: Config) -> Result<Wal, BadConfig> {
         config.validate()?;
+        assert!(config.segments_max() >= 2, "the settings were checked");
         Ok(Wal { phase: Phase::Recovering(Box::new(Recovery::new(config))) })
     }
 
@@ -38,10 +39,13 @@ impl Wal {
     /// within this log while the operation is in flight. The caller submits them in this order,
     /// at once.
     pub fn poll_ops(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
+        let before = (out.len(), self.poisoned().is_some());
         match &mut self.phase {
             Phase::Recovering(recovery) => recovery.poll_ops(pool, out),
             Phase::Ready(writer) => writer.poll_ops(pool, out),
         }
+        assert!(out.len() >= before.0, "operations are appended");
+        assert!(!before.1 || out.len() == before.0, "a poisoned log asks for nothing");
     }
 
     /// Takes the completion of the operation `local`.
@@ -49,10 +53,15 @@ impl Wal {
     /// # Panics
     /// When `local` is not in flight.
     pub fn on_completion(&mut self, pool: &mut Pool, local: u32, done: Completion) {
+        let before = (self.durable(), self.poisoned().is_some());
         match &mut self.phase {
             Phase::Recovering(recovery) => recovery.on_completion(pool, local, &done),
             Phase::Ready(writer) => writer.on_completion(pool, local, &done),
         }
+        assert!(self.durable() >= before.0, "what is durable stays durable");
+        assert!(self.durable() <= self.appended(), "only what has a place is durable");
+        assert!(!before.1 || self.poisoned().is_some(), "a poisoned log stays poisoned");
+        assert!(self.poisoned().is_none() || self.durable() == before.0, "and promises no more");
     }
 
     /// The next thing that recovery found, in the order of the log. Recovery reads on only when
@@ -61,8 +70,10 @@ impl Wal {
         let Phase::Recovering(recovery) = &mut self.phase else { return None };
         let item = recovery.poll_replay(pool)?;
         if let Replay::Done { .. } = item {
+            assert!(recovery.poisoned().is_none(), "a failed recovery starts no log");
             let start = recovery.take_start();
             self.phase = Phase::Ready(Box::new(Writer::new(start)));
+            assert!(self.durable() == self.appended(), "what was kept is durable");
         }
         Some(item)
     }
@@ -78,10 +89,15 @@ impl Wal {
     /// # Errors
     /// [`NoRoom`]: nothing changed and the slot stays the caller's.
     pub fn append(&mut self, pool: &mut Pool, block: NewBlock) -> Result<Place, NoRoom> {
-        match &mut self.phase {
+        let (before, poisoned) = (self.appended(), self.poisoned().is_some());
+        let place = match &mut self.phase {
             Phase::Recovering(_) => Err(NoRoom::NotReady),
             Phase::Ready(writer) => writer.append(pool, block),
-        }
+        };
+        let news = u64::from(place.is_ok());
+        assert!(self.appended() == before + news, "blocks are numbered without gaps");
+        assert!(place.is_err() || !poisoned, "a poisoned log takes nothing");
+        place
     }
 
     /// Every block up to this number is durable. 0 during recovery.
@@ -97,7 +113,9 @@ impl Wal {
     /// Whether a block of `bytes` should be made now: nothing is in flight, or it is full and one
     /// more write may start.
     pub fn wants_block(&self, bytes: usize) -> bool {
-        self.writer().is_some_and(|writer| writer.wants_block(bytes))
+        let wants = self.writer().is_some_and(|writer| writer.wants_block(bytes));
+        assert!(!wants || self.poisoned().is_none(), "a poisoned log wants nothing");
+        wants
     }
 
     /// Where a block of `len` bytes, a multiple of 4096, would stand if it was appended next. A
@@ -106,21 +124,19 @@ impl Wal {
     /// # Errors
     /// Why it finds no place now.
     pub fn peek(&mut self, len: usize, hard_state: bool) -> Result<Place, NoRoom> {
-        match &mut self.phase {
+        let place = match &mut self.phase {
             Phase::Recovering(_) => Err(NoRoom::NotReady),
             Phase::Ready(writer) => writer.peek(len, hard_state),
-        }
+        };
+        let next = self.appended() + 1;
+        assert!(place.is_err() || self.poisoned().is_none(), "a poisoned log takes nothing");
+        assert!(place.is_ok_and(|at| at.block == next) || place.is_err(), "the place is the next");
+        place
     }
 
     /// Whether a segment is complete and readable through the page cache.
     pub fn is_sealed(&self, segment: u64) -> bool {
         self.writer().is_some_and(|writer| writer.is_sealed(segment))
-    }
-
-    /// Since when nothing was appended and no write completed, as far as
-    /// [`on_time`](Wal::on_time) told.
-    pub fn idle_since(&self) -> Nanos {
-        self.writer().map_or(Nanos(0), Writer::idle_since)
     }
 
     /// Why the log stopped for good, if it did. Nothing is written or reported durable any more.
@@ -134,46 +150,47 @@ impl Wal {
     /// How full the log is. All zero during recovery.
     pub fn space(&self) -> Space {
         let none = Space { used: 0, limit: 0, refuse_appends: true, throttle: true };
-        self.writer().map_or(none, Writer::space)
+        let space = self.writer().map_or(none, Writer::space);
+        assert!(space.throttle || !space.refuse_appends, "appends slow down before they end");
+        assert!(self.is_ready() == (space.limit > 0), "an open log has a limit");
+        space
     }
 
     /// Tells the time, every turn: it drives the closing block and paces the preparation.
     pub fn on_time(&mut self, now: Nanos) {
+        let before = (self.appended(), self.durable());
         if let Phase::Ready(writer) = &mut self.phase {
             writer.on_time(now);
         }
+        assert!((self.appended(), self.durable()) == before, "time alone writes nothing");
     }
 
     /// When [`on_time`](Wal::on_time) and [`poll_ops`](Wal::poll_ops) should be called next at
     /// the latest, if nothing else happens.
     pub fn next_timer(&self) -> Option<Nanos> {
-        self.writer().and_then(Writer::next_timer)
+        let next = self.writer().and_then(Writer::next_timer);
+        assert!(next.is_none() || self.poisoned().is_none(), "a poisoned log waits for nothing");
+        next
     }
 
     /// The segments, oldest first; the last one is the active one. Empty during recovery.
     pub fn segments(&self) -> Vec<SegmentFacts> {
-        self.writer().map_or_else(Vec::new, Writer::segment_facts)
+        let segments = self.writer().map_or_else(Vec::new, Writer::segment_facts);
+        assert!(segments.last().is_none_or(|active| !active.sealed), "blocks go into the last one");
+        assert!(segments.is_sorted_by(|one, next| one.seq < next.seq), "oldest first");
+        segments
     }
 
-    /// The handle for direct reads of a segment that is not closed yet (the active one above
-    /// all). It stays open until [`end_lease`](Wal::end_lease). Only blocks up to
-    /// [`durable`](Wal::durable) may be read. None when the file is closed: a sealed segment is
-    /// read through the page cache.
-    pub fn lease(&mut self, segment: u64) -> Option<Handle> {
-        match &mut self.phase {
-            Phase::Recovering(_) => None,
-            Phase::Ready(writer) => writer.lease(segment),
-        }
-    }
-
-    /// Ends one [`lease`](Wal::lease).
-    ///
-    /// # Panics
-    /// When the segment is not leased.
-    pub fn end_lease(&mut self, segment: u64) {
-        if let Phase::Ready(writer) = &mut self.phase {
-            writer.end_lease(segment);
-        }
+    /// Ends the log and gives back the files that it has open, for the owner to close. Nothing of
+    /// it may be in flight.
+    pub fn into_handles(self) -> Vec<Handle> {
+        let handles = match &self.phase {
+            Phase::Recovering(recovery) => recovery.open_handles(),
+            Phase::Ready(writer) => writer.open_handles(),
+        };
+        let twice = |at: usize| handles[..at].contains(&handles[at]);
+        assert!(!(0..handles.len()).any(twice), "a file is closed once");
+        handles
     }
 
     fn writer(&self) -> Option<&Writer> {

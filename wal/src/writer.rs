@@ -139,7 +139,6 @@ pub(crate) struct Writer {
     last_content: u64,
     /// Blocks up to this stay without a witness: the log is full.
     unclosed: u64,
-    leases: Vec<(u64, u32)>,
     now: Nanos,
     quiet_from: Nanos,
     touched: bool,
@@ -149,9 +148,9 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(start: Start) -> Writer {
         let active = start.preparer.segment().expect("recovery prepared a segment");
-        assert!(active.seq < start.next_seq && active.usable > SEGMENT_HEADER_BYTES as u64);
+        assert!(start.spares.iter().all(|&spare| spare < active.seq), "old files are spares");
         let preparer = Some(start.preparer).filter(|preparer| !preparer.is_done());
-        Writer {
+        let writer = Writer {
             index: IndexBuilder::new(active.bytes),
             config: start.config,
             dir: start.dir,
@@ -179,20 +178,69 @@ impl Writer {
             witnessed: start.last_block,
             last_content: start.last_block,
             unclosed: 0,
-            leases: Vec::new(),
             now: Nanos(0),
             quiet_from: Nanos(0),
             touched: false,
             error: None,
-        }
+        };
+        writer.assert_invariants();
+        writer
+    }
+
+    /// What holds between two calls, as long as nothing failed. A few comparisons: it runs with
+    /// every block.
+    fn assert_invariants(&self) {
+        assert!(self.error.is_none(), "a poisoned log holds nothing to be true");
+        assert!(self.durable <= self.submitted, "only what was submitted is durable");
+        assert!(self.submitted <= self.appended, "only what has a place is submitted");
+        assert!(self.appended - self.submitted == self.waiting.len() as u64, "the rest waits");
+        assert!(
+            self.waiting.is_empty() == (self.waiting_bytes == 0),
+            "bytes that wait are counted"
+        );
+        assert!(self.waiting.len() <= BLOCKS_WAITING_MAX && self.flights.len() <= BATCHES_MAX);
+        let first = self.flights.front().map_or(self.durable + 1, Flight::first_block);
+        let last = self.flights.back().map_or(self.submitted, Flight::last_block);
+        assert!(first == self.durable + 1, "the block after the durable ones is in flight");
+        assert!(last == self.submitted, "the last block submitted is in flight");
+        assert!(self.flights.len() as u64 <= self.submitted - self.durable, "a write has blocks");
+        let tasks = self.flights.len() + self.retired.len() + 1;
+        assert!(self.tasks.len() <= tasks, "each part asks for one operation at a time");
+
+        assert!(self.witnessed <= self.durable, "a witness is durable");
+        assert!(self.last_content <= self.appended && self.unclosed <= self.last_content);
+        assert!(self.hard_state_block <= self.appended, "hard state has a place");
+        assert!(self.quiet_from <= self.now, "the log rests since some time ago");
+        self.assert_segments();
+    }
+
+    fn assert_segments(&self) {
+        let active = &self.active;
+        assert!(self.at >= SEGMENT_HEADER_BYTES as u64, "the segment header is left alone");
+        assert!(self.at.is_multiple_of(BLOCK_ALIGN as u64), "blocks start aligned");
+        assert!(self.at <= active.usable, "only what was zeroed and synced is written");
+        assert!(self.at <= data_end(active.bytes), "the index keeps its room");
+        assert!(active.usable <= active.bytes, "a segment ends with its file");
+        assert!(self.index.end() == self.at, "the index has every block of the segment");
+        let noted = self.index.last_block();
+        assert!(noted == 0 || noted == self.appended, "the index has the last block");
+        assert!(active.seq < self.next_seq, "sequences are used once");
+        let next = self.next.as_ref().map_or(active.seq + 1, |next| next.seq);
+        assert!(active.seq < next && next <= self.next_seq, "the next segment is a later one");
+        let preparing = self.preparer.as_ref().map(Preparer::seq);
+        assert!(preparing.is_none_or(|seq| seq == active.seq || seq == self.next_seq - 1));
+        assert!(!self.disk_full || preparing.is_some(), "what found no space is tried again");
+        assert!(self.sealed.last().is_none_or(|facts| facts.seq < active.seq), "sealed is older");
+        assert!(self.retired.last().is_none_or(|retired| retired.seq() < active.seq));
     }
 
     pub(crate) fn append(&mut self, pool: &Pool, block: NewBlock) -> Result<Place, NoRoom> {
         let len = block.body.block_bytes();
         assert!(len <= pool.capacity(block.slot), "a body lies within its slot");
-        assert!(block.body.len > 0, "an empty body is not written");
-        self.make_room(len as u64, block.hard_state)?;
+        block.body.assert_whole();
         let hard_state = block.body.holds_hard_state();
+        assert!(block.hard_state || !hard_state, "hard state is never refused for want of space");
+        self.make_room(len as u64, block.hard_state)?;
         let place = self.place(len as u32);
         if hard_state {
             self.hard_state_block = place.block;
@@ -202,6 +250,9 @@ impl Writer {
         if !closing {
             self.last_content = place.block;
         }
+        let before = self.waiting.back().map_or(self.submitted, |last| last.place.block);
+        assert!(place.block == before + 1, "blocks wait in order");
+        assert!(place.len as usize == len, "the place has the length of the block");
         self.waiting_bytes += len;
         self.waiting.push_back(Waiting {
             slot: block.slot,
@@ -211,6 +262,7 @@ impl Writer {
             hard_state_block: self.hard_state_block,
         });
         self.touched = true;
+        self.assert_invariants();
         Ok(place)
     }
 
@@ -225,12 +277,15 @@ impl Writer {
             block: self.appended + 1,
             len: len as u32,
         };
-        assert!(place.end() <= self.active.usable);
+        assert!(place.end() <= self.active.usable, "the place is prepared");
+        assert!(place.end() <= data_end(self.active.bytes), "the index keeps its room");
         Ok(place)
     }
 
     pub(crate) fn is_sealed(&self, segment: u64) -> bool {
-        self.sealed.iter().any(|facts| facts.seq == segment)
+        let sealed = self.sealed.iter().any(|facts| facts.seq == segment);
+        assert!(!sealed || segment < self.active.seq, "the active segment is open");
+        sealed
     }
 
     /// Makes sure that the active segment takes `len` bytes.
@@ -260,23 +315,28 @@ impl Writer {
         if self.at + len > self.active.usable {
             return Err(NoRoom::Preparing);
         }
+        assert!(self.error.is_none(), "a poisoned log has no room");
+        assert!(self.at + len <= data_end(self.active.bytes), "the index keeps its room");
         Ok(())
     }
 
     fn switch(&mut self, next: OpenSegment) {
         assert!(next.seq > self.active.seq, "sequences only grow");
-        assert!(self.active.usable == self.active.bytes, "a full segment was prepared whole");
+        assert!(next.handle != self.active.handle, "segments are different files");
+        assert!(self.next.is_none(), "the next segment was taken");
         let index = std::mem::replace(&mut self.index, IndexBuilder::new(next.bytes));
         self.retired.push(Retired::new(self.active, index, self.hard_state_block));
         self.active = next;
         self.at = SEGMENT_HEADER_BYTES as u64;
+        self.assert_segments();
     }
 
     fn place(&mut self, len: u32) -> Place {
+        assert!(len > 0 && (len as usize).is_multiple_of(BLOCK_ALIGN), "block of {len} bytes");
         let (segment, offset) = (self.active.seq, self.at);
         self.appended += 1;
         self.at += u64::from(len);
-        assert!(self.at <= self.active.usable && self.at <= data_end(self.active.bytes));
+        assert!(self.at <= self.active.usable, "there was room");
         Place { segment, offset, block: self.appended, len }
     }
 
@@ -288,6 +348,7 @@ impl Writer {
         self.poll_flights(pool, out);
         self.poll_retired(pool, out);
         self.poll_preparer(pool, out);
+        self.assert_invariants();
     }
 
     fn poll_flights(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
@@ -309,7 +370,10 @@ impl Writer {
                     }
                 }
                 self.issue(Task::Sync, Op::Sync { handle, metadata: false }, out);
+                assert!(self.flights[at].stage == Stage::Syncing, "the sync covers its batch");
             }
+            let stage = self.flights[at].stage;
+            assert!(stage != Stage::Write && stage != Stage::Sync, "what can start has started");
         }
     }
 
@@ -331,12 +395,15 @@ impl Writer {
     fn start_flight(&mut self, pool: &mut Pool) {
         let (count, bytes) = batch(self.waiting.iter());
         assert!(count > 0 && bytes <= self.waiting_bytes);
+        assert!(self.in_flight() < self.config.in_flight_max, "writes in flight are bounded");
         let blocks: Vec<Waiting> = self.waiting.drain(..count).collect();
         self.waiting_bytes -= bytes;
         let segment = blocks[0].place.segment;
         for block in &blocks {
             let place = block.place;
             assert!(place.block == self.submitted + 1, "blocks are submitted in order");
+            assert!(self.durable < place.block, "no block is durable before its write");
+            assert!(block.hard_state_block <= place.block);
             let facts = BlockFacts {
                 place: self.config.expect(segment, place.offset),
                 block_seq: place.block,
@@ -349,6 +416,8 @@ impl Writer {
             self.previous_crc = seal(pool.head_mut(block.slot), &facts);
             self.submitted = place.block;
         }
+        let next = self.waiting.front().map_or(self.appended + 1, |block| block.place.block);
+        assert!(next == self.submitted + 1, "what waits comes after what was submitted");
         let handle = self.handle_of(segment).expect("a segment with waiting blocks is open");
         let barrier = self.config.sync_path == SyncPath::Dsync;
         let id = self.next_flight;
@@ -360,14 +429,16 @@ impl Writer {
         if self.active.seq == segment {
             return Some(self.active.handle);
         }
-        self.retired.iter().find(|retired| retired.seq() == segment).map(Retired::handle)
+        let retired = self.retired.iter().find(|retired| retired.seq() == segment)?;
+        assert!(!retired.is_sealed(), "a sealed segment has no waiting blocks");
+        retired.open_handle()
     }
 
     fn poll_retired(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
         for at in 0..self.retired.len() {
             let seq = self.retired[at].seq();
-            let leased = self.leases.iter().any(|&(leased, _)| leased == seq);
-            let op = self.retired[at].poll_op(pool, &self.config, self.durable, leased);
+            assert!(seq < self.active.seq, "a retired segment takes no more blocks");
+            let op = self.retired[at].poll_op(pool, &self.config, self.durable);
             if let Some(op) = op {
                 self.issue(Task::Retire { seq }, op, out);
             }
@@ -388,6 +459,7 @@ impl Writer {
         }
         self.disk_full = false;
         if let Some(op) = preparer.poll_op(pool) {
+            assert!(!preparer.is_waiting(), "the preparation asks for one operation at a time");
             if zeroing {
                 self.prepare_at = self.now.after(PREPARE_PACE_NS);
             }
@@ -397,11 +469,13 @@ impl Writer {
 
     fn start_preparing(&mut self) {
         assert!(self.preparer.is_none() && self.next.is_none());
+        assert!(self.segments() < self.config.segments_max(), "the space is bounded");
         let place = self.config.expect(self.next_seq, 0);
         let header = SegmentHeader::new(&place, self.config.segment_bytes, None);
         let spare = self.spares.pop();
         self.preparer = Some(Preparer::new(&self.config.dir, self.dir, header, spare));
         self.next_seq += 1;
+        self.assert_segments();
     }
 
     fn may_prepare(&self) -> bool {
@@ -413,12 +487,14 @@ impl Writer {
         let preparing =
             self.preparer.as_ref().is_some_and(|preparer| preparer.seq() != self.active.seq);
         let unsealed = self.retired.iter().filter(|retired| !retired.is_sealed()).count();
+        assert!(unsealed <= self.retired.len(), "a retired segment counts once");
         self.sealed.len() + unsealed + 1 + usize::from(self.next.is_some() || preparing)
     }
 
     fn issue(&mut self, task: Task, op: Op, out: &mut Vec<(u32, Op)>) {
         let local = self.next_local;
         assert!(self.tasks.iter().all(|&(used, _)| used != local), "tokens are used once");
+        assert!(self.error.is_none(), "a poisoned log asks for nothing");
         self.next_local = self.next_local.wrapping_add(1);
         self.tasks.push((local, task));
         out.push((local, op));
@@ -431,6 +507,7 @@ impl Writer {
             return;
         }
         assert!(self.durable == self.appended && self.flights.is_empty());
+        assert!(self.witnessed < self.last_content, "a closed log needs no other closing block");
         let Some(slot) = pool.take(Purpose::Write, BLOCK_ALIGN) else {
             self.quiet_from = self.now;
             return;
@@ -439,19 +516,23 @@ impl Writer {
         body.push_record(Kind::Closing, 0, Lsn::ZERO, Ballot::NONE, &[])
             .expect("an empty slot takes an empty record");
         let body = body.finish();
+        assert!(body.block_bytes() == BLOCK_ALIGN, "a closing block is small");
         if let Err(why) = self.append(pool, NewBlock { slot, body, hard_state: true }) {
             pool.release(slot);
             self.quiet_from = self.now;
             if why == NoRoom::Full {
                 self.unclosed = self.last_content;
             }
+            return;
         }
+        assert!(self.last_content < self.appended, "a closing block asks for no other");
     }
 
     fn closing_due(&self) -> Option<Nanos> {
         let rest = self.flights.is_empty() && self.waiting.is_empty() && self.error.is_none();
         let from = if self.touched { self.now } else { self.quiet_from };
         let witnessed = self.witnessed.max(self.unclosed);
+        assert!(!rest || self.durable == self.appended, "a log at rest is durable");
         (rest && self.last_content > witnessed).then(|| from.after(CLOSING_AFTER_NS))
     }
 
@@ -472,6 +553,7 @@ impl Writer {
             return;
         }
         self.advance_durable(pool);
+        self.assert_invariants();
     }
 
     fn on_written(&mut self, flight: u64, done: &Completion) -> Result<(), WalError> {
@@ -487,6 +569,8 @@ impl Writer {
             }
         };
         self.touched = true;
+        assert!(flight.first_block() > self.durable, "what is durable is not written again");
+        assert!(flight.last_block() <= self.submitted, "what is written was submitted");
         match flight.on_written(count) {
             Written::Again | Written::Whole => Ok(()),
             Written::Stuck => Err(WalError::Stuck { what }),
@@ -502,11 +586,14 @@ impl Writer {
         let what = "the barrier of a block";
         let mut stuck = false;
         let covered = self.flights.iter_mut().filter(|flight| flight.is_synced_by(local));
+        let mut count = 0;
         for flight in covered {
+            count += 1;
             let failed = done.result.is_err();
             flight.stage = if failed { Stage::Sync } else { Stage::Done };
             stuck |= again && !flight.may_retry();
         }
+        assert!(count > 0, "a sync covers what is in flight");
         self.touched = true;
         match done.result {
             Err(errno) if !again => Err(WalError::Io { what, errno }),
@@ -520,15 +607,20 @@ impl Writer {
         match preparer.on_completion(pool, done)? {
             Progress::Going => {}
             Progress::NoSpace => {
+                assert!(!preparer.is_done(), "a finished segment needs no space");
                 self.disk_full = true;
                 self.prepare_at = self.now.after(PREPARE_RETRY_NS);
             }
             Progress::Usable => {
                 let segment = preparer.segment().expect("a usable segment is open");
                 if segment.seq == self.active.seq {
-                    assert!(segment.usable >= self.active.usable);
+                    assert!(segment.usable > self.active.usable, "a step brings more");
+                    assert!(segment.handle == self.active.handle, "it is the same file");
                     self.active = segment;
                 } else {
+                    assert!(self.next.is_none_or(|next| next.seq == segment.seq), "one is next");
+                    let before = self.next.map_or(0, |next| next.usable);
+                    assert!(segment.usable > before, "a step brings more");
                     self.next = Some(segment);
                 }
                 if preparer.is_done() {
@@ -543,11 +635,14 @@ impl Writer {
         let at = self.retired.iter().position(|retired| retired.seq() == seq);
         let at = at.expect("a segment being sealed is known");
         let retired = &mut self.retired[at];
+        assert!(seq < self.active.seq, "a retired segment takes no more blocks");
         let before = retired.is_sealed();
         retired.on_completion(pool, done)?;
         if retired.is_sealed() && !before {
             let end = retired.end();
+            assert!(end <= retired.data_end(), "the index stands behind the blocks");
             let place = self.sealed.partition_point(|facts| facts.seq < seq);
+            assert!(self.sealed.get(place).is_none_or(|facts| facts.seq > seq), "sealed once");
             self.sealed.insert(place, SegmentFacts { seq, end, sealed: true });
         }
         if self.retired[at].is_closed() {
@@ -559,12 +654,13 @@ impl Writer {
     fn advance_durable(&mut self, pool: &mut Pool) {
         while self.flights.front().is_some_and(|flight| flight.stage == Stage::Done) {
             let flight = self.flights.pop_front().expect("there is a first one");
-            assert!(flight.blocks[0].place.block == self.durable + 1, "durable is a prefix");
+            assert!(flight.first_block() == self.durable + 1, "durable is a prefix");
+            assert!(flight.upto <= self.durable, "a head says what was durable before it");
             self.durable = flight.last_block();
             self.witnessed = self.witnessed.max(flight.upto);
             flight.blocks.iter().for_each(|block| pool.release(block.slot));
         }
-        assert!(self.durable <= self.submitted && self.submitted <= self.appended);
+        assert!(self.durable <= self.submitted, "only what was submitted is durable");
     }
 
     /// After an error: gives back every slot that the device does not use any more.
@@ -580,6 +676,8 @@ impl Writer {
         });
         self.retired.iter_mut().for_each(|retired| retired.give_back(pool));
         self.preparer.iter_mut().for_each(|preparer| preparer.give_back(pool));
+        assert!(self.waiting.is_empty() && self.waiting_bytes == 0);
+        assert!(self.flights.iter().all(Flight::is_busy), "only the device keeps slots");
     }
 
     pub(crate) fn on_time(&mut self, now: Nanos) {
@@ -587,6 +685,7 @@ impl Writer {
         if std::mem::take(&mut self.touched) {
             self.quiet_from = self.now;
         }
+        assert!(self.quiet_from <= self.now, "the log rests since some time ago");
     }
 
     pub(crate) fn next_timer(&self) -> Option<Nanos> {
@@ -614,10 +713,6 @@ impl Writer {
         self.error.is_none() && (free || more)
     }
 
-    pub(crate) fn idle_since(&self) -> Nanos {
-        if self.touched { self.now } else { self.quiet_from }
-    }
-
     pub(crate) fn poisoned(&self) -> Option<&WalError> {
         self.error.as_ref()
     }
@@ -627,6 +722,8 @@ impl Writer {
         let full = (self.sealed.len() + unsealed) as u64;
         let used = full * self.config.segment_bytes + self.at;
         let limit = self.config.segments_max() as u64 * self.config.segment_bytes;
+        assert!(used >= self.at, "the active segment takes space");
+        assert!(limit > self.config.segment_bytes, "there is room for a next segment");
         Space {
             used,
             limit,
@@ -647,25 +744,20 @@ impl Writer {
         facts
     }
 
-    pub(crate) fn lease(&mut self, segment: u64) -> Option<Handle> {
-        let handle = self.handle_of(segment)?;
-        let closed = self.retired.iter().any(|one| one.seq() == segment && one.is_closing());
-        if closed {
-            return None;
+    /// The files that are open, the directory among them.
+    pub(crate) fn open_handles(&self) -> Vec<Handle> {
+        let mut handles = vec![self.dir, self.active.handle];
+        let next = self.preparer.as_ref().and_then(Preparer::open_handle);
+        for handle in next.into_iter().chain(self.next.map(|next| next.handle)) {
+            if !handles.contains(&handle) {
+                handles.push(handle);
+            }
         }
-        match self.leases.iter_mut().find(|(leased, _)| *leased == segment) {
-            Some((_, count)) => *count += 1,
-            None => self.leases.push((segment, 1)),
-        }
-        Some(handle)
-    }
-
-    pub(crate) fn end_lease(&mut self, segment: u64) {
-        let at = self.leases.iter().position(|&(leased, _)| leased == segment);
-        let at = at.expect("the segment is leased");
-        self.leases[at].1 -= 1;
-        if self.leases[at].1 == 0 {
-            self.leases.swap_remove(at);
-        }
+        handles.extend(self.retired.iter().filter_map(Retired::open_handle));
+        assert!(
+            handles.len() <= self.retired.len() + 4,
+            "two segments, the directory, the retired"
+        );
+        handles
     }
 }

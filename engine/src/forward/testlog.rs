@@ -1,7 +1,7 @@
 //! Logs made by hand, for the tests of this module and of transfer.
 
 use palisade_netio::{Pool, Purpose, Quotas, SlotView};
-use palisade_wal::limits::{BLOCK_HEAD_BYTES, block_bytes};
+use palisade_wal::limits::{BLOCK_HEAD_BYTES, SEGMENT_HEADER_BYTES, block_bytes};
 use palisade_wal::{
     Ballot, BlockFacts, BodyBuilder, CHAIN_START, Expect, GroupHeader, GroupKind, Lsn, Origin,
     RECORD_HEADER_BYTES, RecordHeader, seal,
@@ -109,9 +109,13 @@ impl TestLog {
         view
     }
 
-    /// A block with these records at the end of `segment`; returns where it is.
+    /// A block with these records at the end of `segment`, which starts with room for its header;
+    /// returns where it is.
     pub fn block(&self, segment: &mut Vec<u8>, start: Lsn, end: Lsn) -> Expect {
         let records = self.records(start, end);
+        if segment.is_empty() {
+            segment.resize(SEGMENT_HEADER_BYTES, 0);
+        }
         let place = EXPECT.at(segment.len() as u64);
         let facts = BlockFacts {
             place,

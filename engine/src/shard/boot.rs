@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring, ZeroCopy};
 use palisade_wal::{
-    Ballot, Boundary, CHAIN_START, Identity, IdentityEvent, IdentityFile, Kind, Lsn, Place,
-    RecordMeta, Replay, StreamLog, Wal, WalError,
+    Ballot, Boundary, CHAIN_START, GroupHeader, Identity, IdentityEvent, IdentityFile, Kind, Lsn,
+    Place, RecordMeta, Replay, StreamLog, Wal, WalError,
 };
+use zerocopy::FromBytes;
 
 use crate::config::Role;
 use crate::handle::ShardPort;
@@ -505,6 +506,10 @@ impl Replaying {
         let end = Boundary { lsn: meta.end, chain: meta.chain };
         let kind = crate::shard::batch::group_kind(bytes);
         if meta.is_staged() {
+            if !self.joins(meta, bytes) {
+                // Only after a loss: what stands below the run is not what it was staged for.
+                return;
+            }
             self.log.stage(meta.lsn, end, meta.ballot, meta.scn, place);
             self.derived.on_staged(meta.ballot, bytes, kind, meta.lsn, meta.end, meta.scn);
             return;
@@ -523,6 +528,14 @@ impl Replaying {
         }
         self.log.append(meta.lsn, end, meta.ballot, meta.scn, place);
         self.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
+    }
+
+    /// Whether a staged group follows what was staged before it, or the log.
+    fn joins(&self, meta: &RecordMeta, bytes: &[u8]) -> bool {
+        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return false };
+        let staged = self.log.staged_end(meta.ballot).filter(|end| end.lsn == meta.lsn);
+        let chains = [staged.map(|end| end.chain), self.log.chain_at(meta.lsn)];
+        chains.into_iter().flatten().any(|chain| header.follows(chain))
     }
 }
 
@@ -581,6 +594,8 @@ fn read_base(bytes: &[u8], lsn: Lsn) -> Option<(Role, Boundary, Config)> {
 
 #[cfg(test)]
 mod tests {
+    use palisade_wal::{BodyBuilder, GroupKind, Origin};
+
     use super::*;
 
     #[test]
@@ -592,5 +607,57 @@ mod tests {
         let start = Boundary { lsn: Lsn(0), chain: CHAIN_START };
         assert_eq!(read_base(&record.body, record.lsn), Some((Role::Standby, start, config)));
         assert_eq!(read_base(&record.body[..17], record.lsn), None);
+    }
+
+    const ORIGIN: Origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
+
+    /// A group of one record, and what the log says of it.
+    fn group(start: Boundary, round: u64, staged: bool) -> (RecordMeta, Vec<u8>) {
+        let mut bytes = vec![0; 4096];
+        let mut builder = BodyBuilder::new(&mut bytes);
+        let (ballot, flags) = (Ballot { round, node: 1, incarnation: 1 }, u8::from(staged));
+        builder.begin_group(5, start.lsn, ballot, GroupKind::Data, ORIGIN, flags).unwrap();
+        builder.push_entry(&[round as u8; 40], 0, 0).unwrap();
+        let meta = builder.end_group(round, start.chain);
+        let bytes = bytes[meta.range()].to_vec();
+        (meta, bytes)
+    }
+
+    /// A lost block held the takeover that put another group in the place of the last one. What
+    /// was staged later follows that group; with it the log would hold bytes that were voided.
+    #[test]
+    fn a_staged_run_that_follows_a_lost_group_is_not_part_of_the_log() {
+        let place = Place { segment: 1, offset: 4096, block: 1, len: 4096 };
+        let mut start = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
+        let addr = "127.0.0.1:7001".to_string();
+        let member = Member { node: 1, incarnation: None, addr, region: "sh".to_string() };
+        let config = Config::first(vec![member]).unwrap();
+        let (derived, floor) = (Derived::default(), Lsn::ZERO);
+        let log = StreamLog::default();
+        let mut stream = Replaying { log, config, role: Role::Primary, derived, floor };
+        let first = Ballot { round: 1, node: 1, incarnation: 1 };
+        stream.log.take_over(first, start).unwrap();
+        let mut lost = start;
+        for _ in 0..2 {
+            let (meta, bytes) = group(start, 1, false);
+            stream.group(&meta, place, &bytes);
+            (lost, start) = (start, Boundary { lsn: meta.end, chain: meta.chain });
+        }
+        assert_eq!(stream.log.end(), start);
+        stream.log.mark_unknown(first);
+
+        let (voiding, _) = group(lost, 2, false);
+        let (meta, bytes) = group(Boundary { lsn: voiding.end, chain: voiding.chain }, 3, true);
+        assert_eq!(meta.lsn, start.lsn, "the lost group ended where the voided one did");
+        stream.group(&meta, place, &bytes);
+        let end = Boundary { lsn: meta.end, chain: meta.chain };
+        assert!(stream.log.take_over(meta.ballot, end).is_err());
+        assert!(stream.log.is_unknown());
+
+        let (meta, bytes) = group(start, 3, true);
+        stream.group(&meta, place, &bytes);
+        let end = Boundary { lsn: meta.end, chain: meta.chain };
+        stream.log.take_over(meta.ballot, end).unwrap();
+        assert_eq!((stream.log.end(), stream.log.is_unknown()), (end, false));
     }
 }

@@ -98,7 +98,7 @@ impl Lane {
         }
     }
 
-    /// Brings everything under way to its end and closes the log.
+    /// Brings everything under way to its end and closes the files of the log.
     pub(super) fn close(mut self) -> Result<Machinery, Failure> {
         loop {
             self.wal.poll_ops(&mut self.pool, &mut self.ops);
@@ -111,15 +111,14 @@ impl Lane {
             }
             self.turn()?;
         }
-        let active = self.wal.segments().last().map(|facts| facts.seq);
-        if let Some(handle) = active.and_then(|seq| self.wal.lease(seq)) {
-            self.ring.submit(&mut self.pool, Token(u64::MAX), Op::Close { handle });
-            while self.ring.in_flight() > 0 {
-                let until = self.ring.now().after(SLEEP_NS_MAX);
-                self.ring.enter(&mut self.pool, Wait::Until(Some(until)), &mut self.done);
-            }
-            self.done.clear();
+        for (at, handle) in self.wal.into_handles().into_iter().enumerate() {
+            self.ring.submit(&mut self.pool, Token(at as u64), Op::Close { handle });
         }
+        while self.ring.in_flight() > 0 {
+            let until = self.ring.now().after(SLEEP_NS_MAX);
+            self.ring.enter(&mut self.pool, Wait::Until(Some(until)), &mut self.done);
+        }
+        self.done.clear();
         Ok(Machinery { ring: self.ring, pool: self.pool })
     }
 }

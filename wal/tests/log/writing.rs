@@ -1,13 +1,10 @@
 //! Order, prefix, short writes, errors, space, the closing block.
 
 use palisade_netio::{Errno, Op, Purpose};
-use palisade_wal::{
-    Kind, Lsn, NoRoom, Replay, Stop, SyncPath, WalError, parse_block, parse_segment_index,
-    read_groups,
-};
+use palisade_wal::{Kind, NoRoom, Replay, SyncPath, WalError, parse_block, parse_segment_index};
 
 use crate::disk::{Disk, Event, Fault};
-use crate::node::{Node, STREAM, config};
+use crate::node::{Node, config};
 
 fn big() -> Node {
     let mut settings = config();
@@ -347,63 +344,6 @@ fn heads_say_what_was_durable_when_they_were_made() {
         assert_eq!(head.previous_header_crc.get(), before);
         before = head.crc.get();
     }
-}
-
-#[test]
-fn a_lease_keeps_the_file_open() {
-    let mut node = Node::start(1);
-    assert!(node.wal.lease(1).is_some());
-    (0..30).for_each(|_| {
-        node.append(20_000);
-        node.settle();
-    });
-    assert!(node.wal.lease(1).is_some());
-    node.wal.end_lease(1);
-    node.settle();
-    assert!(node.wal.lease(1).is_some());
-    node.wal.end_lease(1);
-    node.wal.end_lease(1);
-    node.settle();
-    assert!(node.wal.lease(1).is_none());
-    assert!(node.wal.lease(99).is_none());
-}
-
-#[test]
-fn a_reader_finds_the_groups_of_its_stream() {
-    let mut node = Node::start(1);
-    (0..5).for_each(|_| {
-        node.append_durable(6000);
-    });
-    let (_, id) = node.disk.segments()[0];
-    let data = node.disk.files[&id].data.clone();
-    let metas: Vec<_> = node.appended.iter().map(|(_, metas)| metas[0]).collect();
-    let expect = config().expect(1, 4096);
-    let mut out = Vec::new();
-    let (from, to) = (metas[1].lsn.advance(8), metas[3].lsn.advance(8));
-    let walked = read_groups(&data[4096..], &expect, STREAM, from, to, &mut out);
-    assert_eq!(out.iter().map(|found| found.meta).collect::<Vec<_>>(), metas[1..4]);
-    assert_eq!(walked.consumed, 5 * 8192);
-    for found in &out {
-        let group = &data[4096..][found.range.clone()];
-        assert!(palisade_wal::parse_group(group).is_ok());
-        let entry = palisade_wal::entries(group).next().unwrap();
-        assert_eq!((entry.payload.len(), entry.producer, entry.sequence), (6000, 5, 6));
-        assert_eq!(entry.end, found.meta.end);
-    }
-    // A chunk that ends inside a block, and another stream.
-    out.clear();
-    let walked =
-        read_groups(&data[4096..4096 + 12_000], &expect, STREAM, Lsn::ZERO, Lsn::MAX, &mut out);
-    assert_eq!((walked.consumed, walked.stop, out.len()), (8192, Stop::EndOfChunk, 1));
-    out.clear();
-    read_groups(&data[4096..], &expect, STREAM + 1, Lsn::ZERO, Lsn::MAX, &mut out);
-    assert!(out.is_empty());
-    // Damage is never returned.
-    let mut hurt = data[4096..].to_vec();
-    hurt[8192 + 1000] ^= 1;
-    let walked = read_groups(&hurt, &expect, STREAM, Lsn::ZERO, Lsn::MAX, &mut out);
-    assert_eq!((out.len(), walked.consumed), (1, 8192));
-    assert_eq!(walked.stop, Stop::Group(metas[1].lsn));
 }
 
 #[test]

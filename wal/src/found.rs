@@ -1,0 +1,92 @@
+//! Segment files as a recovery finds them, and what they say about each other.
+
+use crate::block::BlockHead;
+use crate::limits::{BLOCK_ALIGN, SEGMENT_HEADER_BYTES, data_end};
+use crate::segment::SegmentHeader;
+
+/// A segment file as it was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The sequence in its name.
+    pub(crate) seq: u64,
+    pub(crate) size: u64,
+    pub(crate) bytes: u64,
+    pub(crate) header: Option<SegmentHeader>,
+    /// Its header is neither zero nor readable.
+    pub(crate) unreadable: bool,
+    pub(crate) index: Option<BlockHead>,
+    /// Its header has another sequence: it was about to be taken again.
+    pub(crate) renamed: bool,
+    /// First block that an end scan met.
+    pub(crate) first_block: Option<u64>,
+    /// Scanned, and no block stands in it.
+    pub(crate) empty: bool,
+    pub(crate) stale: bool,
+    /// Bytes that are neither zero nor stale nor a block stand in it.
+    pub(crate) junk: bool,
+    pub(crate) kept: bool,
+    pub(crate) end: u64,
+}
+
+impl Found {
+    /// A file of which the name alone is known.
+    pub(crate) fn new(seq: u64, bytes: u64) -> Found {
+        assert!(seq > 0, "segments are numbered from 1");
+        Found {
+            seq,
+            size: 0,
+            bytes,
+            header: None,
+            unreadable: false,
+            index: None,
+            renamed: false,
+            first_block: None,
+            empty: false,
+            stale: false,
+            junk: false,
+            kept: false,
+            end: SEGMENT_HEADER_BYTES as u64,
+        }
+    }
+
+    pub(crate) fn assert_invariants(&self) {
+        assert!(self.header.is_none() || !self.unreadable, "a header is readable or not");
+        assert!(!self.renamed || self.header.is_some(), "the other sequence is in the header");
+        assert!(!self.renamed || !self.kept, "nothing counts in a file that is taken again");
+        assert!(!self.empty || self.first_block.is_none(), "a block was met or not");
+        assert!(self.kept == (self.end > SEGMENT_HEADER_BYTES as u64), "what is kept has an end");
+        assert!(self.end.is_multiple_of(BLOCK_ALIGN as u64), "blocks end aligned");
+        assert!(self.end <= data_end(self.bytes), "blocks end before the index");
+    }
+
+    /// The sequence that counts for what stands in the file.
+    fn header_seq(&self) -> u64 {
+        let seq = self.header.map_or(self.seq, |header| header.seq.get());
+        assert!(seq >= self.seq, "a header with a lower sequence is of another log");
+        assert!(self.renamed == (seq > self.seq), "a higher one means that it is taken again");
+        seq
+    }
+
+    /// The block above which everything in older segments is void, if this one says so.
+    fn limit(&self) -> Option<u64> {
+        match &self.header {
+            Some(header) => header.kept().map(|kept| kept.block_seq),
+            None => self.first_block.map(|first| first - 1),
+        }
+    }
+}
+
+/// Blocks of segment `at` above this were discarded by an earlier recovery.
+pub(crate) fn kept_limit(found: &[Found], at: usize) -> u64 {
+    assert!(at < found.len(), "a limit is that of a segment");
+    let seq = found[at].seq;
+    let later = found.iter().filter(|one| one.header_seq() > seq);
+    later.filter_map(Found::limit).min().unwrap_or(u64::MAX)
+}
+
+/// The sequence of the segment that a recovery starts: above every one in a name or a header.
+pub(crate) fn next_seq(found: &[Found]) -> u64 {
+    let next = found.iter().map(Found::header_seq).max().unwrap_or(0) + 1;
+    assert!(found.iter().all(|one| one.seq < next), "a name is used once");
+    next
+}
