@@ -4,7 +4,7 @@ use palisade_netio::Nanos;
 use palisade_wal::Ballot;
 
 use super::effect::{Effect, Effects, StepDownReason};
-use super::member::NodeKey;
+use super::member::{NodeKey, ROUND_MAX};
 use super::message::Body;
 use super::replica::{Replica, Role};
 
@@ -12,6 +12,7 @@ use super::replica::{Replica, Role};
 #[derive(Debug)]
 pub(super) struct PreVotes {
     ballot: Ballot,
+    /// One disk per node, this one first.
     granted: Vec<NodeKey>,
     give_up_at: Nanos,
 }
@@ -29,7 +30,11 @@ impl Replica {
             self.reason = if self.disk_stalled { "the disk stalls" } else { "unknown tail" };
             return;
         }
-        let round = self.round_seen.max(self.log.promised().round) + 1;
+        let round = self.round_seen.max(self.log.promised().round).saturating_add(1);
+        if round > ROUND_MAX {
+            self.reason = "the rounds are used up";
+            return;
+        }
         let key = self.me.key();
         let ballot = Ballot { round, node: key.node, incarnation: key.incarnation };
         assert!(ballot > self.log.promised());
@@ -93,6 +98,8 @@ impl Replica {
         }
         self.round_seen = self.round_seen.max(promised.round);
         if granted && !votes.granted.contains(&from) {
+            // A member has one disk at a time.
+            votes.granted.retain(|key| key.node != from.node);
             votes.granted.push(from);
             self.count_pre_votes(now, fx);
         } else if !granted && leader.is_some() && leader.node != self.me.node {

@@ -35,6 +35,9 @@ impl Replica {
         if led.ballot != ballot || upto < led.start.lsn || upto > self.log.end().lsn {
             return;
         }
+        if upto > self.log.committed().lsn && self.log.chain_at(upto).is_none() {
+            return; // No group ends there.
+        }
         led.note(from, upto);
         self.count(fx);
         self.finish_transfer(now, fx);

@@ -12,7 +12,7 @@ pub const ADDR_BYTES_MAX: usize = 255;
 pub const REGION_BYTES_MAX: usize = 64;
 
 /// No election gets this far; a higher round is no ballot, so that rounds never wrap.
-const ROUND_MAX: u64 = 1 << 62;
+pub(super) const ROUND_MAX: u64 = 1 << 62;
 
 /// A node with one disk: what a vote belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -260,6 +260,9 @@ pub fn replay(
             let body = TakeoverBody::decode(body)?;
             if ballot < log.promised() {
                 return Err(ReplayError::BallotBackwards(ballot));
+            }
+            if body.config.ballot != ballot {
+                return Err(ReplayError::Body(DecodeError::Inconsistent));
             }
             log.take_over(ballot, Boundary { lsn, chain: body.chain })?;
             *config = body.config;

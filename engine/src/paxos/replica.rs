@@ -87,8 +87,7 @@ pub(super) enum Then {
 impl Replica {
     /// A message came in. `from` is who the handshake of the link says it is.
     pub fn on_message(&mut self, from: NodeKey, message: &Message, now: Nanos, fx: &mut Effects) {
-        let known = self.config.member(from.node).is_some() && from.node != self.me.node;
-        if message.stream != self.stream || !known {
+        if message.stream != self.stream || !self.is_peer(from) {
             return;
         }
         if self.halted.is_some() {
@@ -119,6 +118,11 @@ impl Replica {
                 self.on_step_down(from, *ballot, *successor, now, fx);
             }
         }
+    }
+
+    /// Whether that is another member.
+    fn is_peer(&self, from: NodeKey) -> bool {
+        from.node != self.me.node && self.config.member(from.node).is_some()
     }
 
     /// The block with the record `id` is durable, and so is everything logged before it.
@@ -189,6 +193,7 @@ impl Replica {
     ) -> AcceptVerdict {
         match self.halted {
             Some(_) => AcceptVerdict::Refuse(RefuseReason::Halted),
+            None if !self.is_peer(from) => AcceptVerdict::Refuse(RefuseReason::Unasked),
             None => self.accept(from, head, now, fx),
         }
     }
@@ -203,6 +208,7 @@ impl Replica {
     ) -> AcceptVerdict {
         match self.halted {
             Some(_) => AcceptVerdict::Refuse(RefuseReason::Halted),
+            None if !self.is_peer(from) => AcceptVerdict::Refuse(RefuseReason::Unasked),
             None if head.staged => self.accept_staged(from, head, now, fx),
             None => self.accept(from, head, now, fx),
         }

@@ -37,6 +37,7 @@ impl Replica {
         now: Nanos,
     ) -> Replica {
         assert!(config.check().is_ok() && tuning.check().is_ok());
+        let round_seen = log.promised().round.max(config.ballot.round);
         Replica {
             stream,
             me,
@@ -46,7 +47,7 @@ impl Replica {
             leader: Ballot::NONE,
             lease_until: now.after(tuning.election_ns),
             election_at: None,
-            round_seen: log.promised().round,
+            round_seen,
             up: Vec::new(),
             records: VecDeque::new(),
             next_record: 1,

@@ -128,14 +128,17 @@ impl Replica {
     fn take_over(&mut self, now: Nanos, fx: &mut Effects) {
         let pending = self.pending.take().expect("seen by the caller");
         let (ballot, end) = (pending.ballot, pending.end);
-        let before = self.log.end();
+        let (before, committed) = (self.log.end(), self.log.committed());
         let common = match self.log.chain_at(end.lsn) {
             Some(chain) if chain == end.chain => end.lsn,
-            _ => pending.run_start.unwrap_or(self.log.committed().lsn),
+            // A run may begin below what was committed since: the same bytes stand there.
+            _ => pending.run_start.map_or(committed.lsn, |start| start.max(committed.lsn)),
         };
         let taken = self.log.take_over(ballot, end);
         assert!(taken.is_ok(), "checked before: {taken:?}");
         self.config = pending.config;
+        let config = &self.config;
+        self.up.retain(|&node| config.member(node).is_some());
         self.fetch = None;
         self.storing = None;
         (self.leader_commit, self.leader_end) = (Lsn::ZERO, end.lsn);

@@ -4,7 +4,7 @@ use palisade_wal::{Ballot, Boundary, Lsn};
 
 use super::super::*;
 use super::cluster::{Cluster, Load, Packet};
-use super::node::{GROUP_BYTES, STREAM};
+use super::node::{GROUP_BYTES, STREAM, group};
 use super::walk::Dice;
 
 fn committed(cluster: &Cluster, node: u32) -> Vec<u64> {
@@ -381,6 +381,45 @@ fn a_takeover_that_comes_twice_acts_once() {
     c.sync(1, 9);
     c.isolate(&[1]);
     c.settle("the group on both", |c| (2..=3).all(|n| c.log(n).committed().chain == group));
+}
+
+#[test]
+fn a_void_never_reaches_below_the_committed_position() {
+    let mut c = Cluster::new(3, 24);
+    let first = c.elect(1);
+    c.rest(50);
+    // The first leader has committed one group and goes on. Another one took that over, and put
+    // another group after it.
+    let later = Ballot { round: first.round + 1, node: 2, incarnation: 100 };
+    let follow = |ballot: Ballot, lsn: Lsn, chain_before: u64, value: u32| {
+        group(&ProposePosition { ballot, lsn, chain_before, scn_floor: 0 }, value)
+    };
+    let (start, middle) = (Lsn::ZERO, Lsn(GROUP_BYTES));
+    let common = follow(first, start, palisade_wal::CHAIN_START, 1);
+    let (old, new) = (
+        follow(first, middle, common.chain.get(), 2),
+        follow(later, middle, common.chain.get(), 3),
+    );
+    let key = |node: u32| NodeKey { node, incarnation: 100 };
+    let send = |c: &mut Cluster, from: u32, load: Load| {
+        c.deliver(Packet { from: key(from), to: 3, load });
+    };
+    let staged = |header| Load::Fetched { ballot: later, header, staged: true };
+    let led = |header, commit| Load::Group { ballot: first, header, commit };
+    let config = c.nodes[0].replica().config().stamped(later, &[]);
+    let end = Boundary { lsn: new.end(), chain: new.chain.get() };
+    let body = Body::Takeover { ballot: later, end, config };
+    let mut bytes = Vec::new();
+    Message { stream: STREAM, body }.encode_into(&mut bytes);
+    send(&mut c, 2, Load::Message(bytes));
+    // Half of what the Takeover needs is there when the first leader is heard again.
+    send(&mut c, 2, staged(common));
+    send(&mut c, 1, led(common, start));
+    send(&mut c, 1, led(old, middle));
+    assert_eq!(c.log(3).committed().lsn, middle);
+    send(&mut c, 2, staged(new));
+    assert_eq!((c.log(3).accepting(), c.log(3).end()), (later, end));
+    assert_eq!(c.nodes[2].voids, [Effect::Voided { from: middle }]);
 }
 
 #[test]
