@@ -383,13 +383,13 @@ fn a_takeover_that_comes_twice_acts_once() {
     c.settle("the group on both", |c| (2..=3).all(|n| c.log(n).committed().chain == group));
 }
 
-#[test]
-fn a_void_never_reaches_below_the_committed_position() {
-    let mut c = Cluster::new(3, 24);
+/// The third node, taken over by a later leader while the first one, which is still heard, has
+/// one of two groups committed. That group is common, the other is not. What comes back is the
+/// cluster, the later ballot and the end of its log.
+fn taken_over_while_the_old_leader_is_heard(seed: u64) -> (Cluster, Ballot, Boundary) {
+    let mut c = Cluster::new(3, seed);
     let first = c.elect(1);
     c.rest(50);
-    // The first leader has committed one group and goes on. Another one took that over, and put
-    // another group after it.
     let later = Ballot { round: first.round + 1, node: 2, incarnation: 100 };
     let follow = |ballot: Ballot, lsn: Lsn, chain_before: u64, value: u32| {
         group(&ProposePosition { ballot, lsn, chain_before, scn_floor: 0 }, value)
@@ -418,8 +418,20 @@ fn a_void_never_reaches_below_the_committed_position() {
     send(&mut c, 1, led(old, middle));
     assert_eq!(c.log(3).committed().lsn, middle);
     send(&mut c, 2, staged(new));
+    (c, later, end)
+}
+
+#[test]
+fn a_void_never_reaches_below_the_committed_position() {
+    let (c, later, end) = taken_over_while_the_old_leader_is_heard(24);
     assert_eq!((c.log(3).accepting(), c.log(3).end()), (later, end));
-    assert_eq!(c.nodes[2].voids, [Effect::Voided { from: middle }]);
+    assert_eq!(c.nodes[2].voids, [Effect::Voided { from: Lsn(GROUP_BYTES) }]);
+}
+
+#[test]
+fn who_is_taken_over_follows_no_earlier_leader() {
+    let (mut c, later, _) = taken_over_while_the_old_leader_is_heard(25);
+    assert_eq!(c.nodes[2].replica().leader(), later);
 }
 
 #[test]
