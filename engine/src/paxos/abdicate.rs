@@ -20,12 +20,15 @@ impl Replica {
             Role::Candidate(candidacy) => candidacy.ballot,
             Role::PreCandidate(_) | Role::Follower => return,
         };
-        assert!(ballot.node == self.me.node);
+        assert!(ballot.is_of(self.me.key()), "led under another's ballot");
+        assert!(self.halted.is_none(), "what halted leads nothing");
         self.pending = self.pending.take().filter(|p| p.ballot != ballot);
         self.fetch = self.fetch.take().filter(|f| f.ballot != ballot);
         if self.leader == ballot {
             self.unfollow(fx);
         }
+        assert!(!self.leader.is_some(), "who leads or asks for votes follows nobody");
+        assert!(self.pending.is_none() && self.fetch.is_none(), "what it waited for was its own");
         fx.push(Effect::SteppedDown { ballot, reason });
     }
 
@@ -39,8 +42,11 @@ impl Replica {
     ) {
         let Role::Leader(led) = &self.role else { return };
         let ballot = led.ballot;
+        assert!(self.leader == ballot, "gives back a lease that it does not hold");
+        assert!(successor.is_none() || reason == StepDownReason::Transfer);
         self.send_all(&Body::StepDown { ballot, successor }, fx);
         self.step_down(reason, fx);
+        assert!(!self.leader.is_some() && matches!(self.role, Role::Follower));
         self.reason = "stepped down";
         self.lease_until = now;
         self.schedule_election(now, self.tuning.election_ns);
@@ -57,6 +63,7 @@ impl Replica {
         if !ballot.is_of(from) || self.leader != ballot {
             return;
         }
+        assert!(ballot.node != self.me.node && matches!(self.role, Role::Follower));
         self.unfollow(fx);
         self.lease_until = now;
         self.reason = "the leader stepped down";
@@ -77,12 +84,15 @@ impl Replica {
             if self.leader == Ballot::NONE && matches!(self.role, Role::Follower) {
                 self.schedule_election(now.max(self.lease_until), 0);
             }
+            self.assert_invariants();
             return;
         }
         self.abdicate(StepDownReason::DiskStalled, None, now, fx);
         self.step_down(StepDownReason::DiskStalled, fx);
         self.election_at = None;
         self.reason = "the disk stalls";
+        assert!(self.serving().is_none(), "leads with a stalled disk");
+        self.assert_invariants();
     }
 
     /// Hands leadership to `successor` once it has the whole log; no slots meanwhile.
@@ -105,8 +115,11 @@ impl Replica {
             return Err(NoSlot::NotLeading(led.ballot));
         }
         let give_up_at = now.after(self.tuning.election_ns);
+        assert!(led.serving && led.transfer.is_none(), "there was a slot just now");
+        assert!(give_up_at > now, "a transfer that is over before it begins");
         led.transfer = Some(Transfer { successor, give_up_at });
         self.finish_transfer(now, fx);
+        self.assert_invariants();
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The data path: groups that this leader made, and groups that came from a leader.
 
 use palisade_netio::Nanos;
-use palisade_wal::Ballot;
+use palisade_wal::{Ballot, Lsn};
 
 use super::effect::Effects;
 use super::elect::BallotOf;
@@ -20,7 +20,8 @@ impl Replica {
             Role::Leader(led) if led.serving => led,
             _ => return Err(NoSlot::NotLeading(self.leader)),
         };
-        assert!(led.ballot == self.log.accepting() && led.ballot == self.log.promised());
+        assert!(led.ballot == self.log.accepting(), "groups would count under another ballot");
+        assert!(led.ballot == self.log.promised(), "no group follows a promise to another");
         if led.transfer.is_some() {
             return Err(NoSlot::Transferring);
         }
@@ -31,6 +32,8 @@ impl Replica {
             return Err(NoSlot::Busy);
         }
         let scn_floor = self.log.last_scn().max(led.scn_floor);
+        assert!(scn_floor >= self.log.last_scn(), "an SCN would go backwards");
+        assert!(end.lsn.0.is_multiple_of(Lsn::ALIGN), "a group begins aligned");
         let (ballot, lsn, chain_before) = (led.ballot, end.lsn, end.chain);
         Ok(ProposePosition { ballot, lsn, chain_before, scn_floor })
     }
@@ -40,8 +43,11 @@ impl Replica {
         let retry_ns = self.tuning.retry_ns;
         let Role::Leader(led) = &mut self.role else { panic!("a group of no leader") };
         assert!(led.serving, "a group before its takeover is on a majority");
+        assert!(led.transfer.is_none(), "a group that the successor may miss");
+        assert!(led.window.len() < self.tuning.window_groups_max, "the window was full");
         self.log.append(mark.start, mark.end, led.ballot, mark.scn, mark.place);
-        led.window.push_back(mark.end.lsn);
+        led.push(mark.start, mark.end.lsn);
+        assert!(self.log.end() == mark.end, "the next group follows this one");
         if idle {
             led.retry_at = now.after(retry_ns);
         }
@@ -55,13 +61,15 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) -> AcceptVerdict {
+        assert!(self.halted.is_none() && self.storing.is_none(), "the last verdict is open");
         if head.ballot.is_of(from) {
             self.learn_commit(head.ballot, head.commit, fx);
         }
         if let Some(refusal) = self.refuse_ballot(from, head.ballot, now, fx) {
             return AcceptVerdict::Refuse(refusal);
         }
-        assert!(self.log.accepting() == head.ballot && self.log.promised() == head.ballot);
+        assert!(self.log.accepting() == head.ballot, "its Takeover is logged");
+        assert!(self.log.promised() == head.ballot, "nothing higher is promised");
         if !is_sound(head.header, self.stream) {
             return AcceptVerdict::Refuse(RefuseReason::ChainMismatch);
         }
@@ -78,6 +86,7 @@ impl Replica {
         if start < end.lsn || !head.header.follows(end.chain) {
             return AcceptVerdict::Refuse(RefuseReason::ChainMismatch);
         }
+        assert!(start == end.lsn && self.leader == head.ballot, "the leader's next group");
         self.storing = Some((head.ballot, start, false));
         AcceptVerdict::Store
     }
@@ -99,9 +108,11 @@ impl Replica {
             return Some(RefuseReason::OldBallot);
         }
         self.follow(ballot, now, fx);
+        assert!(self.leader == ballot, "what it takes groups from, it follows");
         if self.log.accepting() == ballot {
             return None;
         }
+        assert!(self.log.accepting() < ballot, "a ballot below the accepting one is used up");
         if self.pending.as_ref().is_none_or(|p| p.ballot != ballot) {
             let refuse = Body::Refuse { ballot, promised, no_takeover: true };
             self.send(from.node, refuse, fx);
@@ -114,10 +125,15 @@ impl Replica {
             panic!("a group without a verdict")
         };
         assert!(start == mark.start, "another group than that of the verdict");
+        assert!(mark.start < mark.end.lsn, "a group without bytes");
+        let before = (self.log.end(), self.log.accepting());
         if staged {
             self.log.stage(mark.start, mark.end, ballot, mark.scn, mark.place);
+            assert!(self.log.staged_end(ballot) == Some(mark.end), "the run ends with it");
+            assert!((self.log.end(), self.log.accepting()) == before, "staged bytes count already");
         } else {
             self.log.append(mark.start, mark.end, ballot, mark.scn, mark.place);
+            assert!(self.log.end() == mark.end && self.log.accepting() == ballot);
             let cursor = self.leader_commit;
             self.learn_commit(ballot, cursor, fx);
         }

@@ -10,6 +10,10 @@ pub struct Effects(pub Vec<Effect>);
 
 impl Effects {
     pub(super) fn push(&mut self, effect: Effect) {
+        let last = self.0.last();
+        assert!(!matches!(last, Some(Effect::Halt { .. })), "a stream that halted wants nothing");
+        let again = matches!(effect, Effect::Committed { .. } | Effect::Leading { .. });
+        assert!(!again || last != Some(&effect), "says the same twice");
         self.0.push(effect);
     }
 }

@@ -4,22 +4,24 @@ use palisade_netio::Nanos;
 use palisade_wal::Ballot;
 
 use super::effect::{Effect, Effects, StepDownReason};
-use super::member::NodeKey;
+use super::member::{MEMBERS_MAX, NodeKey, ROUND_MAX};
 use super::message::Body;
 use super::replica::{Replica, Role};
 
 /// A question to all members: would you promise this?
 #[derive(Debug)]
 pub(super) struct PreVotes {
-    ballot: Ballot,
-    granted: Vec<NodeKey>,
+    pub(super) ballot: Ballot,
+    /// One disk per node, this one first.
+    pub(super) granted: Vec<NodeKey>,
     give_up_at: Nanos,
 }
 
 impl Replica {
     /// Asks for pre-votes, if this member could lead.
     pub(super) fn campaign(&mut self, now: Nanos, fx: &mut Effects) {
-        assert!(self.halted.is_none() && !matches!(self.role, Role::Leader(_)));
+        assert!(self.halted.is_none(), "what halted leads nothing");
+        assert!(!matches!(self.role, Role::Leader(_) | Role::Candidate(_)));
         self.election_at = None;
         if !self.config.counts(self.me.key()) {
             self.reason = "this disk is not a member's";
@@ -29,10 +31,16 @@ impl Replica {
             self.reason = if self.disk_stalled { "the disk stalls" } else { "unknown tail" };
             return;
         }
-        let round = self.round_seen.max(self.log.promised().round) + 1;
+        let round = self.round_seen.max(self.log.promised().round).saturating_add(1);
+        if round > ROUND_MAX {
+            self.reason = "the rounds are used up";
+            return;
+        }
         let key = self.me.key();
         let ballot = Ballot { round, node: key.node, incarnation: key.incarnation };
-        assert!(ballot > self.log.promised());
+        assert!(ballot > self.log.promised(), "rounds never wrap");
+        assert!(ballot > self.config.ballot, "members cannot be stamped with it");
+        self.unfollow(fx);
         let give_up_at = now.after(self.tuning.retry_ns);
         self.role = Role::PreCandidate(PreVotes { ballot, granted: vec![key], give_up_at });
         self.reason = "asks whether it would be elected";
@@ -46,6 +54,8 @@ impl Replica {
             return;
         }
         let ballot = votes.ballot;
+        assert!(ballot.is_of(self.me.key()), "counts votes for another");
+        assert!(votes.granted.len() >= self.config.majority(), "a quorum of fewer");
         // Its own vote is under a lease like every other.
         if now < self.lease_until || ballot <= self.log.promised() || !self.has_record_room() {
             self.role = Role::Follower;
@@ -92,7 +102,10 @@ impl Replica {
             return;
         }
         self.round_seen = self.round_seen.max(promised.round);
+        assert!(votes.granted[0] == self.me.key(), "it asked itself first");
         if granted && !votes.granted.contains(&from) {
+            // A member has one disk at a time.
+            votes.granted.retain(|key| key.node != from.node);
             votes.granted.push(from);
             self.count_pre_votes(now, fx);
         } else if !granted && leader.is_some() && leader.node != self.me.node {
@@ -105,6 +118,8 @@ impl Replica {
         if !self.config.counts(from) || matches!(self.role, Role::Leader(_)) {
             return false;
         }
+        assert!(from.node != self.me.node, "it asks itself for nothing");
+        assert!(!self.leader.is_some() || self.leader.node != self.me.node);
         let holder_asks = self.leader.is_some() && self.leader.node == from.node;
         let held = self.leader.is_some() && self.up.contains(&self.leader.node);
         holder_asks || (!held && now >= self.lease_until)
@@ -112,9 +127,12 @@ impl Replica {
 
     /// The next pre-vote: after `at`, by rank, and by chance.
     pub(super) fn schedule_election(&mut self, at: Nanos, extra_ns: u64) {
-        let rank = self.rank() * self.tuning.rank_step_ns;
-        let jitter = self.random_below(self.tuning.election_jitter_ns);
-        self.election_at = Some(at.after(rank + jitter + extra_ns));
+        assert!(matches!(self.role, Role::Follower), "has a timer of its own");
+        assert!(self.halted.is_none(), "what halted waits for nothing");
+        let rank_ns = self.rank() * self.tuning.rank_step_ns;
+        let jitter_ns = self.random_below(self.tuning.election_jitter_ns);
+        assert!(jitter_ns < self.tuning.election_jitter_ns, "later than a member may come");
+        self.election_at = Some(at.after(rank_ns + jitter_ns + extra_ns));
     }
 
     /// How many members should be asked before this one: those of the leader's region come
@@ -126,12 +144,15 @@ impl Replica {
         let Some(mine) = place(self.me.node) else { return 0 };
         let own = key(self.me.node, &self.me.region, mine);
         let others = self.config.members.iter().enumerate();
-        others.filter(|(at, m)| key(m.node, &m.region, *at) < own).count() as u64
+        let rank = others.filter(|(at, m)| key(m.node, &m.region, *at) < own).count();
+        assert!(rank < MEMBERS_MAX, "as many before it as there may be members");
+        rank as u64
     }
 
     /// Follows the leader of `ballot`.
     pub(super) fn follow(&mut self, ballot: Ballot, now: Nanos, fx: &mut Effects) {
-        assert!(ballot >= self.log.promised() && ballot.node != self.me.node);
+        assert!(ballot >= self.log.promised(), "follows a leader that was outbid");
+        assert!(ballot.node != self.me.node, "follows itself");
         self.round_seen = self.round_seen.max(ballot.round);
         if !matches!(self.role, Role::Follower) {
             self.step_down(StepDownReason::HigherBallot, fx);
@@ -147,10 +168,12 @@ impl Replica {
             self.reason = "follows";
             fx.push(Effect::Leader { ballot });
         }
+        assert!(matches!(self.role, Role::Follower) && self.round_seen >= ballot.round);
     }
 
     /// Forgets the leader.
     pub(super) fn unfollow(&mut self, fx: &mut Effects) {
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader ends by stepping down");
         if self.leader.is_some() {
             self.leader = Ballot::NONE;
             fx.push(Effect::Leader { ballot: Ballot::NONE });
@@ -161,11 +184,14 @@ impl Replica {
     fn probe(&self, fx: &mut Effects) {
         let (ballot, promised) = (self.leader, self.log.promised());
         if ballot.is_some() && ballot.node != self.me.node {
+            assert!(ballot >= promised, "follows a leader that was outbid");
+            assert!(!matches!(self.role, Role::Leader(_)), "follows while it leads");
             self.send(ballot.node, Body::Refuse { ballot, promised, no_takeover: false }, fx);
         }
     }
 
     pub(super) fn on_peer_up(&mut self, node: u32, fx: &mut Effects) {
+        assert!(self.up.contains(&node) && node != self.me.node);
         if self.leader.is_some() && self.leader.node == node {
             self.election_at = None;
             self.probe(fx);
@@ -180,8 +206,10 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) {
+        assert!(!self.up.contains(&node) && node != self.me.node);
         if matches!(self.role, Role::Leader(_)) {
             let heard = self.up.len() + 1;
+            assert!(heard <= self.config.members.len(), "hears more than there are");
             if heard < self.config.majority() {
                 self.abdicate(StepDownReason::NoQuorum, None, now, fx);
             }
@@ -235,6 +263,7 @@ impl Replica {
             }
             Role::Candidate(_) => self.on_candidacy_time(now, fx),
             Role::Leader(led) => {
+                assert!(led.ballot == self.leader, "follows somebody while it leads");
                 if led.transfer.is_some_and(|t| t.give_up_at <= now) {
                     led.transfer = None;
                 }
@@ -244,6 +273,9 @@ impl Replica {
                 }
             }
         }
+        let next = self.next_deadline();
+        assert!(next.is_none_or(|at| at >= now), "a deadline passed and nothing came of it");
+        self.assert_invariants();
     }
 }
 

@@ -23,9 +23,12 @@ pub(super) struct Fetch {
 
 impl Replica {
     fn ask(&mut self, fetch: Fetch, fx: &mut Effects) {
-        assert!(fetch.next < fetch.upto && fetch.to != self.me.node);
+        assert!(fetch.next < fetch.upto, "asks for nothing");
+        assert!(fetch.staged == (fetch.ballot > self.log.accepting()), "staged is not logged");
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader lacks nothing");
         let most = fetch.next.0.saturating_add(self.tuning.fetch_bytes_max);
         let upto = fetch.upto.min(Lsn(most));
+        assert!(fetch.next < upto, "at least one group fits a fetch");
         let (ballot, from, staged) = (fetch.ballot, fetch.next, fetch.staged);
         self.send(fetch.to, Body::Fetch(FetchRequest { ballot, from, upto, staged }), fx);
         self.fetch = Some(Fetch { upto, ..fetch });
@@ -37,6 +40,7 @@ impl Replica {
         let (to, ballot, end) = (pending.source, pending.ballot, pending.end.lsn);
         let staged = self.log.staged_end(ballot).filter(|_| pending.run);
         let own = self.log.end().lsn;
+        assert!(ballot > self.log.accepting(), "a Takeover acts once");
         let next = match staged {
             Some(staged) => staged.lsn,
             None if own < end && !pending.from_committed => own,
@@ -60,13 +64,16 @@ impl Replica {
         if upto <= next || self.fetch.is_some() || ballot.node == self.me.node {
             return;
         }
+        assert!(ballot.is_some(), "no leader named an end under no ballot");
+        assert!(!matches!(self.role, Role::Candidate(_)), "the log grows under a promise");
         let retry_at = now.after(self.tuning.retry_ns);
         self.ask(Fetch { to: ballot.node, ballot, next, upto, staged: false, retry_at }, fx);
     }
 
     pub(super) fn on_fetch_timeout(&mut self, now: Nanos, fx: &mut Effects) {
         let Some(fetch) = self.fetch.take() else { return };
-        assert!(fetch.retry_at <= now);
+        assert!(fetch.retry_at <= now, "timed out early");
+        assert!(fetch.next < fetch.upto, "was over");
         if fetch.staged {
             self.fetch_staged(now, fx);
         } else if self.leader == self.log.accepting() {
@@ -78,6 +85,7 @@ impl Replica {
     pub(super) fn fetched(&mut self, end: Lsn, now: Nanos, fx: &mut Effects) {
         let retry_at = now.after(self.tuning.retry_ns);
         let Some(fetch) = &mut self.fetch else { return };
+        assert!(fetch.next < fetch.upto && fetch.to != self.me.node);
         fetch.next = fetch.next.max(end);
         fetch.retry_at = retry_at;
         let (staged, done) = (fetch.staged, fetch.next >= fetch.upto);
@@ -108,7 +116,9 @@ impl Replica {
         else {
             return AcceptVerdict::Refuse(RefuseReason::Unasked);
         };
-        assert!(self.log.accepting() <= head.ballot && self.log.promised() <= head.ballot);
+        assert!(self.storing.is_none(), "the last verdict is open");
+        assert!(self.log.accepting() < head.ballot, "what is staged is not taken over");
+        assert!(self.log.promised() <= head.ballot, "a promise ends the Takeovers below it");
         if !is_sound(head.header, self.stream) {
             return AcceptVerdict::Refuse(RefuseReason::ChainMismatch);
         }
@@ -134,6 +144,7 @@ impl Replica {
             self.fetch_staged(now, fx);
             return AcceptVerdict::Refuse(RefuseReason::ChainMismatch);
         }
+        assert!(start < end && end <= pending.end.lsn, "bytes that would be void");
         if !pending.run {
             (pending.run, pending.run_start) = (true, Some(start));
         }
@@ -147,6 +158,7 @@ impl Replica {
         let there = log.base().lsn <= request.from && request.from < upto;
         if there && self.may_serve(request.ballot, request.staged) {
             let (ballot, staged) = (request.ballot, request.staged);
+            assert!(upto <= log.end().lsn && from.node != self.me.node);
             fx.push(Effect::Serve { to: from.node, ballot, from: request.from, upto, staged });
         }
     }

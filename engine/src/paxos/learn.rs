@@ -32,8 +32,12 @@ impl Replica {
             return;
         }
         let Role::Leader(led) = &mut self.role else { return };
-        if led.ballot != ballot || upto < led.start.lsn || upto > self.log.end().lsn {
+        assert!(led.ballot == ballot, "the leader that it follows is itself");
+        if upto < led.start.lsn || upto > self.log.end().lsn {
             return;
+        }
+        if upto > self.log.committed().lsn && self.log.chain_at(upto).is_none() {
+            return; // No group ends there.
         }
         led.note(from, upto);
         self.count(fx);
@@ -44,7 +48,8 @@ impl Replica {
     pub(super) fn on_own_progress(&mut self, now: Nanos, fx: &mut Effects) {
         let (key, (ballot, upto)) = (self.me.key(), self.durable);
         let Role::Leader(led) = &mut self.role else { return };
-        assert!(led.ballot == ballot);
+        assert!(led.ballot == ballot, "durable under another ballot than it leads");
+        assert!(upto <= self.log.end().lsn, "durable beyond the end");
         if !self.config.counts(key) || upto < led.start.lsn {
             return;
         }
@@ -63,7 +68,9 @@ impl Replica {
             self.reason = "leads";
             fx.push(Effect::Leading { ballot });
         }
+        assert!(held <= self.log.end().lsn, "a majority holds what was never logged");
         self.commit(held, fx);
+        assert!(self.log.committed().lsn >= held, "what a majority holds ends with a group");
         self.settle(ballot, held, fx);
         let committed = self.log.committed().lsn;
         if let Role::Leader(led) = &mut self.role {
@@ -98,22 +105,28 @@ impl Replica {
         if other && !cfg!(seeded_bug = "commit_of_other_ballot") {
             return; // Its positions are those of another log.
         }
+        let leads = matches!(self.role, Role::Leader(_));
+        assert!(!leads || other, "a leader counts for itself");
         self.leader_commit = self.leader_commit.max(upto);
         self.commit(upto.min(self.log.end().lsn), fx);
         self.settle(ballot, upto, fx);
     }
 
     fn commit(&mut self, upto: Lsn, fx: &mut Effects) {
-        let before = self.log.committed().lsn;
+        let (before, end) = (self.log.committed().lsn, self.log.end());
+        assert!(upto <= end.lsn, "commits what is not here");
         self.log.commit(upto);
         let committed = self.log.committed().lsn;
-        assert!(committed >= before && committed <= self.log.end().lsn);
+        assert!(committed >= before, "the commit cursor went back");
+        assert!(committed <= upto.max(before), "more than was asked for");
+        assert!(self.log.end() == end, "a commit changes no byte");
         if committed == before {
             return;
         }
         fx.push(Effect::Committed { upto: committed });
         let due = committed.since(self.hinted) >= self.tuning.commit_hint_bytes.max(1);
         if due && self.has_record_room() {
+            assert!(committed > self.hinted, "the same hint again");
             self.hinted = committed;
             let accepting = self.log.accepting();
             self.log_record(Kind::CommitHint, committed, accepting, Vec::new(), Then::Nothing, fx);
@@ -123,7 +136,8 @@ impl Replica {
     /// Own voided bytes are lost for good once the voiding Takeover is on a majority.
     fn settle(&mut self, ballot: Ballot, upto: Lsn, fx: &mut Effects) {
         let Some(void) = self.void else { return };
-        assert!(void.ballot <= self.log.accepting());
+        assert!(void.ballot == self.log.accepting(), "an earlier void is settled or unknown");
+        assert!(void.from <= void.settled_at, "settled before it was voided");
         if void.ballot == ballot && upto >= void.settled_at {
             self.void = None;
             fx.push(Effect::SettledVoid { from: void.from });
@@ -133,7 +147,11 @@ impl Replica {
     /// The commit cursor that this leader's next frame carries.
     pub fn commit_cursor(&self) -> Option<(Ballot, Lsn)> {
         match &self.role {
-            Role::Leader(led) if led.serving => Some((led.ballot, self.log.committed().lsn)),
+            Role::Leader(led) if led.serving => {
+                assert!(led.ballot == self.log.accepting(), "a cursor of another log");
+                assert!(led.start.lsn <= self.log.committed().lsn, "serves what is not agreed");
+                Some((led.ballot, self.log.committed().lsn))
+            }
             _ => None,
         }
     }
@@ -141,8 +159,10 @@ impl Replica {
     /// A frame with groups and the commit cursor went to `to` in this turn.
     pub fn on_commit_carried(&mut self, to: u32) {
         let committed = self.log.committed().lsn;
+        assert!(to != self.me.node, "a frame to itself");
         let Role::Leader(led) = &mut self.role else { return };
         if let Some(member) = led.members.iter_mut().find(|m| m.node == to) {
+            assert!(member.told <= committed, "was told of a commit that is none");
             member.told = committed;
         }
     }
@@ -153,6 +173,7 @@ impl Replica {
         if self.halted.is_some() {
             return;
         }
+        self.assert_invariants();
         if std::mem::take(&mut self.accepted_due) {
             let (ballot, upto) = self.durable;
             let other = ballot.is_some() && ballot.node != self.me.node;
@@ -163,6 +184,7 @@ impl Replica {
         let Some((ballot, upto)) = self.commit_cursor() else { return };
         let (me, end, retry_ns) = (self.me.node, self.log.end().lsn, self.tuning.retry_ns);
         let Role::Leader(led) = &mut self.role else { return };
+        assert!(led.ballot == ballot && upto <= end, "says what another leader committed");
         let mut late = Vec::new();
         for member in led.members.iter_mut().filter(|m| m.node != me && m.told < upto) {
             if member.holds().is_some() && self.up.contains(&member.node) {
@@ -181,6 +203,7 @@ impl Replica {
     /// Whether a member that is heard lacks something.
     pub(super) fn is_behind(&self, led: &Leadership) -> bool {
         let end = self.log.end().lsn;
+        assert!(led.ballot == self.log.accepting(), "compares with the end of another log");
         let heard = led.members.iter().filter(|m| self.up.contains(&m.node));
         heard.into_iter().any(|m| m.holds().is_none_or(|held| held < end))
     }
@@ -189,6 +212,7 @@ impl Replica {
     pub(super) fn remind_all(&self, fx: &mut Effects) {
         let Role::Leader(led) = &self.role else { return };
         let end = self.log.end().lsn;
+        assert!(led.start.lsn <= end, "the log shrank under its leader");
         for member in led.members.iter().filter(|m| self.up.contains(&m.node)) {
             if member.holds().is_none_or(|held| held < end) {
                 self.remind(member.node, fx);
@@ -200,7 +224,8 @@ impl Replica {
     pub(super) fn remind(&self, node: u32, fx: &mut Effects) {
         let Role::Leader(led) = &self.role else { return };
         let Some(member) = led.member(node).filter(|_| node != self.me.node) else { return };
-        assert!(led.ballot == self.log.accepting());
+        assert!(led.ballot == self.log.accepting(), "leads a log that is not its own");
+        assert!(led.serving || self.log.end() == led.start, "a group before it serves");
         let (ballot, upto) = (led.ballot, self.log.committed().lsn);
         if member.holds().is_none() || !led.serving {
             let config = self.config.clone();
@@ -214,7 +239,9 @@ impl Replica {
     pub(super) fn finish_transfer(&mut self, now: Nanos, fx: &mut Effects) {
         let Role::Leader(led) = &self.role else { return };
         let Some(transfer) = led.transfer else { return };
+        assert!(led.serving && transfer.successor != self.me.node);
         let held = led.member(transfer.successor).and_then(|m| m.holds());
+        assert!(held.is_none_or(|held| held <= self.log.end().lsn), "holds more than there is");
         if held.is_some_and(|held| held == self.log.end().lsn) {
             self.abdicate(StepDownReason::Transfer, Some(transfer.successor), now, fx);
         }

@@ -6,6 +6,7 @@ use palisade_netio::Nanos;
 
 use super::codec::{DecodeError, Reader, put_u64};
 use super::event::PeerState;
+use super::member::MEMBERS_MAX;
 use super::tuning::Tuning;
 
 /// Most peers of one shard.
@@ -15,6 +16,9 @@ pub const HEARTBEAT_BYTES: usize = 32;
 
 /// Heartbeats whose echo may still come.
 const SENT_MAX: usize = 32;
+
+const _: () = assert!(HEARTBEAT_BYTES == 4 * size_of::<u64>());
+const _: () = assert!(PEERS_MAX >= MEMBERS_MAX - 1, "every other member is a peer");
 
 /// One heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +36,12 @@ pub struct Heartbeat {
 impl Heartbeat {
     /// Appends the encoding.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        assert!(self.counter > 0, "counters begin at one");
         for value in [self.boot, self.counter, self.echo_boot, self.echo_counter] {
             put_u64(out, value);
         }
+        assert!(out.len() - start == HEARTBEAT_BYTES, "a heartbeat of another length");
     }
 
     /// Reads exactly one encoding.
@@ -115,8 +122,10 @@ impl Liveness {
     /// # Panics
     /// With more than [`PEERS_MAX`] peers.
     pub fn new(boot: u64, peers: &[u32], tuning: &Tuning) -> Liveness {
-        assert!(peers.len() <= PEERS_MAX);
-        assert!(tuning.heartbeat_ns < tuning.election_ns);
+        assert!(peers.len() <= PEERS_MAX, "{} peers", peers.len());
+        assert!(tuning.check().is_ok(), "a timer out of its bounds");
+        let twice = |(at, node): (usize, &u32)| peers[..at].contains(node);
+        assert!(!peers.iter().enumerate().any(twice), "a peer twice");
         Liveness {
             boot,
             heartbeat_ns: tuning.heartbeat_ns,
@@ -135,6 +144,7 @@ impl Liveness {
         if !stalled {
             peer.beat(boot, now, fx);
         }
+        peer.assert_sound(now);
     }
 
     /// The last link to `node` closed: it is down at once, its lease runs on.
@@ -145,6 +155,7 @@ impl Liveness {
         peer.sent.clear();
         peer.down(election_ns, fx);
         peer.echoed = None;
+        assert!(!peer.up && peer.stale_at(election_ns).is_none(), "up without a link");
     }
 
     /// A heartbeat came. Old and doubled ones change nothing.
@@ -178,6 +189,8 @@ impl Liveness {
             peer.up = true;
             fx.push(LivenessEffect::Peer { node: from, state: PeerState::Up });
         }
+        assert!(peer.heard.is_some_and(|heard| heard.at == now), "it was heard just now");
+        peer.assert_sound(now);
     }
 
     /// The oldest write in flight is too old: this node falls silent until it is not.
@@ -199,7 +212,10 @@ impl Liveness {
             if peer.up && !peer.is_fresh(election_ns, now) {
                 peer.down(election_ns, fx);
             }
+            assert!(!peer.up || peer.is_fresh(election_ns, now), "up, and silent too long");
+            peer.assert_sound(now);
         }
+        assert!(self.next_send > now, "beats without a pause");
     }
 
     /// When [`on_time`](Liveness::on_time) wants to be called.
@@ -231,7 +247,22 @@ impl Peer {
         }
     }
 
+    /// Holds after every input.
+    fn assert_sound(&self, now: Nanos) {
+        assert!(self.sent.len() <= SENT_MAX, "waits for more echoes than may come");
+        if let Some((first, _)) = self.sent.front() {
+            assert!(first + self.sent.len() as u64 == self.counter + 1, "a beat is missing");
+        }
+        assert!(self.linked || self.sent.is_empty(), "waits for an echo without a link");
+        assert!(self.linked || self.echoed.is_none(), "an echo of a link that is gone");
+        assert!(!self.up || self.linked, "up without a link");
+        assert!(!self.up || (self.heard.is_some() && self.echoed.is_some()), "up in one way");
+        assert!(self.heard.is_none_or(|heard| heard.at <= now), "heard in the future");
+        assert!(self.echoed.is_none_or(|at| at <= now), "an echo of the future");
+    }
+
     fn beat(&mut self, boot: u64, now: Nanos, fx: &mut Vec<LivenessEffect>) {
+        assert!(self.linked, "a heartbeat without a link");
         self.counter += 1;
         if self.sent.len() == SENT_MAX {
             self.sent.pop_front();
@@ -249,7 +280,8 @@ impl Peer {
                 self.echoed = self.echoed.max(Some(at));
             }
         }
-        assert!(self.sent.len() <= SENT_MAX);
+        assert!(self.sent.front().is_none_or(|(sent, _)| *sent > counter), "came back already");
+        assert!(self.echoed.is_none() || self.counter > 0, "an echo of nothing");
     }
 
     /// When the silence of either direction becomes too long.
@@ -266,6 +298,7 @@ impl Peer {
         if !std::mem::replace(&mut self.up, false) {
             return;
         }
+        assert!(self.heard.is_some() && self.echoed.is_some(), "was up in one way");
         let lease_until = self.heard.map_or(Nanos(0), |h| h.at.after(election_ns));
         let state = PeerState::Down { lease_until };
         fx.push(LivenessEffect::Peer { node: self.node, state });
@@ -273,6 +306,7 @@ impl Peer {
 
     /// The node started again: what it led before is over, and so is its lease.
     fn reboot(&mut self, now: Nanos, fx: &mut Vec<LivenessEffect>) {
+        assert!(self.heard.is_some(), "a first start is no restart");
         self.up = false;
         self.echoed = None;
         self.sent.clear();

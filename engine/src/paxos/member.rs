@@ -12,7 +12,17 @@ pub const ADDR_BYTES_MAX: usize = 255;
 pub const REGION_BYTES_MAX: usize = 64;
 
 /// No election gets this far; a higher round is no ballot, so that rounds never wrap.
-const ROUND_MAX: u64 = 1 << 62;
+pub(super) const ROUND_MAX: u64 = 1 << 62;
+
+/// Longest encoding of a config.
+pub(super) const CONFIG_BYTES_MAX: usize =
+    20 + 8 + 8 + 2 + MEMBERS_MAX * (4 + 1 + 8 + 2 + ADDR_BYTES_MAX + 2 + REGION_BYTES_MAX);
+
+const _: () = assert!(MEMBERS_MAX % 2 == 1, "an even member more adds no fault to survive");
+const _: () = assert!(MEMBERS_MAX <= u16::MAX as usize, "their number is a u16");
+const _: () = assert!(ADDR_BYTES_MAX <= u16::MAX as usize, "its length is a u16");
+const _: () = assert!(REGION_BYTES_MAX <= u16::MAX as usize, "its length is a u16");
+const _: () = assert!(ROUND_MAX < u64::MAX, "a round follows each");
 
 /// A node with one disk: what a vote belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +85,7 @@ impl Config {
     pub fn first(members: Vec<Member>) -> Result<Config, DecodeError> {
         let config = Config { ballot: Ballot::NONE, seq: 0, at: Lsn::ZERO, members };
         config.check()?;
+        assert!(!config.ballot.is_some() && config.seq == 0, "every later one is newer");
         Ok(config)
     }
 
@@ -99,7 +110,10 @@ impl Config {
 
     /// Votes that decide.
     pub fn majority(&self) -> usize {
-        self.members.len() / 2 + 1
+        let majority = self.members.len() / 2 + 1;
+        assert!(2 * majority > self.members.len(), "two majorities meet");
+        assert!(majority <= self.members.len(), "all members are a majority");
+        majority
     }
 
     /// The member at `node`.
@@ -119,7 +133,7 @@ impl Config {
             voters.into_iter().filter(|&v| self.counts(v)).map(|v| v.node).collect();
         nodes.sort_unstable();
         nodes.dedup();
-        assert!(nodes.len() <= self.members.len());
+        assert!(nodes.len() <= self.members.len(), "more voters than members");
         nodes.len() >= self.majority()
     }
 
@@ -131,7 +145,7 @@ impl Config {
     /// The same members stamped with `ballot`, `voters` bound.
     #[must_use]
     pub fn stamped(&self, ballot: Ballot, voters: &[NodeKey]) -> Config {
-        assert!(ballot >= self.ballot);
+        assert!(ballot >= self.ballot, "newer members are stamped with an older ballot");
         let mut config = self.clone();
         config.ballot = ballot;
         for member in &mut config.members {
@@ -139,12 +153,20 @@ impl Config {
             assert!(voter.is_none_or(|&v| self.counts(v)), "bound to a voter that does not count");
             member.incarnation = member.incarnation.or(voter.map(|v| v.incarnation));
         }
+        let bound = |v: &NodeKey| config.member(v.node).map(|m| m.incarnation);
+        assert!(voters.iter().all(|v| bound(v) == Some(Some(v.incarnation))));
+        let kept = |(old, new): (&Member, &Member)| {
+            old.node == new.node && old.incarnation.is_none_or(|was| new.incarnation == Some(was))
+        };
+        assert!(self.members.iter().zip(&config.members).all(kept), "a binding is for ever");
+        assert!(config.seq == self.seq, "a stamp is no change of members");
         config
     }
 
     /// Appends the encoding.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         assert!(self.check().is_ok(), "a config is checked where it is made");
+        let start = out.len();
         put_ballot(out, self.ballot);
         put_u64(out, self.seq);
         put_u64(out, self.at.0);
@@ -156,6 +178,7 @@ impl Config {
             put_text(out, &member.addr);
             put_text(out, &member.region);
         }
+        assert!(out.len() - start <= CONFIG_BYTES_MAX, "longer than its limits add up to");
     }
 
     /// Reads exactly one encoding.
@@ -205,6 +228,7 @@ impl TakeoverBody {
     /// The bytes of the record.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        assert!(self.config.ballot.is_some(), "a Takeover stamps its members");
         put_u64(&mut out, self.chain);
         self.config.encode_into(&mut out);
         out
@@ -254,6 +278,7 @@ pub fn replay(
         Kind::Promise if ballot < log.promised() => Err(ReplayError::BallotBackwards(ballot)),
         Kind::Promise => {
             log.promise(ballot);
+            assert!(log.promised() == ballot && log.accepting() <= ballot);
             Ok(())
         }
         Kind::Takeover => {
@@ -261,7 +286,12 @@ pub fn replay(
             if ballot < log.promised() {
                 return Err(ReplayError::BallotBackwards(ballot));
             }
+            if body.config.ballot != ballot {
+                return Err(ReplayError::Body(DecodeError::Inconsistent));
+            }
             log.take_over(ballot, Boundary { lsn, chain: body.chain })?;
+            assert!(log.accepting() == ballot && log.promised() == ballot);
+            assert!(log.end() == Boundary { lsn, chain: body.chain });
             *config = body.config;
             Ok(())
         }

@@ -9,12 +9,24 @@
 use palisade_wal::{Ballot, Boundary, Lsn};
 
 use super::codec::{DecodeError, Reader, put_u16, put_u32, put_u64};
-use super::member::{Config, put_ballot, put_boundary, read_ballot, read_boundary, read_lsn};
+use super::member::{
+    CONFIG_BYTES_MAX, Config, put_ballot, put_boundary, read_ballot, read_boundary, read_lsn,
+};
 
 /// Bytes before the body.
 pub const MESSAGE_HEAD_BYTES: usize = 12;
 /// Longest body.
 pub const MESSAGE_BODY_BYTES_MAX: usize = 4096;
+
+/// Longest body of a message that carries a config, without the config: that of a Promise.
+const PROMISE_BYTES: usize = 20 + 20 + 16 + 8 + 8 + 1 + 8;
+
+const _: () = assert!(MESSAGE_HEAD_BYTES == 1 + 1 + 2 + 8);
+const _: () = assert!(MESSAGE_BODY_BYTES_MAX <= u16::MAX as usize, "its length is a u16");
+const _: () = assert!(
+    PROMISE_BYTES + CONFIG_BYTES_MAX <= MESSAGE_BODY_BYTES_MAX,
+    "a Promise with the longest config fits"
+);
 
 /// One message of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +150,7 @@ impl Message {
         out.extend_from_slice(&[self.body.code(), 0, 0, 0]);
         put_u64(out, self.stream);
         let start = out.len();
-        assert!(start - head == MESSAGE_HEAD_BYTES);
+        assert!(start - head == MESSAGE_HEAD_BYTES, "the body begins elsewhere");
         self.body.encode_into(out);
         let len = out.len() - start;
         assert!(len <= MESSAGE_BODY_BYTES_MAX, "a body of {len} bytes");
@@ -274,6 +286,10 @@ impl Body {
 
 impl Promise {
     fn encode_into(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        // What the reader insists on.
+        assert!(self.base <= self.committed && self.committed <= self.end.lsn);
+        assert!(self.accepting <= self.ballot, "accepts a ballot above the promise");
         put_ballot(out, self.ballot);
         put_ballot(out, self.accepting);
         put_boundary(out, self.end);
@@ -281,6 +297,7 @@ impl Promise {
         put_u64(out, self.base.0);
         out.push(u8::from(self.unknown));
         put_u64(out, self.scn);
+        assert!(out.len() - start == PROMISE_BYTES, "its fixed part has another length");
         self.config.encode_into(out);
     }
 

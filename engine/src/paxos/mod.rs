@@ -36,6 +36,7 @@ mod effect;
 mod elect;
 mod event;
 mod fetch;
+mod invariant;
 mod learn;
 mod liveness;
 mod member;

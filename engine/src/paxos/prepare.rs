@@ -15,7 +15,7 @@ use super::takeover::Pending;
 pub(super) struct Candidacy {
     pub(super) ballot: Ballot,
     /// Its own promise, until that is durable.
-    own: Option<Promise>,
+    pub(super) own: Option<Promise>,
     /// Counted and not counted ones.
     pub(super) promises: Vec<(NodeKey, Promise)>,
     /// The best tail is chosen; what it has is being fetched.
@@ -30,8 +30,9 @@ impl Replica {
     /// The tail of everything that was submitted up to now.
     fn promise_of(&self, ballot: Ballot) -> Promise {
         let log = &self.log;
-        assert!(log.accepting() <= ballot);
-        assert!(log.promised() == ballot || log.is_unknown());
+        assert!(log.accepting() < ballot, "a ballot that was led is promised to nobody");
+        assert!(log.promised() == ballot || log.is_unknown(), "promised before it is in the log");
+        assert!(log.base().lsn <= log.committed().lsn && log.committed().lsn <= log.end().lsn);
         Promise {
             ballot,
             accepting: log.accepting(),
@@ -46,13 +47,15 @@ impl Replica {
 
     /// Logs this candidate's own promise; the Prepare leaves when that is durable.
     pub(super) fn promise_itself(&mut self, ballot: Ballot, now: Nanos, fx: &mut Effects) {
-        assert!(ballot > self.log.promised() && ballot.is_of(self.me.key()));
+        assert!(ballot > self.log.promised(), "promises go up");
+        assert!(ballot.is_of(self.me.key()), "a candidate under another's ballot");
+        assert!(!self.log.is_unknown(), "what it lost may be what it promises");
         self.log.promise(ballot);
         self.round_seen = self.round_seen.max(ballot.round);
         self.pending = None;
         self.fetch = None;
         let own = self.promise_of(ballot);
-        self.unfollow(fx);
+        assert!(!self.leader.is_some() && self.election_at.is_none());
         self.role = Role::Candidate(Box::new(Candidacy {
             ballot,
             scn_floor: own.scn,
@@ -72,11 +75,14 @@ impl Replica {
 
     pub(super) fn on_own_promise_durable(&mut self, ballot: Ballot, now: Nanos, fx: &mut Effects) {
         self.promise_durable = self.promise_durable.max(ballot);
+        assert!(ballot.is_of(self.me.key()), "another's promise is answered, not counted");
+        assert!(ballot <= self.log.promised(), "the log in memory is ahead of the disk");
         let key = self.me.key();
         let Role::Candidate(candidacy) = &mut self.role else { return };
         if candidacy.ballot != ballot {
             return;
         }
+        assert!(!candidacy.chosen, "chose without its own promise");
         let Some(own) = candidacy.own.take() else { return };
         candidacy.promises.push((key, own));
         candidacy.retry_at = now.after(self.tuning.retry_ns);
@@ -94,6 +100,7 @@ impl Replica {
         if !ballot.is_of(from) || !self.config.counts(from) {
             return;
         }
+        assert!(from.node != self.me.node && self.halted.is_none());
         let promised = self.log.promised();
         if self.log.is_unknown() {
             self.answer_unknown(from, ballot, fx);
@@ -118,7 +125,8 @@ impl Replica {
     /// Nobody counts an unknown tail, so that nothing need be promised; but the candidate learns
     /// why, and which rounds are used up.
     fn answer_unknown(&mut self, to: NodeKey, ballot: Ballot, fx: &mut Effects) {
-        assert!(self.log.is_unknown());
+        assert!(self.log.is_unknown(), "a known tail is promised");
+        assert!(ballot.is_of(to), "answers who did not ask");
         if self.is_used_up(ballot) {
             self.refuse(to.node, ballot, fx);
         } else {
@@ -136,6 +144,8 @@ impl Replica {
     /// Says that `ballot` is used up, and which one would not be.
     pub(super) fn refuse(&self, to: u32, ballot: Ballot, fx: &mut Effects) {
         let mut promised = self.log.promised();
+        assert!(self.is_used_up(ballot) || !self.log.is_unknown());
+        assert!(ballot.node == to, "refuses who did not ask");
         if self.log.is_unknown() {
             promised = Ballot { node: u32::MAX, incarnation: u64::MAX, ..promised };
         }
@@ -144,7 +154,8 @@ impl Replica {
 
     /// Logs a promise; it leaves with the tail of now, when that is durable.
     fn grant(&mut self, to: NodeKey, ballot: Ballot, now: Nanos, fx: &mut Effects) {
-        assert!(ballot > self.log.promised());
+        assert!(ballot > self.log.promised(), "promises go up");
+        assert!(ballot.is_of(to) && !self.log.is_unknown(), "a tail that it does not know");
         self.step_down(StepDownReason::HigherBallot, fx);
         self.unfollow(fx);
         self.reason = "promised";
@@ -152,6 +163,7 @@ impl Replica {
         self.pending = None;
         self.fetch = None;
         self.log.promise(ballot);
+        assert!(!self.leader.is_some() && matches!(self.role, Role::Follower));
         let promise = self.promise_of(ballot);
         if cfg!(seeded_bug = "promise_before_prefix_durable") {
             self.send(to.node, Body::Promise(promise.clone()), fx);
@@ -178,7 +190,8 @@ impl Replica {
         candidacy.promises.retain(|(key, _)| key.node != from.node);
         candidacy.promises.push((from, promise.clone()));
         candidacy.scn_floor = candidacy.scn_floor.max(promise.scn);
-        assert!(candidacy.promises.len() <= self.config.members.len());
+        assert!(candidacy.promises.len() <= self.config.members.len(), "a member has one voice");
+        assert!(from.node != self.me.node, "its own promise comes from its disk");
         self.choose(now, fx);
     }
 
@@ -186,6 +199,8 @@ impl Replica {
     fn choose(&mut self, now: Nanos, fx: &mut Effects) {
         let Role::Candidate(candidacy) = &mut self.role else { return };
         let ballot = candidacy.ballot;
+        assert!(!candidacy.chosen && self.pending.is_none(), "chooses twice");
+        assert!(ballot == self.log.promised(), "chooses for an outbid ballot");
         let mut config = &self.config;
         for (_, promise) in &candidacy.promises {
             if promise.config.version() > config.version() {
@@ -206,6 +221,8 @@ impl Replica {
             .max_by_key(|(key, promise)| (rank(promise), key.node == me))
             .map(|(key, promise)| (key.node, promise))
             .expect("a majority is not empty");
+        assert!(counted.iter().all(|(_, p)| rank(p) <= rank(best)), "a better tail was promised");
+        assert!(voters.len() >= config.majority(), "chooses among fewer than a majority");
         let end = best.end;
         let yields = best.base > self.log.end().lsn;
         let committed = counted.iter().map(|(_, p)| p.committed).max().unwrap_or_default();
@@ -225,9 +242,10 @@ impl Replica {
 
     /// Ends a candidacy, and tries again after a while.
     pub(super) fn give_up(&mut self, reason: &'static str, now: Nanos, fx: &mut Effects) {
-        assert!(matches!(self.role, Role::Candidate(_)));
+        assert!(matches!(self.role, Role::Candidate(_)), "gives up what it did not ask for");
         self.step_down(StepDownReason::TimedOut, fx);
         self.reason = reason;
+        assert!(self.pending.is_none() && self.fetch.is_none(), "fetches for a lost candidacy");
         let extra_ns = self.random_below(self.tuning.election_ns);
         self.schedule_election(now.max(self.lease_until), extra_ns);
     }
@@ -246,6 +264,8 @@ impl Replica {
             return;
         }
         let ballot = candidacy.ballot;
+        assert!(self.promise_durable == ballot, "asks before its own is durable");
+        assert!(candidacy.retry_at > now, "asks again and again");
         let heard: Vec<u32> = candidacy.promises.iter().map(|(key, _)| key.node).collect();
         for member in self.config.members.iter().filter(|m| !heard.contains(&m.node)) {
             self.send(member.node, Body::Prepare { ballot }, fx);
@@ -281,10 +301,12 @@ impl Replica {
             // A member that promised more is lost for this ballot. A higher one wins it back.
             Role::Leader(_) if promised > ballot => {
                 self.step_down(StepDownReason::HigherBallot, fx);
+                assert!(self.round_seen >= promised.round, "its next ballot would be refused");
                 self.lease_until = now;
                 self.campaign(now, fx);
             }
             Role::Leader(led) if no_takeover => {
+                assert!(led.ballot == self.config.ballot, "counts in members of another ballot");
                 let (end, config) = (led.start, self.config.clone());
                 self.send(from.node, Body::Takeover { ballot, end, config }, fx);
             }
@@ -294,8 +316,10 @@ impl Replica {
 
     /// Tells a follower of an own ballot of the past that nobody leads it.
     pub(super) fn deny(&self, to: NodeKey, ballot: Ballot, fx: &mut Effects) {
+        assert!(to.node != self.me.node, "it denies nothing to itself");
         let leads = self.leader == ballot && self.halted.is_none();
         if ballot.is_of(self.me.key()) && !leads {
+            assert!(!matches!(&self.role, Role::Leader(led) if led.ballot == ballot));
             self.send(to.node, Body::StepDown { ballot, successor: None }, fx);
         }
     }

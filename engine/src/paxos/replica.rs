@@ -87,10 +87,10 @@ pub(super) enum Then {
 impl Replica {
     /// A message came in. `from` is who the handshake of the link says it is.
     pub fn on_message(&mut self, from: NodeKey, message: &Message, now: Nanos, fx: &mut Effects) {
-        let known = self.config.member(from.node).is_some() && from.node != self.me.node;
-        if message.stream != self.stream || !known {
+        if message.stream != self.stream || !self.is_peer(from) {
             return;
         }
+        assert!(self.storing.is_none(), "the group of the last verdict was not logged");
         if self.halted.is_some() {
             if let Body::Refuse { ballot, .. } | Body::Accepted { ballot, .. } = &message.body {
                 self.deny(from, *ballot, fx);
@@ -119,6 +119,12 @@ impl Replica {
                 self.on_step_down(from, *ballot, *successor, now, fx);
             }
         }
+        self.assert_invariants();
+    }
+
+    /// Whether that is another member.
+    fn is_peer(&self, from: NodeKey) -> bool {
+        from.node != self.me.node && self.config.member(from.node).is_some()
     }
 
     /// The block with the record `id` is durable, and so is everything logged before it.
@@ -132,6 +138,7 @@ impl Replica {
             match then {
                 Then::Prepare(ballot) => self.on_own_promise_durable(ballot, now, fx),
                 Then::Answer(to, promise) => {
+                    assert!(promise.ballot <= self.log.promised(), "memory is ahead of the disk");
                     self.promise_durable = self.promise_durable.max(promise.ballot);
                     self.send(to, Body::Promise(promise), fx);
                 }
@@ -139,6 +146,8 @@ impl Replica {
                 Then::Nothing => {}
             }
         }
+        assert!(self.records.front().is_none_or(|(next, _)| *next > id), "durable in order");
+        self.assert_invariants();
     }
 
     /// Groups logged under `ballot` (not the staged ones) are durable up to `upto`.
@@ -148,7 +157,9 @@ impl Replica {
         }
         assert!(upto <= self.log.end().lsn, "durable {upto} beyond {}", self.log.end().lsn);
         let known = if self.durable.0 == ballot { self.durable.1 } else { Lsn::ZERO };
+        assert!(self.durable.0 <= ballot, "durable under a ballot that is not accepted yet");
         self.durable = (ballot, known.max(upto));
+        assert!(self.durable.1 >= known && self.durable.1 <= self.log.end().lsn);
         self.accepted_due = true;
         self.on_own_progress(now, fx);
     }
@@ -176,7 +187,9 @@ impl Replica {
     /// # Panics
     /// When it is not the group that the slot was given for.
     pub fn on_proposed(&mut self, mark: GroupMark, now: Nanos) {
+        assert!(self.halted.is_none() && self.storing.is_none());
         self.propose(mark, now);
+        self.assert_invariants();
     }
 
     /// A group came from the leader. What to do with it.
@@ -187,8 +200,10 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) -> AcceptVerdict {
+        assert!(!head.staged, "a leader stages nothing");
         match self.halted {
             Some(_) => AcceptVerdict::Refuse(RefuseReason::Halted),
+            None if !self.is_peer(from) => AcceptVerdict::Refuse(RefuseReason::Unasked),
             None => self.accept(from, head, now, fx),
         }
     }
@@ -203,6 +218,7 @@ impl Replica {
     ) -> AcceptVerdict {
         match self.halted {
             Some(_) => AcceptVerdict::Refuse(RefuseReason::Halted),
+            None if !self.is_peer(from) => AcceptVerdict::Refuse(RefuseReason::Unasked),
             None if head.staged => self.accept_staged(from, head, now, fx),
             None => self.accept(from, head, now, fx),
         }
@@ -214,6 +230,7 @@ impl Replica {
     /// When it is another group.
     pub fn on_stored(&mut self, mark: GroupMark, now: Nanos, fx: &mut Effects) {
         self.stored(mark, now, fx);
+        self.assert_invariants();
     }
 
     /// A member is heard again, or not any more.
@@ -229,6 +246,8 @@ impl Replica {
             }
             PeerState::Down { lease_until } => self.on_peer_down(node, lease_until, now, fx),
         }
+        assert!(self.up.contains(&node) == state.is_up(), "heard, and not heard");
+        self.assert_invariants();
     }
 
     /// The log as the WAL remembers it.
@@ -252,11 +271,19 @@ impl Replica {
     }
 
     pub(super) fn send(&self, to: u32, body: Body, fx: &mut Effects) {
-        assert!(to != self.me.node, "a message to itself");
+        self.assert_message(to, &body);
         fx.push(Effect::Send { to, message: Message { stream: self.stream, body } });
     }
 
     pub(super) fn send_all(&self, body: &Body, fx: &mut Effects) {
+        let own = matches!(
+            body,
+            Body::PreVote { .. }
+                | Body::Prepare { .. }
+                | Body::Takeover { .. }
+                | Body::StepDown { .. }
+        );
+        assert!(own, "answers go to who asked");
         for member in self.config.members.iter().filter(|m| m.node != self.me.node) {
             self.send(member.node, body.clone(), fx);
         }
@@ -272,6 +299,14 @@ impl Replica {
         fx: &mut Effects,
     ) {
         let id = self.next_record;
+        assert!(self.halted.is_none(), "a stream that halted logs nothing");
+        assert!(ballot <= self.log.promised(), "memory is never behind the disk");
+        assert!(self.records.back().is_none_or(|(last, _)| *last + 1 == id));
+        assert!(at <= self.log.end().lsn, "a record of what is not here");
+        let promise = matches!(then, Then::Prepare(_) | Then::Answer(..));
+        assert!(promise == (kind == Kind::Promise), "a promise is told when it is durable");
+        let bare = matches!(kind, Kind::Promise | Kind::CommitHint);
+        assert!(body.is_empty() == bare, "{kind:?} with a body of another");
         self.next_record += 1;
         self.records.push_back((id, then));
         fx.push(Effect::Log(LogRecord { id, kind, lsn: at, ballot, body }));
@@ -283,7 +318,9 @@ impl Replica {
     }
 
     pub(super) fn halt(&mut self, reason: HaltReason, fx: &mut Effects) {
+        assert!(self.halted.is_none(), "halts once");
         self.step_down(StepDownReason::Halted, fx);
+        assert!(matches!(self.role, Role::Follower), "leads a stream that halted");
         self.halted = Some(reason);
         self.reason = "halted: the protocol was broken";
         self.election_at = None;
@@ -298,10 +335,11 @@ impl Replica {
 
     /// A random delay below `limit`, from splitmix64.
     pub(super) fn random_below(&mut self, limit: u64) -> u64 {
+        assert!(limit > 0, "no delay is below nothing");
         self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.jitter;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit.max(1)
+        (z ^ (z >> 31)) % limit
     }
 }

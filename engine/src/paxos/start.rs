@@ -20,6 +20,8 @@ impl Replica {
     pub fn new(stream: u64, me: Me, config: Config, tuning: Tuning, seed: u64) -> Replica {
         let mut new =
             Replica::recovered(stream, me, config, StreamLog::default(), tuning, seed, Nanos(0));
+        assert!(!new.log.promised().is_some(), "it promised nothing that a lease would protect");
+        assert!(new.log.end() == new.log.base(), "it has nothing");
         new.lease_until = Nanos(0);
         new.reason = "new";
         new
@@ -36,8 +38,10 @@ impl Replica {
         seed: u64,
         now: Nanos,
     ) -> Replica {
-        assert!(config.check().is_ok() && tuning.check().is_ok());
-        Replica {
+        assert!(config.check().is_ok(), "members that cannot be encoded or counted");
+        assert!(tuning.check().is_ok(), "a timer or window out of its bounds");
+        let round_seen = log.promised().round.max(config.ballot.round);
+        let recovered = Replica {
             stream,
             me,
             config,
@@ -46,7 +50,7 @@ impl Replica {
             leader: Ballot::NONE,
             lease_until: now.after(tuning.election_ns),
             election_at: None,
-            round_seen: log.promised().round,
+            round_seen,
             up: Vec::new(),
             records: VecDeque::new(),
             next_record: 1,
@@ -65,17 +69,22 @@ impl Replica {
             reason: "restarted",
             log,
             tuning,
-        }
+        };
+        recovered.assert_invariants();
+        recovered
     }
 
     /// Begins: a single member makes itself the leader, others wait for one.
     pub fn start(&mut self, now: Nanos, fx: &mut Effects) {
-        assert!(matches!(self.role, Role::Follower) && self.records.is_empty());
+        assert!(matches!(self.role, Role::Follower), "started twice");
+        assert!(self.records.is_empty() && self.next_record == 1, "asked for a record before");
+        assert!(!self.leader.is_some() && self.election_at.is_none());
         if self.config.is_quorum([self.me.key()]) {
             self.lease_until = now;
             self.campaign(now, fx);
         } else {
             self.schedule_election(self.lease_until.max(now), 0);
         }
+        self.assert_invariants();
     }
 }

@@ -78,7 +78,10 @@ impl Replica {
     /// durable.
     pub fn promisers(&self) -> impl Iterator<Item = (u32, Ballot)> {
         let promises = match &self.role {
-            Role::Candidate(candidacy) => &candidacy.promises[..],
+            Role::Candidate(candidacy) => {
+                assert!(candidacy.promises.iter().all(|(_, p)| p.ballot == candidacy.ballot));
+                &candidacy.promises[..]
+            }
             _ => &[],
         };
         let known = promises.iter().filter(|(_, promise)| !promise.unknown);
@@ -88,7 +91,10 @@ impl Replica {
     /// The ballot under which this replica leads and serves now.
     pub fn serving(&self) -> Option<Ballot> {
         match &self.role {
-            Role::Leader(led) if led.serving => Some(led.ballot),
+            Role::Leader(led) if led.serving => {
+                assert!(led.ballot == self.log.accepting() && led.ballot == self.leader);
+                Some(led.ballot)
+            }
             _ => None,
         }
     }
@@ -107,6 +113,9 @@ impl Replica {
         };
         let (counted, durable) = self.durable;
         let durable = if counted == self.log.accepting() { durable } else { Lsn::ZERO };
+        assert!(durable <= self.log.end().lsn, "durable beyond the end");
+        assert!(self.up.len() <= self.config.members.len(), "hears more than there are");
+        assert!(self.halted.is_none() || role == RoleName::Halted);
         Status {
             stream: self.stream,
             role,

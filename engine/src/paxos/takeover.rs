@@ -16,7 +16,7 @@ use super::replica::{Replica, Role, Then};
 pub(super) struct Pending {
     pub(super) ballot: Ballot,
     pub(super) end: Boundary,
-    config: Config,
+    pub(super) config: Config,
     /// Who has the bytes.
     pub(super) source: u32,
     /// The run staged for the ballot is good as far as it goes; else it is begun again.
@@ -35,7 +35,9 @@ impl Pending {
         source: u32,
         log: &StreamLog,
     ) -> Pending {
-        assert!(ballot >= log.promised() && config.ballot == ballot);
+        assert!(ballot >= log.promised(), "a Takeover that was outbid");
+        assert!(ballot > log.accepting() || cfg!(seeded_bug = "takeover_below_committed"));
+        assert!(config.ballot == ballot, "members of another Takeover");
         let run = log.staged_end(ballot).is_some();
         Pending { ballot, end, config, source, run, run_start: None, from_committed: false }
     }
@@ -59,6 +61,7 @@ impl Replica {
             return;
         }
         self.follow(ballot, now, fx);
+        assert!(self.leader == ballot && matches!(self.role, Role::Follower));
         let acts_again = cfg!(seeded_bug = "takeover_below_committed");
         if self.log.accepting() == ballot && !acts_again {
             // It acts once: what was appended above its end since then stays.
@@ -80,6 +83,8 @@ impl Replica {
         let room = self.has_record_room();
         let Some(pending) = &mut self.pending else { return };
         let (ballot, end) = (pending.ballot, pending.end);
+        assert!(self.halted.is_none(), "a stream that halted takes nothing over");
+        assert!(ballot >= self.log.promised(), "a promise ends the Takeovers below it");
         let committed = self.log.committed();
         if end.lsn == committed.lsn && end.chain != committed.chain {
             let committed = committed.lsn;
@@ -117,6 +122,7 @@ impl Replica {
     /// What must never be: the accepting ballot of a Takeover whose bytes are not all there.
     fn accept_early(&mut self, fx: &mut Effects) {
         let Some(pending) = &self.pending else { return };
+        assert!(cfg!(seeded_bug = "accepting_raised_by_fetch"), "only where it is wanted");
         let (ballot, config, own) = (pending.ballot, pending.config.clone(), self.log.end());
         if self.log.accepting() < ballot && self.log.take_over(ballot, own).is_ok() {
             self.config = config.clone();
@@ -128,14 +134,23 @@ impl Replica {
     fn take_over(&mut self, now: Nanos, fx: &mut Effects) {
         let pending = self.pending.take().expect("seen by the caller");
         let (ballot, end) = (pending.ballot, pending.end);
-        let before = self.log.end();
+        let (before, committed) = (self.log.end(), self.log.committed());
+        assert!(self.log.accepting() < ballot || cfg!(seeded_bug = "takeover_below_committed"));
+        assert!(committed.lsn <= end.lsn, "committed bytes would be void");
         let common = match self.log.chain_at(end.lsn) {
             Some(chain) if chain == end.chain => end.lsn,
-            _ => pending.run_start.unwrap_or(self.log.committed().lsn),
+            // A run may begin below what was committed since: the same bytes stand there.
+            _ => pending.run_start.map_or(committed.lsn, |start| start.max(committed.lsn)),
         };
+        assert!(common <= end.lsn, "the logs part below the end, or not at all");
         let taken = self.log.take_over(ballot, end);
         assert!(taken.is_ok(), "checked before: {taken:?}");
+        assert!(self.log.accepting() == ballot && self.log.promised() == ballot);
+        assert!(self.log.end() == end, "the log is what the Takeover names");
+        assert!(self.log.committed() == committed, "a Takeover commits nothing by itself");
         self.config = pending.config;
+        let config = &self.config;
+        self.up.retain(|&node| config.member(node).is_some());
         self.fetch = None;
         self.storing = None;
         (self.leader_commit, self.leader_end) = (Lsn::ZERO, end.lsn);
@@ -146,11 +161,15 @@ impl Replica {
             fx.push(Effect::UnsettledVoid { from: void.from });
         }
         if self.log.chain_at(before.lsn) != Some(before.chain) {
+            assert!(common >= committed.lsn, "committed bytes are said to be void");
             self.void = Some(Void { from: common, ballot, settled_at: end.lsn });
             fx.push(Effect::Voided { from: common });
         }
         if ballot.is_of(self.me.key()) {
             self.reconfirm(ballot, end, now, fx);
+        } else if self.leader.is_some() && self.leader < ballot {
+            // An earlier leader was heard again while the bytes came.
+            self.follow(ballot, now, fx);
         }
     }
 
@@ -159,7 +178,10 @@ impl Replica {
         let Role::Candidate(candidacy) = &self.role else {
             unreachable!("an own Takeover waits only while its candidacy lasts");
         };
-        assert!(candidacy.ballot == ballot && candidacy.chosen);
+        assert!(candidacy.ballot == ballot, "another candidacy than its Takeover's");
+        assert!(candidacy.chosen, "a Takeover of no chosen tail");
+        assert!(self.promise_durable == ballot, "leads without a durable promise");
+        assert!(!self.leader.is_some(), "leads against a leader that it follows");
         let scn_floor = candidacy.scn_floor;
         let retry_at = now.after(self.tuning.retry_ns);
         let led = Leadership::new(ballot, end, &self.config, scn_floor, retry_at);

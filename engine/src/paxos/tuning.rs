@@ -1,5 +1,7 @@
 //! Timers and windows, with their bounds.
 
+use super::member::MEMBERS_MAX;
+
 /// Milliseconds in the unit of [`Nanos`](palisade_netio::Nanos).
 const MS: u64 = 1_000_000;
 
@@ -34,20 +36,46 @@ pub struct Tuning {
 /// answer those who ask for more.
 pub const RECORDS_IN_FLIGHT_MAX: usize = 16;
 
+const DEFAULT: Tuning = Tuning {
+    heartbeat_ns: 50 * MS,
+    election_ns: 200 * MS,
+    election_jitter_ns: 50 * MS,
+    rank_step_ns: 10 * MS,
+    retry_ns: 100 * MS,
+    candidacy_ns: 1000 * MS,
+    window_bytes_max: 32 << 20,
+    window_groups_max: 1024,
+    fetch_bytes_max: 8 << 20,
+    commit_hint_bytes: 4 << 20,
+};
+
+const GROUP_BYTES: u64 = palisade_wal::GROUP_BYTES_MAX as u64;
+
+// A promise of another and a Takeover may be under way together, and the own ones besides.
+const _: () = assert!(RECORDS_IN_FLIGHT_MAX >= 4);
+// Two heartbeats may be lost before a node is taken to be dead.
+const _: () = assert!(DEFAULT.election_ns > 3 * DEFAULT.heartbeat_ns);
+// Who misses a leader by chance comes within the lease of the next one.
+const _: () = assert!(DEFAULT.election_jitter_ns < DEFAULT.election_ns);
+// Ranks are told apart although all members wait by chance, and the last one waits no lease.
+const _: () = assert!(DEFAULT.rank_step_ns * MEMBERS_MAX as u64 <= DEFAULT.election_ns);
+const _: () = assert!(DEFAULT.rank_step_ns < DEFAULT.heartbeat_ns);
+// What is said again was not just late, and a pre-vote is over before a lease is.
+const _: () = assert!(DEFAULT.retry_ns >= DEFAULT.heartbeat_ns);
+const _: () = assert!(DEFAULT.retry_ns < DEFAULT.election_ns);
+// A candidate may ask several times, and outlives the lease that made others refuse it.
+const _: () = assert!(DEFAULT.candidacy_ns >= 2 * DEFAULT.retry_ns);
+const _: () = assert!(DEFAULT.candidacy_ns > DEFAULT.election_ns);
+// A window holds several groups, and a member that missed a whole one is back in a few fetches.
+const _: () = assert!(DEFAULT.window_bytes_max >= 4 * GROUP_BYTES);
+const _: () = assert!(DEFAULT.fetch_bytes_max >= GROUP_BYTES);
+const _: () = assert!(DEFAULT.fetch_bytes_max <= DEFAULT.window_bytes_max);
+// A restart knows all but a part of a window to be committed.
+const _: () = assert!(DEFAULT.commit_hint_bytes < DEFAULT.window_bytes_max);
+
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning {
-            heartbeat_ns: 50 * MS,
-            election_ns: 200 * MS,
-            election_jitter_ns: 50 * MS,
-            rank_step_ns: 10 * MS,
-            retry_ns: 100 * MS,
-            candidacy_ns: 1000 * MS,
-            window_bytes_max: 32 << 20,
-            window_groups_max: 1024,
-            fetch_bytes_max: 8 << 20,
-            commit_hint_bytes: 4 << 20,
-        }
+        DEFAULT
     }
 }
 
@@ -62,7 +90,6 @@ impl Tuning {
     /// # Errors
     /// The first that is not.
     pub fn check(&self) -> Result<(), TuningError> {
-        let group = palisade_wal::GROUP_BYTES_MAX as u64;
         let bounds = [
             ("heartbeat_ns", self.heartbeat_ns, MS, 10_000 * MS),
             ("election_ns", self.election_ns, 3 * self.heartbeat_ns, 60_000 * MS),
@@ -70,14 +97,18 @@ impl Tuning {
             ("rank_step_ns", self.rank_step_ns, 0, self.election_ns),
             ("retry_ns", self.retry_ns, self.heartbeat_ns, 60_000 * MS),
             ("candidacy_ns", self.candidacy_ns, 2 * self.retry_ns, 600_000 * MS),
-            ("window_bytes_max", self.window_bytes_max, group, 1 << 40),
+            ("window_bytes_max", self.window_bytes_max, GROUP_BYTES, 1 << 40),
             ("window_groups_max", self.window_groups_max as u64, 1, 65_536),
-            ("fetch_bytes_max", self.fetch_bytes_max, group, 1 << 40),
+            ("fetch_bytes_max", self.fetch_bytes_max, GROUP_BYTES, 1 << 40),
             ("commit_hint_bytes", self.commit_hint_bytes, 0, 1 << 40),
         ];
         match bounds.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
             Some((name, ..)) => Err(TuningError(name)),
-            None => Ok(()),
+            None => {
+                assert!(self.heartbeat_ns < self.election_ns, "every heartbeat comes too late");
+                assert!(self.retry_ns < self.candidacy_ns, "a candidate asks but once");
+                Ok(())
+            }
         }
     }
 }

@@ -1,29 +1,36 @@
-//! Seeded bugs: each marked rule of the consensus core is removed by a cfg, and the random walks
-//! and cases must then fail. They examine the tests, not the code.
+//! Seeded bugs: each marked rule of the consensus core is removed by a cfg, and a trace that was
+//! made for that rule must then fail. They examine the tests, not the code. Whether the random
+//! walks find the bug as well is printed; that may hang on a single seed.
 
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use super::lane::root;
 
-/// The cfg values, one per rule marked * in the design of the consensus.
-const BUGS: [&str; 5] = [
-    "candidate_promise_not_durable",
-    "promise_before_prefix_durable",
-    "accepting_raised_by_fetch",
-    "takeover_below_committed",
-    "commit_of_other_ballot",
+/// Where the traces are.
+const CASES: &str = "paxos::tests::cases::";
+const WALKS: &str = "paxos::tests::walk::";
+
+/// The cfg values, one per rule marked * in the design of the consensus, and the trace of each.
+const BUGS: [(&str, &str); 5] = [
+    ("candidate_promise_not_durable", "a_candidate_that_forgets_its_promise_has_asked_for_none"),
+    ("promise_before_prefix_durable", "a_promise_that_is_forgotten_was_never_heard"),
+    ("accepting_raised_by_fetch", "a_candidate_without_the_bytes_of_its_tail_outranks_nobody"),
+    ("takeover_below_committed", "a_takeover_that_comes_twice_acts_once"),
+    ("commit_of_other_ballot", "a_commit_of_another_ballot_is_ignored"),
 ];
 
-/// Builds and runs the tests of the consensus core once per bug; all must fail.
+/// Builds the tests of the consensus core once per bug; its trace must fail in each.
 pub(crate) fn run(only: &[String]) -> ExitCode {
     let mut missed = 0;
-    for bug in BUGS.iter().filter(|bug| only.is_empty() || only.iter().any(|name| name == *bug)) {
+    let wanted = |bug: &str| only.is_empty() || only.iter().any(|name| name == bug);
+    for (bug, case) in BUGS.into_iter().filter(|(bug, _)| wanted(bug)) {
         let started = Instant::now();
-        match find(bug) {
-            Ok(true) => println!("FOUND {bug} ({:.1} s)", started.elapsed().as_secs_f64()),
-            Ok(false) => {
-                println!("MISSED {bug}: the tests pass without the rule");
+        match find(bug, case) {
+            Ok((true, by)) => println!("FOUND {bug} by {by} ({:.1} s)", seconds(started)),
+            Ok((false, by)) => {
+                println!("MISSED {bug}: {case} passes without the rule; found by {by}");
                 missed += 1;
             }
             Err(error) => {
@@ -35,8 +42,12 @@ pub(crate) fn run(only: &[String]) -> ExitCode {
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Whether the tests fail without the rule.
-fn find(bug: &str) -> Result<bool, String> {
+fn seconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64()
+}
+
+/// Whether the trace fails without the rule, and which tests do.
+fn find(bug: &str, case: &str) -> Result<(bool, String), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let cfg = format!("seeded_bug=\"{bug}\"");
     let built = Command::new(cargo)
@@ -51,13 +62,32 @@ fn find(bug: &str) -> Result<bool, String> {
     }
     let messages = String::from_utf8_lossy(&built.stdout);
     let program = messages.lines().rev().find_map(executable).ok_or("cargo named no test")?;
-    let status = Command::new(program)
-        .args(["--quiet", "paxos::"])
-        .stdout(Stdio::null())
+    let mut failed = failing(Path::new(&program), CASES)?;
+    let found = failed.iter().any(|name| name == case);
+    if !failing(Path::new(&program), WALKS)?.is_empty() {
+        failed.push("the walks".to_owned());
+    }
+    Ok((found, if failed.is_empty() { "nothing".to_owned() } else { failed.join(", ") }))
+}
+
+/// The tests of this module that fail, by their names in it.
+fn failing(program: &Path, module: &str) -> Result<Vec<String>, String> {
+    let output = Command::new(program)
+        .arg(module)
         .stderr(Stdio::null())
-        .status()
+        .output()
         .map_err(|error| format!("the tests: {error}"))?;
-    Ok(!status.success())
+    let text = String::from_utf8_lossy(&output.stdout);
+    let failed = |line: &str| {
+        let name = line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
+        name.strip_prefix(module).map(str::to_owned)
+    };
+    let ran = text.lines().any(|line| line.starts_with("running ") && line != "running 0 tests");
+    let names: Vec<String> = text.lines().filter_map(failed).collect();
+    if !ran || output.status.success() != names.is_empty() {
+        return Err(format!("{module} did not run: {}", output.status));
+    }
+    Ok(names)
 }
 
 fn executable(message: &str) -> Option<String> {

@@ -4,6 +4,7 @@ mod cases;
 mod cluster;
 mod failover;
 mod heartbeats;
+mod lies;
 mod node;
 mod oracle;
 mod walk;

@@ -1,0 +1,106 @@
+//! Peers and disks that say what cannot be: nothing is believed, and nothing panics.
+
+use palisade_wal::{Ballot, Boundary, CHAIN_START, Kind, Lsn, StreamLog};
+
+use super::super::*;
+use super::cluster::Cluster;
+use super::node::{GROUP_BYTES, STREAM, group, members};
+
+fn key(node: u32, incarnation: u64) -> NodeKey {
+    NodeKey { node, incarnation }
+}
+
+fn say(c: &mut Cluster, to: u32, from: NodeKey, body: Body) {
+    let message = Message { stream: STREAM, body };
+    c.run(to as usize - 1, |r, now, fx| r.on_message(from, &message, now, fx));
+}
+
+#[test]
+fn a_group_of_a_stranger_ends_no_leadership() {
+    let mut c = Cluster::new(3, 40);
+    let ballot = c.elect(1);
+    let position = c.nodes[0].replica().leader_slot().unwrap();
+    let stranger = Ballot { round: ballot.round + 1, node: 9, incarnation: 100 };
+    // And nobody else has the name of this node.
+    for (from, ballot) in [(key(9, 100), stranger), (key(1, 100), ballot)] {
+        let header = group(&ProposePosition { ballot, ..position }, 1);
+        let head = AcceptHead { ballot, header: &header, commit: header.end(), staged: false };
+        let verdict = c.run(0, |r, now, fx| r.on_accept(from, &head, now, fx));
+        assert_eq!(verdict, AcceptVerdict::Refuse(RefuseReason::Unasked));
+        let verdict = c.run(0, |r, now, fx| r.on_fetched(from, &head, now, fx));
+        assert_eq!(verdict, AcceptVerdict::Refuse(RefuseReason::Unasked));
+        assert_eq!(c.nodes[0].replica().serving(), Some(position.ballot));
+    }
+}
+
+#[test]
+fn an_accepted_inside_of_a_group_counts_for_nothing() {
+    let mut c = Cluster::new(3, 41);
+    let ballot = c.elect(1);
+    c.propose(0).unwrap();
+    c.propose(0).unwrap();
+    let all = 2 * GROUP_BYTES;
+    for upto in [8, GROUP_BYTES + 8, all + 8, u64::MAX / 2] {
+        say(&mut c, 1, key(2, 100), Body::Accepted { ballot, upto: Lsn(upto) });
+        say(&mut c, 1, key(3, 100), Body::Accepted { ballot, upto: Lsn(upto) });
+        c.end_turn(0);
+        assert_eq!(c.log(1).committed().lsn, Lsn::ZERO);
+    }
+    c.settle("both groups", |c| c.log(1).committed().lsn == Lsn(all));
+}
+
+#[test]
+fn a_node_with_two_disks_has_one_pre_vote() {
+    let mut c = Cluster::new(5, 42);
+    c.run(0, |r, now, fx| r.campaign(now, fx));
+    let ballot = Ballot { round: 1, node: 1, incarnation: 100 };
+    for incarnation in 100..200 {
+        let promised = Ballot::NONE;
+        let reply = Body::PreVoteReply { ballot, granted: true, promised, leader: promised };
+        say(&mut c, 1, key(2, incarnation), reply);
+    }
+    assert_eq!(c.nodes[0].replica().status().role, RoleName::PreCandidate);
+}
+
+#[test]
+fn who_is_no_member_any_more_is_not_heard() {
+    let mut c = Cluster::new(3, 43);
+    let ballot = c.elect(1);
+    c.rest(50);
+    assert_eq!(c.nodes[1].replica().status().up, 3);
+    let ballot = Ballot { round: ballot.round + 1, ..ballot };
+    let mut config = c.nodes[0].replica().config().stamped(ballot, &[]);
+    config.members.retain(|m| m.node != 3);
+    let end = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
+    say(&mut c, 2, key(1, 100), Body::Takeover { ballot, end, config });
+    assert_eq!(c.log(2).accepting(), ballot);
+    assert_eq!(c.nodes[1].replica().status().up, 2);
+}
+
+#[test]
+fn a_round_that_nothing_can_follow_makes_no_ballot() {
+    let mut c = Cluster::new(3, 44);
+    let promised = Ballot { round: 1 << 62, node: 2, incarnation: 100 };
+    let ballot = Ballot::NONE;
+    say(&mut c, 1, key(2, 100), Body::Refuse { ballot, promised, no_takeover: false });
+    c.network.clear();
+    c.run(0, |r, now, fx| r.campaign(now, fx));
+    assert!(c.network.is_empty(), "nobody could read that round");
+    assert_eq!(c.nodes[0].replica().status().reason, "the rounds are used up");
+    // The others do not mind.
+    c.settle("another leader", |c| c.leader().is_some_and(|at| at != 0));
+}
+
+#[test]
+fn a_takeover_record_with_members_of_another_ballot_is_not_replayed() {
+    let (mut log, mut config) = (StreamLog::default(), members(3));
+    let ballot = Ballot { round: 3, node: 1, incarnation: 100 };
+    let later = Ballot { round: 4, ..ballot };
+    let body = TakeoverBody { chain: CHAIN_START, config: config.stamped(later, &[]) }.encode();
+    let lsn = Lsn::ZERO;
+    let refused = replay(&mut log, &mut config, Kind::Takeover, ballot, lsn, &body);
+    assert_eq!(refused, Err(ReplayError::Body(DecodeError::Inconsistent)));
+    assert_eq!((log.accepting(), config.ballot), (Ballot::NONE, Ballot::NONE));
+    assert_eq!(replay(&mut log, &mut config, Kind::Takeover, later, lsn, &body), Ok(()));
+    assert_eq!((log.accepting(), config.ballot), (later, later));
+}
