@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use keys::{KEYS, Key, Preset, SECTIONS, Shape};
+pub use palisade_netio::SyncPath;
 pub use units::{format_size, format_time, parse_size, parse_time};
 pub use value::Value;
 
@@ -127,6 +128,8 @@ pub struct LogConfig {
     pub log_bytes_max: u64,
     /// Keep at least this long beyond need.
     pub retain: Duration,
+    /// How writes are made durable; `None`: as the disk was measured.
+    pub sync_path: Option<SyncPath>,
 }
 
 /// Sockets.
@@ -167,7 +170,7 @@ pub struct TimingConfig {
     pub election: Duration,
     /// Age of a leader's oldest write at which it stops its heartbeats.
     pub disk_stall_soft: Duration,
-    /// Age of the oldest write at which the node gives up.
+    /// Age of the oldest write at which the node stops by itself.
     pub disk_stall_hard: Duration,
     /// First pause before a peer is dialled again.
     pub reconnect_min: Duration,
