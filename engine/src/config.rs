@@ -69,12 +69,17 @@ pub enum Role {
 }
 
 impl Role {
+    /// The words of node.toml and of JSON, in the order of the roles.
+    pub const WORDS: [&str; 2] = ["primary", "standby"];
+
     /// As in node.toml and in JSON.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Role::Primary => "primary",
-            Role::Standby => "standby",
-        }
+        Role::WORDS[self as usize]
+    }
+
+    /// The role of a word.
+    pub fn from_word(word: &str) -> Option<Role> {
+        [Role::Primary, Role::Standby].into_iter().find(|role| role.as_str() == word)
     }
 }
 
@@ -151,13 +156,18 @@ pub enum ZeroCopy {
 }
 
 impl ZeroCopy {
+    /// The words of node.toml, in the order of the variants.
+    pub const WORDS: [&str; 3] = ["auto", "always", "never"];
+
     /// As in node.toml.
     pub fn as_str(self) -> &'static str {
-        match self {
-            ZeroCopy::Auto => "auto",
-            ZeroCopy::Always => "always",
-            ZeroCopy::Never => "never",
-        }
+        ZeroCopy::WORDS[self as usize]
+    }
+
+    /// What a word means.
+    pub fn from_word(word: &str) -> Option<ZeroCopy> {
+        let all = [ZeroCopy::Auto, ZeroCopy::Always, ZeroCopy::Never];
+        all.into_iter().find(|when| when.as_str() == word)
     }
 }
 

@@ -170,7 +170,10 @@ fn a_stop_waits_for_the_appends_in_flight() {
     node.stop().unwrap();
     let late = stream.append("late").wait().unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Shutdown);
-    let acked = futures.into_iter().map(|future| future.wait().unwrap()).count();
+    let acked = futures.len();
+    for future in futures {
+        future.wait().unwrap();
+    }
     let node = Node::open(config).unwrap();
     assert_eq!(node.stream(stream.id()).reader(Lsn(0)).map(Result::unwrap).count(), acked);
 }

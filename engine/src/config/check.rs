@@ -198,10 +198,7 @@ impl Reader {
             cluster: ClusterConfig {
                 id: self.number("cluster.id") as u32,
                 name: self.text("cluster.name"),
-                role: match self.text("cluster.role").as_str() {
-                    "standby" => Role::Standby,
-                    _ => Role::Primary,
-                },
+                role: Role::from_word(&self.text("cluster.role")).unwrap_or(Role::Primary),
             },
             node: self.build_node(),
             members: self.build_members(),
@@ -213,11 +210,8 @@ impl Reader {
                 sync_path: SyncPath::from_word(&self.text("log.sync_path")),
             },
             network: NetworkConfig {
-                zero_copy: match self.text("network.zero_copy").as_str() {
-                    "always" => ZeroCopy::Always,
-                    "never" => ZeroCopy::Never,
-                    _ => ZeroCopy::Auto,
-                },
+                zero_copy: ZeroCopy::from_word(&self.text("network.zero_copy"))
+                    .unwrap_or(ZeroCopy::Auto),
             },
             timing: TimingConfig {
                 heartbeat: self.time("timing.heartbeat"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use palisade_netio::SyncPath;
 use palisade_netio::limits::{BACKOFF_FIRST_NS, BACKOFF_LAST_NS, HANDSHAKE_NS, USER_TIMEOUT_MS};
 
-use super::{format_size, format_time};
+use super::{Role, ZeroCopy, format_size, format_time};
 use crate::paxos::{ELECTION_NS, HEARTBEAT_NS};
 
 /// One key of node.toml.
@@ -89,7 +89,7 @@ pub const KEYS: [Key; 29] = [
     key("cluster.name", Shape::Name, Preset::Required, "name of the cluster, for people"),
     key(
         "cluster.role",
-        Shape::Word(&["primary", "standby"]),
+        Shape::Word(&Role::WORDS),
         Preset::Is("primary"),
         "role at `palisade format`; afterwards the log says, and this key is not read",
     ),
@@ -173,7 +173,7 @@ pub const KEYS: [Key; 29] = [
     ),
     key(
         "network.zero_copy",
-        Shape::Word(&["auto", "always", "never"]),
+        Shape::Word(&ZeroCopy::WORDS),
         Preset::Is("auto"),
         "zero-copy sends; auto turns them off where the kernel copies anyway",
     ),
