@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use keys::{KEYS, Key, Preset, SECTIONS, Shape};
+pub use palisade_netio::SyncPath;
 pub use units::{format_size, format_time, parse_size, parse_time};
 pub use value::Value;
 
@@ -68,12 +69,17 @@ pub enum Role {
 }
 
 impl Role {
+    /// The words of node.toml and of JSON, in the order of the roles.
+    pub const WORDS: [&str; 2] = ["primary", "standby"];
+
     /// As in node.toml and in JSON.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Role::Primary => "primary",
-            Role::Standby => "standby",
-        }
+        Role::WORDS[self as usize]
+    }
+
+    /// The role of a word.
+    pub fn from_word(word: &str) -> Option<Role> {
+        [Role::Primary, Role::Standby].into_iter().find(|role| role.as_str() == word)
     }
 }
 
@@ -127,6 +133,8 @@ pub struct LogConfig {
     pub log_bytes_max: u64,
     /// Keep at least this long beyond need.
     pub retain: Duration,
+    /// How writes are made durable; `None`: as the disk was measured.
+    pub sync_path: Option<SyncPath>,
 }
 
 /// Sockets.
@@ -148,13 +156,18 @@ pub enum ZeroCopy {
 }
 
 impl ZeroCopy {
+    /// The words of node.toml, in the order of the variants.
+    pub const WORDS: [&str; 3] = ["auto", "always", "never"];
+
     /// As in node.toml.
     pub fn as_str(self) -> &'static str {
-        match self {
-            ZeroCopy::Auto => "auto",
-            ZeroCopy::Always => "always",
-            ZeroCopy::Never => "never",
-        }
+        ZeroCopy::WORDS[self as usize]
+    }
+
+    /// What a word means.
+    pub fn from_word(word: &str) -> Option<ZeroCopy> {
+        let all = [ZeroCopy::Auto, ZeroCopy::Always, ZeroCopy::Never];
+        all.into_iter().find(|when| when.as_str() == word)
     }
 }
 
@@ -167,7 +180,7 @@ pub struct TimingConfig {
     pub election: Duration,
     /// Age of a leader's oldest write at which it stops its heartbeats.
     pub disk_stall_soft: Duration,
-    /// Age of the oldest write at which the node gives up.
+    /// Age of the oldest write at which the node stops by itself.
     pub disk_stall_hard: Duration,
     /// First pause before a peer is dialled again.
     pub reconnect_min: Duration,

@@ -44,6 +44,9 @@ pub enum ErrorKind {
     Unreachable,
     /// The node is stopping.
     Shutdown,
+    /// The calling thread drives the shard that would have to answer: ask through its
+    /// [`ShardDriver`](crate::ShardDriver), or from another thread.
+    WouldBlock,
 }
 
 /// An error: cheap to make, to clone and to pass on.

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::thread::ThreadId;
 
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
@@ -88,6 +89,12 @@ pub struct ShardPort {
     waker: OnceLock<Arc<dyn Wake>>,
     stopping: AtomicBool,
     closed: AtomicBool,
+    /// The thread that drives the shard, if its owner does.
+    driver: OnceLock<ThreadId>,
+    /// Nothing new is taken: the node is about to stop.
+    refusing: AtomicBool,
+    /// Who waits until what was taken has its outcome.
+    drained: Mutex<Option<SyncSender<()>>>,
 }
 
 impl Default for ShardPort {
@@ -100,7 +107,15 @@ impl ShardPort {
     /// A port that its shard takes at [`Shard::new`](crate::shard::Shard::new).
     pub fn new() -> ShardPort {
         let (queue, waker) = (ArrayQueue::new(COMMANDS_MAX), OnceLock::new());
-        ShardPort { queue, waker, stopping: AtomicBool::new(false), closed: AtomicBool::new(false) }
+        ShardPort {
+            queue,
+            waker,
+            stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            driver: OnceLock::new(),
+            refusing: AtomicBool::new(false),
+            drained: Mutex::new(None),
+        }
     }
 
     /// Asks the shard to stop. It looks at this after arming its doorbell, so that a wake just
@@ -112,6 +127,45 @@ impl ShardPort {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// From now on nothing new is taken. What comes back hears when everything that was taken
+    /// before has its outcome, or ends when the shard does.
+    pub(crate) fn drain(&self) -> Receiver<()> {
+        let (told, hears) = sync_channel(1);
+        *self.waiting() = Some(told);
+        self.refusing.store(true, Ordering::SeqCst);
+        if self.closed.load(Ordering::SeqCst) {
+            *self.waiting() = None;
+        }
+        self.wake();
+        hears
+    }
+
+    /// Whether nothing new is taken.
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::SeqCst)
+    }
+
+    /// Whether somebody waits until what was taken has its outcome.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_refusing() && self.waiting().is_some()
+    }
+
+    /// Everything that was taken has its outcome.
+    pub(crate) fn tell_drained(&self) {
+        if let Some(told) = self.waiting().take() {
+            let _ = told.try_send(());
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<SyncSender<()>>> {
+        self.drained.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The calling thread drives the shard.
+    pub(crate) fn set_driver(&self) {
+        let _ = self.driver.set(std::thread::current().id());
     }
 
     /// Asks for committed records of a stream from `from` on: at most 256 KiB, what is committed
@@ -138,7 +192,7 @@ impl ShardPort {
     }
 
     pub(crate) fn push(&self, command: Command) -> Result<(), Command> {
-        if self.closed.load(Ordering::SeqCst) {
+        if self.closed.load(Ordering::SeqCst) || self.is_refusing() {
             return Err(command);
         }
         self.queue.push(command)?;
@@ -154,11 +208,12 @@ impl ShardPort {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         while self.queue.pop().is_some() {}
+        *self.waiting() = None;
     }
 
     /// Why a command was not taken.
     fn refusal(&self, busy: &str) -> Error {
-        match self.closed.load(Ordering::SeqCst) {
+        match self.closed.load(Ordering::SeqCst) || self.is_refusing() {
             true => Error::new(ErrorKind::Shutdown, "the shard has stopped"),
             false => Error::new(ErrorKind::Busy, busy),
         }
@@ -194,6 +249,11 @@ impl ShardPort {
         &self,
         command: impl FnOnce(SyncSender<Result<T, Error>>) -> Command,
     ) -> Result<T, Error> {
+        if self.driver.get().is_some_and(|driver| *driver == std::thread::current().id()) {
+            let text = "this thread drives the shard, which could not answer while it waits: ask \
+                        through the ShardDriver, or from another thread";
+            return Err(Error::new(ErrorKind::WouldBlock, text));
+        }
         self.request(command)?.0.recv().map_err(|_| gone())?
     }
 }

@@ -40,6 +40,8 @@
 mod append;
 pub mod client;
 pub mod config;
+mod directory;
+mod driver;
 mod error;
 mod event;
 pub mod forward;
@@ -47,15 +49,18 @@ mod handle;
 mod limits;
 mod node;
 pub mod paxos;
+mod plan;
 pub mod shard;
 pub mod status;
 pub mod stream;
 pub mod transfer;
+mod verdict;
 
 pub use append::{AppendFuture, Appended, Outcome};
 pub use config::Config;
+pub use driver::ShardDriver;
 pub use error::{Error, ErrorKind};
 pub use event::Event;
 pub use handle::{NewRecord, Reader, Record, Stream};
-pub use node::{Buffers, Node, ShardDriver, format};
+pub use node::{Buffers, Node, format};
 pub use status::Protection;

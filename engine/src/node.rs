@@ -1,30 +1,27 @@
 //! A node in this process: its data directory, its threads, and the way to its streams.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use palisade_netio::{Identity, Pool, Uring, UringConfig, ZeroCopyMode, limits};
-use palisade_wal::SyncPath;
+use palisade_netio::{
+    Identity, Pool, SyncPath, Uring, UringConfig, allowed_cpus, limits, pin_thread,
+};
 
-use crate::config::{Config, Role, ZeroCopy};
+use crate::config::Config;
+use crate::directory::{check_formatted, io_error, lock, make_dirs, sync_dir, unmake_dirs};
+use crate::driver::ShardDriver;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::forward::{ForwardPort, Forwarder, ForwarderConfig, ForwarderHandle, ForwarderSide};
 use crate::handle::{Command, ShardPort, Stream};
-use crate::paxos::{Member, Tuning};
-use crate::shard::{Board, Format, Halt, Mesh, Shard, ShardConfig, Shared, quotas, shard_of};
+use crate::plan::{Plan, first_records, plan};
+use crate::shard::{Board, Halt, Mesh, Shard, ShardConfig, Shared, quotas, shard_of};
 use crate::status::Status;
-
-/// Name of the file that keeps two processes out of one directory.
-const LOCK: &str = "lock";
-/// Submission entries of a shard's ring.
-const RING_ENTRIES: u32 = 1024;
-/// Durable writes in flight of a shard.
-const WRITES_IN_FLIGHT: usize = 2;
+use crate::verdict::sync_path;
 
 /// A running node. Dropping it stops it.
 ///
@@ -44,6 +41,7 @@ const WRITES_IN_FLIGHT: usize = 2;
 /// ```
 pub struct Node {
     config: Config,
+    sync_path: SyncPath,
     ports: Vec<Arc<ShardPort>>,
     threads: Vec<JoinHandle<()>>,
     board: Arc<Board>,
@@ -72,11 +70,6 @@ struct Ready {
     registered_bytes: usize,
 }
 
-/// A shard that its owner drives, for a node with one: no thread, no hop between two.
-pub struct ShardDriver {
-    shard: Shard<Uring>,
-}
-
 /// Makes the data directory of a node: identity, and the first records of its log.
 ///
 /// # Errors
@@ -96,13 +89,15 @@ fn write_first_records(config: &Config) -> Result<(), Error> {
     let data = &config.node.data;
     let _lock = lock(data)?;
     let incarnation = random_incarnation()?;
+    // Now rather than at the first start, which somebody may wait for.
+    let sync_path = sync_path(config);
     for shard in 0..config.node.shards {
-        let mut shard_config = shard_config(config, shard);
+        let Plan { shard: mut shard_config, ring, .. } = plan(config, shard, sync_path);
         shard_config.listen = None;
         shard_config.format = Some(first_records(config, incarnation));
         let shared =
             Shared { board: Arc::new(Board::new(config.node.shards)), mesh: None, forward: None };
-        let mut shard = open_shard(shard_config, Arc::new(ShardPort::new()), shared)?;
+        let mut shard = open_shard(shard_config, ring, Arc::new(ShardPort::new()), shared)?;
         while shard.turn(true) {}
         if let Some(halt) = shard.halted().filter(|halt| **halt != Halt::Done) {
             return Err(halt_error(halt));
@@ -146,7 +141,8 @@ impl Node {
     }
 
     /// Recovers a node with one shard, no listener and no forwarding shard, whose shard the
-    /// caller drives from its own thread with [`ShardDriver::turn`].
+    /// caller drives from its own thread with [`ShardDriver::turn`]; see there for what may wait
+    /// on that thread.
     ///
     /// # Errors
     /// As [`Node::open`]; also when the configuration asks for more than that.
@@ -155,25 +151,32 @@ impl Node {
             let text = "a driven node has one shard, no listener and no forwarding shard";
             return Err(Error::new(ErrorKind::Config, text));
         }
+        if !config.node.cpus.is_empty() {
+            let text = "node.cpus pins the threads of shards, and a driven node has none: pin the \
+                        driving thread, and leave node.cpus empty";
+            return Err(Error::new(ErrorKind::Config, text));
+        }
         check_formatted(&config.node.data)?;
         let lock = lock(&config.node.data)?;
         let mut node = Node::prepare(config, lock)?;
         let port = Arc::new(ShardPort::new());
         node.ports.push(port.clone());
         let shared = Shared { board: node.board.clone(), mesh: None, forward: None };
-        let mut shard = open_shard(shard_config(&node.config, 0), port, shared)?;
+        let Plan { shard, ring, .. } = plan(&node.config, 0, node.sync_path);
+        let mut shard = open_shard(shard, ring, port.clone(), shared)?;
         while !shard.is_ready() {
             if !shard.turn(true) {
                 return Err(halt_error(shard.halted().expect("it stopped")));
             }
         }
-        shard.driven = true;
-        Ok((node, ShardDriver { shard }))
+        Ok((node, ShardDriver::new(shard, port)))
     }
 
     fn prepare(config: Config, lock: File) -> Result<Node, Error> {
         probe()?;
+        check_cpus(&config)?;
         Ok(Node {
+            sync_path: sync_path(&config),
             board: Arc::new(Board::new(config.node.shards)),
             config,
             ports: Vec::new(),
@@ -208,10 +211,10 @@ impl Node {
     fn spawn(&mut self, shard: u16, shared: Shared, ready: SyncSender<Ready>) -> Result<(), Error> {
         let port = Arc::new(ShardPort::new());
         self.ports.push(port.clone());
-        let config = shard_config(&self.config, shard);
+        let plan = plan(&self.config, shard, self.sync_path);
         let failed = self.failed.clone();
         let run = move || {
-            let result = run_shard(config, port, shared, &ready);
+            let result = run_shard(plan, port, shared, &ready);
             if let Err(error) = result {
                 let mut failed = failed.lock().unwrap_or_else(|e| e.into_inner());
                 failed.get_or_insert(error);
@@ -303,14 +306,32 @@ impl Node {
         })
     }
 
-    /// Stops: appends that were taken and are not answered are *unknown*.
+    /// Stops. Nothing new is taken from now on; appends that were taken may still be acknowledged
+    /// for `timing.shutdown`, after that they are *unknown*. Dropping a node does not wait.
     ///
     /// # Errors
     /// Why it had stopped by itself before.
     pub fn stop(mut self) -> Result<(), Error> {
         let failed = self.failed();
+        if failed.is_none() {
+            self.drain();
+        }
         self.halt();
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Waits for the appends in flight, unless it is the caller who would have to move them.
+    fn drain(&self) {
+        if self.threads.is_empty() {
+            return;
+        }
+        let deadline = Instant::now() + self.config.timing.shutdown;
+        let drained: Vec<_> = self.ports.iter().map(|port| port.drain()).collect();
+        for drained in drained {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Told, ended, or out of time: it stops now.
+            let _ = drained.recv_timeout(left);
+        }
     }
 
     fn halt(&mut self) {
@@ -340,27 +361,19 @@ impl Drop for Node {
     }
 }
 
-impl ShardDriver {
-    /// One turn: takes what was asked, moves what is in flight. With `may_wait` it sleeps until
-    /// something happens.
-    ///
-    /// # Errors
-    /// Why the shard has stopped.
-    pub fn turn(&mut self, may_wait: bool) -> Result<(), Error> {
-        if self.shard.turn(may_wait) {
-            return Ok(());
-        }
-        Err(halt_error(self.shard.halted().expect("it stopped")))
-    }
-}
-
 fn run_shard(
-    config: ShardConfig,
+    plan: Plan,
     port: Arc<ShardPort>,
     shared: Shared,
     ready: &SyncSender<Ready>,
 ) -> Result<(), Error> {
-    let mut shard = open_shard(config, port, shared)?;
+    let Plan { shard, ring, cpu } = plan;
+    let mut shard = open_shard(shard, ring, port, shared)?;
+    if let Some(cpu) = cpu {
+        // After the ring: a helper of it does not run here.
+        let pinned = pin_thread(cpu).map_err(|errno| format!("node.cpus: CPU {cpu}: {errno}"));
+        pinned.map_err(|text| Error::new(ErrorKind::Config, text))?;
+    }
     let mut told = false;
     loop {
         if !shard.turn(true) {
@@ -379,132 +392,26 @@ fn run_shard(
 
 fn open_shard(
     config: ShardConfig,
+    ring: UringConfig,
     port: Arc<ShardPort>,
     shared: Shared,
 ) -> Result<Shard<Uring>, Error> {
     let pool = Pool::new(quotas(config.segment_bytes)).map_err(|e| io_error("the pool", &e))?;
-    let ring_config = UringConfig { entries: RING_ENTRIES, ..UringConfig::default() };
-    let ring = Uring::new(ring_config, &pool)
+    let ring = Uring::new(ring, &pool)
         .map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
     Ok(Shard::new(config, ring, pool, port, shared))
 }
 
-fn shard_config(config: &Config, shard: u16) -> ShardConfig {
-    let shards = u64::from(config.node.shards);
-    let ms = |duration: std::time::Duration| duration.as_nanos() as u64;
-    let tuning = Tuning {
-        heartbeat_ns: ms(config.timing.heartbeat),
-        election_ns: ms(config.timing.election),
-        retry_ns: Tuning::default().retry_ns.max(ms(config.timing.heartbeat)),
-        ..Tuning::default()
-    };
-    ShardConfig {
-        cluster: config.cluster.id,
-        cluster_name: config.cluster.name.clone(),
-        node: config.node.id,
-        region: config.node.region.clone(),
-        shard,
-        shards: config.node.shards,
-        dir: shard_dir(&config.node.data, shard),
-        listen: config.node.listen.filter(|_| shard == 0),
-        upstream: config.upstream.endpoints.clone(),
-        segment_bytes: config.log.segment_bytes,
-        log_bytes_max: (config.log.log_bytes_max / shards).max(2 * config.log.segment_bytes),
-        sync_path: SyncPath::Dsync,
-        writes_in_flight: WRITES_IN_FLIGHT,
-        zero_copy: match config.network.zero_copy {
-            ZeroCopy::Auto => ZeroCopyMode::Auto,
-            ZeroCopy::Always => ZeroCopyMode::Always,
-            ZeroCopy::Never => ZeroCopyMode::Never,
-        },
-        disk_stall_ns: ms(config.timing.disk_stall_soft),
-        tuning,
-        format: None,
-    }
-}
-
-fn first_records(config: &Config, incarnation: u64) -> Format {
-    let member = |member: &crate::config::Member| Member {
-        node: member.id,
-        incarnation: None,
-        addr: member.addr.to_string(),
-        region: member.region.clone(),
-    };
-    Format {
-        role: match config.cluster.role {
-            Role::Primary => Role::Primary,
-            Role::Standby => Role::Standby,
-        },
-        members: config.members.iter().map(member).collect(),
-        incarnation,
-    }
-}
-
-fn shard_dir(data: &Path, shard: u16) -> PathBuf {
-    data.join(format!("shard-{shard}"))
-}
-
-fn make_dirs(config: &Config) -> Result<(), Error> {
-    let data = &config.node.data;
-    let failed = |e: std::io::Error| io_error(&format!("{}", data.display()), &e);
-    std::fs::create_dir_all(data).map_err(failed)?;
-    if std::fs::read_dir(data).map_err(failed)?.next().is_some() {
-        let text = format!("{} is not empty; name another directory", data.display());
-        return Err(Error::new(ErrorKind::InUse, text));
-    }
-    for shard in 0..config.node.shards {
-        std::fs::create_dir(shard_dir(data, shard)).map_err(failed)?;
-    }
-    sync_dir(data)
-}
-
-/// Takes back what [`make_dirs`] and a failed attempt made in a directory that was empty.
-fn unmake_dirs(config: &Config) -> std::io::Result<()> {
-    let data = &config.node.data;
-    for shard in 0..config.node.shards {
-        std::fs::remove_dir_all(shard_dir(data, shard))?;
-    }
-    std::fs::remove_file(data.join(LOCK))
-}
-
-/// Looks before anything is made in a directory that was never formatted.
-fn check_formatted(data: &Path) -> Result<(), Error> {
-    if shard_dir(data, 0).is_dir() {
-        return Ok(());
-    }
-    let text = format!("{} is not formatted; run `palisade format` first", data.display());
-    Err(Error::new(ErrorKind::Config, text))
+fn check_cpus(config: &Config) -> Result<(), Error> {
+    config.check_cpus(&allowed_cpus()).map_err(|errors| {
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Error::new(ErrorKind::Config, texts.join("\n"))
+    })
 }
 
 fn probe() -> Result<(), Error> {
     let facts = palisade_netio::probe();
     facts.map(drop).map_err(|error| Error::new(ErrorKind::Config, error.to_string()))
-}
-
-fn sync_dir(dir: &Path) -> Result<(), Error> {
-    let synced = File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|e| io_error(&format!("{}", dir.display()), &e))
-}
-
-/// Takes the lock that keeps two processes out of one directory; it ends with the process.
-fn lock(data: &Path) -> Result<File, Error> {
-    let path = data.join(LOCK);
-    let mut options = File::options();
-    let file = options.create(true).truncate(false).write(true).open(&path).map_err(|e| {
-        let text = format!("{}: {e}; run `palisade format` first", data.display());
-        Error::new(ErrorKind::Config, text)
-    })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let text = format!(
-                "{} is in use by another process; stop it, or use another directory",
-                data.display()
-            );
-            Err(Error::new(ErrorKind::InUse, text))
-        }
-        Err(TryLockError::Error(e)) => Err(io_error(&format!("{}", path.display()), &e)),
-    }
 }
 
 fn random_incarnation() -> Result<u64, Error> {
@@ -515,11 +422,7 @@ fn random_incarnation() -> Result<u64, Error> {
     Ok(u64::from_le_bytes(bytes) | 1)
 }
 
-fn io_error(what: &str, error: &std::io::Error) -> Error {
-    Error::new(ErrorKind::Io, format!("{what}: {error}"))
-}
-
-fn halt_error(halt: &Halt) -> Error {
+pub(crate) fn halt_error(halt: &Halt) -> Error {
     let (kind, text) = match halt {
         Halt::Done => (ErrorKind::Shutdown, "the shard was stopped".to_string()),
         Halt::Identity(text) | Halt::Listen(text) => (ErrorKind::Config, text.clone()),

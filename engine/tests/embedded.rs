@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use palisade::config::SyncPath;
 use palisade::{Config, ErrorKind, Event, NewRecord, Node, format};
+use palisade_netio::allowed_cpus;
 use palisade_wal::Lsn;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -12,6 +14,7 @@ fn config() -> (tempfile::TempDir, Config) {
     let mut config = Config::embedded(dir.path().join("n1"));
     config.log.segment_bytes = 8 << 20;
     config.log.log_bytes_max = 128 << 20;
+    config.log.sync_path = Some(SyncPath::Dsync);
     (dir, config)
 }
 
@@ -126,4 +129,114 @@ fn a_driven_shard_appends_on_its_owners_thread() {
         }
     };
     assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+#[test]
+fn the_driving_thread_is_told_instead_of_waiting_for_itself() {
+    let (_dir, config) = config();
+    format(&config).unwrap();
+    let (node, mut driver) = Node::open_driven(config).unwrap();
+    let refused = node.create_stream().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::WouldBlock);
+    assert!(refused.to_string().contains("ShardDriver"), "{refused}");
+    let stream = node.stream(driver.create_stream().unwrap());
+    let appended = driver.wait(stream.append("driven")).unwrap();
+    assert_eq!(node.status().unwrap_err().kind(), ErrorKind::WouldBlock);
+    let read = stream.reader(appended.lsn).next().unwrap();
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(stream.truncate_to(Lsn(0)).unwrap_err().kind(), ErrorKind::WouldBlock);
+    // Other threads ask as usual while this one takes its turns.
+    let read = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| stream.reader(appended.lsn).next().unwrap().unwrap());
+        while !reader.is_finished() {
+            driver.turn(false).unwrap();
+        }
+        reader.join().unwrap()
+    });
+    assert_eq!(read.payload, "driven");
+    // Not even to stop does it wait for itself.
+    let open = stream.append("never driven");
+    node.stop().unwrap();
+    assert_eq!(driver.wait(open).unwrap_err().kind(), ErrorKind::Unknown);
+}
+
+#[test]
+fn a_stop_waits_for_the_appends_in_flight() {
+    let (_dir, config) = config();
+    format(&config).unwrap();
+    let node = Node::open(config.clone()).unwrap();
+    let stream = node.stream(node.create_stream().unwrap());
+    let futures: Vec<_> = (0..8000).map(|n| stream.append(format!("record {n}"))).collect();
+    node.stop().unwrap();
+    let late = stream.append("late").wait().unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Shutdown);
+    let acked = futures.len();
+    for future in futures {
+        future.wait().unwrap();
+    }
+    let node = Node::open(config).unwrap();
+    assert_eq!(node.stream(stream.id()).reader(Lsn(0)).map(Result::unwrap).count(), acked);
+}
+
+#[test]
+fn a_shard_runs_on_its_cpu() {
+    let (_dir, mut config) = config();
+    format(&config).unwrap();
+    let allowed = allowed_cpus();
+    let last = *allowed.last().unwrap();
+    config.node.cpus = vec![last];
+    let node = Node::open(config.clone()).unwrap();
+    let pinned = std::fs::read_dir("/proc/self/task").unwrap().filter(|task| {
+        let task = task.as_ref().unwrap().path();
+        let read = |name| std::fs::read_to_string(task.join(name)).unwrap_or_default();
+        let wanted = format!("Cpus_allowed_list:\t{last}\n");
+        read("comm").starts_with("palisade-shard") && read("status").contains(&wanted)
+    });
+    assert!(pinned.count() > 0, "no shard's thread runs on CPU {last} alone");
+    node.stop().unwrap();
+    let foreign = (0..1024).find(|cpu| !allowed.contains(cpu)).unwrap();
+    config.node.cpus = vec![foreign];
+    let refused = Node::open(config.clone()).err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Config);
+    let text = refused.to_string();
+    let shown = format!("{allowed:?}");
+    for word in ["node.cpus", &foreign.to_string(), &shown] {
+        assert!(text.contains(word), "{text:?} does not name {word}");
+    }
+    config.node.cpus = vec![last];
+    assert_eq!(Node::open_driven(config).err().unwrap().kind(), ErrorKind::Config);
+}
+
+#[test]
+fn every_sync_path_keeps_what_was_acked_and_is_shown() {
+    for path in SyncPath::ALL {
+        let (_dir, mut config) = config();
+        config.log.sync_path = Some(path);
+        format(&config).unwrap();
+        let node = Node::open(config.clone()).unwrap();
+        assert_eq!(node.status().unwrap().disk.sync_path, path.as_str());
+        let stream = node.stream(node.create_stream().unwrap());
+        let futures: Vec<_> = (1..=500).map(|n| stream.append_record(numbered(n))).collect();
+        futures.into_iter().for_each(|future| assert!(future.wait().is_ok()));
+        let id = stream.id();
+        drop(node);
+        let node = Node::open(config.clone()).unwrap();
+        assert_eq!(node.stream(id).reader(Lsn(0)).map(Result::unwrap).count(), 500);
+        assert!(!config.node.data.join("sync-path").exists(), "nothing was measured");
+    }
+}
+
+#[test]
+fn an_unmeasured_disk_is_measured_at_format_and_not_again() {
+    let (_dir, mut config) = config();
+    config.log.sync_path = None;
+    format(&config).unwrap();
+    let file = config.node.data.join("sync-path");
+    let kept = || std::fs::read(&file).map(|text| (text, file.metadata().unwrap().modified()));
+    let measured = kept().expect("a verdict was kept").1.unwrap();
+    let node = Node::open(config.clone()).unwrap();
+    let shown = node.status().unwrap().disk.sync_path;
+    let (text, modified) = kept().unwrap();
+    assert!(String::from_utf8(text).unwrap().contains(&format!("path {shown}\n")));
+    assert_eq!(modified.unwrap(), measured);
 }

@@ -64,6 +64,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod barrier;
+mod cpu;
 mod frame;
 mod hello;
 pub mod limits;
@@ -77,6 +79,11 @@ mod ring;
 mod token;
 mod uring;
 
+pub use barrier::{
+    BLOCK_BYTES, Case, IN_FLIGHT_MAX, Rig, Sample, SyncPath, Timing, Verdict, cases, decide,
+    probe_sync,
+};
+pub use cpu::{allowed_cpus, pin_thread};
 pub use frame::{
     BODY_UNCHECKED, FRAME_MAGIC, FRAME_VERSION, FrameError, FrameHead, FrameLimits, KIND_USER_MIN,
 };
@@ -85,7 +92,7 @@ pub use hello::{
     KIND_WELCOME, PROTOCOL_VERSION, Refusal, RefusalCode, Target, Welcome,
 };
 pub use link::{
-    DownReason, Frame, Framing, Full, Link, LinkEvent, Outgoing, ZeroCopy, ZeroCopyMode,
+    DownReason, Frame, Framing, Full, Link, LinkEvent, LinkTiming, Outgoing, ZeroCopy, ZeroCopyMode,
 };
 pub use listen::{Greeted, ListenEvent, ListenLimits, Listener};
 pub use map::FileMap;

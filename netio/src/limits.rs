@@ -35,15 +35,18 @@ pub const FIRST_SLOT_BYTES: usize = 8 << 10;
 /// Bytes asked for beyond the end of a frame on a slotted link; only these are ever copied.
 pub const SURPLUS_BYTES_MAX: usize = 4 << 10;
 
-/// First pause before dialling again.
+/// First pause before dialling again, unless set otherwise.
 pub const BACKOFF_FIRST_NS: u64 = 20_000_000;
-/// Longest pause before dialling again, and the pause after a refusal.
+/// Longest pause before dialling again, and the pause after a refusal, unless set otherwise.
 pub const BACKOFF_LAST_NS: u64 = 1_000_000_000;
-/// Time for connecting and for the greeting of one connection.
+/// Time for connecting and for the greeting of one connection, unless set otherwise.
 pub const HANDSHAKE_NS: u64 = 5_000_000_000;
-/// Time that sent bytes may stay unacknowledged before the kernel ends a connection.
+/// Time that a link which ends goes on sending what is queued.
+pub const FAREWELL_NS: u64 = 5_000_000_000;
+/// Time that sent bytes may stay unacknowledged before the kernel ends a connection, unless set
+/// otherwise.
 pub const USER_TIMEOUT_MS: u32 = 5_000;
-/// Time that the kernel may hold slots of a zero-copy send.
+/// Time that the kernel may hold slots of a zero-copy send, unless set otherwise.
 pub const PIN_NS_MAX: u64 = USER_TIMEOUT_MS as u64 * 1_000_000;
 
 /// Connections in the greeting, or being refused, at a time.
@@ -60,6 +63,8 @@ pub const ACCEPT_PAUSE_NS: u64 = 100_000_000;
 pub const REGISTER_BYTES_MODEST: usize = 1 << 20;
 /// Bytes registered with the kernel when locked memory is not limited.
 pub const REGISTER_BYTES_MAX: usize = 64 << 20;
+/// Syncs that wait for the helper thread of a ring; more go through the ring.
+pub const SYNCS_MAX: usize = 64;
 /// Names in one listed directory.
 pub const LIST_NAMES_MAX: usize = 1 << 20;
 /// How long dropping a ring waits for operations that cannot be cancelled.

@@ -33,11 +33,17 @@ pub struct ListenLimits {
     pub greeting_max: usize,
     /// Connections handed out and not [ended](Listener::connection_ended); more are refused.
     pub connections_max: usize,
+    /// Time that a connection has for its hello.
+    pub handshake_ns: u64,
 }
 
 impl Default for ListenLimits {
     fn default() -> ListenLimits {
-        ListenLimits { greeting_max: GREETING_MAX, connections_max: CONNECTIONS_MAX }
+        ListenLimits {
+            greeting_max: GREETING_MAX,
+            connections_max: CONNECTIONS_MAX,
+            handshake_ns: HANDSHAKE_NS,
+        }
     }
 }
 
@@ -511,7 +517,7 @@ impl Listener {
             socket,
             peer,
             phase,
-            until: self.now.after(HANDSHAKE_NS),
+            until: self.now.after(self.limits.handshake_ns),
             inbox: Inbox::new(Framing::Exact),
             starved: false,
             answer: Vec::new(),

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use palisade::config::ZeroCopy;
+use palisade_wal::RECORD_BYTES_MAX;
 
 use crate::exit::{Exit, Failure};
 use crate::{append, bench, config_file, demo, inspect, node, read, status, stream};
@@ -89,9 +92,10 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
     /// Zero-copy sends of the nodes, as network.zero_copy
-    #[arg(long, value_name = "WHEN", default_value = "auto",
-          value_parser = ["auto", "always", "never"])]
-    pub(crate) zero_copy: String,
+    #[arg(long, value_name = "WHEN", default_value = ZeroCopy::Auto.as_str(),
+          value_parser = PossibleValuesParser::new(ZeroCopy::WORDS)
+              .map(|word| ZeroCopy::from_word(&word).expect("one of the words")))]
+    pub(crate) zero_copy: ZeroCopy,
     /// Without the standby cluster
     #[arg(long, hide = true)]
     pub(crate) no_standby: bool,
@@ -166,7 +170,7 @@ pub(crate) struct Append {
     pub(crate) file: Option<PathBuf>,
     /// Cut the input into records of so many bytes (the last may be shorter)
     #[arg(long, value_name = "B", default_value_t = 4096, conflicts_with = "lines",
-          value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+          value_parser = clap::value_parser!(u32).range(1..=RECORD_BYTES_MAX as i64))]
     pub(crate) record_bytes: u32,
     /// One record per line, without the line break
     #[arg(long)]
@@ -344,7 +348,7 @@ pub(crate) struct BenchLoad {
     pub(crate) streams: u32,
     /// Bytes of a record
     #[arg(long, value_name = "B", default_value_t = 512,
-          value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+          value_parser = clap::value_parser!(u32).range(1..=RECORD_BYTES_MAX as i64))]
     pub(crate) record_bytes: u32,
     /// Records in flight
     #[arg(long, value_name = "N", default_value_t = 1,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use palisade::Config;
 use palisade::config::{ConfigError, KEYS, SECTIONS, Value};
+use palisade_netio::allowed_cpus;
 use serde_json::json;
 
 use crate::cli::{ConfigCheck, ConfigCommand};
@@ -52,15 +53,6 @@ fn read(path: &Path) -> Result<String, Failure> {
 fn refusal(path: &Path, errors: &[ConfigError]) -> Failure {
     let lines: Vec<_> = errors.iter().map(|error| format!("{}: {error}", path.display())).collect();
     Failure::new(Exit::Configuration, lines.join("\n"))
-}
-
-/// CPUs of the start-up affinity mask.
-pub(crate) fn allowed_cpus() -> Vec<u16> {
-    let all = 0..rustix::thread::CpuSet::MAX_CPU;
-    match rustix::thread::sched_getaffinity(None) {
-        Ok(set) => all.filter(|&cpu| set.is_set(cpu)).map(|cpu| cpu as u16).collect(),
-        Err(_) => all.map(|cpu| cpu as u16).collect(),
-    }
 }
 
 /// `palisade config ...`

@@ -118,15 +118,7 @@ fn create_streams(
     loop {
         let created = match driver {
             None => node.create_streams(count),
-            // The request waits for the shard, which waits for this thread.
-            Some(driver) => std::thread::scope(|scope| {
-                let asked = scope.spawn(|| node.create_streams(count));
-                while !asked.is_finished() {
-                    driver.turn(false)?;
-                }
-                let gone = |_| Error::new(ErrorKind::Broken, "the request panicked");
-                asked.join().map_err(gone)?
-            }),
+            Some(driver) => driver.create_streams(count),
         };
         match created {
             Ok(ids) => return Ok(ids),

@@ -31,6 +31,7 @@ endpoints = []
 segment_bytes = "128MiB"
 log_bytes_max = "10GiB"
 retain = "0s"
+sync_path = "auto"
 [network]
 zero_copy = "auto"
 [timing]
@@ -40,7 +41,7 @@ disk_stall_soft = "1s"
 "#;
 
 /// What is replaced, by what, the key that must be named, and a word of the message.
-const BAD: [(&str, &str, &str, &str); 62] = [
+const BAD: [(&str, &str, &str, &str); 63] = [
     ("[cluster]\nid = 1", "[cluster]\nid = 0", "cluster.id", "1 to 4294967295"),
     ("[cluster]\nid = 1", "[cluster]\nid = -1", "cluster.id", "1 to 4294967295"),
     ("[cluster]\nid = 1", "[cluster]\nid = 4294967296", "cluster.id", "1 to 4294967295"),
@@ -101,6 +102,7 @@ const BAD: [(&str, &str, &str, &str); 62] = [
     ("log_bytes_max = \"10GiB\"", "log_bytes_max = \"lots\"", "log.log_bytes_max", "32MiB"),
     ("retain = \"0s\"", "retain = \"1 week\"", "log.retain", "us, ms, s"),
     ("retain = \"0s\"", "retain = 7", "log.retain", "found a whole number"),
+    ("sync_path = \"auto\"", "sync_path = \"fsync\"", "log.sync_path", "fdatasync"),
     ("zero_copy = \"auto\"", "zero_copy = \"yes\"", "network.zero_copy", "auto | always | never"),
     ("heartbeat = \"50ms\"", "heartbeat = \"0ms\"", "timing.heartbeat", "5ms to 5s"),
     ("heartbeat = \"50ms\"", "heartbeat = \"200ms\"", "timing.election", "600ms"),

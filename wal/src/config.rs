@@ -3,21 +3,13 @@
 use std::path::PathBuf;
 
 use palisade_netio::Errno;
+pub use palisade_netio::SyncPath;
 
 use crate::block::Expect;
 use crate::limits::{
     BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX, WRITES_IN_FLIGHT_MAX,
 };
 use crate::segment::SEGMENT_SEQ_MAX;
-
-/// How a write is made durable. The start-up probe decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncPath {
-    /// One operation writes and promises durability (`RWF_DSYNC`).
-    Dsync,
-    /// A write, and after its completion a sync.
-    WriteThenSync,
-}
 
 /// Settings of one shard's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +30,7 @@ pub struct Config {
     pub log_bytes_max: u64,
     /// Writes in flight, 1 to 4.
     pub in_flight_max: usize,
-    /// How a write is made durable.
+    /// How a write is made durable. The ring behind must be made for the same path.
     pub sync_path: SyncPath,
 }
 

@@ -9,7 +9,7 @@ use palisade_netio::{Completion, Handle, Nanos, Op, Pool, Purpose, SlotId};
 
 use crate::block::{BlockFacts, seal};
 use crate::body::{Body, BodyBuilder};
-use crate::config::{Config, SyncPath, WalError};
+use crate::config::{Config, WalError};
 use crate::flight::{Flight, Stage, Waiting, Written, batch};
 use crate::index::IndexBuilder;
 use crate::limits::{
@@ -419,7 +419,7 @@ impl Writer {
         let next = self.waiting.front().map_or(self.appended + 1, |block| block.place.block);
         assert!(next == self.submitted + 1, "what waits comes after what was submitted");
         let handle = self.handle_of(segment).expect("a segment with waiting blocks is open");
-        let barrier = self.config.sync_path == SyncPath::Dsync;
+        let barrier = self.config.sync_path.is_one_operation();
         let id = self.next_flight;
         self.next_flight += 1;
         self.flights.push_back(Flight::new(id, handle, blocks, barrier, self.durable));

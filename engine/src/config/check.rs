@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use palisade_netio::SyncPath;
+
 use super::keys::{KEYS, Key, Preset, SECTIONS, Shape};
 use super::{
     ClusterConfig, Config, ConfigError, HEARTBEATS_PER_ELECTION, LogConfig, MEMBERS_MAX, Member,
@@ -129,6 +131,7 @@ impl Reader {
                 let (section, name) = other.split_once('.').expect("paths have a section");
                 self.get(section, section, name)
             }
+            Preset::Nanos(ns) => Value::Text(format_time(Duration::from_nanos(ns))),
             Preset::Is(text) => match key.shape {
                 Shape::Flag => Value::Flag(text == "true"),
                 Shape::Number(..) => Value::Number(text.parse().expect("a default that parses")),
@@ -195,10 +198,7 @@ impl Reader {
             cluster: ClusterConfig {
                 id: self.number("cluster.id") as u32,
                 name: self.text("cluster.name"),
-                role: match self.text("cluster.role").as_str() {
-                    "standby" => Role::Standby,
-                    _ => Role::Primary,
-                },
+                role: Role::from_word(&self.text("cluster.role")).unwrap_or(Role::Primary),
             },
             node: self.build_node(),
             members: self.build_members(),
@@ -207,13 +207,11 @@ impl Reader {
                 segment_bytes: self.number("log.segment_bytes"),
                 log_bytes_max: self.number("log.log_bytes_max"),
                 retain: self.time("log.retain"),
+                sync_path: SyncPath::from_word(&self.text("log.sync_path")),
             },
             network: NetworkConfig {
-                zero_copy: match self.text("network.zero_copy").as_str() {
-                    "always" => ZeroCopy::Always,
-                    "never" => ZeroCopy::Never,
-                    _ => ZeroCopy::Auto,
-                },
+                zero_copy: ZeroCopy::from_word(&self.text("network.zero_copy"))
+                    .unwrap_or(ZeroCopy::Auto),
             },
             timing: TimingConfig {
                 heartbeat: self.time("timing.heartbeat"),

@@ -1,8 +1,12 @@
 //! One table of every key: checking, help and documents are made from it.
 
-use super::{format_size, format_time};
-
 use std::time::Duration;
+
+use palisade_netio::SyncPath;
+use palisade_netio::limits::{BACKOFF_FIRST_NS, BACKOFF_LAST_NS, HANDSHAKE_NS, USER_TIMEOUT_MS};
+
+use super::{Role, ZeroCopy, format_size, format_time};
+use crate::paxos::{ELECTION_NS, HEARTBEAT_NS};
 
 /// One key of node.toml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +53,8 @@ pub enum Preset {
     Required,
     /// This, as the file would say it.
     Is(&'static str),
+    /// So many nanoseconds: the code that waits has the number.
+    Nanos(u64),
     /// What this other key holds.
     Same(&'static str),
     /// An empty list.
@@ -58,6 +64,10 @@ pub enum Preset {
 /// Every section, in file order.
 pub const SECTIONS: [&str; 7] =
     ["cluster", "node", "member", "upstream", "log", "network", "timing"];
+
+/// `log.sync_path` when the disk is to be measured.
+const AUTO: &str = "auto";
+const SYNC_PATHS: [&str; 4] = [AUTO, SyncPath::WORDS[0], SyncPath::WORDS[1], SyncPath::WORDS[2]];
 
 const MS: u64 = 1_000;
 const S: u64 = 1_000_000;
@@ -69,7 +79,7 @@ const fn key(path: &'static str, shape: Shape, default: Preset, purpose: &'stati
 }
 
 /// Every key, in file order.
-pub const KEYS: [Key; 28] = [
+pub const KEYS: [Key; 29] = [
     key(
         "cluster.id",
         ID,
@@ -79,7 +89,7 @@ pub const KEYS: [Key; 28] = [
     key("cluster.name", Shape::Name, Preset::Required, "name of the cluster, for people"),
     key(
         "cluster.role",
-        Shape::Word(&["primary", "standby"]),
+        Shape::Word(&Role::WORDS),
         Preset::Is("primary"),
         "role at `palisade format`; afterwards the log says, and this key is not read",
     ),
@@ -151,24 +161,32 @@ pub const KEYS: [Key; 28] = [
         "log.retain",
         Shape::Time(0, 3650 * 86_400 * S),
         Preset::Is("0s"),
-        "keep log at least this long after nobody needs it",
+        "keep log at least this long after nobody needs it; acts from recycling on, which this \
+         version does not have: it keeps everything",
+    ),
+    key(
+        "log.sync_path",
+        Shape::Word(&SYNC_PATHS),
+        Preset::Is(AUTO),
+        "how writes are made durable; auto measures the disk once and keeps the verdict beside \
+         the log",
     ),
     key(
         "network.zero_copy",
-        Shape::Word(&["auto", "always", "never"]),
+        Shape::Word(&ZeroCopy::WORDS),
         Preset::Is("auto"),
         "zero-copy sends; auto turns them off where the kernel copies anyway",
     ),
     key(
         "timing.heartbeat",
         Shape::Time(5 * MS, 5 * S),
-        Preset::Is("50ms"),
+        Preset::Nanos(HEARTBEAT_NS),
         "pause between two heartbeats of a pair of shards",
     ),
     key(
         "timing.election",
         Shape::Time(50 * MS, 60 * S),
-        Preset::Is("400ms"),
+        Preset::Nanos(ELECTION_NS),
         "silence of a leader after which a follower asks for votes, at least 3 heartbeats",
     ),
     key(
@@ -186,25 +204,25 @@ pub const KEYS: [Key; 28] = [
     key(
         "timing.reconnect_min",
         Shape::Time(MS, 10 * S),
-        Preset::Is("20ms"),
+        Preset::Nanos(BACKOFF_FIRST_NS),
         "first pause before a peer is dialled again",
     ),
     key(
         "timing.reconnect_max",
         Shape::Time(10 * MS, 60 * S),
-        Preset::Is("1s"),
+        Preset::Nanos(BACKOFF_LAST_NS),
         "longest pause before a peer is dialled again, at least reconnect_min",
     ),
     key(
         "timing.handshake",
         Shape::Time(50 * MS, 60 * S),
-        Preset::Is("5s"),
+        Preset::Nanos(HANDSHAKE_NS),
         "time for a connection and its greeting",
     ),
     key(
         "timing.peer_timeout",
         Shape::Time(100 * MS, 600 * S),
-        Preset::Is("5s"),
+        Preset::Nanos(USER_TIMEOUT_MS as u64 * 1_000_000),
         "time that sent bytes may stay unacknowledged before a connection ends",
     ),
     key(
@@ -268,6 +286,7 @@ impl Key {
             (Preset::Required, _) => "required".to_owned(),
             (Preset::Same(other), _) => format!("same as {other}"),
             (Preset::Empty, _) => "[]".to_owned(),
+            (Preset::Nanos(ns), _) => format!("{:?}", format_time(Duration::from_nanos(ns))),
             (Preset::Is(text), Shape::Flag | Shape::Number(..)) => text.to_owned(),
             (Preset::Is(text), _) => format!("{text:?}"),
         }

@@ -5,6 +5,11 @@ use super::member::MEMBERS_MAX;
 /// Milliseconds in the unit of [`Nanos`](palisade_netio::Nanos).
 const MS: u64 = 1_000_000;
 
+/// Between two heartbeats, unless set otherwise.
+pub const HEARTBEAT_NS: u64 = 50 * MS;
+/// Silence after which a node is taken to be dead, unless set otherwise.
+pub const ELECTION_NS: u64 = 200 * MS;
+
 /// Timers and windows of every replica and of the liveness between nodes. Times in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
@@ -37,8 +42,8 @@ pub struct Tuning {
 pub const RECORDS_IN_FLIGHT_MAX: usize = 16;
 
 const DEFAULT: Tuning = Tuning {
-    heartbeat_ns: 50 * MS,
-    election_ns: 200 * MS,
+    heartbeat_ns: HEARTBEAT_NS,
+    election_ns: ELECTION_NS,
     election_jitter_ns: 50 * MS,
     rank_step_ns: 10 * MS,
     retry_ns: 100 * MS,

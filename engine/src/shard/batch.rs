@@ -41,6 +41,11 @@ impl<R: Ring> Shard<R> {
         kind: GroupKind,
         reply: Reply,
     ) {
+        let is_client = matches!(reply, Reply::Session { .. });
+        if is_client && self.port.is_refusing() {
+            let text = "the node is stopping; append at another one";
+            return self.settle(reply, Err(Error::new(ErrorKind::Shutdown, text)));
+        }
         match self.admit(stream, &record) {
             Err(error) => self.settle(reply, Err(error)),
             Ok(Some(original)) => self.await_original(stream, original, reply),

@@ -104,7 +104,7 @@ impl<R: Ring> Shard<R> {
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),
             creations: Creations::default(),
-            net: Net::new(me, zero_copy),
+            net: Net::new(me, zero_copy, config.link_timing),
             jobs: Jobs::default(),
             imports: Imports::default(),
             liveness: None,
@@ -116,6 +116,7 @@ impl<R: Ring> Shard<R> {
             pending_bytes: 0,
             spare: None,
             stalled: false,
+            overdue: false,
             seal_stuck: false,
             tail_bytes: 0,
             lost_hard_state: false,
@@ -409,7 +410,9 @@ impl<R: Ring> Shard<R> {
     fn start_listener(&mut self) {
         let Some(addr) = self.config.listen else { return };
         let base = owner_base(OWNER_LISTENER, 0);
-        let mut listener = Listener::new(base, addr, ListenLimits::default());
+        let handshake_ns = self.config.link_timing.handshake_ns;
+        let limits = ListenLimits { handshake_ns, ..ListenLimits::default() };
+        let mut listener = Listener::new(base, addr, limits);
         let io = &mut self.io;
         listener.start(&mut io.ring, &mut io.pool, io.now);
         self.net.listener = Some(listener);

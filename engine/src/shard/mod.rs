@@ -38,8 +38,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use palisade_netio::{Completion, Identity, Nanos, Op, Pool, Quotas, Ring, SlotId, ZeroCopyMode};
-use palisade_wal::SyncPath;
+use palisade_netio::{
+    Completion, Identity, LinkTiming, Nanos, Op, Pool, Quotas, Ring, SlotId, SyncPath, ZeroCopyMode,
+};
 
 use crate::config::Role;
 use crate::forward::{ForwardPort, Lease};
@@ -76,14 +77,18 @@ pub struct ShardConfig {
     pub segment_bytes: u64,
     /// Bytes that the shard's segments may take.
     pub log_bytes_max: u64,
-    /// How writes are made durable.
+    /// How writes are made durable; the ring must be made for the same path.
     pub sync_path: SyncPath,
     /// Durable writes in flight, 1 to 4.
     pub writes_in_flight: usize,
     /// Zero-copy sends.
     pub zero_copy: ZeroCopyMode,
+    /// How long links wait for what.
+    pub link_timing: LinkTiming,
     /// A write that takes longer makes the node fall silent, in nanoseconds.
     pub disk_stall_ns: u64,
+    /// A write that takes longer stops the shard, in nanoseconds.
+    pub disk_stall_hard_ns: u64,
     /// Timers and windows of the replicas.
     pub tuning: Tuning,
     /// First members and role: makes a new shard in an empty directory, and stops.
@@ -160,6 +165,8 @@ pub struct Shard<R: Ring> {
     pub(crate) pending_bytes: usize,
     pub(crate) spare: Option<SlotId>,
     pub(crate) stalled: bool,
+    /// In the last turn a write was older than `disk_stall_hard_ns`.
+    overdue: bool,
     /// A batch could not be made for lack of memory or space.
     pub(crate) seal_stuck: bool,
     /// Bytes of groups that are kept for readers until they are committed.

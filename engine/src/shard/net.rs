@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use palisade_netio::{
-    Class, Completion, Expect, FrameHead, Greeted, Hello, Identity, Link, LinkEvent, ListenEvent,
-    Listener, Nanos, Outgoing, Pool, Refusal, RefusalCode, Ring, Run, Target, Token, TokenBase,
-    Welcome, ZeroCopy,
+    Class, Completion, Expect, FrameHead, Greeted, Hello, Identity, Link, LinkEvent, LinkTiming,
+    ListenEvent, Listener, Nanos, Outgoing, Pool, Refusal, RefusalCode, Ring, Run, Target, Token,
+    TokenBase, Welcome, ZeroCopy,
 };
 
 use crate::limits::{MESSAGES_BYTES_MAX, OUTBOX_BYTES_MAX, PEER_BACKLOG_BYTES, SESSIONS_MAX};
@@ -70,6 +70,7 @@ pub(crate) struct Net {
     pub(crate) listener: Option<Listener>,
     next: u32,
     zero_copy: ZeroCopy,
+    timing: LinkTiming,
     sessions: usize,
 }
 
@@ -81,7 +82,7 @@ pub(crate) enum PeerChange {
 }
 
 impl Net {
-    pub(crate) fn new(me: Identity, zero_copy: ZeroCopy) -> Net {
+    pub(crate) fn new(me: Identity, zero_copy: ZeroCopy, timing: LinkTiming) -> Net {
         Net {
             me,
             conns: BTreeMap::new(),
@@ -89,6 +90,7 @@ impl Net {
             listener: None,
             next: 0,
             zero_copy,
+            timing,
             sessions: 0,
         }
     }
@@ -143,6 +145,7 @@ impl Net {
     }
 
     fn tune(&self, link: &mut Link, class: Class) {
+        link.set_timing(self.timing);
         if class == Class::Bulk {
             link.set_zero_copy(self.zero_copy);
             link.set_backlog_bytes_max(PEER_BACKLOG_BYTES);

@@ -105,10 +105,7 @@ impl<R: Ring> Shard<R> {
             disk: DiskStatus {
                 used: space.used,
                 limit: space.limit,
-                sync_path: match self.config.sync_path {
-                    palisade_wal::SyncPath::Dsync => "rwf-dsync".to_string(),
-                    palisade_wal::SyncPath::WriteThenSync => "fdatasync".to_string(),
-                },
+                sync_path: self.config.sync_path.as_str().to_string(),
             },
             alarms: self
                 .alarms

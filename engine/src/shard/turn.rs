@@ -17,12 +17,12 @@ use crate::shard::create::Asker;
 use crate::shard::jobs::{Destination, Job};
 use crate::shard::ledger::Durable;
 use crate::shard::net::conn_of;
-use crate::shard::stream::Reply;
+use crate::shard::stream::{Reply, StreamState};
 use crate::shard::token::{
     OWNER_CONN, OWNER_IDENTITY, OWNER_LISTENER, OWNER_ONCE, OWNER_READ, OWNER_WAL, local_of,
     local_token, owner_of,
 };
-use crate::shard::{Halt, Shard};
+use crate::shard::{Halt, Shard, ShardConfig};
 
 /// How soon a shard looks again for what rings no bell.
 const LOOK_AGAIN_NS: u64 = 1_000_000;
@@ -74,6 +74,7 @@ impl<R: Ring> Shard<R> {
         self.serve_forwarder();
         self.run_jobs();
         self.check_ceiling();
+        self.check_drained();
         if let Some(error) = self.ledger.wal.poisoned() {
             self.halt = Some(Halt::Poisoned(error.to_string()));
         }
@@ -179,7 +180,17 @@ impl<R: Ring> Shard<R> {
     /// A write that takes too long makes this node fall silent: it must not lead.
     fn check_stall(&mut self) {
         let limit = self.config.disk_stall_ns;
-        let stalled = self.ledger.oldest_write_age(self.io.now) > limit;
+        self.ledger.note_writes(self.io.now);
+        let age = self.ledger.oldest_write_age(self.io.now);
+        // Seen in two turns: between them the ring was asked, so it was not this process that
+        // stood still.
+        let overdue = age > self.config.disk_stall_hard_ns;
+        if std::mem::replace(&mut self.overdue, overdue) && overdue {
+            // Like a failed write: whether it will ever be on the disk, nobody knows.
+            let text = format!("a write takes more than {} ms", age / 1_000_000);
+            self.halt = Some(Halt::Poisoned(text));
+        }
+        let stalled = age > limit;
         if stalled == self.stalled {
             return;
         }
@@ -196,6 +207,18 @@ impl<R: Ring> Shard<R> {
         for stream in streams {
             self.step(stream, |replica, now, fx| replica.on_disk_stalled(stalled, now, fx));
         }
+    }
+
+    /// Tells a node that wants to stop when everything that was taken has its outcome.
+    fn check_drained(&mut self) {
+        if self.port.is_draining() && self.is_drained() {
+            self.port.tell_drained();
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let settled = |state: &StreamState| state.waiting.is_empty() && state.voided.is_empty();
+        self.port.is_empty() && self.pending_count == 0 && self.streams.values().all(settled)
     }
 
     /// Puts waiting records into blocks. False when some still wait.
@@ -248,15 +271,16 @@ impl<R: Ring> Shard<R> {
         let sealable = !self.seal_stuck
             && !self.dirty.is_empty()
             && self.ledger.wal.wants_block(self.pending_bytes);
-        !self.port.is_empty() || mesh || forward || sealable || !self.touched.is_empty()
+        let drained = self.port.is_draining() && self.is_drained();
+        !self.port.is_empty() || drained || mesh || forward || sealable || !self.touched.is_empty()
     }
 
     fn next_timer(&self) -> Option<Nanos> {
         let replicas = self.timers.first().map(|(due, _)| *due);
         let liveness = self.liveness.as_ref().map(|l| l.next_deadline());
-        // The end of a stall is a completion.
-        let waits = self.ledger.oldest_write().filter(|_| !self.stalled);
-        let stall = waits.map(|at| at.after(self.config.disk_stall_ns + 1));
+        let ShardConfig { disk_stall_ns, disk_stall_hard_ns, .. } = self.config;
+        let limit = if self.stalled { disk_stall_hard_ns } else { disk_stall_ns };
+        let stall = self.ledger.oldest_write().map(|at| at.after(limit.saturating_add(1)));
         // Slots that other threads give back, and room in other shards' inboxes, ring no bell.
         let waits = self.seal_stuck || !self.unsent.is_empty();
         let again = waits.then(|| self.io.now.after(LOOK_AGAIN_NS));

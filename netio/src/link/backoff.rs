@@ -1,30 +1,36 @@
 //! Pauses before dialling again.
 
-use crate::limits::{BACKOFF_FIRST_NS, BACKOFF_LAST_NS};
-
 /// Doubling, jittered pauses, replayable from a seed.
 pub(super) struct Backoff {
+    first_ns: u64,
+    last_ns: u64,
     next_ns: u64,
     random: u64,
 }
 
 impl Backoff {
-    pub(super) fn new(seed: u64) -> Backoff {
-        Backoff { next_ns: BACKOFF_FIRST_NS, random: seed }
+    pub(super) fn new(seed: u64, first_ns: u64, last_ns: u64) -> Backoff {
+        let last_ns = last_ns.max(first_ns);
+        Backoff { first_ns, last_ns, next_ns: first_ns, random: seed }
+    }
+
+    /// Sets the bounds of the pauses from the next one on.
+    pub(super) fn set_bounds(&mut self, first_ns: u64, last_ns: u64) {
+        *self = Backoff::new(self.random, first_ns, last_ns);
     }
 
     pub(super) fn reset(&mut self) {
-        self.next_ns = BACKOFF_FIRST_NS;
+        self.next_ns = self.first_ns;
     }
 
     pub(super) fn longest(&mut self) {
-        self.next_ns = BACKOFF_LAST_NS;
+        self.next_ns = self.last_ns;
     }
 
     /// The next pause, between half of the step and the step, in nanoseconds.
     pub(super) fn pause_ns(&mut self) -> u64 {
         let step = self.next_ns;
-        self.next_ns = (step * 2).min(BACKOFF_LAST_NS);
+        self.next_ns = step.saturating_mul(2).min(self.last_ns);
         step / 2 + splitmix(&mut self.random) % (step / 2 + 1)
     }
 }
@@ -43,14 +49,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_second_and_jitter() {
-        let mut backoff = Backoff::new(1);
-        let mut step = BACKOFF_FIRST_NS;
+    fn pauses_double_up_to_the_bound_and_jitter() {
+        let (first, last) = (20_000_000, 1_000_000_000);
+        let mut backoff = Backoff::new(1, first, last);
+        let mut step = first;
         for _ in 0..12 {
             let pause = backoff.pause_ns();
             assert!(pause >= step / 2 && pause <= step);
-            step = (step * 2).min(BACKOFF_LAST_NS);
+            step = (step * 2).min(last);
         }
-        assert_ne!(Backoff::new(1).pause_ns(), Backoff::new(2).pause_ns());
+        let first_of = |seed| Backoff::new(seed, first, last).pause_ns();
+        assert_ne!(first_of(1), first_of(2));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::frame::{FrameError, FrameHead};
 use crate::hello::{Identity, Refusal};
+use crate::limits::{BACKOFF_FIRST_NS, BACKOFF_LAST_NS, HANDSHAKE_NS, PIN_NS_MAX};
 use crate::op::{Errno, Run};
 use crate::pool::SlotId;
 
@@ -21,6 +22,31 @@ pub enum LinkEvent {
     },
     /// A frame arrived, and its checksums are right.
     Frame(Frame),
+}
+
+/// How long a link waits for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkTiming {
+    /// First pause before it dials again; the real ones are spread between half of it and it.
+    pub reconnect_min_ns: u64,
+    /// Longest pause before it dials again, and the pause after a refusal.
+    pub reconnect_max_ns: u64,
+    /// Time for connecting and the greeting together.
+    pub handshake_ns: u64,
+    /// Time that the kernel may hold slots of a zero-copy send; as long as the
+    /// [`user_timeout_ms`](crate::UringConfig::user_timeout_ms) of the ring.
+    pub pin_ns_max: u64,
+}
+
+impl Default for LinkTiming {
+    fn default() -> LinkTiming {
+        LinkTiming {
+            reconnect_min_ns: BACKOFF_FIRST_NS,
+            reconnect_max_ns: BACKOFF_LAST_NS,
+            handshake_ns: HANDSHAKE_NS,
+            pin_ns_max: PIN_NS_MAX,
+        }
+    }
 }
 
 /// A frame that arrived. Its slot belongs to the link until the next

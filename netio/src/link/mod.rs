@@ -9,12 +9,14 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 pub(crate) use backoff::splitmix;
-pub use event::{DownReason, Frame, Framing, Full, LinkEvent, Outgoing, ZeroCopy, ZeroCopyMode};
+pub use event::{
+    DownReason, Frame, Framing, Full, LinkEvent, LinkTiming, Outgoing, ZeroCopy, ZeroCopyMode,
+};
 pub(crate) use inbox::{Inbox, Room};
 
 use crate::frame::{FrameHead, FrameLimits, KIND_USER_MIN};
 use crate::hello::{Class, Hello, Identity, KIND_REFUSED, KIND_WELCOME, Refusal, Welcome};
-use crate::limits::{HANDSHAKE_NS, PIN_NS_MAX, ZERO_COPY_PENDING_MAX, ZERO_COPY_THRESHOLD_BYTES};
+use crate::limits::{FAREWELL_NS, ZERO_COPY_PENDING_MAX, ZERO_COPY_THRESHOLD_BYTES};
 use crate::op::{Completion, Errno, Handle, Op, Payload};
 use crate::pool::Pool;
 use crate::ring::{Nanos, Ring};
@@ -92,6 +94,7 @@ pub struct Link {
     send_number: u16,
     pinned: VecDeque<Pinned>,
     zero_copy: ZeroCopy,
+    timing: LinkTiming,
     /// The kernel copied on this connection.
     copies: bool,
     /// Zero-copy sends fail on this connection.
@@ -109,7 +112,8 @@ pub struct Link {
 impl Link {
     /// A link that dials `addr` for ever. `seed` spreads the pauses.
     pub fn dial(base: TokenBase, addr: SocketAddr, hello: Hello, class: Class, seed: u64) -> Link {
-        let backoff = Backoff::new(seed);
+        let LinkTiming { reconnect_min_ns, reconnect_max_ns, .. } = LinkTiming::default();
+        let backoff = Backoff::new(seed, reconnect_min_ns, reconnect_max_ns);
         Link::new(base, Side::Dial { addr, hello, backoff }, class, None)
     }
 
@@ -141,6 +145,7 @@ impl Link {
                 threshold_bytes: ZERO_COPY_THRESHOLD_BYTES as u32,
                 mode: ZeroCopyMode::Never,
             },
+            timing: LinkTiming::default(),
             copies: false,
             cannot_zero_copy: false,
             inbox: Inbox::new(Framing::Exact),
@@ -161,6 +166,14 @@ impl Link {
     /// When slots are sent without copying; at first never.
     pub fn set_zero_copy(&mut self, zero_copy: ZeroCopy) {
         self.zero_copy = zero_copy;
+    }
+
+    /// How long to wait for what; set before the link is started.
+    pub fn set_timing(&mut self, timing: LinkTiming) {
+        self.timing = timing;
+        if let Side::Dial { backoff, .. } = &mut self.side {
+            backoff.set_bounds(timing.reconnect_min_ns, timing.reconnect_max_ns);
+        }
     }
 
     /// How what arrives is laid out; by the class at first. Takes effect with the next
@@ -232,7 +245,7 @@ impl Link {
             State::Connecting(until) | State::Greeting(until) if now >= until => {
                 self.fail(ring, pool, DownReason::HandshakeTimeout);
             }
-            State::Up if self.pinned_since().is_some_and(|at| now >= at.after(PIN_NS_MAX)) => {
+            State::Up if self.pin_ends().is_some_and(|until| now >= until) => {
                 self.fail(ring, pool, DownReason::Unacknowledged);
             }
             State::Up if self.ending.is_some_and(|until| now >= until) => {
@@ -248,10 +261,7 @@ impl Link {
             State::Pausing(until) | State::Connecting(until) | State::Greeting(until) => {
                 Some(until)
             }
-            State::Up => {
-                let pinned = self.pinned_since().map(|at| at.after(PIN_NS_MAX));
-                [pinned, self.ending].into_iter().flatten().min()
-            }
+            State::Up => [self.pin_ends(), self.ending].into_iter().flatten().min(),
             State::New | State::Closing | State::Closed => None,
         }
     }
@@ -342,7 +352,7 @@ impl Link {
         if self.ending.is_some() {
             return;
         }
-        self.ending = Some(self.now.after(HANDSHAKE_NS));
+        self.ending = Some(self.now.after(FAREWELL_NS));
         match self.state {
             State::Up => self.flush(ring, pool),
             State::New if self.socket.is_some() => self.fail(ring, pool, DownReason::Closed),
@@ -394,7 +404,7 @@ impl Link {
         self.generation = self.generation.wrapping_add(1);
         (self.shut, self.starved) = (false, false);
         (self.copies, self.cannot_zero_copy) = (false, false);
-        self.state = State::Connecting(self.now.after(HANDSHAKE_NS));
+        self.state = State::Connecting(self.now.after(self.timing.handshake_ns));
         self.flying.connect = true;
         ring.submit(pool, self.token(CONNECT), Op::Connect { addr });
     }
@@ -617,9 +627,10 @@ impl Link {
             && self.pinned.len() < ZERO_COPY_PENDING_MAX
     }
 
-    fn pinned_since(&self) -> Option<Nanos> {
+    /// When the kernel has held slots of this connection for too long.
+    fn pin_ends(&self) -> Option<Nanos> {
         let current = |pin: &&Pinned| pin.generation == self.generation;
-        self.pinned.iter().find(current).map(|pin| pin.since)
+        self.pinned.iter().find(current).map(|pin| pin.since.after(self.timing.pin_ns_max))
     }
 }
 

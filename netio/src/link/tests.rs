@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::hello::{KIND_HELLO, Target};
+use crate::limits::PIN_NS_MAX;
 use crate::op::{Run, Token};
 use crate::pool::{Purpose, Quotas, SlotId};
 use crate::ring::{Wait, Wake};
@@ -63,6 +64,10 @@ struct Stage {
 
 impl Stage {
     fn dial(class: Class) -> Stage {
+        Stage::dial_with(class, LinkTiming::default())
+    }
+
+    fn dial_with(class: Class, timing: LinkTiming) -> Stage {
         let from = Identity { cluster: 1, node: 1, shards: 1, ..Identity::default() };
         let hello = Hello::new(class, from, Target { cluster: 1, node: 2, shard: 0 });
         let base = TokenBase::new(3 << 16);
@@ -73,6 +78,7 @@ impl Stage {
             link: Link::dial(base, addr, hello, class, 1),
             now: Nanos(1),
         };
+        stage.link.set_timing(timing);
         stage.link.start(&mut stage.ring, &mut stage.pool, stage.now);
         stage
     }
@@ -281,6 +287,38 @@ fn a_pin_that_is_never_let_go_ends_the_connection() {
     assert_eq!(due, stage.now.after(PIN_NS_MAX));
     stage.at(due);
     assert_eq!(down(stage.event()), DownReason::Unacknowledged);
+}
+
+#[test]
+fn every_wait_is_as_long_as_it_was_set() {
+    let timing = LinkTiming {
+        reconnect_min_ns: 3000 * MS,
+        reconnect_max_ns: 4000 * MS,
+        handshake_ns: 77 * MS,
+        pin_ns_max: 11 * MS,
+    };
+    let mut stage = Stage::dial_with(Class::Bulk, timing);
+    assert_eq!(stage.link.next_timer(), Some(stage.now.after(77 * MS)));
+    let refuse = |stage: &mut Stage| {
+        let connect = stage.find(|op| matches!(op, Op::Connect { .. }));
+        stage.done(connect, Err(Errno::CONNREFUSED), Payload::None);
+        let again = stage.link.next_timer().unwrap();
+        let pause = again.since(stage.now);
+        stage.at(again);
+        pause
+    };
+    let first = refuse(&mut stage);
+    assert!((1500 * MS..=3000 * MS).contains(&first), "{first}");
+    for _ in 0..3 {
+        let later = refuse(&mut stage);
+        assert!((2000 * MS..=4000 * MS).contains(&later), "{later}");
+    }
+    stage.greet();
+    stage.event();
+    let (_, token) = stage.send_zero_copy();
+    let payload = Payload::None;
+    stage.complete(Completion { token, result: Ok(1512), more: true, payload, copied: false });
+    assert_eq!(stage.link.next_timer(), Some(stage.now.after(11 * MS)));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, StatxFlags};
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 
-use crate::limits::{LIST_NAMES_MAX, LISTEN_BACKLOG, USER_TIMEOUT_MS};
+use crate::limits::{LIST_NAMES_MAX, LISTEN_BACKLOG};
 use crate::op::{Errno, FileFacts, Handle, OpenHow};
 
 pub(super) type Done<T> = Result<T, Errno>;
@@ -107,18 +107,18 @@ pub(super) fn listen(addr: SocketAddr) -> Done<(Handle, SocketAddr)> {
 }
 
 /// A socket that can be connected to `addr`.
-pub(super) fn connectable(addr: SocketAddr) -> Done<Handle> {
+pub(super) fn connectable(addr: SocketAddr, user_timeout_ms: u32) -> Done<Handle> {
     let socket = socket(addr)?;
     let handle = Handle::from_raw(socket.as_raw_fd());
-    tune(handle)?;
+    tune(handle, user_timeout_ms)?;
     Ok(Handle::from_raw(socket.into_raw_fd()))
 }
 
 /// Sends at once, and gives up on a peer that does not acknowledge.
-pub(super) fn tune(handle: Handle) -> Done<()> {
+pub(super) fn tune(handle: Handle, user_timeout_ms: u32) -> Done<()> {
     let fd = borrow(handle);
     net::sockopt::set_tcp_nodelay(fd, true)?;
-    net::sockopt::set_tcp_user_timeout(fd, USER_TIMEOUT_MS)?;
+    net::sockopt::set_tcp_user_timeout(fd, user_timeout_ms)?;
     Ok(())
 }
 

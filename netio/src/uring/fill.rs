@@ -3,8 +3,11 @@
 use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 
+use super::UringConfig;
 use super::calls;
+use super::chain::Chain;
 use super::flight::{Flight, Kind, Pin};
+use crate::barrier::SyncPath;
 use crate::op::{Errno, Handle, Op, Run};
 use crate::pool::Pool;
 
@@ -17,6 +20,7 @@ pub(super) fn entry(
     flight: &mut Flight,
     pool: &mut Pool,
     registered: u16,
+    config: &UringConfig,
     op: Op,
 ) -> Result<Entry, Errno> {
     let entry = match op {
@@ -31,7 +35,12 @@ pub(super) fn entry(
         Op::Close { handle } => opcode::Close::new(fd(handle)).build(),
         Op::Write { handle, offset, runs, barrier } => {
             pin_read(flight, pool, runs);
-            write(flight, pool, registered, handle, offset, barrier)
+            let linked = barrier && config.sync_path == SyncPath::LinkedSync;
+            if linked {
+                flight.kind = Kind::Chain;
+                flight.chain = Chain::new(flight.runs.iter().map(|run| run.len).sum());
+            }
+            write(flight, pool, registered, handle, offset, barrier && !linked)
         }
         Op::Read { handle, offset, run } => {
             pool.pin_fill(run);
@@ -40,11 +49,11 @@ pub(super) fn entry(
             read(pool, registered, handle, offset, run)
         }
         Op::Sync { handle, metadata } => {
-            let flags = match metadata {
-                true => types::FsyncFlags::empty(),
-                false => types::FsyncFlags::DATASYNC,
-            };
-            opcode::Fsync::new(fd(handle)).flags(flags).build()
+            if metadata {
+                opcode::Fsync::new(fd(handle)).build()
+            } else {
+                data_sync(handle)
+            }
         }
         Op::Allocate { handle, len } => opcode::Fallocate::new(fd(handle), len).build(),
         Op::Accept { listener } => {
@@ -52,7 +61,7 @@ pub(super) fn entry(
             opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_CLOEXEC).build()
         }
         Op::Connect { addr } => {
-            let socket = calls::connectable(addr)?;
+            let socket = calls::connectable(addr, config.user_timeout_ms)?;
             flight.kind = Kind::Connect(socket);
             let len = calls::write_address(addr, &mut flight.address);
             opcode::Connect::new(fd(socket), (&raw const flight.address).cast(), len).build()
@@ -72,6 +81,11 @@ pub(super) fn entry(
         other => unreachable!("{other:?} does not go through the ring"),
     };
     Ok(entry)
+}
+
+/// The sync of a file's data.
+pub(super) fn data_sync(handle: Handle) -> Entry {
+    opcode::Fsync::new(fd(handle)).flags(types::FsyncFlags::DATASYNC).build()
 }
 
 /// Ends the pins of an operation.

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use super::chain::Chain;
 use crate::op::{Handle, Run, Token};
 
 /// How the completions of an operation are read.
@@ -14,6 +15,8 @@ pub(super) enum Kind {
     Connect(Handle),
     Accept,
     Send,
+    /// A write with a sync linked to it.
+    Chain,
 }
 
 /// How the runs of an operation are pinned.
@@ -34,6 +37,8 @@ pub(super) struct Flight {
     pub(super) address: libc::sockaddr_storage,
     pub(super) prefix: Vec<u8>,
     pub(super) path: CString,
+    /// Of [`Kind::Chain`].
+    pub(super) chain: Chain,
     generation: u32,
     live: bool,
 }
@@ -53,6 +58,7 @@ impl Flight {
             address: unsafe { std::mem::zeroed() },
             prefix: Vec::new(),
             path: CString::default(),
+            chain: Chain::default(),
             generation: 0,
             live: false,
         }

@@ -5,9 +5,11 @@
 //! points at lives in a slab until the *last* completion of its operation.
 
 mod calls;
+mod chain;
 mod doorbell;
 mod fill;
 mod flight;
+mod helper;
 mod registered;
 
 use std::collections::{HashMap, VecDeque};
@@ -19,14 +21,18 @@ pub use calls::{adopt_tcp, release_tcp};
 use io_uring::types::CancelBuilder;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use crate::limits::DRAIN_NS_MAX;
+use crate::barrier::SyncPath;
+use crate::limits::{DRAIN_NS_MAX, USER_TIMEOUT_MS};
 use crate::link::splitmix;
-use crate::op::{Completion, Errno, Op, Payload, Token};
+use crate::op::{Completion, Errno, Handle, Op, Payload, Token};
 use crate::pool::{Memory, Pool};
 use crate::probe::{self, ProbeError};
 use crate::ring::{Nanos, Ring, Wait, Wake};
+use chain::SYNC_HALF;
 use doorbell::Bell;
 use flight::{Kind, Slab};
+use helper::Helper;
+use registered::Share;
 
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 8;
@@ -44,17 +50,36 @@ const DRAIN_STEP_NS: u64 = 20_000_000;
 /// How a ring is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UringConfig {
-    /// Operations handed over with one call; more take several. 1 to 32768.
+    /// Operations handed over with one call; more take several. 2 to 32768.
     pub entries: u32,
     /// Bytes of the pool to register with the kernel at most.
     pub register_bytes_max: usize,
+    /// How a write with a barrier is made durable, and where a sync of data runs.
+    pub sync_path: SyncPath,
+    /// Time that sent bytes may stay unacknowledged before the kernel ends a connection
+    /// (`TCP_USER_TIMEOUT`), in milliseconds.
+    pub user_timeout_ms: u32,
 }
 
 impl Default for UringConfig {
     /// 256 entries, and as many registered bytes as do no harm to other processes of this user:
-    /// 64 MiB when locked memory is not limited, else 1 MiB.
+    /// 64 MiB when locked memory is not limited, else what is left of 1 MiB that all rings of the
+    /// process share.
     fn default() -> UringConfig {
-        UringConfig { entries: 256, register_bytes_max: registered::register_bytes_default() }
+        UringConfig {
+            entries: 256,
+            register_bytes_max: registered::register_bytes_default(),
+            sync_path: SyncPath::Dsync,
+            user_timeout_ms: USER_TIMEOUT_MS,
+        }
+    }
+}
+
+impl UringConfig {
+    /// For each of `rings` rings of one process: what they share is divided.
+    pub fn shared_by(rings: usize) -> UringConfig {
+        let register_bytes_max = registered::register_bytes_of(rings);
+        UringConfig { register_bytes_max, ..UringConfig::default() }
     }
 }
 
@@ -72,7 +97,16 @@ pub struct Uring {
     /// Reused by every reaping.
     cqes: Vec<cqueue::Entry>,
     unsubmitted: u32,
+    /// Entries handed to the kernel so far.
+    handed: u64,
+    /// Chains that were not handed over: the place of the second half among all entries, and the
+    /// number of the operation.
+    chains: VecDeque<(u64, u64)>,
+    config: UringConfig,
+    helper: Option<Helper>,
     registered: u16,
+    /// What is registered of the process's part of locked memory.
+    _share: Share,
     bell: Arc<Bell>,
     bell_count: Box<u64>,
     bell_rang: bool,
@@ -88,7 +122,7 @@ impl Uring {
     /// What the kernel lacks or forbids.
     pub fn new(config: UringConfig, pool: &Pool) -> Result<Uring, ProbeError> {
         let facts = probe::probe()?;
-        let entries = config.entries.clamp(1, 32 << 10);
+        let entries = config.entries.clamp(2, 32 << 10);
         let ring: IoUring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -99,8 +133,12 @@ impl Uring {
             .build(entries)
             .map_err(ProbeError::from_setup)?;
         let memory = pool.memory().clone();
-        let (registered, _) = registered::arena(&ring, &memory, config.register_bytes_max);
+        let mut share = registered::share(config.register_bytes_max.min(memory.len()));
+        let (registered, _) = registered::arena(&ring, &memory, share.bytes());
+        share.keep(usize::from(registered) * crate::pool::REGISTERED_STEP);
         let bell = Bell::new().map_err(ProbeError::from_setup)?;
+        let helped = config.sync_path == SyncPath::WriteThenSync;
+        let helper = helped.then(|| Helper::new(bell.clone())).transpose();
         let mut uring = Uring {
             index: registered::ring_fd(ring.as_raw_fd()),
             ring,
@@ -110,7 +148,12 @@ impl Uring {
             ready: VecDeque::new(),
             cqes: Vec::new(),
             unsubmitted: 0,
+            handed: 0,
+            chains: VecDeque::new(),
+            config,
+            helper: helper.map_err(ProbeError::from_setup)?,
             registered,
+            _share: share,
             bell,
             bell_count: Box::new(0),
             bell_rang: false,
@@ -163,6 +206,30 @@ impl Uring {
         }
     }
 
+    /// Queues a write and the sync linked to it, so that they are handed over together.
+    fn push_chain(&mut self, number: u64, write: squeue::Entry, sync: squeue::Entry) {
+        let write = write.flags(squeue::Flags::IO_LINK).user_data(number);
+        let halves = [write, sync.user_data(number | SYNC_HALF)];
+        // SAFETY: as in `push`.
+        while unsafe { self.ring.submission().push_multiple(&halves) }.is_err() {
+            self.call(0, 0, None);
+        }
+        self.unsubmitted += 2;
+        self.chains.push_back((self.handed + u64::from(self.unsubmitted) - 1, number));
+    }
+
+    /// The kernel took entries: a chain of which it took one half only is none.
+    fn note_handed(&mut self, submitted: u32) {
+        self.unsubmitted -= submitted;
+        self.handed += u64::from(submitted);
+        while let Some(&(second, number)) = self.chains.front().filter(|c| c.0 <= self.handed) {
+            self.chains.pop_front();
+            if let Some(flight) = self.slab.get(number).filter(|_| second == self.handed) {
+                flight.chain.split();
+            }
+        }
+    }
+
     fn arm_bell(&mut self) {
         let count: *mut u64 = &raw mut *self.bell_count;
         let entry = opcode::Read::new(types::Fd(self.bell.raw()), count.cast(), 8);
@@ -191,7 +258,7 @@ impl Uring {
             libc::syscall(libc::SYS_io_uring_enter, fd, self.unsubmitted, wait_for, flags, at, size)
         };
         if let Ok(submitted) = u32::try_from(done) {
-            self.unsubmitted -= submitted;
+            self.note_handed(submitted);
             return;
         }
         let error = std::io::Error::last_os_error();
@@ -221,9 +288,13 @@ impl Uring {
     }
 
     fn finish(&mut self, pool: &mut Option<&mut Pool>, cqe: &cqueue::Entry) -> Option<Completion> {
-        let number = cqe.user_data();
+        let number = cqe.user_data() & !SYNC_HALF;
         let flight = self.slab.get(number)?;
         let (token, kind) = (flight.token, flight.kind);
+        let result = match kind {
+            Kind::Chain => flight.chain.end(cqe.user_data() & SYNC_HALF != 0, cqe.result())?,
+            _ => cqe.result(),
+        };
         let more = cqueue::more(cqe.flags());
         if !more {
             if let Some(pool) = pool {
@@ -237,12 +308,24 @@ impl Uring {
             let payload = Payload::None;
             return Some(Completion { token, result: Ok(0), more, payload, copied });
         }
-        let result = match cqe.result() {
+        let result = match result {
             result @ 0.. => Ok(result as u32),
             error => Err(Errno(-error)),
         };
-        let (result, payload) = read_result(kind, result);
+        let (result, payload) = read_result(kind, result, self.config.user_timeout_ms);
         Some(Completion { token, result, more, payload, copied: false })
+    }
+
+    /// Takes what the helper thread has synced.
+    fn take_synced(&mut self, done: &mut Vec<Completion>) {
+        while let Some((number, result)) = self.helper.as_mut().and_then(Helper::take) {
+            let Some(flight) = self.slab.get(number) else { continue };
+            let token = flight.token;
+            self.slab.free(number);
+            self.tokens.remove(&token);
+            let payload = Payload::None;
+            done.push(Completion { token, result, more: false, payload, copied: false });
+        }
     }
 
     /// Whether the kernel has finished something that only a call makes visible.
@@ -261,6 +344,7 @@ impl Uring {
             let step = types::Timespec::new().nsec(DRAIN_STEP_NS as u32);
             self.call(1, ENTER_GETEVENTS, Some(&step));
             self.reap(pool.as_deref_mut(), &mut undelivered);
+            self.take_synced(&mut undelivered);
         }
         for completion in undelivered {
             if let Payload::Handle(handle)
@@ -273,15 +357,26 @@ impl Uring {
     }
 }
 
+/// The file that an operation writes.
+fn written_file(op: &Op) -> Option<Handle> {
+    match op {
+        Op::Write { handle, .. } => Some(*handle),
+        _ => None,
+    }
+}
+
 /// What a completion of this kind carries.
-fn read_result(kind: Kind, result: Result<u32, Errno>) -> (Result<u32, Errno>, Payload) {
-    use crate::op::Handle;
+fn read_result(
+    kind: Kind,
+    result: Result<u32, Errno>,
+    user_timeout_ms: u32,
+) -> (Result<u32, Errno>, Payload) {
     match (kind, result) {
         (Kind::Open, Ok(fd)) => (Ok(0), Payload::Handle(Handle::from_raw(fd as i32))),
         (Kind::Accept, Ok(fd)) => {
             let socket = Handle::from_raw(fd as i32);
             // A peer that is gone already shows with the first receive.
-            let _ = calls::tune(socket);
+            let _ = calls::tune(socket, user_timeout_ms);
             (Ok(0), Payload::Accepted(socket, calls::peer(socket)))
         }
         (Kind::Connect(socket), Ok(_)) => (Ok(0), Payload::Handle(socket)),
@@ -318,10 +413,21 @@ impl Ring for Uring {
             return;
         }
         let (number, flight) = self.slab.take(token);
-        match fill::entry(flight, pool, self.registered, op) {
+        if let (Some(helper), Op::Sync { handle, metadata: false }) = (&mut self.helper, &op)
+            && helper.ask(number, *handle)
+        {
+            assert!(self.tokens.insert(token, number).is_none(), "{token:?} is in flight");
+            return;
+        }
+        let file = written_file(&op);
+        match fill::entry(flight, pool, self.registered, &self.config, op) {
             Ok(entry) => {
+                let chained = file.filter(|_| flight.kind == Kind::Chain);
                 assert!(self.tokens.insert(token, number).is_none(), "{token:?} is in flight");
-                self.push(&entry.user_data(number));
+                match chained {
+                    Some(file) => self.push_chain(number, entry, fill::data_sync(file)),
+                    None => self.push(&entry.user_data(number)),
+                }
             }
             Err(errno) => {
                 self.slab.free(number);
@@ -332,7 +438,12 @@ impl Ring for Uring {
 
     fn enter(&mut self, pool: &mut Pool, wait: Wait, done: &mut Vec<Completion>) {
         let before = done.len();
+        if wait != Wait::No && self.helper.as_ref().is_some_and(Helper::is_asked) {
+            // Before the look at its answers: then none comes unheard.
+            self.bell.arm();
+        }
         done.extend(self.ready.drain(..));
+        self.take_synced(done);
         self.reap(Some(pool), done);
         let have = done.len() > before;
         match wait {
@@ -354,6 +465,7 @@ impl Ring for Uring {
         }
         self.bell.disarm();
         self.reap(Some(pool), done);
+        self.take_synced(done);
     }
 
     fn arm(&mut self) {

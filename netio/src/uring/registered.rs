@@ -1,6 +1,7 @@
 //! What is registered with the kernel: the ring's own descriptor, and the pool's arena.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use io_uring::IoUring;
 
@@ -20,8 +21,78 @@ struct Update {
 
 /// Bytes that may be registered without taking locked memory from other processes of the user.
 pub(super) fn register_bytes_default() -> usize {
+    if is_limited() { REGISTER_BYTES_MODEST } else { REGISTER_BYTES_MAX }
+}
+
+/// The part of each of `rings` rings of this process.
+pub(super) fn register_bytes_of(rings: usize) -> usize {
+    if is_limited() { part(REGISTER_BYTES_MODEST, rings) } else { REGISTER_BYTES_MAX }
+}
+
+/// Whole steps, at least one: who comes late may then find nothing left.
+fn part(bytes: usize, rings: usize) -> usize {
+    (bytes / rings.max(1) / REGISTERED_STEP).max(1) * REGISTERED_STEP
+}
+
+fn is_limited() -> bool {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
-    if limit.current.is_none() || may_lock() { REGISTER_BYTES_MAX } else { REGISTER_BYTES_MODEST }
+    limit.current.is_some() && !may_lock()
+}
+
+/// What all rings of this process may register together where locked memory is limited.
+static BUDGET: Budget = Budget::new(REGISTER_BYTES_MODEST);
+
+/// Bytes that are left of a common bound.
+struct Budget(AtomicUsize);
+
+impl Budget {
+    const fn new(bytes: usize) -> Budget {
+        Budget(AtomicUsize::new(bytes))
+    }
+
+    /// Takes at most `bytes`, in whole steps.
+    fn take(&'static self, bytes: usize) -> Share {
+        let mut taken = 0;
+        let rest = |left: usize| {
+            taken = bytes.min(left) / REGISTERED_STEP * REGISTERED_STEP;
+            Some(left - taken)
+        };
+        // The closure always gives a value.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
+        Share { bytes: taken, of: Some(self) }
+    }
+}
+
+/// What one ring has of a common bound; given back when it is dropped.
+pub(super) struct Share {
+    bytes: usize,
+    of: Option<&'static Budget>,
+}
+
+impl Share {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives back what is not needed.
+    pub(super) fn keep(&mut self, bytes: usize) {
+        assert!(bytes <= self.bytes);
+        let surplus = std::mem::replace(&mut self.bytes, bytes) - bytes;
+        if let Some(budget) = self.of {
+            budget.0.fetch_add(surplus, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.keep(0);
+    }
+}
+
+/// A ring's part of what this process may register: `bytes`, or what is left of the bound.
+pub(super) fn share(bytes: usize) -> Share {
+    if is_limited() { BUDGET.take(bytes) } else { Share { bytes, of: None } }
 }
 
 /// Registers the arena's first steps, as many as fit `bytes_max` and the kernel takes. Gives how
@@ -69,4 +140,30 @@ fn may_lock() -> bool {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .is_some_and(|effective| effective >> CAP_IPC_LOCK & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_ring_has_its_part() {
+        let parts = [1, 2, 3, 4, 5, 65].map(|rings| part(1 << 20, rings) >> 10);
+        assert_eq!(parts, [1024, 512, 256, 256, 256, 256]);
+    }
+
+    #[test]
+    fn rings_share_one_bound_and_give_back() {
+        static SMALL: Budget = Budget::new(3 * REGISTERED_STEP);
+        let mut first = SMALL.take(2 * REGISTERED_STEP + 5);
+        let second = SMALL.take(64 << 20);
+        let third = SMALL.take(REGISTERED_STEP);
+        let steps = [&first, &second, &third].map(|share| share.bytes() / REGISTERED_STEP);
+        assert_eq!(steps, [2, 1, 0]);
+        // The kernel took less than was granted.
+        first.keep(REGISTERED_STEP);
+        assert_eq!(SMALL.take(64 << 20).bytes(), REGISTERED_STEP);
+        drop((first, second, third));
+        assert_eq!(SMALL.take(64 << 20).bytes(), 3 * REGISTERED_STEP);
+    }
 }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use palisade_netio::{
-    Errno, Handle, Op, OpenHow, Payload, Purpose, REGISTERED_STEP, Ring, Run, Token, UringConfig,
+    Errno, Handle, Op, OpenHow, Payload, Purpose, REGISTERED_STEP, Ring, Run, SyncPath, Token,
+    Uring, UringConfig, Wait,
 };
 
 use crate::pump::{Pump, pattern};
@@ -60,12 +61,90 @@ fn a_barrier_write_of_many_runs_reads_back() {
     assert_eq!(pump.run(Op::Close { handle: file }).result, Ok(0));
 }
 
+/// More at a time than the queue has entries, so that chains meet its end.
+#[test]
+fn every_path_makes_many_writes_durable_at_once() {
+    const COUNT: u64 = 41;
+    let dir = fresh_dir("sync_paths");
+    for sync_path in SyncPath::ALL {
+        let mut pump = Pump::new();
+        let config = UringConfig { entries: 3, sync_path, ..UringConfig::default() };
+        pump.ring = Uring::new(config, &pump.pool).unwrap();
+        let file = open(&mut pump, dir.join(sync_path.as_str()), OpenHow::CreateNew);
+        for at in 0..COUNT {
+            let slot = pump.pool.take(Purpose::Write, 4096).unwrap();
+            pump.pool.bytes_mut(slot).copy_from_slice(&pattern(4096, at));
+            let runs = vec![Run { slot, at: 0, len: 4096 }];
+            let op = Op::Write { handle: file, offset: at * 4096, runs, barrier: true };
+            pump.ring.submit(&mut pump.pool, Token(100 + 2 * at), op);
+            pump.pool.release(slot);
+            let op = Op::Sync { handle: file, metadata: false };
+            pump.ring.submit(&mut pump.pool, Token(101 + 2 * at), op);
+        }
+        pump.until(|pump| pump.others.len() == 2 * COUNT as usize);
+        for done in pump.others.drain(..) {
+            let bytes = if done.token.0 % 2 == 0 { 4096 } else { 0 };
+            assert_eq!(done.result, Ok(bytes), "{sync_path:?}");
+        }
+        assert_eq!((pump.ring.in_flight(), pump.pool.used(Purpose::Write)), (0, 0));
+        let slot = pump.pool.take(Purpose::Read, 4096).unwrap();
+        for at in 0..COUNT {
+            let run = Run { slot, at: 0, len: 4096 };
+            pump.run(Op::Read { handle: file, offset: at * 4096, run }).result.unwrap();
+            assert!(pump.pool.bytes(slot) == pattern(4096, at));
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_is_reported_whatever_is_linked_to_it() {
+    let dir = fresh_dir("failed_writes");
+    for sync_path in SyncPath::ALL {
+        let mut pump = Pump::new();
+        let config = UringConfig { sync_path, ..UringConfig::default() };
+        pump.ring = Uring::new(config, &pump.pool).unwrap();
+        let path = dir.join(sync_path.as_str());
+        open(&mut pump, path.clone(), OpenHow::CreateNew);
+        let file = open(&mut pump, path, OpenHow::Read);
+        let slot = pump.pool.take(Purpose::Write, 4096).unwrap();
+        let runs = vec![Run { slot, at: 0, len: 4096 }];
+        let done = pump.run(Op::Write { handle: file, offset: 0, runs, barrier: true });
+        assert_eq!(done.result, Err(Errno(9)), "{sync_path:?}");
+        assert_eq!((pump.ring.in_flight(), pump.pool.owners(slot)), (0, 1));
+    }
+}
+
+/// Nobody arms the doorbell here: the ring itself listens for its helper.
+#[test]
+fn a_sync_of_the_helper_wakes_a_ring_that_waits_without_end() {
+    let dir = fresh_dir("helper_wakes");
+    let mut pump = Pump::new();
+    let sync_path = SyncPath::WriteThenSync;
+    let config = UringConfig { sync_path, ..UringConfig::default() };
+    pump.ring = Uring::new(config, &pump.pool).unwrap();
+    let file = open(&mut pump, dir.join("f"), OpenHow::CreateNew);
+    for token in 0..50 {
+        let op = Op::Sync { handle: file, metadata: false };
+        pump.ring.submit(&mut pump.pool, Token(token), op);
+        let mut done = Vec::new();
+        while done.is_empty() {
+            pump.ring.enter(&mut pump.pool, Wait::Until(None), &mut done);
+        }
+        assert_eq!((done[0].token, done[0].result), (Token(token), Ok(0)));
+    }
+    let helpers = std::fs::read_dir("/proc/self/task").unwrap().filter(|task| {
+        let comm = task.as_ref().unwrap().path().join("comm");
+        std::fs::read_to_string(comm).is_ok_and(|name| name.trim() == "palisade-sync")
+    });
+    assert!(helpers.count() > 0, "the syncs ran on a thread");
+}
+
 #[test]
 fn registered_and_plain_writes_give_the_same_bytes() {
     let dir = fresh_dir("registered");
     for register_bytes_max in [0, 1 << 20, 64 << 20] {
         let mut pump = Pump::new();
-        let config = UringConfig { entries: 4, register_bytes_max };
+        let config = UringConfig { entries: 4, register_bytes_max, ..UringConfig::default() };
         pump.ring = palisade_netio::Uring::new(config, &pump.pool).unwrap();
         assert!(pump.ring.registered_bytes() <= register_bytes_max);
         let path = dir.join(register_bytes_max.to_string());

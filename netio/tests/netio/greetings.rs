@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use palisade_netio::{
-    Class, DownReason, FrameHead, Greeted, Hello, Identity, LinkEvent, ListenLimits, Refusal,
-    RefusalCode, Ring, Target, Welcome, adopt_tcp,
+    Class, DownReason, FrameHead, Greeted, Hello, Identity, LinkEvent, ListenLimits, Op, Payload,
+    Refusal, RefusalCode, Ring, Target, Uring, UringConfig, Welcome, adopt_tcp,
 };
 
 use crate::pump::{CLIENT, EXPECT, Pump, SERVER, Seen, hello};
@@ -92,6 +92,23 @@ fn the_listener_reads_the_hello_and_not_a_byte_more() {
 }
 
 #[test]
+fn the_kernel_gives_up_on_a_silent_peer_as_soon_as_it_was_told() {
+    use rustix::net::sockopt::tcp_user_timeout;
+    let mut pump = Pump::new();
+    let config = UringConfig { user_timeout_ms: 1234, ..UringConfig::default() };
+    pump.ring = Uring::new(config, &pump.pool).unwrap();
+    let addr = pump.listen("127.0.0.1:0", ListenLimits::default());
+    let done = pump.run(Op::Connect { addr });
+    let Payload::Handle(dialled) = done.payload else { panic!("{done:?}") };
+    let mut dialled = adopt_tcp(dialled);
+    assert_eq!(tcp_user_timeout(&dialled), Ok(1234));
+    dialled.write_all(&hello(Class::Reader).encode()).unwrap();
+    pump.until(|pump| !pump.greeted.is_empty());
+    let accepted = adopt_tcp(pump.greeted.remove(0).socket);
+    assert_eq!(tcp_user_timeout(&accepted), Ok(1234));
+}
+
+#[test]
 fn strangers_are_turned_away() {
     let mut pump = Pump::new();
     let addr = pump.listen("127.0.0.1:0", ListenLimits::default());
@@ -138,7 +155,10 @@ fn a_full_house_says_so() {
 #[test]
 fn silence_is_not_waited_for_for_ever_and_closing_leaves_nothing() {
     let mut pump = Pump::new();
-    let addr = pump.listen("127.0.0.1:0", ListenLimits { greeting_max: 2, connections_max: 9 });
+    let handshake_ns = 100_000_000;
+    let limits = ListenLimits { greeting_max: 2, connections_max: 9, handshake_ns };
+    let began = pump.ring.now();
+    let addr = pump.listen("127.0.0.1:0", limits);
     let silent: Vec<_> = (0..4).map(|_| TcpStream::connect(addr).unwrap()).collect();
     // Two above the limit are closed at once, two when their time is up.
     for mut client in silent {
@@ -146,6 +166,8 @@ fn silence_is_not_waited_for_for_ever_and_closing_leaves_nothing() {
         pump.until(|_| reader.is_finished());
         assert_eq!(reader.join().unwrap(), 0);
     }
+    let waited = pump.ring.now().since(began);
+    assert!((handshake_ns..20 * handshake_ns).contains(&waited), "{waited} ns");
     let waiting = TcpStream::connect(addr).unwrap();
     pump.turn();
     let mut listener = pump.listener.take().unwrap();

@@ -10,6 +10,7 @@ use palisade::paxos::{Member, Replica};
 use palisade::shard::{
     Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas, shard_of,
 };
+use palisade_netio::LinkTiming;
 
 use super::check::Violation;
 use super::settings::Settings;
@@ -168,7 +169,9 @@ impl Fleet {
             sync_path: settings.sync_path,
             writes_in_flight: settings.writes_in_flight,
             zero_copy: settings.zero_copy,
+            link_timing: LinkTiming::default(),
             disk_stall_ns: settings.disk_stall_ns,
+            disk_stall_hard_ns: settings.disk_stall_hard_ns,
             tuning: settings.tuning.clone(),
             format: None,
         }

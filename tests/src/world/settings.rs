@@ -34,6 +34,8 @@ pub struct Settings {
     pub zero_copy: ZeroCopyMode,
     /// A write that takes longer makes its node fall silent, in nanoseconds.
     pub disk_stall_ns: u64,
+    /// A write that takes longer stops its node, in nanoseconds.
+    pub disk_stall_hard_ns: u64,
     /// Timers and windows of the replicas.
     pub tuning: Tuning,
     /// How long faults may strike, from the start of the world, in nanoseconds.
@@ -74,10 +76,12 @@ impl Settings {
             late_streams: random.below(4) as usize,
             segment_bytes: pick(random, &[1 << 20, 1 << 20, 2 << 20]),
             log_bytes_max: 512 << 20,
+            // A linked sync is, at the seam, the same operation as `Dsync`.
             sync_path: pick(random, &[SyncPath::Dsync, SyncPath::WriteThenSync]),
             writes_in_flight: random.between(1, 4) as usize,
             zero_copy: pick(random, &[ZeroCopyMode::Auto, ZeroCopyMode::Always]),
             disk_stall_ns: SECOND,
+            disk_stall_hard_ns: 20 * SECOND,
             tuning: tuning(random),
             faulty_ns: FAULTY_NS + random.below(5 * SECOND),
             plain_clients: plain_clients as usize,

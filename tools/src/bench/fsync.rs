@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use palisade_netio::{
+    BLOCK_BYTES, IN_FLIGHT_MAX, Rig, Sample, SyncPath, Timing, Verdict, allowed_cpus, cases, decide,
+};
 use serde_json::json;
 
-use super::barrier::{BLOCK_BYTES, Rig, Timing, best, cases};
 use crate::cli::BenchFsync;
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
@@ -12,42 +14,56 @@ use crate::text;
 
 /// Shortest measurement of one case.
 const CASE_MIN: Duration = Duration::from_millis(20);
+/// Bytes of the file.
+const FILE_BYTES: u64 = 32 << 20;
+/// CPUs beside which it is measured at most.
+const CPUS_MAX: usize = 64;
 
 /// Measures and prints.
 pub(super) fn run(options: &BenchFsync) -> Result<Exit, Failure> {
     let interrupt = Interrupt::catch()?;
     let dir = super::temporary_dir(&options.dir)?;
     let failed = |error| Failure::io(dir.path().display(), &error);
-    let mut rig = Rig::new(dir.path()).map_err(failed)?;
-    let cases = cases();
+    let mut rig = Rig::new(dir.path(), FILE_BYTES).map_err(failed)?;
+    let mut cpus = allowed_cpus();
+    cpus.truncate(CPUS_MAX);
+    let in_flight: Vec<usize> = (1..=IN_FLIGHT_MAX).collect();
+    let cases = cases(&in_flight, &cpus);
     let each = (Duration::from_secs(options.seconds) / cases.len() as u32).max(CASE_MIN);
     let mut timings = Vec::with_capacity(cases.len());
     for case in cases {
         interrupt.check()?;
         timings.push(rig.measure(case, each).map_err(failed)?);
     }
-    let best = best(&timings).map_or("none", |barrier| barrier.name());
+    let samples: Vec<Sample> = timings.iter().map(Timing::sample).collect();
+    let verdict = decide(&samples);
+    let Verdict { path, needs } =
+        verdict.unwrap_or(Verdict { path: SyncPath::default(), needs: Vec::new() });
+    let best = path.as_str();
     if options.json {
         let list: Vec<_> = timings.iter().map(describe).collect();
         let line = json!({"what": "fsync", "block_bytes": BLOCK_BYTES, "cases": list,
-            "best": best});
+            "best": best, "needs_cpus": needs});
         println!("{line}");
         return Ok(Exit::Ok);
     }
-    let head = ["barrier", "in flight", "beside", "per s", "p50 us", "p99 us", "max us"];
+    let head = ["sync path", "in flight", "beside", "per s", "p50 us", "p99 us", "max us"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(timings.iter().map(row));
     print!("{}", text::table(&rows));
-    println!("best by p50 beside a busy thread, one in flight: {best}");
+    println!("{best} has the lowest p50 in its worst load: log.sync_path = \"auto\" takes it");
+    if !needs.is_empty() {
+        println!("it needs CPUs that no other thread keeps busy: {needs:?}");
+    }
     Ok(Exit::Ok)
 }
 
 fn us(timing: &Timing, quantile: f64) -> f64 {
-    (timing.latency.value_at_quantile(quantile) as f64 / 100.0).round() / 10.0
+    (timing.quantile_ns(quantile) as f64 / 100.0).round() / 10.0
 }
 
 fn per_s(timing: &Timing) -> u64 {
-    (timing.latency.len() as f64 / timing.took.as_secs_f64().max(1e-9)) as u64
+    (timing.latencies_ns.len() as f64 / timing.took.as_secs_f64().max(1e-9)) as u64
 }
 
 fn row(timing: &Timing) -> Vec<String> {
@@ -55,7 +71,7 @@ fn row(timing: &Timing) -> Vec<String> {
     let beside = case.busy_cpu.map_or("nothing".to_owned(), |cpu| format!("busy CPU {cpu}"));
     let us = |quantile| format!("{:.1}", us(timing, quantile));
     vec![
-        case.barrier.name().to_owned(),
+        case.path.as_str().to_owned(),
         case.in_flight.to_string(),
         beside,
         per_s(timing).to_string(),
@@ -67,7 +83,7 @@ fn row(timing: &Timing) -> Vec<String> {
 
 fn describe(timing: &Timing) -> serde_json::Value {
     let case = &timing.case;
-    json!({"barrier": case.barrier.name(), "in_flight": case.in_flight,
+    json!({"sync_path": case.path.as_str(), "in_flight": case.in_flight,
         "busy_cpu": case.busy_cpu, "per_s": per_s(timing), "p50_us": us(timing, 0.5),
         "p99_us": us(timing, 0.99), "max_us": us(timing, 1.0)})
 }

@@ -1,7 +1,6 @@
 //! `palisade bench`: closed loops that print what the contract says.
 
 mod append;
-mod barrier;
 mod fsync;
 mod lane;
 mod machine;

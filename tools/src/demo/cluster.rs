@@ -6,11 +6,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use palisade::Config;
 use palisade::config::{Member, Role, ZeroCopy};
+use palisade_netio::{Sample, SyncPath, Timing, decide, probe_sync};
 
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
@@ -86,6 +88,7 @@ impl Cluster {
         dir: &Path,
         interrupt: &Interrupt,
     ) -> Result<Cluster, Failure> {
+        let sync_path = measured(dir);
         let mut ports = Vec::new();
         for _ in &layout.places {
             ports.push(reserve()?);
@@ -103,7 +106,8 @@ impl Cluster {
             let home = dir.join(place.name);
             let path = home.join("node.toml");
             std::fs::create_dir_all(&home).map_err(|error| Failure::io(home.display(), &error))?;
-            let config = node_config(layout, &members, id, &home);
+            let mut config = node_config(layout, &members, id, &home);
+            config.log.sync_path = Some(sync_path);
             std::fs::write(&path, config.to_toml())
                 .map_err(|error| Failure::io(path.display(), &error))?;
             nodes.push(NodeProcess {
@@ -135,6 +139,18 @@ impl Cluster {
     pub(crate) fn node(&mut self, id: u32) -> Option<&mut NodeProcess> {
         self.nodes.iter_mut().find(|node| node.id == id)
     }
+}
+
+/// How this disk is written best, measured once for all nodes: they stand on one disk, and each
+/// would measure the others' starting.
+fn measured(dir: &Path) -> SyncPath {
+    static MEASURED: OnceLock<SyncPath> = OnceLock::new();
+    *MEASURED.get_or_init(|| {
+        // A disk that cannot be measured says why when it is used.
+        let timings = probe_sync(dir).unwrap_or_default();
+        let samples: Vec<Sample> = timings.iter().map(Timing::sample).collect();
+        decide(&samples).map_or(SyncPath::default(), |verdict| verdict.path)
+    })
 }
 
 fn node_config(layout: &Layout, members: &[Member], id: u32, home: &Path) -> Config {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use palisade::client::{Client, ClientOptions, ReadOptions};
-use palisade::config::{Role, ZeroCopy};
+use palisade::config::Role;
 use palisade::status::{ReplicaRole, Status};
 use sha2::{Digest, Sha256};
 
@@ -85,11 +85,7 @@ impl Run<'_> {
         let style = ProgressStyle::with_template("{msg:<32} [{bar:30}] {pos}/{len} {per_sec}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let log_bytes_max = LOG_BYTES_MIN.max(input.bytes().saturating_mul(4));
-        let zero_copy = match options.zero_copy.as_str() {
-            "always" => ZeroCopy::Always,
-            "never" => ZeroCopy::Never,
-            _ => ZeroCopy::Auto,
-        };
+        let zero_copy = options.zero_copy;
         let primary = Layout {
             zero_copy,
             id: 1,

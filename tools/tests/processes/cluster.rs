@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use palisade::Config;
-use palisade::config::{Member, Role};
+use palisade::config::{Member, Role, SyncPath};
 use palisade::status::Status;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -88,6 +88,8 @@ impl Cluster {
             config.members = members.clone();
             config.log.segment_bytes = SEGMENT_BYTES;
             config.log.log_bytes_max = LOG_BYTES_MAX;
+            // Measuring beside other tests says nothing.
+            config.log.sync_path = Some(SyncPath::Dsync);
             Node { config, home, launcher: Vec::new(), child: None, _port: port }
         };
         let nodes = ports.into_iter().zip(1..).map(node).collect();
