@@ -44,9 +44,12 @@ mod error;
 mod event;
 pub mod forward;
 mod handle;
+pub mod kinds;
 mod limits;
 mod node;
 pub mod paxos;
+#[cfg(test)]
+mod protocol;
 pub mod shard;
 pub mod status;
 pub mod stream;

@@ -16,7 +16,9 @@ use crate::event::Event;
 use crate::forward::{ForwardPort, Forwarder, ForwarderConfig, ForwarderHandle, ForwarderSide};
 use crate::handle::{Command, ShardPort, Stream};
 use crate::paxos::{Member, Tuning};
-use crate::shard::{Board, Format, Halt, Mesh, Shard, ShardConfig, Shared, quotas, shard_of};
+use crate::shard::{
+    Board, Format, Halt, Mesh, Shard, ShardConfig, Shared, halt_error, quotas, shard_of,
+};
 use crate::status::Status;
 
 /// Name of the file that keeps two processes out of one directory.
@@ -327,6 +329,10 @@ impl Node {
             // A panic was reported by `failed`.
             let _ = thread.join();
         }
+        for port in &self.ports {
+            // A driven shard may have no turn any more in which it would see the request.
+            port.close(Error::new(ErrorKind::Shutdown, "the node has stopped"));
+        }
     }
 
     fn port_of(&self, stream: u64) -> Arc<ShardPort> {
@@ -517,15 +523,4 @@ fn random_incarnation() -> Result<u64, Error> {
 
 fn io_error(what: &str, error: &std::io::Error) -> Error {
     Error::new(ErrorKind::Io, format!("{what}: {error}"))
-}
-
-fn halt_error(halt: &Halt) -> Error {
-    let (kind, text) = match halt {
-        Halt::Done => (ErrorKind::Shutdown, "the shard was stopped".to_string()),
-        Halt::Identity(text) | Halt::Listen(text) => (ErrorKind::Config, text.clone()),
-        Halt::Corrupt(text) => (ErrorKind::Corrupt, text.clone()),
-        Halt::Io(text) => (ErrorKind::Io, text.clone()),
-        Halt::Poisoned(text) => (ErrorKind::Poisoned, text.clone()),
-    };
-    Error::new(kind, text)
 }

@@ -99,6 +99,12 @@ impl Jobs {
         Ok(())
     }
 
+    /// Gives out every job, for the end of the shard.
+    pub(crate) fn take_all(&mut self) -> Vec<Job> {
+        let running = std::mem::take(&mut self.running).into_values().map(|read| read.job);
+        running.chain(self.waiting.drain(..)).chain(self.parked.drain(..)).collect()
+    }
+
     /// A stream has more committed bytes: its followers go on.
     pub(crate) fn on_committed(&mut self, stream: u64) {
         let mut at = 0;
