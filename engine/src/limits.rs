@@ -44,6 +44,8 @@ pub const PRODUCERS_LAST_MAX: usize = 16 << 10;
 pub const SURVEYS_MAX: usize = 256;
 /// How long the shards of a node have to report their state to the one that is asked.
 pub const SURVEY_NS: u64 = 250_000_000;
+/// How long a shard that stops waits for the ends of its connections.
+pub const HANG_UP_NS: u64 = 250_000_000;
 /// Streams of one node.
 pub const STREAMS_MAX: usize = 64 << 10;
 /// Streams created by one call.

@@ -62,6 +62,8 @@ fn a_lone_member_with_an_unknown_tail_stays_down_and_says_what_to_do() {
     format(&config).unwrap();
     let node = Node::open(config.clone()).unwrap();
     let id = node.create_stream().unwrap();
+    // The entry of the second one carries the word that the first one's is committed.
+    node.create_stream().unwrap();
     for payload in ["one", "two", "three"] {
         node.stream(id).append(payload).wait().unwrap();
     }

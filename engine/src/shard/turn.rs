@@ -33,8 +33,11 @@ impl<R: Ring> Shard<R> {
     pub fn turn(&mut self, may_wait: bool) -> bool {
         if self.port.is_stopping() {
             self.halt.get_or_insert(Halt::Done);
-            self.phase = Phase::Stopped;
-            self.give_up();
+            if self.phase != Phase::Stopped {
+                self.phase = Phase::Stopped;
+                self.give_up();
+                self.disconnect();
+            }
             return false;
         }
         self.io.now = self.io.ring.now();
