@@ -7,8 +7,7 @@ use palisade_netio::Uring;
 use crate::append::{AppendFuture, Outcome};
 use crate::error::{Error, ErrorKind};
 use crate::handle::{Answer, ShardPort};
-use crate::node::halt_error;
-use crate::shard::Shard;
+use crate::shard::{Shard, halt_error};
 
 /// A shard that its owner drives, for a node with one: no thread, no hop between two.
 ///

@@ -26,7 +26,7 @@ pub enum ErrorKind {
     Unknown,
     /// It is not in the log and never will be.
     Failed,
-    /// A write or barrier failed: the shard stopped.
+    /// A write or barrier failed: the shard stopped. What is refused with it was not appended.
     Poisoned,
     /// A broken invariant: the node stopped.
     Broken,

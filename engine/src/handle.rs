@@ -19,9 +19,12 @@ use crate::limits::{COMMANDS_MAX, READ_BYTES_MAX};
 pub struct NewRecord {
     /// The bytes.
     pub payload: Bytes,
-    /// Who appends it; 0 for nobody. A producer's records are in the log at most once each.
+    /// Who appends it; 0 for nobody. A producer's records are in the log at most once each, as
+    /// long as the stream remembers it: a repetition is answered with the original place, or
+    /// [`ErrorKind::Unknown`] when that is forgotten. 17,408 producers with newer records push it
+    /// out: then it counts as new, and its sequence 1 would be taken again.
     pub producer: u64,
-    /// The producer's number for it: one more than its last.
+    /// The producer's number for it, from 1: one more than its last.
     pub sequence: u64,
     /// Its SCN is at least this.
     pub scn_floor: u64,
@@ -83,6 +86,24 @@ pub(crate) enum Command {
     Read { stream: u64, from: Lsn, follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
 }
 
+impl Command {
+    /// Answers that it was not taken: nothing of it was, or will be, done.
+    fn refuse(self, error: Error) {
+        // Who no longer listens needs no answer.
+        let _ = match self {
+            Command::Append { promise, .. } => {
+                promise.settle(Err(error));
+                Ok(())
+            }
+            Command::Report { reply } | Command::Truncate { reply, .. } => {
+                reply.send(Err(error)).map_err(drop)
+            }
+            Command::Create { reply, .. } => reply.send(Err(error)).map_err(drop),
+            Command::Read { reply, .. } => reply.send(Err(error)).map_err(drop),
+        };
+    }
+}
+
 /// The way from any thread to one shard: a bounded queue and a doorbell.
 pub struct ShardPort {
     queue: ArrayQueue<Command>,
@@ -95,6 +116,8 @@ pub struct ShardPort {
     refusing: AtomicBool,
     /// Who waits until what was taken has its outcome.
     drained: Mutex<Option<SyncSender<()>>>,
+    /// Why it is closed; set before that.
+    why: OnceLock<Error>,
 }
 
 impl Default for ShardPort {
@@ -115,6 +138,7 @@ impl ShardPort {
             driver: OnceLock::new(),
             refusing: AtomicBool::new(false),
             drained: Mutex::new(None),
+            why: OnceLock::new(),
         }
     }
 
@@ -192,30 +216,45 @@ impl ShardPort {
     }
 
     pub(crate) fn push(&self, command: Command) -> Result<(), Command> {
-        if self.closed.load(Ordering::SeqCst) || self.is_refusing() {
+        if self.is_over() || self.is_refusing() {
             return Err(command);
         }
         self.queue.push(command)?;
         if self.closed.load(Ordering::SeqCst) {
-            // The shard ended meanwhile: dropped, a command answers *unknown* or gone.
-            self.close();
+            // The shard ended meanwhile, and nobody else may look into the queue again.
+            self.refuse_queued();
         }
         self.wake();
         Ok(())
     }
 
-    /// The shard takes nothing any more: who waits is answered, who comes is refused.
-    pub(crate) fn close(&self) {
+    /// The shard takes nothing any more: who waits in the queue is answered, who comes is refused.
+    /// The first reason stays.
+    pub(crate) fn close(&self, why: Error) {
+        let _ = self.why.set(why);
         self.closed.store(true, Ordering::SeqCst);
-        while self.queue.pop().is_some() {}
+        self.refuse_queued();
         *self.waiting() = None;
+    }
+
+    fn refuse_queued(&self) {
+        while let Some(command) = self.queue.pop() {
+            command.refuse(self.refusal("the shard's queue is full; try again"));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.closed.load(Ordering::SeqCst) || self.is_stopping()
     }
 
     /// Why a command was not taken.
     fn refusal(&self, busy: &str) -> Error {
-        match self.closed.load(Ordering::SeqCst) || self.is_refusing() {
-            true => Error::new(ErrorKind::Shutdown, "the shard has stopped"),
-            false => Error::new(ErrorKind::Busy, busy),
+        match self.why.get() {
+            Some(why) => why.clone(),
+            None if self.is_over() || self.is_refusing() => {
+                Error::new(ErrorKind::Shutdown, "the shard stops")
+            }
+            None => Error::new(ErrorKind::Busy, busy),
         }
     }
 
@@ -233,7 +272,7 @@ impl ShardPort {
         self.queue.is_empty()
     }
 
-    fn request<T>(
+    pub(crate) fn request<T>(
         &self,
         command: impl FnOnce(SyncSender<Result<T, Error>>) -> Command,
     ) -> Result<Answer<T>, Error> {

@@ -46,10 +46,13 @@ mod error;
 mod event;
 pub mod forward;
 mod handle;
+pub mod kinds;
 mod limits;
 mod node;
 pub mod paxos;
 mod plan;
+#[cfg(test)]
+mod protocol;
 pub mod shard;
 pub mod status;
 pub mod stream;

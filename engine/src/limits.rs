@@ -34,6 +34,18 @@ pub const PEER_BACKLOG_BYTES: usize = 16 << 20;
 pub const SESSIONS_MAX: usize = 1024;
 /// Appends of one client connection that wait for their outcome.
 pub const SESSION_APPENDS_MAX: usize = 64 << 10;
+/// Producers of a stream whose sequences are known with their places.
+pub const PRODUCERS_MAX: usize = 1024;
+/// Sequences of such a producer whose places are known; an older duplicate is answered *unknown*.
+pub const PRODUCER_SEQUENCES_MAX: usize = 4096;
+/// Further producers of a stream of which the last sequence alone is known.
+pub const PRODUCERS_LAST_MAX: usize = 16 << 10;
+/// Clients of a shard that wait for the state of the whole node.
+pub const SURVEYS_MAX: usize = 256;
+/// How long the shards of a node have to report their state to the one that is asked.
+pub const SURVEY_NS: u64 = 250_000_000;
+/// How long a shard that stops waits for the ends of its connections.
+pub const HANG_UP_NS: u64 = 250_000_000;
 /// Streams of one node.
 pub const STREAMS_MAX: usize = 64 << 10;
 /// Streams created by one call.

@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::forward::{ForwardPort, Forwarder, ForwarderConfig, ForwarderHandle, ForwarderSide};
 use crate::handle::{Command, ShardPort, Stream};
 use crate::plan::{Plan, first_records, plan};
-use crate::shard::{Board, Halt, Mesh, Shard, ShardConfig, Shared, quotas, shard_of};
+use crate::shard::{Board, Halt, Mesh, Shard, ShardConfig, Shared, halt_error, quotas, shard_of};
 use crate::status::Status;
 use crate::verdict::sync_path;
 
@@ -348,6 +348,10 @@ impl Node {
             // A panic was reported by `failed`.
             let _ = thread.join();
         }
+        for port in &self.ports {
+            // A driven shard may have no turn any more in which it would see the request.
+            port.close(Error::new(ErrorKind::Shutdown, "the node has stopped"));
+        }
     }
 
     fn port_of(&self, stream: u64) -> Arc<ShardPort> {
@@ -420,15 +424,4 @@ fn random_incarnation() -> Result<u64, Error> {
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|e| io_error("/dev/urandom", &e))?;
     Ok(u64::from_le_bytes(bytes) | 1)
-}
-
-pub(crate) fn halt_error(halt: &Halt) -> Error {
-    let (kind, text) = match halt {
-        Halt::Done => (ErrorKind::Shutdown, "the shard was stopped".to_string()),
-        Halt::Identity(text) | Halt::Listen(text) => (ErrorKind::Config, text.clone()),
-        Halt::Corrupt(text) => (ErrorKind::Corrupt, text.clone()),
-        Halt::Io(text) => (ErrorKind::Io, text.clone()),
-        Halt::Poisoned(text) => (ErrorKind::Poisoned, text.clone()),
-    };
-    Error::new(kind, text)
 }

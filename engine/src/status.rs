@@ -113,6 +113,9 @@ pub struct StreamStatus {
     pub reason: String,
     /// What to do about it; empty when nothing.
     pub action: String,
+    /// How old this is, when the shard of the stream did not report in time; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_us: Option<u64>,
 }
 
 /// Role of a replica.

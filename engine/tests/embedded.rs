@@ -78,6 +78,66 @@ fn truncated_positions_are_recycled_also_after_a_restart() {
 }
 
 #[test]
+fn a_truncation_outlives_any_number_of_restarts() {
+    let (_dir, config) = config();
+    format(&config).unwrap();
+    let node = Node::open(config.clone()).unwrap();
+    let stream = node.stream(node.create_stream().unwrap());
+    let id = stream.id();
+    let mut records: Vec<_> = (0..4).map(|_| stream.append("before").wait().unwrap()).collect();
+    stream.truncate_to(records[1].lsn).unwrap();
+    records.push(stream.append("after").wait().unwrap());
+    node.stop().unwrap();
+    for restart in 1..=3 {
+        let node = Node::open(config.clone()).unwrap();
+        let stream = node.stream(id);
+        let below = stream.reader(records[0].lsn).next().unwrap().unwrap_err();
+        assert_eq!(below.kind(), ErrorKind::Recycled, "restart {restart}");
+        let first = stream.reader(records[1].lsn).next().unwrap().unwrap();
+        assert_eq!(first.lsn, records[1].lsn, "restart {restart}");
+        assert_eq!(node.status().unwrap().stream(id).unwrap().base_lsn, records[1].lsn.0);
+        // It never goes back.
+        stream.truncate_to(records[0].lsn).unwrap();
+        node.stop().unwrap();
+    }
+    let node = Node::open(config.clone()).unwrap();
+    let stream = node.stream(id);
+    stream.truncate_to(records[3].lsn).unwrap();
+    records.push(stream.append("again").wait().unwrap());
+    node.stop().unwrap();
+    drop(Node::open(config.clone()).unwrap());
+    let node = Node::open(config).unwrap();
+    let left: Vec<_> = node.stream(id).reader(records[3].lsn).map(|r| r.unwrap().lsn).collect();
+    assert_eq!(left, records[3..].iter().map(|r| r.lsn).collect::<Vec<_>>());
+    let below = node.stream(id).reader(records[2].lsn).next().unwrap().unwrap_err();
+    assert_eq!(below.kind(), ErrorKind::Recycled);
+}
+
+#[test]
+fn streams_of_every_shard_can_be_used_when_they_are_created() {
+    let (_dir, mut config) = config();
+    config.node.shards = 3;
+    config.log.log_bytes_max = 256 << 20;
+    format(&config).unwrap();
+    let node = Node::open(config.clone()).unwrap();
+    let mut ends = Vec::new();
+    for _ in 0..4 {
+        for id in node.create_streams(5).unwrap() {
+            ends.push((id, node.stream(id).append("at once").wait().unwrap().end_lsn.0));
+        }
+    }
+    let mut node = node;
+    for _ in 0..2 {
+        let status = node.status().unwrap();
+        for (id, end) in &ends {
+            assert_eq!(status.stream(*id).unwrap().committed_lsn, *end, "stream {id}");
+        }
+        node.stop().unwrap();
+        node = Node::open(config.clone()).unwrap();
+    }
+}
+
+#[test]
 fn a_subscriber_sees_what_is_appended_later_and_events_say_who_leads() {
     let (_dir, config) = config();
     format(&config).unwrap();
@@ -129,6 +189,14 @@ fn a_driven_shard_appends_on_its_owners_thread() {
         }
     };
     assert!(outcome.is_ok(), "{outcome:?}");
+
+    // A request that the shard has no turn for any more is answered by the node's end.
+    let stream = node.stream(id);
+    let waiting = stream.append("never taken");
+    node.stop().unwrap();
+    assert_eq!(waiting.wait().unwrap_err().kind(), ErrorKind::Shutdown);
+    assert_eq!(stream.append("later").wait().unwrap_err().kind(), ErrorKind::Shutdown);
+    assert_eq!(driver.turn(true).unwrap_err().kind(), ErrorKind::Shutdown);
 }
 
 #[test]

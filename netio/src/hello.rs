@@ -16,7 +16,7 @@ pub const KIND_HELLO: u16 = 1;
 /// Frame kind of a [`Welcome`].
 pub const KIND_WELCOME: u16 = 2;
 /// Frame kind of a [`Refusal`].
-pub const KIND_REFUSED: u16 = 3;
+pub const KIND_REFUSAL: u16 = 3;
 /// As a target cluster: whichever answers. Not for peers.
 pub const ANY_CLUSTER: u32 = 0;
 /// As a target node of a client or reader: whichever node answers. As a target shard: any.
@@ -199,10 +199,10 @@ impl Refusal {
     pub fn encode(&self) -> Vec<u8> {
         let mut body = self.code.number().to_le_bytes().to_vec();
         body.extend_from_slice(self.text.as_bytes());
-        FrameHead::encode(KIND_REFUSED, 0, 0, &body)
+        FrameHead::encode(KIND_REFUSAL, 0, 0, &body)
     }
 
-    /// Reads the body of a frame of kind [`KIND_REFUSED`]. Bytes that are no UTF-8 are replaced.
+    /// Reads the body of a frame of kind [`KIND_REFUSAL`]. Bytes that are no UTF-8 are replaced.
     pub fn parse(body: &[u8]) -> Option<Refusal> {
         let (code, text) = body.split_first_chunk::<2>()?;
         let code = RefusalCode::from_number(u16::from_le_bytes(*code));

@@ -88,7 +88,7 @@ pub use frame::{
     BODY_UNCHECKED, FRAME_MAGIC, FRAME_VERSION, FrameError, FrameHead, FrameLimits, KIND_USER_MIN,
 };
 pub use hello::{
-    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, Expect, Hello, Identity, KIND_HELLO, KIND_REFUSED,
+    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, Expect, Hello, Identity, KIND_HELLO, KIND_REFUSAL,
     KIND_WELCOME, PROTOCOL_VERSION, Refusal, RefusalCode, Target, Welcome,
 };
 pub use link::{

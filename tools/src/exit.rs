@@ -66,6 +66,9 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         let (exit, fix) = match &error {
             ClientError::Address { .. } => (Exit::Usage, ""),
+            _ if error.is_mismatch() => {
+                (Exit::Configuration, "; check --cluster and --at, and the program's version")
+            }
             _ if error.is_unreachable() => {
                 (Exit::Unreachable, "; check --at and that the node says ready")
             }

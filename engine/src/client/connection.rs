@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use palisade_netio::limits::FRAME_HEAD_BYTES;
 use palisade_netio::{
-    ANY_NODE, ANY_SHARD, Class, FrameError, FrameHead, FrameLimits, Hello, Identity, KIND_REFUSED,
+    ANY_NODE, ANY_SHARD, Class, FrameError, FrameHead, FrameLimits, Hello, Identity, KIND_REFUSAL,
     KIND_WELCOME, Refusal, RefusalCode, Target, Welcome,
 };
 
@@ -88,7 +88,7 @@ impl Connection {
         let refused = |refusal| ClientError::Greeting { addr, refusal };
         let welcome = match frame.head.kind {
             KIND_WELCOME => Welcome::parse(frame.body).map_err(refused)?,
-            KIND_REFUSED => {
+            KIND_REFUSAL => {
                 let unreadable = || Refusal::new(RefusalCode::Malformed, "unreadable refusal");
                 return Err(refused(Refusal::parse(frame.body).unwrap_or_else(unreadable)));
             }

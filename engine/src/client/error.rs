@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use palisade_netio::{FrameError, Refusal};
+use palisade_netio::{FrameError, Refusal, RefusalCode};
 
 use super::wire::{Refused, RefusedCode, WireError};
 
@@ -79,10 +79,18 @@ impl ClientError {
     pub fn is_retryable(&self) -> bool {
         match self {
             ClientError::Io { .. } | ClientError::Unreachable { .. } => true,
-            ClientError::Greeting { .. } | ClientError::Ended { .. } => true,
+            ClientError::Greeting { .. } => !self.is_mismatch(),
+            ClientError::Ended { .. } => true,
             ClientError::Refused(refused) => refused.code.is_retryable(),
             _ => false,
         }
+    }
+
+    /// Whether a node is not of the cluster that was asked for, or speaks another version: no
+    /// repetition helps.
+    pub fn is_mismatch(&self) -> bool {
+        let ClientError::Greeting { refusal, .. } = self else { return false };
+        matches!(refusal.code(), RefusalCode::Cluster | RefusalCode::Version)
     }
 
     /// Whether no node could be reached at all.

@@ -24,24 +24,10 @@
 
 use crate::status::Protection;
 
-/// A client's records for one stream.
-pub const KIND_APPEND: u16 = 0x100;
-/// The answer to [`KIND_APPEND`].
-pub const KIND_APPENDED: u16 = 0x101;
-/// The negative answer to any request.
-pub const KIND_REFUSED: u16 = 0x102;
-/// Asks for new streams.
-pub const KIND_CREATE_STREAMS: u16 = 0x103;
-/// The answer to [`KIND_CREATE_STREAMS`].
-pub const KIND_CREATED: u16 = 0x104;
-/// Asks which streams there are.
-pub const KIND_LIST_STREAMS: u16 = 0x105;
-/// The answer to [`KIND_LIST_STREAMS`].
-pub const KIND_STREAMS: u16 = 0x106;
-/// Asks how the node is.
-pub const KIND_STATUS: u16 = 0x107;
-/// The answer to [`KIND_STATUS`].
-pub const KIND_STATUS_JSON: u16 = 0x108;
+pub use crate::kinds::{
+    KIND_APPEND, KIND_APPENDED, KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS, KIND_REFUSED,
+    KIND_STATUS, KIND_STATUS_JSON, KIND_STREAMS,
+};
 
 /// Most records of one [`KIND_APPEND`].
 pub const APPEND_RECORDS_MAX: usize = 4096;
@@ -332,7 +318,7 @@ impl Outcome {
         }
     }
 
-    fn from_code(code: u8) -> Result<Outcome, WireError> {
+    pub(crate) fn from_code(code: u8) -> Result<Outcome, WireError> {
         match code {
             1 => Ok(Outcome::Acked),
             2 => Ok(Outcome::Failed),
@@ -411,7 +397,7 @@ fn level_code(level: Protection) -> u8 {
     }
 }
 
-fn level_from_code(code: u8) -> Result<Protection, WireError> {
+pub(crate) fn level_from_code(code: u8) -> Result<Protection, WireError> {
     match code {
         1 => Ok(Protection::Performance),
         2 => Ok(Protection::Availability),

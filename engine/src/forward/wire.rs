@@ -25,20 +25,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::limits::{CHUNK_BYTES_MAX, CONTROL_BODY_MAX, CREDIT_BYTES_MAX};
 
-/// Frame kind of a [`Fetch`].
-pub const KIND_FETCH: u16 = 64;
-/// Frame kind of more credit.
-pub const KIND_CREDIT: u16 = 65;
-/// Frame kind of the reader's end of a stream.
-pub const KIND_STOP: u16 = 66;
-/// Frame kind of a chunk of records.
-pub const KIND_CHUNK: u16 = 67;
-/// Frame kind of an [`End`].
-pub const KIND_END: u16 = 68;
-/// Frame kind of a [`Status`].
-pub const KIND_STATUS: u16 = 69;
-/// Frame kind of a [`Beat`].
-pub const KIND_BEAT: u16 = 70;
+pub use crate::kinds::{
+    KIND_BEAT, KIND_CHUNK, KIND_CREDIT, KIND_END, KIND_FETCH, KIND_STOP, KIND_STREAM_STATUS,
+};
 
 /// What the forwarder accepts from a reader.
 pub const FROM_READER: FrameLimits =
@@ -151,7 +140,7 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    fn code(self) -> u32 {
+    pub(crate) fn code(self) -> u32 {
         match self {
             EndReason::ReachedTo => 1,
             EndReason::Recycled { .. } => 2,
@@ -163,7 +152,7 @@ impl EndReason {
         }
     }
 
-    fn from_code(code: u32, base: Lsn) -> Option<EndReason> {
+    pub(crate) fn from_code(code: u32, base: Lsn) -> Option<EndReason> {
         Some(match code {
             1 => EndReason::ReachedTo,
             2 => EndReason::Recycled { base },
@@ -375,7 +364,7 @@ impl FromForwarder {
             }
             FromForwarder::Status(status) => {
                 let base = status.base.0.to_le_bytes();
-                FrameHead::encode(KIND_STATUS, status.stream, status.committed.0, &base)
+                FrameHead::encode(KIND_STREAM_STATUS, status.stream, status.committed.0, &base)
             }
             FromForwarder::Beat(beat) => {
                 FrameHead::encode(KIND_BEAT, beat.number, beat.role_epoch, &[])
@@ -404,7 +393,7 @@ impl FromForwarder {
                 let committed = aligned("committed end", head.tag2)?;
                 Ok(FromForwarder::End(End { stream: head.tag, reason, committed, base }))
             }
-            KIND_STATUS => {
+            KIND_STREAM_STATUS => {
                 let base: &[u8; 8] = exact(head.kind, rest)?;
                 Ok(FromForwarder::Status(Status {
                     stream: head.tag,

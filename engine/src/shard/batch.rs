@@ -11,6 +11,7 @@ use crate::append::{Appended, Outcome};
 use crate::config::Role;
 use crate::error::{Error, ErrorKind};
 use crate::handle::NewRecord;
+use crate::kinds::KIND_GROUPS;
 use crate::limits::{
     BATCH_BYTES, HARD_STATE_SLOTS_BYTES, PENDING_BYTES_MAX, PENDING_MAX, SCN_AHEAD_MAX_NS,
     TAIL_RUNS_BYTES_MAX,
@@ -18,7 +19,6 @@ use crate::limits::{
 use crate::paxos::{GroupMark, ProposePosition};
 use crate::shard::Shard;
 use crate::shard::ledger::group_items;
-use crate::shard::net::KIND_GROUPS;
 use crate::shard::stream::{Pending, Reply, StreamState, TailRun, Waiting};
 use crate::status::Protection;
 use crate::stream::producers::Verdict;

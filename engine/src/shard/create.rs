@@ -1,6 +1,6 @@
 //! Creating streams: an entry of the catalogue each; a stream exists once its entry is committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 use crate::handle::NewRecord;
 use crate::limits::{CREATE_MAX, STREAMS_MAX};
 use crate::shard::Shard;
+use crate::shard::mesh::{Mail, shard_of};
 use crate::shard::stream::Reply;
 use crate::stream::catalogue::{CATALOGUE_STREAM, Change};
 
@@ -35,7 +36,26 @@ pub(crate) struct Creations {
     tickets: BTreeMap<u64, Ticket>,
     /// Created; the answer waits until each has a leader, so that it can be used at once.
     unled: Vec<Ticket>,
+    /// Streams of those that have a leader, on other shards of this node.
+    led_elsewhere: BTreeSet<u64>,
+    /// Streams of this shard that the catalogue named: its shard waits to hear of their leaders.
+    unheard: BTreeSet<u64>,
     next: u64,
+}
+
+impl Creations {
+    /// The catalogue's shard named a stream of this one.
+    pub(crate) fn opened(&mut self, stream: u64) {
+        self.unheard.insert(stream);
+    }
+
+    /// A stream of another shard has a leader.
+    pub(crate) fn led(&mut self, stream: u64) {
+        let mut open = self.tickets.values().chain(&self.unled);
+        if open.any(|ticket| ticket.ids.contains(&stream)) {
+            self.led_elsewhere.insert(stream);
+        }
+    }
 }
 
 impl<R: Ring> Shard<R> {
@@ -82,20 +102,33 @@ impl<R: Ring> Shard<R> {
         }
     }
 
+    /// A stream may have a leader now: whoever waits for that hears of it.
+    pub(crate) fn on_led(&mut self, stream: u64) {
+        if self.creations.unheard.contains(&stream) && self.is_led(stream) {
+            self.creations.unheard.remove(&stream);
+            let to = shard_of(CATALOGUE_STREAM, self.me.shards);
+            self.unsent.push_back((to, Mail::Led { stream }));
+            self.retry_mail();
+        }
+        self.answer_led();
+    }
+
+    fn is_led(&self, stream: u64) -> bool {
+        self.streams.get(&stream).is_some_and(|state| {
+            let leader = state.replica.leader();
+            state.leading || (leader.is_some() && leader.node != self.me.node)
+        })
+    }
+
     /// Answers creations whose streams all have a leader.
     pub(crate) fn answer_led(&mut self) {
-        let streams = &self.streams;
-        // What belongs to another shard of this node is not seen from here.
-        let me = self.me.node;
-        let led = |id: &u64| {
-            streams.get(id).is_none_or(|state| {
-                let leader = state.replica.leader();
-                state.leading || (leader.is_some() && leader.node != me)
-            })
-        };
+        let mut unled = std::mem::take(&mut self.creations.unled);
+        let led = |id: &u64| self.is_led(*id) || self.creations.led_elsewhere.contains(id);
         let is_done = |t: &mut Ticket| t.error.is_some() || t.ids.iter().all(led);
-        let done: Vec<Ticket> = self.creations.unled.extract_if(.., is_done).collect();
+        let done: Vec<Ticket> = unled.extract_if(.., is_done).collect();
+        self.creations.unled = unled;
         for ticket in done {
+            self.creations.led_elsewhere.retain(|id| !ticket.ids.contains(id));
             let result = ticket.error.map_or(Ok(ticket.ids), Err);
             self.tell(ticket.asker, result);
         }

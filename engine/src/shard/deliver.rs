@@ -10,12 +10,12 @@ use palisade_wal::{
 use crate::error::{Error, ErrorKind};
 use crate::forward::{Located, Recent, Reply};
 use crate::handle::{ReadPart, Record};
+use crate::kinds::KIND_FETCHED;
 use crate::limits::READ_BYTES_MAX;
 use crate::shard::Shard;
 use crate::shard::batch::group_kind;
 use crate::shard::frames::fetched_prefix;
 use crate::shard::jobs::{Destination, Job, Running};
-use crate::shard::net::KIND_FETCHED;
 
 /// What became of groups for a peer.
 enum Handed {

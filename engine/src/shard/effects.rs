@@ -95,7 +95,7 @@ impl<R: Ring> Shard<R> {
             Effect::Leader { .. } => {
                 let wall = self.io.ring.wall_ns();
                 self.state(stream).since_wall_ns = wall;
-                self.answer_led();
+                self.on_led(stream);
             }
             Effect::Committed { upto } => self.on_committed(stream, upto),
             Effect::Voided { from } => self.on_voided(stream, from),
@@ -132,7 +132,7 @@ impl<R: Ring> Shard<R> {
         if state.role == Role::Standby {
             self.start_import(stream);
         }
-        self.answer_led();
+        self.on_led(stream);
     }
 
     fn on_stepped_down(&mut self, stream: u64) {

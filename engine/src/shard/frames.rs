@@ -6,11 +6,12 @@ use palisade_wal::{
 };
 use zerocopy::FromBytes;
 
+use crate::kinds::{KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};
 use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey};
 use crate::shard::Shard;
 use crate::shard::batch::take_for_groups;
 use crate::shard::ledger::group_items;
-use crate::shard::net::{Duty, KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};
+use crate::shard::net::Duty;
 
 /// Where groups came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

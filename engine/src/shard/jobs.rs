@@ -99,6 +99,21 @@ impl Jobs {
         Ok(())
     }
 
+    /// Gives out every job, for the end of the shard.
+    pub(crate) fn take_all(&mut self) -> Vec<Job> {
+        let running = std::mem::take(&mut self.running).into_values().map(|read| read.job);
+        running.chain(self.waiting.drain(..)).chain(self.parked.drain(..)).collect()
+    }
+
+    /// Gives out every open file, for the end of the shard.
+    pub(crate) fn take_files(&mut self) -> Vec<Handle> {
+        let handle = |file| match file {
+            File::Open(handle) => Some(handle),
+            File::Opening => None,
+        };
+        std::mem::take(&mut self.files).into_values().filter_map(handle).collect()
+    }
+
     /// A stream has more committed bytes: its followers go on.
     pub(crate) fn on_committed(&mut self, stream: u64) {
         let mut at = 0;

@@ -17,6 +17,12 @@ pub(crate) enum Mail {
     Connection(Greeted),
     /// The catalogue says that the stream exists.
     Created { stream: u64, role: Role, members: Vec<Member> },
+    /// A created stream has a leader: it can be used.
+    Led { stream: u64 },
+    /// A client of another shard asks how this one is.
+    Report { to: u16, number: u64 },
+    /// The answer: the state is on the board.
+    Reported { shard: u16, number: u64 },
 }
 
 struct Inbox {
@@ -71,14 +77,22 @@ impl<R: Ring> Shard<R> {
                 Mail::Connection(greeted) => self.admit_connection(greeted),
                 Mail::Created { stream, role, members } => {
                     self.open_stream(stream, role, &members);
+                    self.creations.opened(stream);
+                    self.on_led(stream);
                 }
+                Mail::Led { stream } => {
+                    self.creations.led(stream);
+                    self.answer_led();
+                }
+                Mail::Report { to, number } => self.report_to(to, number),
+                Mail::Reported { shard, number } => self.on_reported(shard, number),
             }
         }
         self.retry_mail();
     }
 
     /// Sends mail that found no room before.
-    fn retry_mail(&mut self) {
+    pub(crate) fn retry_mail(&mut self) {
         let Some(mesh) = &self.mesh else { return };
         while let Some((shard, mail)) = self.unsent.pop_front() {
             if let Err(mail) = mesh.send(shard, mail) {

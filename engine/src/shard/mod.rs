@@ -21,6 +21,7 @@ mod create;
 mod deliver;
 mod effects;
 mod frames;
+mod halt;
 mod import;
 mod jobs;
 mod ledger;
@@ -30,6 +31,9 @@ mod publish;
 mod report;
 mod session;
 mod stream;
+mod survey;
+#[cfg(test)]
+mod tests;
 mod token;
 mod turn;
 
@@ -49,6 +53,7 @@ use crate::paxos::{Effects, Liveness, Member, Replica, Tuning};
 use crate::stream::catalogue::Catalogue;
 
 pub(crate) use boot::Phase;
+pub(crate) use halt::halt_error;
 pub use mesh::{Mesh, shard_of};
 pub use report::Board;
 
@@ -154,6 +159,7 @@ pub struct Shard<R: Ring> {
     pub(crate) creations: create::Creations,
     pub(crate) net: net::Net,
     pub(crate) jobs: jobs::Jobs,
+    pub(crate) surveys: survey::Surveys,
     pub(crate) imports: import::Imports,
     pub(crate) liveness: Option<Liveness>,
     pub(crate) effects: Effects,
@@ -183,6 +189,8 @@ pub struct Shard<R: Ring> {
     pub(crate) alarms: BTreeMap<&'static str, (u64, String)>,
     pub(crate) listening: Option<SocketAddr>,
     booted: bool,
+    /// It was ready once.
+    was_ready: bool,
     /// Its owner drives it, and looks at outcomes between two turns.
     pub(crate) driven: bool,
     /// An outcome was given in this turn.
@@ -263,6 +271,6 @@ impl<R: Ring> Shard<R> {
 
 impl<R: Ring> Drop for Shard<R> {
     fn drop(&mut self) {
-        self.port.close();
+        self.give_up();
     }
 }

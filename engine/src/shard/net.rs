@@ -9,19 +9,11 @@ use palisade_netio::{
     TokenBase, Welcome, ZeroCopy,
 };
 
+use crate::kinds::{KIND_HEARTBEAT, KIND_MESSAGES};
 use crate::limits::{MESSAGES_BYTES_MAX, OUTBOX_BYTES_MAX, PEER_BACKLOG_BYTES, SESSIONS_MAX};
 use crate::paxos::{Heartbeat, Message, NodeKey};
 use crate::shard::session::Session;
 use crate::shard::token::{OWNER_CONN, owner_base};
-
-/// A frame of replica messages, end to end.
-pub(crate) const KIND_MESSAGES: u16 = 16;
-/// A heartbeat.
-pub(crate) const KIND_HEARTBEAT: u16 = 17;
-/// A leader's batch: the body as the leader wrote it, `tag` its `headers_crc`.
-pub(crate) const KIND_GROUPS: u16 = 18;
-/// Groups that were fetched: `tag` the `headers_crc`, the prefix says for what.
-pub(crate) const KIND_FETCHED: u16 = 19;
 
 /// What a connection is for.
 pub(crate) enum Duty {

@@ -1,8 +1,9 @@
 //! What a node shows of itself.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 
-use palisade_netio::Ring;
+use palisade_netio::{Nanos, Ring};
 
 use crate::client::wire::StreamEntry;
 use crate::config::Role;
@@ -18,6 +19,9 @@ use crate::status::{
 /// One shard's part.
 #[derive(Clone, Debug, Default)]
 struct Part {
+    /// When, on the monotonic clock that the shards of a node share.
+    at: Nanos,
+    wall_ns: u64,
     cluster: ClusterStatus,
     node: NodeStatus,
     streams: Vec<StreamStatus>,
@@ -61,9 +65,28 @@ impl Board {
         status
     }
 
-    /// As JSON.
-    pub fn json(&self) -> String {
-        serde_json::to_string(&self.status()).expect("a status has no maps with odd keys")
+    /// All shards together, some of them silent: their streams as of their last report, with its
+    /// age at `now`.
+    pub(crate) fn status_without(&self, silent: &BTreeSet<u16>, now: Nanos) -> Status {
+        let mut status = self.status();
+        let parts = self.lock();
+        for shard in silent {
+            let part = parts.get(usize::from(*shard)).and_then(Option::as_ref);
+            let age_us = part.map(|part| now.since(part.at) / 1000);
+            for stream in part.into_iter().flat_map(|part| &part.streams) {
+                let shown = status.streams.iter_mut().find(|shown| shown.id == stream.id);
+                if let Some(shown) = shown {
+                    shown.age_us = age_us;
+                }
+            }
+            let last = age_us.map_or("it never did".to_string(), |age_us| {
+                format!("its streams are shown as {} ms ago", age_us / 1000)
+            });
+            let hint = format!("shard {shard} does not report: {last}; if it stays so, restart");
+            let since = part.map_or(0, |part| part.wall_ns);
+            status.alarms.push(Alarm { code: "shard-silent".to_string(), since, hint });
+        }
+        status
     }
 
     /// The streams, for a listing.
@@ -85,6 +108,8 @@ impl<R: Ring> Shard<R> {
         let role = self.streams.values().next().map_or(Role::Primary, |state| state.role);
         let space = self.ledger.wal.space();
         let part = Part {
+            at: self.io.now,
+            wall_ns: self.io.ring.wall_ns(),
             cluster: ClusterStatus {
                 id: self.me.cluster,
                 name: self.config.cluster_name.clone(),
@@ -122,21 +147,7 @@ impl<R: Ring> Shard<R> {
 
     fn stream_status(&self, id: u64, state: &StreamState) -> StreamStatus {
         let status = state.replica.status();
-        let import = self.import_state(id);
-        let (name, reason, action) = match (&state.halted, &import) {
-            (Some(halt), _) => (
-                "halted".to_string(),
-                halt.to_string(),
-                "the other replicas go on; keep this data directory for diagnosis".into(),
-            ),
-            (None, Some(import)) => import.clone(),
-            (None, None) => {
-                let leader = status.leader.is_some();
-                let name = if leader { "normal" } else { "no-leader" };
-                let action = if leader { "" } else { "wait; a majority must be up" };
-                (name.to_string(), status.reason.to_string(), action.to_string())
-            }
-        };
+        let (name, reason, action) = self.condition(id, state);
         StreamStatus {
             id,
             role: match status.role {
@@ -158,6 +169,38 @@ impl<R: Ring> Shard<R> {
             since: state.since_wall_ns,
             reason,
             action,
+            age_us: None,
+        }
+    }
+
+    /// State, reason and action of a stream.
+    fn condition(&self, id: u64, state: &StreamState) -> (String, String, String) {
+        let words = |name: &str, reason: &str, action: &str| {
+            (name.to_string(), reason.to_string(), action.to_string())
+        };
+        if let Some(halt) = &state.halted {
+            let action = "the other replicas go on; keep this data directory for diagnosis";
+            return words("halted", &halt.to_string(), action);
+        }
+        if state.replica.log().is_unknown() {
+            let reason = "records or promises of this disk may be lost: it votes in no election";
+            let action = match state.replica.config().members.len() {
+                1 => {
+                    "it stays so: nobody else has this log; see `palisade inspect verify`, keep                      the data directory, and format a new one or restore a copy"
+                }
+                _ => {
+                    "have a majority up without this member: the leader that it elects ends this;                      without one it stays so"
+                }
+            };
+            return words("unknown-tail", reason, action);
+        }
+        if let Some(import) = self.import_state(id) {
+            return import;
+        }
+        let status = state.replica.status();
+        match status.leader.is_some() {
+            true => words("normal", status.reason, ""),
+            false => words("no-leader", status.reason, "wait; a majority must be up"),
         }
     }
 }

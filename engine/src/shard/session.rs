@@ -14,6 +14,7 @@ use crate::limits::SESSION_APPENDS_MAX;
 use crate::shard::Shard;
 use crate::shard::net::Duty;
 use crate::shard::stream::Reply;
+use crate::shard::survey::Wanted;
 use crate::stream::catalogue::CATALOGUE_STREAM;
 
 /// One client connection.
@@ -42,16 +43,8 @@ impl<R: Ring> Shard<R> {
         match kind {
             wire::KIND_APPEND => self.on_append_request(conn, tag, stream, &body),
             wire::KIND_CREATE_STREAMS => self.on_create_request(conn, tag, &body),
-            wire::KIND_LIST_STREAMS => {
-                self.publish_status();
-                let streams = self.board.stream_entries();
-                self.answer(conn, wire::KIND_STREAMS, tag, &wire::encode_streams(&streams));
-            }
-            wire::KIND_STATUS => {
-                self.publish_status();
-                let json = self.board.json();
-                self.answer(conn, wire::KIND_STATUS_JSON, tag, json.as_bytes());
-            }
+            wire::KIND_LIST_STREAMS => self.survey(conn, tag, Wanted::Streams),
+            wire::KIND_STATUS => self.survey(conn, tag, Wanted::Status),
             kind => {
                 let text = format!("frames of kind {kind:#x} mean nothing to this node");
                 self.refuse(conn, tag, &Error::new(ErrorKind::Config, text));

@@ -33,7 +33,11 @@ impl<R: Ring> Shard<R> {
     pub fn turn(&mut self, may_wait: bool) -> bool {
         if self.port.is_stopping() {
             self.halt.get_or_insert(Halt::Done);
-            self.phase = Phase::Stopped;
+            if self.phase != Phase::Stopped {
+                self.phase = Phase::Stopped;
+                self.give_up();
+                self.disconnect();
+            }
             return false;
         }
         self.io.now = self.io.ring.now();
@@ -50,7 +54,7 @@ impl<R: Ring> Shard<R> {
         }
         if self.halt.is_some() {
             self.phase = Phase::Stopped;
-            self.port.close();
+            self.give_up();
             return false;
         }
         self.submit();
@@ -65,6 +69,7 @@ impl<R: Ring> Shard<R> {
         self.take_connections();
         self.tell_durable();
         self.run_timers();
+        self.end_surveys();
         self.check_stall();
         self.run_imports();
         self.end_turn();
@@ -247,7 +252,10 @@ impl<R: Ring> Shard<R> {
     fn wait(&mut self, may_wait: bool) -> Wait {
         // Who drives the shard itself would learn of its outcome only after the sleep.
         let answered = std::mem::take(&mut self.answered) && self.driven;
-        if !may_wait || answered || self.has_work() {
+        // So would who waits until it is ready, and a quiet shard may sleep for ever.
+        let became_ready = !self.was_ready && self.is_ready();
+        self.was_ready |= became_ready;
+        if !may_wait || answered || became_ready || self.has_work() {
             return Wait::No;
         }
         self.io.ring.arm();
@@ -286,7 +294,7 @@ impl<R: Ring> Shard<R> {
         let again = waits.then(|| self.io.now.after(LOOK_AGAIN_NS));
         [replicas, liveness, stall, self.net.next_timer(), self.ledger.wal.next_timer()]
             .into_iter()
-            .chain([self.next_import(), again])
+            .chain([self.next_import(), self.surveys.next_deadline(), again])
             .flatten()
             .min()
     }

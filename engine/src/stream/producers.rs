@@ -1,16 +1,15 @@
 //! Producers: who appended what, so that a retry finds its original instead of a second place.
 //!
 //! The table derives from the log alone. What is committed is in `settled`; what is logged above
-//! that is an overlay that a takeover may void.
+//! that is an overlay that a takeover may void. It is bounded: of the producers with the oldest
+//! SCN the places are forgotten first and the last sequence later. Whoever is forgotten entirely
+//! counts as new.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use palisade_wal::Lsn;
 
-/// Sequences remembered per producer; an older duplicate is answered *unknown*.
-const HISTORY: usize = 4096;
-/// Producers remembered per stream; the one with the oldest SCN is forgotten first.
-const PRODUCERS_MAX: usize = 1024;
+use crate::limits::{PRODUCER_SEQUENCES_MAX, PRODUCERS_LAST_MAX, PRODUCERS_MAX};
 
 /// Where a producer's record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +49,39 @@ struct Producer {
     recent: VecDeque<Mark>,
 }
 
+/// Producers whose places are forgotten: the last sequence of each, and its SCN.
+#[derive(Clone, Debug, Default)]
+struct Lasts {
+    by_id: BTreeMap<u64, (u64, u64)>,
+    by_scn: BTreeSet<(u64, u64)>,
+}
+
+impl Lasts {
+    fn get(&self, producer: u64) -> Option<u64> {
+        self.by_id.get(&producer).map(|(last, _)| *last)
+    }
+
+    fn insert(&mut self, producer: u64, last: u64, scn: u64) {
+        self.by_id.insert(producer, (last, scn));
+        self.by_scn.insert((scn, producer));
+        if self.by_id.len() > PRODUCERS_LAST_MAX {
+            let (_, oldest) = self.by_scn.pop_first().expect("one for each id");
+            self.by_id.remove(&oldest);
+        }
+    }
+
+    fn take(&mut self, producer: u64) -> Option<(u64, u64)> {
+        let (last, scn) = self.by_id.remove(&producer)?;
+        assert!(self.by_scn.remove(&(scn, producer)), "one for each id");
+        Some((last, scn))
+    }
+}
+
 /// The producers of one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Producers {
     settled: BTreeMap<u64, Producer>,
+    lasts: Lasts,
     /// Logged above the committed cursor, in log order.
     overlay: VecDeque<Mark>,
 }
@@ -65,7 +93,8 @@ impl Producers {
         assert!(producer != 0, "0 names no producer");
         let logged = self.overlay.iter().rev().find(|m| m.producer == producer);
         let settled = self.settled.get(&producer);
-        let last = queued.or(logged.map(|m| m.sequence)).or(settled.map(|p| p.last)).unwrap_or(0);
+        let committed = settled.map(|p| p.last).or_else(|| self.lasts.get(producer));
+        let last = queued.or(logged.map(|m| m.sequence)).or(committed).unwrap_or(0);
         if sequence == last + 1 {
             return Verdict::Fresh;
         }
@@ -108,12 +137,15 @@ impl Producers {
         if self.settled.len() >= PRODUCERS_MAX && !self.settled.contains_key(&mark.producer) {
             let oldest = self.settled.iter().min_by_key(|(id, p)| (p.scn, **id));
             let oldest = *oldest.expect("the table is full").0;
-            self.settled.remove(&oldest);
+            if let Some(Producer { last, scn, .. }) = self.settled.remove(&oldest) {
+                self.lasts.insert(oldest, last, scn);
+            }
         }
+        let (last, scn) = self.lasts.take(mark.producer).unwrap_or_default();
         let producer = self.settled.entry(mark.producer).or_default();
-        producer.last = producer.last.max(mark.sequence);
-        producer.scn = producer.scn.max(mark.scn);
-        if producer.recent.len() == HISTORY {
+        producer.last = producer.last.max(mark.sequence).max(last);
+        producer.scn = producer.scn.max(mark.scn).max(scn);
+        if producer.recent.len() == PRODUCER_SEQUENCES_MAX {
             producer.recent.pop_front();
         }
         producer.recent.push_back(mark);
@@ -157,11 +189,50 @@ mod tests {
     #[test]
     fn what_is_forgotten_is_not_fresh() {
         let mut producers = Producers::default();
-        for sequence in 1..=HISTORY as u64 + 1 {
+        for sequence in 1..=PRODUCER_SEQUENCES_MAX as u64 + 1 {
             producers.on_logged(mark(7, sequence));
         }
         producers.on_committed(Lsn::MAX);
         assert_eq!(producers.check(7, 1, None), Verdict::Forgotten);
         assert_eq!(producers.check(7, 2, None), Verdict::Duplicate(mark(7, 2)));
+    }
+
+    /// The first record of each producer from 1 to `count`, all committed.
+    fn crowd(count: u64) -> Producers {
+        let mut producers = Producers::default();
+        for id in 1..=count {
+            let lsn = Lsn(id * 100);
+            let end_lsn = Lsn(lsn.0 + 100);
+            producers.on_logged(Mark { producer: id, sequence: 1, lsn, end_lsn, scn: id });
+        }
+        producers.on_committed(Lsn::MAX);
+        producers
+    }
+
+    #[test]
+    fn a_producer_that_others_pushed_out_is_not_new() {
+        let mut producers = crowd(PRODUCERS_MAX as u64 + 1);
+        assert_eq!(producers.check(1, 1, None), Verdict::Forgotten);
+        assert_eq!(producers.check(1, 2, None), Verdict::Fresh);
+        assert_eq!(producers.check(1, 3, None), Verdict::Gap { expected: 2 });
+        // It comes back, with its place in the order; another one goes.
+        let back = Mark { sequence: 2, scn: u64::MAX, ..mark(1, 1 << 40) };
+        producers.on_logged(back);
+        producers.on_committed(Lsn::MAX);
+        assert_eq!(producers.check(1, 2, None), Verdict::Duplicate(back));
+        assert_eq!(producers.check(1, 1, None), Verdict::Forgotten);
+        assert_eq!(producers.check(2, 1, None), Verdict::Forgotten);
+        assert_eq!(producers.check(2, 2, None), Verdict::Fresh);
+    }
+
+    #[test]
+    fn a_producer_that_is_forgotten_entirely_counts_as_new() {
+        let known = (PRODUCERS_MAX + PRODUCERS_LAST_MAX) as u64;
+        assert_eq!(crowd(known).check(1, 1, None), Verdict::Forgotten);
+        let producers = crowd(known + 1);
+        assert_eq!(producers.check(1, 1, None), Verdict::Fresh);
+        assert_eq!(producers.check(1, 2, None), Verdict::Gap { expected: 1 });
+        assert_eq!(producers.check(2, 1, None), Verdict::Forgotten);
+        assert_eq!(producers.lasts.by_id.len(), producers.lasts.by_scn.len());
     }
 }

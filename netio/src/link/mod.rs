@@ -15,7 +15,7 @@ pub use event::{
 pub(crate) use inbox::{Inbox, Room};
 
 use crate::frame::{FrameHead, FrameLimits, KIND_USER_MIN};
-use crate::hello::{Class, Hello, Identity, KIND_REFUSED, KIND_WELCOME, Refusal, Welcome};
+use crate::hello::{Class, Hello, Identity, KIND_REFUSAL, KIND_WELCOME, Refusal, Welcome};
 use crate::limits::{FAREWELL_NS, ZERO_COPY_PENDING_MAX, ZERO_COPY_THRESHOLD_BYTES};
 use crate::op::{Completion, Errno, Handle, Op, Payload};
 use crate::pool::Pool;
@@ -465,9 +465,9 @@ impl Link {
             KIND_WELCOME => Welcome::parse(body)
                 .and_then(|welcome| welcome.check(hello).map(|()| welcome.from))
                 .map_err(DownReason::WrongPeer),
-            KIND_REFUSED => Err(match Refusal::parse(body) {
+            KIND_REFUSAL => Err(match Refusal::parse(body) {
                 Some(refusal) => DownReason::Refused(refusal),
-                None => DownReason::Greeting(KIND_REFUSED),
+                None => DownReason::Greeting(KIND_REFUSAL),
             }),
             kind => Err(DownReason::Greeting(kind)),
         };

@@ -1,0 +1,76 @@
+//! Every frame kind of the protocol, in one place: no two mean the same number.
+//!
+//! What the frames hold is said where they are made: `netio/src/hello.rs`, `shard/net.rs`,
+//! `forward/wire.rs`, `client/wire.rs`. PROTOCOL.md has the same tables; a test compares them.
+
+/// Defines the kinds and [`ALL`] from one list.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $number:expr;)*) => {
+        $($(#[$doc])* pub const $name: u16 = $number;)*
+
+        /// Every kind with its name, in the order of the numbers.
+        pub const ALL: &[(&str, u16)] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+kinds! {
+    /// Handshake: who dials, and whom it wants.
+    KIND_HELLO = palisade_netio::KIND_HELLO;
+    /// Handshake: who answers.
+    KIND_WELCOME = palisade_netio::KIND_WELCOME;
+    /// Handshake: why the connection is not wanted.
+    KIND_REFUSAL = palisade_netio::KIND_REFUSAL;
+
+    /// Between shards: replica messages, end to end.
+    KIND_MESSAGES = 16;
+    /// Between shards: a heartbeat.
+    KIND_HEARTBEAT = 17;
+    /// Between shards: a leader's batch, its body as the leader wrote it, `tag` its `headers_crc`.
+    KIND_GROUPS = 18;
+    /// Between shards: groups that were fetched, `tag` the `headers_crc`; the prefix says for what.
+    KIND_FETCHED = 19;
+
+    /// From a reader: a [`Fetch`](crate::forward::wire::Fetch).
+    KIND_FETCH = 64;
+    /// From a reader: more credit.
+    KIND_CREDIT = 65;
+    /// From a reader: the end of a stream.
+    KIND_STOP = 66;
+    /// To a reader: a chunk of records.
+    KIND_CHUNK = 67;
+    /// To a reader: an [`End`](crate::forward::wire::End).
+    KIND_END = 68;
+    /// To a reader: the [`Status`](crate::forward::wire::Status) of a stream.
+    KIND_STREAM_STATUS = 69;
+    /// To a reader: a [`Beat`](crate::forward::wire::Beat).
+    KIND_BEAT = 70;
+
+    /// From a client: records for one stream.
+    KIND_APPEND = 0x100;
+    /// The answer to [`KIND_APPEND`].
+    KIND_APPENDED = 0x101;
+    /// The negative answer to any request of a client.
+    KIND_REFUSED = 0x102;
+    /// From a client: asks for new streams.
+    KIND_CREATE_STREAMS = 0x103;
+    /// The answer to [`KIND_CREATE_STREAMS`].
+    KIND_CREATED = 0x104;
+    /// From a client: asks which streams there are.
+    KIND_LIST_STREAMS = 0x105;
+    /// The answer to [`KIND_LIST_STREAMS`].
+    KIND_STREAMS = 0x106;
+    /// From a client: asks how the node is.
+    KIND_STATUS = 0x107;
+    /// The answer to [`KIND_STATUS`].
+    KIND_STATUS_JSON = 0x108;
+}
+
+const _: () = {
+    let mut at = 1;
+    while at < ALL.len() {
+        assert!(ALL[at - 1].1 < ALL[at].1, "in the order of the numbers, each once");
+        at += 1;
+    }
+    assert!(KIND_REFUSAL < palisade_netio::KIND_USER_MIN);
+    assert!(KIND_MESSAGES >= palisade_netio::KIND_USER_MIN);
+};

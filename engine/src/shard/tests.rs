@@ -1,0 +1,410 @@
+//! Whole shards on the real ring, turned by hand, with somebody who meddles between the two.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use palisade_netio::{
+    Completion, Errno, LinkTiming, Nanos, Op, Pool, Purpose, Ring, Token, Uring, UringConfig, Wait,
+    Wake, ZeroCopyMode,
+};
+use palisade_wal::{Lsn, SyncPath};
+
+use super::{Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas};
+use crate::append::AppendFuture;
+use crate::client::{Client, ClientOptions};
+use crate::config::Role;
+use crate::error::{Error, ErrorKind};
+use crate::forward::queue::ForwardRequest;
+use crate::forward::{ForwardEvent, ForwardPort, ForwarderSide};
+use crate::handle::{Command, Stream};
+use crate::paxos::{Member, Tuning};
+use crate::status::Status;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// What happens between a shard and its ring.
+#[derive(Default)]
+struct Meddler {
+    /// Every durable write fails.
+    fail_writes: AtomicBool,
+    /// The shard is asked to stop after it looked and before its bell is armed.
+    stop_before_arming: AtomicBool,
+    /// It was about to sleep although it was asked to stop.
+    overslept: AtomicBool,
+}
+
+/// The real ring.
+struct Meddled {
+    ring: Uring,
+    meddler: Arc<Meddler>,
+    port: Arc<ShardPort>,
+    writes: HashSet<Token>,
+}
+
+impl Ring for Meddled {
+    fn submit(&mut self, pool: &mut Pool, token: Token, op: Op) {
+        if matches!(op, Op::Write { .. }) {
+            self.writes.insert(token);
+        }
+        self.ring.submit(pool, token, op);
+    }
+
+    fn enter(&mut self, pool: &mut Pool, wait: Wait, done: &mut Vec<Completion>) {
+        let mut wait = wait;
+        if matches!(wait, Wait::Until(_)) && self.port.is_stopping() {
+            self.meddler.overslept.store(true, Ordering::SeqCst);
+            wait = Wait::No;
+        }
+        let before = done.len();
+        self.ring.enter(pool, wait, done);
+        for completion in &mut done[before..] {
+            let written = self.writes.remove(&completion.token);
+            if written && self.meddler.fail_writes.load(Ordering::SeqCst) {
+                completion.result = Err(Errno::IO);
+            }
+        }
+    }
+
+    fn arm(&mut self) {
+        if self.meddler.stop_before_arming.load(Ordering::SeqCst) {
+            self.port.stop();
+        }
+        self.ring.arm();
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.ring.waker()
+    }
+
+    fn now(&self) -> Nanos {
+        self.ring.now()
+    }
+
+    fn wall_ns(&self) -> u64 {
+        self.ring.wall_ns()
+    }
+
+    fn random(&mut self) -> u64 {
+        self.ring.random()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.ring.in_flight()
+    }
+}
+
+/// The directory of a node that is alone in its cluster.
+struct Home {
+    dir: tempfile::TempDir,
+    shards: u16,
+}
+
+/// A shard and what is around it.
+struct Seat {
+    shard: Shard<Meddled>,
+    port: Arc<ShardPort>,
+    meddler: Arc<Meddler>,
+    forwarder: ForwarderSide,
+}
+
+impl Home {
+    /// A formatted node.
+    fn new(shards: u16) -> Home {
+        let dir = tempfile::tempdir_in("/var/tmp");
+        let home = Home { dir: dir.expect("a directory"), shards };
+        for shard in 0..shards {
+            let config = home.config(shard);
+            std::fs::create_dir(&config.dir).expect("a new directory");
+            let addr = "127.0.0.1:1".to_owned();
+            let member = Member { node: 1, incarnation: None, addr, region: "r".to_owned() };
+            let format = Format { role: Role::Primary, members: vec![member], incarnation: 7 };
+            let config = ShardConfig { listen: None, format: Some(format), ..config };
+            let mut seat = home.seat(config, None, Arc::new(Board::new(shards)));
+            while seat.shard.turn(true) {}
+            assert_eq!(seat.shard.halted(), Some(&Halt::Done));
+        }
+        home
+    }
+
+    fn config(&self, shard: u16) -> ShardConfig {
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        ShardConfig {
+            cluster: 1,
+            cluster_name: "one".to_owned(),
+            node: 1,
+            region: "r".to_owned(),
+            shard,
+            shards: self.shards,
+            dir: PathBuf::from(self.dir.path()).join(format!("shard-{shard}")),
+            listen: (shard == 0).then_some(any),
+            upstream: Vec::new(),
+            segment_bytes: SEGMENT_BYTES,
+            log_bytes_max: 256 << 20,
+            sync_path: SyncPath::Dsync,
+            writes_in_flight: 2,
+            zero_copy: ZeroCopyMode::Never,
+            link_timing: LinkTiming::default(),
+            disk_stall_ns: 10_000_000_000,
+            disk_stall_hard_ns: 100_000_000_000,
+            tuning: Tuning::default(),
+            format: None,
+        }
+    }
+
+    fn seat(&self, config: ShardConfig, mesh: Option<Arc<Mesh>>, board: Arc<Board>) -> Seat {
+        let pool = Pool::new(quotas(config.segment_bytes)).expect("memory");
+        let ring_config = UringConfig { register_bytes_max: 0, ..UringConfig::default() };
+        let ring = Uring::new(ring_config, &pool).expect("io_uring");
+        let (port, meddler) = (Arc::new(ShardPort::new()), Arc::new(Meddler::default()));
+        let writes = HashSet::new();
+        let ring = Meddled { ring, meddler: meddler.clone(), port: port.clone(), writes };
+        let (forward, forwarder): (ForwardPort, ForwarderSide) = crate::forward::port();
+        let shared = Shared { board, mesh, forward: Some(forward) };
+        Seat {
+            shard: Shard::new(config, ring, pool, port.clone(), shared),
+            port,
+            meddler,
+            forwarder,
+        }
+    }
+
+    /// The only shard, once it serves.
+    fn open(&self) -> Seat {
+        let mut seat = self.seat(self.config(0), None, Arc::new(Board::new(1)));
+        seat.until(|seat| seat.shard.is_ready().then_some(()));
+        seat
+    }
+}
+
+impl Seat {
+    /// Turns until there is something, or the shard has stopped.
+    fn try_until<T>(&mut self, mut probe: impl FnMut(&mut Seat) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = probe(self) {
+                return Some(found);
+            }
+            assert!(Instant::now() < deadline, "it takes too long");
+            if !self.shard.turn(false) {
+                return probe(self);
+            }
+        }
+    }
+
+    fn until<T>(&mut self, probe: impl FnMut(&mut Seat) -> Option<T>) -> T {
+        let found = self.try_until(probe);
+        found.unwrap_or_else(|| panic!("it stopped: {:?}", self.shard.halted()))
+    }
+
+    fn create(&mut self, count: usize) -> Vec<Stream> {
+        let answer = self.port.create_streams(count).expect("room");
+        let ids = self.until(|_| answer.try_take()).expect("it leads");
+        ids.into_iter().map(|id| Stream::new(id, self.port.clone())).collect()
+    }
+}
+
+/// The kind of error that an append has by now.
+fn kind(future: &mut AppendFuture) -> Option<ErrorKind> {
+    future.try_take().map(|outcome| outcome.expect_err("it was not acked").kind())
+}
+
+#[test]
+fn small_watched_groups_pin_no_large_slots() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let streams = seat.create(2);
+    let [small, large] = &streams[..] else { panic!("two streams") };
+    let watch = ForwardRequest::Watch { stream: small.id() };
+    seat.forwarder.request(watch).expect("room");
+    seat.until(|seat| {
+        let watched = seat.shard.forward.as_ref().is_some_and(|port| port.wants(small.id()));
+        watched.then_some(())
+    });
+    // A reader that keeps up, and a forwarder that keeps everything for it.
+    let mut kept = Vec::new();
+    for round in 0..150 {
+        let mut futures = [small.append(vec![1; 100]), large.append(vec![2; 200 << 10])];
+        for future in &mut futures {
+            let outcome = seat.until(|_| future.try_take());
+            assert!(outcome.is_ok(), "round {round}: {outcome:?}");
+        }
+        while let Some(event) = seat.forwarder.pop_event() {
+            kept.extend(matches!(event, ForwardEvent::Tail(_)).then_some(event));
+        }
+    }
+    assert!(kept.len() > 100, "{} groups came from memory", kept.len());
+    let used = seat.shard.io.pool.used(Purpose::Write);
+    assert!(used <= 4 << 20, "{used} bytes of slots for {} small groups", kept.len());
+}
+
+#[test]
+fn a_request_to_stop_is_seen_although_it_rings_no_bell() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    seat.meddler.stop_before_arming.store(true, Ordering::SeqCst);
+    let deadline = Instant::now() + PATIENCE;
+    while seat.shard.turn(true) {
+        assert!(Instant::now() < deadline, "it never stops");
+    }
+    assert_eq!(seat.shard.halted(), Some(&Halt::Done));
+    assert!(!seat.meddler.overslept.load(Ordering::SeqCst), "it sleeps on the request");
+}
+
+/// Everything that can be asked of a shard, and waits.
+struct Asked {
+    append: AppendFuture,
+    report: crate::handle::Answer<()>,
+    read: crate::handle::Answer<crate::handle::ReadPart>,
+    create: crate::handle::Answer<Vec<u64>>,
+}
+
+fn ask(port: &Arc<ShardPort>, stream: &Stream) -> Result<Asked, Error> {
+    Ok(Asked {
+        append: stream.append("asked"),
+        report: port.request(|reply| Command::Report { reply })?,
+        read: port.read(stream.id(), Lsn(0))?,
+        create: port.create_streams(1)?,
+    })
+}
+
+impl Asked {
+    /// The kinds of errors that came, in the order of the fields.
+    fn kinds(&mut self) -> [Option<ErrorKind>; 4] {
+        let kind_of = |error: Error| error.kind();
+        [
+            kind(&mut self.append),
+            self.report.try_take().map(|answer| answer.map_err(kind_of).unwrap_err()),
+            self.read.try_take().map(|answer| answer.map_err(kind_of).unwrap_err()),
+            self.create.try_take().map(|answer| answer.map_err(kind_of).unwrap_err()),
+        ]
+    }
+}
+
+/// A shard that is over answers who waited and refuses who comes, without another turn.
+fn assert_over(seat: &Seat, stream: &Stream, expected: ErrorKind) {
+    let mut later = stream.append("later");
+    assert_eq!(kind(&mut later), Some(expected));
+    assert_eq!(ask(&seat.port, stream).err().map(|error| error.kind()), Some(expected));
+    assert_eq!(stream.truncate_to(Lsn(0)).unwrap_err().kind(), expected);
+    let read = stream.reader(Lsn(0)).next().expect("an error");
+    assert_eq!(read.unwrap_err().kind(), expected);
+}
+
+#[test]
+fn a_poisoned_shard_answers_everyone() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let stream = seat.create(1).remove(0);
+    let mut follower = seat.port.request(|reply| Command::Read {
+        stream: stream.id(),
+        from: Lsn(0),
+        follow: true,
+        reply,
+    });
+    let follower = follower.as_mut().expect("room");
+    seat.meddler.fail_writes.store(true, Ordering::SeqCst);
+    let mut logged = stream.append("it has a place when the write fails");
+    seat.try_until(|_| None::<()>);
+    assert!(matches!(seat.shard.halted(), Some(Halt::Poisoned(_))), "{:?}", seat.shard.halted());
+    assert_eq!(kind(&mut logged), Some(ErrorKind::Unknown));
+    let followed = follower.try_take().expect("an answer").unwrap_err();
+    assert_eq!(followed.kind(), ErrorKind::Poisoned);
+    assert_over(&seat, &stream, ErrorKind::Poisoned);
+    assert!(!seat.shard.turn(false), "it stays so");
+}
+
+#[test]
+fn a_shard_that_stops_answers_everyone() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let stream = seat.create(1).remove(0);
+    let mut asked = ask(&seat.port, &stream).expect("room");
+    seat.port.stop();
+    assert_over(&seat, &stream, ErrorKind::Shutdown);
+    assert!(!seat.shard.turn(true));
+    assert_eq!(asked.kinds(), [Some(ErrorKind::Shutdown); 4], "what was not taken is not appended");
+    assert_over(&seat, &stream, ErrorKind::Shutdown);
+    drop(seat.shard);
+    let after = Stream::new(stream.id(), seat.port).append("after").wait();
+    assert_eq!(after.unwrap_err().kind(), ErrorKind::Shutdown);
+}
+
+#[test]
+fn what_was_taken_and_not_logged_is_not_appended_when_the_shard_stops() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let stream = seat.create(1).remove(0);
+    // More than the device takes at once: the last ones are in no group when it stops.
+    let mut futures: Vec<AppendFuture> =
+        (0..40).map(|_| stream.append(vec![3; 200 << 10])).collect();
+    seat.shard.turn(false);
+    seat.port.stop();
+    assert!(!seat.shard.turn(false));
+    let kinds: Vec<_> = futures.iter_mut().map(|future| kind(future).expect("settled")).collect();
+    let unknown = kinds.iter().take_while(|kind| **kind == ErrorKind::Unknown).count();
+    assert!(unknown > 0 && unknown < kinds.len(), "{kinds:?}");
+    assert!(kinds[unknown..].iter().all(|kind| *kind == ErrorKind::Shutdown), "{kinds:?}");
+    drop(seat);
+    let seat = home.open();
+    let state = &seat.shard.streams[&stream.id()];
+    let at_most = unknown as u64 * ((200 << 10) + 256);
+    assert!(state.replica.log().end().lsn.0 <= at_most, "something else is in the log");
+}
+
+/// Asks a node for its status while its shards are turned here.
+fn status_of(addr: SocketAddr, seats: &mut [Seat]) -> Status {
+    let asked = std::thread::spawn(move || {
+        let options = ClientOptions { cluster: 1, timeout: PATIENCE };
+        let mut client = Client::new(&[addr.to_string()], options).expect("an address");
+        client.status_json()
+    });
+    while !asked.is_finished() {
+        assert!(seats.iter_mut().all(|seat| seat.shard.turn(false)), "a shard stopped");
+    }
+    let json = asked.join().expect("no panic").expect("an answer");
+    serde_json::from_slice(&json).expect("a status")
+}
+
+#[test]
+fn a_silent_shard_is_shown_as_of_its_last_report() {
+    let home = Home::new(2);
+    let (mesh, board) = (Arc::new(Mesh::new(2)), Arc::new(Board::new(2)));
+    let seat = |shard| home.seat(home.config(shard), Some(mesh.clone()), board.clone());
+    let mut seats = [seat(0), seat(1)];
+    let deadline = Instant::now() + PATIENCE;
+    while !seats.iter().all(|seat| seat.shard.is_ready()) {
+        assert!(Instant::now() < deadline, "not ready in time");
+        assert!(seats.iter_mut().all(|seat| seat.shard.turn(false)), "a shard stopped");
+    }
+    let addr = seats[0].shard.listening().expect("it listens");
+
+    // Shard 1 has never reported and is not turned.
+    let status = status_of(addr, &mut seats[..1]);
+    assert!(status.stream(0).is_some() && status.stream(1).is_none(), "{status:?}");
+    assert_eq!(status.alarms.iter().map(|a| &a.code[..]).collect::<Vec<_>>(), ["shard-silent"]);
+
+    let stream = Stream::new(1, seats[1].port.clone());
+    let mut future = stream.append("only shard 1 knows");
+    let outcome = seats[1].until(|_| future.try_take()).expect("it leads");
+    let status = status_of(addr, &mut seats);
+    let shown = status.stream(1).expect("both shards report");
+    assert_eq!((shown.committed_lsn, shown.age_us), (outcome.end_lsn.0, None));
+    assert!(status.alarms.is_empty(), "{status:?}");
+
+    let mut future = stream.append("shown later");
+    let later = seats[1].until(|_| future.try_take()).expect("it leads");
+    let status = status_of(addr, &mut seats[..1]);
+    let shown = status.stream(1).expect("as of its last report");
+    assert_eq!(shown.committed_lsn, outcome.end_lsn.0);
+    assert!(shown.age_us.is_some_and(|age| age >= crate::limits::SURVEY_NS / 1000), "{shown:?}");
+    assert_eq!(status.stream(0).expect("its own").age_us, None);
+    assert_eq!(status.alarms.len(), 1, "{status:?}");
+
+    let status = status_of(addr, &mut seats);
+    assert_eq!(status.stream(1).expect("again").committed_lsn, later.end_lsn.0);
+}
