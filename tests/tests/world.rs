@@ -55,7 +55,7 @@ impl Alone {
         settings.shards = 1;
         (settings.disk_stall_ns, settings.disk_stall_hard_ns) = (SECOND, 3 * SECOND);
         let mut fleet = Fleet::new(&universe, &settings);
-        fleet.add_cluster(Role::Primary, 1).expect("formatted");
+        fleet.add_cluster(Role::Primary, 1, settings.shards, &[]).expect("formatted");
         fleet.start(0);
         let mut alone = Alone { universe, fleet };
         let led = alone.run(60 * SECOND, |fleet| fleet.leader(0, 1).is_some());

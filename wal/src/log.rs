@@ -182,6 +182,11 @@ impl StreamLog {
         Some(self.boundaries[at].chain)
     }
 
+    /// The committed boundary and those above it, in order.
+    pub fn boundaries(&self) -> impl DoubleEndedIterator<Item = Boundary> {
+        std::iter::once(self.committed).chain(self.boundaries.iter().copied())
+    }
+
     /// The run that holds `lsn`, if it is in the log.
     pub fn find(&self, lsn: Lsn) -> Option<&Extent> {
         let after = self.extents.partition_point(|e| e.start <= lsn);

@@ -1,20 +1,17 @@
 //! One reader's connection: reads its control frames and writes what is queued for it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
-use palisade_netio::{FrameError, FrameHead, SlotView};
+use palisade_netio::FileMap;
 
-use super::limits::{CONTROL_BYTES, JOIN_BYTES};
-use super::maps::Mapped;
-use super::wire::{FROM_READER, FromReader};
+use super::flow::{Body, Inflow, Outflow};
+use super::wire::FromReader;
 
 /// Wakes one task of this thread.
 #[derive(Debug, Default)]
@@ -45,29 +42,11 @@ impl Bell {
     }
 }
 
-/// The body of a frame that waits to be written.
-#[derive(Debug)]
-pub(crate) enum Body {
-    None,
-    View(SlotView, Range<usize>),
-    Mapped(Rc<Mapped>, Range<usize>),
-}
-
-impl Body {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Body::None => &[],
-            Body::View(view, range) => &view[range.clone()],
-            Body::Mapped(mapped, range) => &mapped.map[range.clone()],
-        }
-    }
-}
-
 /// What is queued for a connection, and how it is told to end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbox {
     pub(crate) bell: Bell,
-    frames: RefCell<VecDeque<(Vec<u8>, Body)>>,
+    flow: RefCell<Outflow<FileMap>>,
     /// Ends once everything is written.
     pub(crate) finish: Cell<bool>,
     /// Ends now.
@@ -75,8 +54,17 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn push(&self, head: Vec<u8>, body: Body) {
-        self.frames.borrow_mut().push_back((head, body));
+    pub(crate) fn new(answer: Vec<u8>) -> Outbox {
+        Outbox {
+            bell: Bell::default(),
+            flow: RefCell::new(Outflow::new(answer)),
+            finish: Cell::new(false),
+            abort: Cell::new(false),
+        }
+    }
+
+    pub(crate) fn push(&self, head: Vec<u8>, body: Body<FileMap>) {
+        self.flow.borrow_mut().push(head, body);
         self.bell.ring();
     }
 }
@@ -87,64 +75,9 @@ pub(crate) trait Report {
     fn sent(&self, bytes: u64, frames: usize);
 }
 
-/// What is being written: small frames joined, then at most one large body.
-#[derive(Debug, Default)]
-struct Writing {
-    bytes: Vec<u8>,
-    body: Option<Body>,
-    at: usize,
-    /// Bytes at the start that the state machine does not count.
-    uncounted: usize,
-    frames: usize,
-}
-
-impl Writing {
-    fn fill(&mut self, frames: &mut VecDeque<(Vec<u8>, Body)>) {
-        while self.body.is_none() && self.bytes.len() < JOIN_BYTES {
-            let Some((head, body)) = frames.pop_front() else { break };
-            self.bytes.extend_from_slice(&head);
-            self.frames += 1;
-            if body.bytes().len() < JOIN_BYTES {
-                self.bytes.extend_from_slice(body.bytes());
-            } else {
-                self.body = Some(body);
-            }
-        }
-    }
-
-    fn rest(&self) -> &[u8] {
-        match &self.body {
-            Some(body) if self.at >= self.bytes.len() => {
-                &body.bytes()[self.at - self.bytes.len()..]
-            }
-            _ => &self.bytes[self.at..],
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.rest().is_empty() && (self.body.is_none() || self.at > self.bytes.len())
-    }
-
-    /// A reader that does not take its bytes at once does not hold a shard's memory: the rest
-    /// is copied.
-    fn let_go(&mut self) {
-        if matches!(self.body, Some(Body::View(..))) {
-            let body = self.body.take().expect("it was just there");
-            self.bytes.extend_from_slice(body.bytes());
-        }
-    }
-}
-
 /// Serves a connection until either side ends it. Closes the socket.
-pub(crate) async fn serve(
-    mut stream: TcpStream,
-    welcome: Vec<u8>,
-    outbox: Rc<Outbox>,
-    report: impl Report,
-) {
-    let mut reading = Reading { buffer: vec![0; CONTROL_BYTES], filled: 0 };
-    let uncounted = welcome.len();
-    let mut writing = Writing { bytes: welcome, uncounted, ..Writing::default() };
+pub(crate) async fn serve(mut stream: TcpStream, outbox: Rc<Outbox>, report: impl Report) {
+    let mut inflow = Inflow::default();
     loop {
         let step = poll_fn(|cx| {
             // Registered before anything is looked at, so that nothing queued is missed.
@@ -152,12 +85,12 @@ pub(crate) async fn serve(
             if outbox.abort.get() {
                 return Poll::Ready(false);
             }
-            match reading.poll(cx, &mut stream, &report) {
+            match poll_read(cx, &mut stream, &mut inflow, &report) {
                 Poll::Ready(Ok(())) => moved = true,
                 Poll::Ready(Err(_)) => return Poll::Ready(false),
                 Poll::Pending => {}
             }
-            match poll_write(cx, &mut stream, &mut writing, &outbox, &report) {
+            match poll_write(cx, &mut stream, &outbox, &report) {
                 Poll::Ready(Ok(())) => moved = true,
                 Poll::Ready(Err(_)) => return Poll::Ready(false),
                 Poll::Pending => {}
@@ -167,8 +100,7 @@ pub(crate) async fn serve(
         if !step.await {
             break;
         }
-        let idle = writing.is_done() && outbox.frames.borrow().is_empty();
-        if outbox.finish.get() && idle {
+        if outbox.finish.get() && outbox.flow.borrow().is_empty() {
             break;
         }
         glommio::yield_if_needed().await;
@@ -179,84 +111,40 @@ pub(crate) async fn serve(
 fn poll_write(
     cx: &mut Context<'_>,
     stream: &mut TcpStream,
-    writing: &mut Writing,
     outbox: &Outbox,
     report: &impl Report,
 ) -> Poll<std::io::Result<()>> {
-    if writing.is_done() {
-        *writing = Writing::default();
-        writing.fill(&mut outbox.frames.borrow_mut());
-        if writing.rest().is_empty() {
-            return Poll::Pending;
-        }
+    let mut flow = outbox.flow.borrow_mut();
+    let next = flow.next();
+    if next.is_empty() {
+        return Poll::Pending;
     }
-    let polled = Pin::new(stream).poll_write(cx, writing.rest());
-    let written = match polled {
+    let written = match Pin::new(stream).poll_write(cx, next) {
         Poll::Pending => {
-            writing.let_go();
+            flow.on_blocked();
             return Poll::Pending;
         }
         Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
         Poll::Ready(Ok(written)) => written,
         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
     };
-    writing.at += written;
-    let skipped = writing.uncounted.min(written);
-    writing.uncounted -= skipped;
-    let frames = if writing.is_done() { std::mem::take(&mut writing.frames) } else { 0 };
-    report.sent((written - skipped) as u64, frames);
+    let (bytes, frames) = flow.on_written(written);
+    report.sent(bytes, frames);
     Poll::Ready(Ok(()))
 }
 
-struct Reading {
-    buffer: Vec<u8>,
-    filled: usize,
-}
-
-impl Reading {
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut TcpStream,
-        report: &impl Report,
-    ) -> Poll<std::io::Result<()>> {
-        let polled = Pin::new(stream).poll_read(cx, &mut self.buffer[self.filled..]);
-        match polled {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(0)) => {
-                return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()));
-            }
-            Poll::Ready(Ok(read)) => self.filled += read,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-        }
-        let mut at = 0;
-        loop {
-            match frame(&self.buffer[at..self.filled]) {
-                Ok(Some((said, len))) => {
-                    report.said(said);
-                    at += len;
-                }
-                Ok(None) => break,
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        self.buffer.copy_within(at..self.filled, 0);
-        self.filled -= at;
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// The control frame at the start of `bytes`, if it is there whole.
-fn frame(bytes: &[u8]) -> std::io::Result<Option<(FromReader, usize)>> {
-    let head = match FrameHead::parse(bytes, &FROM_READER) {
-        Ok(head) => head,
-        Err(FrameError::Short { .. }) => return Ok(None),
-        Err(error) => return Err(std::io::Error::other(error)),
+fn poll_read(
+    cx: &mut Context<'_>,
+    stream: &mut TcpStream,
+    inflow: &mut Inflow,
+    report: &impl Report,
+) -> Poll<std::io::Result<()>> {
+    let read = match Pin::new(stream).poll_read(cx, inflow.space()) {
+        Poll::Pending => return Poll::Pending,
+        Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into())),
+        Poll::Ready(Ok(read)) => read,
+        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
     };
-    let Some(body) = bytes.get(usize::from(head.head_len)..head.frame_len()) else {
-        return Ok(None);
-    };
-    head.check_body(body).map_err(std::io::Error::other)?;
-    let said = FromReader::parse(&head, body).map_err(std::io::Error::other)?;
-    Ok(Some((said, head.frame_len())))
+    let parsed = inflow.on_read(read, |said| report.said(said));
+    Poll::Ready(parsed.map_err(std::io::Error::other))
 }

@@ -140,7 +140,9 @@ impl Cursor {
         }
         match self.extents.front() {
             Some(extent) => {
-                let want = Want { ballot: Some(extent.ballot), ..want };
+                // Behind the extent the block may hold void groups, or damaged ones, that follow.
+                let (ballot, to) = (Some(extent.ballot), want.to.min(extent.end));
+                let want = Want { ballot, to, ..want };
                 Step::Read(extent.clone(), want)
             }
             None if self.misses > MISSES_MAX => Step::End(EndReason::Damaged),

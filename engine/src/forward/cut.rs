@@ -75,13 +75,17 @@ pub fn cut(records: &[u8], want: &Want) -> Result<Cut, NoCut> {
     let mut found: Option<Cut> = None;
     let mut at = 0;
     while at < records.len() {
-        let (header, next) = step(records, at)?;
-        let Some(group) = candidate(records, at, &header, want)? else {
-            if found.is_some() {
-                break;
+        let stepped = step(records, at)
+            .and_then(|(header, next)| Ok((header, next, candidate(records, at, &header, want)?)));
+        let (header, next, group) = match stepped {
+            Ok((header, next, Some(group))) => (header, next, group),
+            // Behind what was found it does not matter what stands there.
+            _ if found.is_some() => break,
+            Ok((_, next, None)) => {
+                at = next;
+                continue;
             }
-            at = next;
-            continue;
+            Err(why) => return Err(why),
         };
         match found.as_mut() {
             None if group.end() <= want.from => {}

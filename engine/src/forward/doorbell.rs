@@ -6,6 +6,8 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
+use palisade_netio::Wake;
+
 /// The ringing end.
 #[derive(Debug)]
 pub struct Doorbell {
@@ -52,5 +54,11 @@ impl Doorbell {
     /// Says that the forwarder is awake.
     pub fn disarm(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Wake for Doorbell {
+    fn wake(&self) {
+        self.ring();
     }
 }

@@ -5,7 +5,7 @@
 //! every task is awaited and every socket closed before the executor returns.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
@@ -20,22 +20,23 @@ use futures_lite::AsyncRead;
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use palisade_netio::{FileMap, Hello, Identity, Nanos, Refusal, RefusalCode, Welcome};
+use palisade_netio::{FileMap, Nanos};
 
-use super::connection::{Bell, Body, Outbox, Report, serve};
-use super::cursor::Source;
-use super::cut::NoCut;
+use super::connection::{Bell, Outbox, Report, serve};
 use super::doorbell::Doorbell;
-use super::limits::{EVENTS_PER_TURN, STALL_NS, STOP_NS, TURNS_MAX};
-use super::maps::{Mapped, Maps};
-use super::queue::{ForwardEvent, ForwardRequest, ForwarderSide, SealedExtent, Socket};
-use super::sender::{Effect, Limits, ReaderId, Readers, Route, Stats};
+use super::exchange::{Arrival, Exchange, ForwarderConfig, Load, Need, Work};
+use super::limits::{STALL_NS, STOP_NS};
+use super::maps::Mapped;
+use super::queue::ForwarderSide;
+use super::sender::{ReaderId, Stats};
 use super::wire::FromReader;
 
 /// Bytes that the executor's own buffers take; the forwarder uses none of them.
 const IO_MEMORY_BYTES: usize = 64 << 10;
 /// Entries of each of the executor's three rings.
 const RING_DEPTH: usize = 128;
+/// Shortest sleep of the clock.
+const CLOCK_NS_MIN: u64 = 1_000_000;
 
 /// Why a forwarder does not run.
 #[derive(Debug, thiserror::Error)]
@@ -46,19 +47,6 @@ pub enum ForwardError {
     /// Its thread ended by a panic.
     #[error("the forwarding shard failed: {0}")]
     Failed(String),
-}
-
-/// What a forwarder needs to know.
-#[derive(Clone, Debug)]
-pub struct ForwarderConfig {
-    /// Who this node is, for the welcome of connections that were not welcomed yet.
-    pub identity: Identity,
-    /// Which of the ports owns a stream.
-    pub route: Route,
-    /// The CPU to run on, if any.
-    pub cpu: Option<usize>,
-    /// Bounds.
-    pub limits: Limits,
 }
 
 /// Makes forwarders.
@@ -140,24 +128,16 @@ impl Drop for ForwarderHandle {
     }
 }
 
-struct Port {
-    side: ForwarderSide,
-    /// Requests that found no room.
-    backlog: VecDeque<ForwardRequest>,
-}
-
 struct Inner {
-    config: ForwarderConfig,
     start: Instant,
-    readers: RefCell<Readers>,
-    ports: RefCell<Vec<Port>>,
+    exchange: RefCell<Exchange<FileMap>>,
     outboxes: RefCell<BTreeMap<ReaderId, Rc<Outbox>>>,
-    maps: RefCell<Maps>,
-    effects: RefCell<Vec<Effect>>,
     /// Wakes the pump.
     bell: Bell,
     /// Wakes the clock.
     clock_bell: Bell,
+    /// When the clock wakes by itself.
+    clock_until: Cell<Option<Nanos>>,
     /// Connections and reads that have a task.
     tasks: Cell<usize>,
     done_bell: Bell,
@@ -172,20 +152,13 @@ async fn run(
     heard: UnixStream,
     shared: Arc<Shared>,
 ) {
-    let count = ports.len();
-    let backlog = VecDeque::new;
     let inner = Rc::new(Inner {
-        readers: RefCell::new(Readers::new(config.limits, count, config.route)),
-        config,
         start: Instant::now(),
-        ports: RefCell::new(
-            ports.into_iter().map(|side| Port { side, backlog: backlog() }).collect(),
-        ),
+        exchange: RefCell::new(Exchange::new(ports, &config)),
         outboxes: RefCell::default(),
-        maps: RefCell::default(),
-        effects: RefCell::default(),
         bell: Bell::default(),
         clock_bell: Bell::default(),
+        clock_until: Cell::new(None),
         tasks: Cell::new(0),
         done_bell: Bell::default(),
         stopping: Cell::new(false),
@@ -211,9 +184,7 @@ async fn pump(inner: &Rc<Inner>, bell: &Doorbell, heard: UnixStream) {
             continue;
         }
         bell.arm();
-        if inner.ports.borrow().iter().all(|port| port.side.is_empty())
-            && !inner.shared.stop.load(Ordering::SeqCst)
-        {
+        if !inner.exchange.borrow().has_events() && !inner.shared.stop.load(Ordering::SeqCst) {
             let mut rings = [0; 64];
             poll_fn(|cx| {
                 let rung = inner.bell.poll(cx);
@@ -228,21 +199,22 @@ async fn pump(inner: &Rc<Inner>, bell: &Doorbell, heard: UnixStream) {
 
 async fn clock(inner: Rc<Inner>) {
     while !inner.stopping.get() {
-        let wait = inner.next_delay();
-        let heard = inner.clock_bell.heard();
-        match wait {
-            Some(delay) => {
-                let rings = async {
-                    Timer::new(delay).await;
-                };
-                futures_lite::future::or(rings, heard).await;
-            }
-            None => heard.await,
-        }
         let now = inner.now();
-        inner.readers.borrow_mut().on_time(now);
-        inner.maps.borrow_mut().sweep(now);
-        inner.bell.ring();
+        let until = inner.exchange.borrow().next_time(now);
+        inner.clock_until.set(until);
+        let heard = async {
+            inner.clock_bell.heard().await;
+            false
+        };
+        let rings = async {
+            let Some(until) = until else { return std::future::pending().await };
+            Timer::new(Duration::from_nanos(until.since(now).max(CLOCK_NS_MIN))).await;
+            true
+        };
+        if futures_lite::future::or(rings, heard).await {
+            inner.exchange.borrow_mut().on_time(inner.now());
+            inner.bell.ring();
+        }
     }
 }
 
@@ -251,79 +223,34 @@ impl Inner {
         Nanos(self.start.elapsed().as_nanos() as u64)
     }
 
-    fn next_delay(&self) -> Option<Duration> {
-        let now = self.now();
-        let mut at = self.readers.borrow().next_time();
-        if self.ports.borrow().iter().any(|port| !port.backlog.is_empty()) {
-            at = Some(now.after(1_000_000));
-        }
-        if at.is_none() && !self.maps.borrow().is_empty() {
-            at = Some(now.after(1_000_000_000));
-        }
-        at.map(|at| Duration::from_nanos(at.since(now).max(1_000_000)))
-    }
-
     /// Takes what the shards sent. Returns whether there may be more.
     fn take_events(self: &Rc<Self>) -> bool {
-        let mut more = false;
-        let count = self.ports.borrow().len();
-        for at in 0..count {
-            loop {
-                let reply = self.ports.borrow_mut()[at].side.pop_reply();
-                let Some(reply) = reply else { break };
-                self.readers.borrow_mut().on_located(&reply);
-            }
-            let epoch = self.ports.borrow()[at].side.role_epoch();
-            self.readers.borrow_mut().on_role_epoch(epoch);
-            let mut taken = 0;
-            while taken < EVENTS_PER_TURN {
-                let event = self.ports.borrow_mut()[at].side.pop_event();
-                let Some(event) = event else { break };
-                self.on_event(event);
-                taken += 1;
-            }
-            more |= taken == EVENTS_PER_TURN;
-        }
+        let mut arrivals = Vec::new();
+        let more = self.exchange.borrow_mut().take_events(self.now(), &mut arrivals);
+        arrivals.into_iter().for_each(|arrival| self.connect(arrival));
         more
     }
 
-    fn on_event(self: &Rc<Self>, event: ForwardEvent) {
-        match event {
-            ForwardEvent::Connection { socket, hello, welcomed } => {
-                self.connect(socket, &hello, welcomed);
-            }
-            ForwardEvent::Committed { stream, upto, base } => {
-                self.readers.borrow_mut().on_committed(stream, upto, base);
-            }
-            ForwardEvent::Tail(recent) => self.readers.borrow_mut().on_tail(recent),
-            ForwardEvent::StreamGone { stream } => self.readers.borrow_mut().on_gone(stream),
-        }
-    }
-
-    fn connect(self: &Rc<Self>, socket: Socket, _hello: &Hello, welcomed: bool) {
+    fn connect(self: &Rc<Self>, arrival: Arrival) {
+        let Arrival { socket, reader, answer } = arrival;
         let socket = socket.into_std();
-        let opened = self.readers.borrow_mut().on_open(self.now());
-        let Some(id) = opened else {
-            let refusal = Refusal::new(RefusalCode::Busy, "too many readers".to_owned()).encode();
+        let Some(id) = reader else {
             // Best effort: a peer that does not take it finds a closed connection.
             let _ = socket.set_nonblocking(true);
-            let _ = std::io::Write::write(&mut &socket, &refusal);
+            let _ = std::io::Write::write(&mut &socket, &answer);
             return;
         };
         let socket = socket2::Socket::from(socket);
         let _ = socket.set_nodelay(true);
         let _ = socket.set_tcp_user_timeout(Some(Duration::from_nanos(STALL_NS)));
-        let welcome =
-            if welcomed { Vec::new() } else { Welcome::new(self.config.identity).encode() };
-        let outbox = Rc::new(Outbox::default());
+        let outbox = Rc::new(Outbox::new(answer));
         self.outboxes.borrow_mut().insert(id, outbox.clone());
-        self.clock_bell.ring();
         let inner = self.clone();
         self.spawn(async move {
             let stream = TcpStream::from(socket);
-            serve(stream, welcome, outbox, Connected { inner: inner.clone(), id }).await;
+            serve(stream, outbox, Connected { inner: inner.clone(), id }).await;
             inner.outboxes.borrow_mut().remove(&id);
-            inner.readers.borrow_mut().on_closed(id);
+            inner.exchange.borrow_mut().on_closed(id);
             inner.bell.ring();
         });
     }
@@ -341,137 +268,68 @@ impl Inner {
 
     /// Lets readers take their turns and does what they want. Returns whether more is ready.
     fn turn(self: &Rc<Self>) -> bool {
-        let mut effects = self.effects.take();
-        let mut more = self.readers.borrow_mut().poll(TURNS_MAX, &mut effects);
-        for effect in effects.drain(..) {
-            more |= self.apply(effect);
+        let (mut work, now) = (Vec::new(), self.now());
+        let more = self.exchange.borrow_mut().turn(now, &mut work);
+        work.into_iter().for_each(|work| self.apply(work));
+        let exchange = self.exchange.borrow();
+        let (next, until) = (exchange.next_time(now), self.clock_until.get());
+        if next.is_some_and(|next| until.is_none_or(|until| next < until)) {
+            self.clock_bell.ring();
         }
-        self.effects.replace(effects);
-        self.send_requests();
         *self.shared.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            self.readers.borrow().stats();
+            exchange.stats();
         more
     }
 
-    /// Returns whether the readers have news at once.
-    fn apply(self: &Rc<Self>, effect: Effect) -> bool {
-        match effect {
-            Effect::Send { reader, head, source } => {
-                let body = match source {
-                    Source::View { view, range } => Body::View(view, range),
-                    Source::Mapped { extent, range } => match self.mapped(&extent) {
-                        Ok(mapped) => Body::Mapped(mapped, range),
-                        // The readers count it as sent; the connection cannot go on.
-                        Err(_) => {
-                            self.abort(reader);
-                            return false;
-                        }
-                    },
-                };
-                self.push(reader, head.encode(), body);
-                false
+    fn apply(self: &Rc<Self>, work: Work<FileMap>) {
+        match work {
+            Work::Push { reader, head, body } => {
+                if let Some(outbox) = self.outboxes.borrow().get(&reader) {
+                    outbox.push(head, body);
+                }
             }
-            Effect::Say { reader, frame } => {
-                self.push(reader, frame, Body::None);
-                false
+            Work::Abort { reader } => {
+                if let Some(outbox) = self.outboxes.borrow().get(&reader) {
+                    outbox.abort.set(true);
+                    outbox.bell.ring();
+                }
             }
-            Effect::Ask { shard, request } => {
-                self.ports.borrow_mut()[shard].backlog.push_back(request);
-                false
-            }
-            Effect::Close { reader, .. } => {
-                self.abort(reader);
-                false
-            }
-            Effect::Read { .. } => self.read(effect),
-        }
-    }
-
-    fn push(&self, reader: ReaderId, head: Vec<u8>, body: Body) {
-        if let Some(outbox) = self.outboxes.borrow().get(&reader) {
-            outbox.push(head, body);
-        }
-    }
-
-    fn abort(&self, reader: ReaderId) {
-        if let Some(outbox) = self.outboxes.borrow().get(&reader) {
-            outbox.abort.set(true);
-            outbox.bell.ring();
-        }
-    }
-
-    /// The segment of an extent that was cut just now: it is mapped, except when too many other
-    /// segments were read since.
-    fn mapped(&self, extent: &SealedExtent) -> std::io::Result<Rc<Mapped>> {
-        let now = self.now();
-        if let Some(mapped) = self.maps.borrow_mut().get(extent, now) {
-            return Ok(mapped);
-        }
-        let mapped = Rc::new(Mapped::new(FileMap::open(&extent.path)?, extent));
-        self.maps.borrow_mut().put(extent, mapped.clone(), now);
-        Ok(mapped)
-    }
-
-    /// Cuts at once what is in memory; the rest is read from the disk by a helper thread first,
-    /// so that a reader of cold bytes never stops the others.
-    fn read(self: &Rc<Self>, effect: Effect) -> bool {
-        let Effect::Read { reader, stream, ticket, extent, want } = effect else { return false };
-        let offset = extent.expect.offset;
-        let mapped = self.maps.borrow_mut().get(&extent, self.now());
-        if let Some(mapped) = mapped.as_ref().filter(|mapped| mapped.cold(offset).is_none()) {
-            let found = mapped.cut(&extent, &want);
-            self.readers.borrow_mut().on_read(reader, stream, ticket, found);
-            if let Some(range) = mapped.ahead(offset) {
-                let mapped = mapped.clone();
+            Work::Load(mut load) => {
+                let inner = self.clone();
                 self.spawn(async move {
-                    // A failure is met again by the reader that comes there.
-                    let _ = prefault(&mapped, range).await;
+                    if inner.load(&mut load).await.is_err() {
+                        inner.exchange.borrow_mut().on_load_failed(&load);
+                    }
+                    inner.bell.ring();
                 });
             }
-            return true;
+            Work::Ahead(mapped, range) => self.spawn(async move {
+                // A failure is met again by the reader that comes there.
+                let _ = prefault(&mapped, range).await;
+            }),
         }
-        let inner = self.clone();
-        self.spawn(async move {
-            let found = match inner.load(mapped, &extent).await {
-                Ok(mapped) => mapped.cut(&extent, &want),
-                Err(_) => Err(NoCut::Damaged),
-            };
-            inner.readers.borrow_mut().on_read(reader, stream, ticket, found);
-            inner.bell.ring();
-        });
-        false
     }
 
-    async fn load(
-        &self,
-        mapped: Option<Rc<Mapped>>,
-        extent: &SealedExtent,
-    ) -> std::io::Result<Rc<Mapped>> {
-        let mapped = match mapped {
-            Some(mapped) => mapped,
-            None => {
-                let path = extent.path.clone();
-                let open = move || FileMap::open(&path);
-                let map = glommio::executor().spawn_blocking(open).await?;
-                let now = self.now();
-                let known = self.maps.borrow_mut().get(extent, now);
-                // Another reader may have been faster.
-                let mapped = known.unwrap_or_else(|| Rc::new(Mapped::new(map, extent)));
-                self.maps.borrow_mut().put(extent, mapped.clone(), now);
-                self.clock_bell.ring();
-                mapped
+    /// Maps and reads on helper threads, so that a reader of cold bytes never stops the others.
+    async fn load(&self, load: &mut Load<FileMap>) -> std::io::Result<()> {
+        loop {
+            let need = self.exchange.borrow_mut().load(load, self.now());
+            match need {
+                Need::Map(path) => {
+                    let open = move || FileMap::open(&path);
+                    let map = glommio::executor().spawn_blocking(open).await?;
+                    self.exchange.borrow_mut().on_mapped(load, map, self.now());
+                }
+                Need::Warm(mapped, range) => prefault(&mapped, range).await?,
+                Need::Nothing => return Ok(()),
             }
-        };
-        if let Some(range) = mapped.cold(extent.expect.offset) {
-            prefault(&mapped, range).await?;
         }
-        Ok(mapped)
     }
 
     /// Ends every stream, connection and task.
     async fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
-        self.readers.borrow_mut().on_shutdown();
+        self.exchange.borrow_mut().on_shutdown();
         while self.turn() {}
         for outbox in self.outboxes.borrow().values() {
             outbox.finish.set(true);
@@ -486,7 +344,7 @@ impl Inner {
             outbox.bell.ring();
         }
         self.no_tasks().await;
-        self.maps.borrow_mut().clear();
+        self.exchange.borrow_mut().let_go();
     }
 
     async fn no_tasks(&self) {
@@ -494,32 +352,11 @@ impl Inner {
             self.done_bell.heard().await;
         }
     }
-
-    fn send_requests(&self) {
-        let mut waiting = false;
-        for port in self.ports.borrow_mut().iter_mut() {
-            let mut sent = false;
-            while let Some(&request) = port.backlog.front() {
-                if port.side.request(request).is_err() {
-                    waiting = true;
-                    break;
-                }
-                port.backlog.pop_front();
-                sent = true;
-            }
-            if sent {
-                port.side.wake();
-            }
-        }
-        if waiting {
-            self.clock_bell.ring();
-        }
-    }
 }
 
 /// Reads from the disk on the executor's helper thread. An error here is what would be a signal
 /// when the bytes were touched.
-async fn prefault(mapped: &Mapped, range: Range<usize>) -> std::io::Result<()> {
+async fn prefault(mapped: &Mapped<FileMap>, range: Range<usize>) -> std::io::Result<()> {
     let (map, part) = (mapped.map.clone(), range.clone());
     glommio::executor().spawn_blocking(move || map.prefault(part)).await?;
     mapped.set_warm(&range);
@@ -533,17 +370,12 @@ struct Connected {
 
 impl Report for Connected {
     fn said(&self, said: FromReader) {
-        let mut readers = self.inner.readers.borrow_mut();
-        match said {
-            FromReader::Fetch(fetch) => readers.on_fetch(self.id, &fetch),
-            FromReader::Credit { stream, bytes } => readers.on_credit(self.id, stream, bytes),
-            FromReader::Stop { stream } => readers.on_stop(self.id, stream),
-        }
+        self.inner.exchange.borrow_mut().on_said(self.id, said);
         self.inner.bell.ring();
     }
 
     fn sent(&self, bytes: u64, frames: usize) {
-        self.inner.readers.borrow_mut().on_sent(self.id, bytes, frames, self.inner.now());
+        self.inner.exchange.borrow_mut().on_sent(self.id, bytes, frames, self.inner.now());
         self.inner.bell.ring();
     }
 }

@@ -12,7 +12,8 @@ use palisade_netio::limits::{FRAME_BULK_HEAD_BYTES, FRAME_HEAD_BYTES};
 use palisade_netio::{Class, FrameHead, Hello, Identity, KIND_WELCOME, Target, Wake};
 use palisade_wal::Lsn;
 
-use super::driver::{Forwarder, ForwarderConfig, ForwarderHandle};
+use super::driver::{Forwarder, ForwarderHandle};
+use super::exchange::ForwarderConfig;
 use super::queue::{
     ForwardEvent, ForwardPort, Lease, LocateRequest, Located, Recent, Reply, SealedExtent, Socket,
     port,

@@ -2,12 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use palisade_netio::{FileMap, Nanos};
+use palisade_netio::Nanos;
 
 use super::cut::{Cut, NoCut, Want, block_body, cut};
 use super::limits::{MAP_IDLE_NS, MAPS_MAX, PREFAULT_BYTES};
@@ -15,8 +15,9 @@ use super::queue::{Lease, SealedExtent};
 
 /// One mapped segment. Dropped by its last user; the map goes before the lease.
 #[derive(Debug)]
-pub(crate) struct Mapped {
-    pub(crate) map: Arc<FileMap>,
+pub struct Mapped<M> {
+    /// Its bytes.
+    pub map: Arc<M>,
     _lease: Lease,
     /// Windows of [`PREFAULT_BYTES`] that are being read from the disk, or were (true).
     warm: RefCell<BTreeMap<usize, bool>>,
@@ -24,8 +25,8 @@ pub(crate) struct Mapped {
     bodies: RefCell<BTreeMap<u64, Range<usize>>>,
 }
 
-impl Mapped {
-    pub(crate) fn new(map: FileMap, extent: &SealedExtent) -> Mapped {
+impl<M: Deref<Target = [u8]>> Mapped<M> {
+    pub(crate) fn new(map: M, extent: &SealedExtent) -> Mapped<M> {
         Mapped {
             map: Arc::new(map),
             _lease: extent.lease.clone(),
@@ -73,7 +74,7 @@ impl Mapped {
     }
 
     /// A range of whole windows is in memory now.
-    pub(crate) fn set_warm(&self, range: &Range<usize>) {
+    pub fn set_warm(&self, range: &Range<usize>) {
         for window in range.start / PREFAULT_BYTES..range.end / PREFAULT_BYTES {
             self.warm.borrow_mut().insert(window, true);
         }
@@ -81,20 +82,26 @@ impl Mapped {
 }
 
 /// The maps in use lately.
-#[derive(Debug, Default)]
-pub(crate) struct Maps {
-    maps: BTreeMap<(Arc<Path>, u64), (Rc<Mapped>, Nanos)>,
+#[derive(Debug)]
+pub(crate) struct Maps<M> {
+    maps: BTreeMap<(Arc<Path>, u64), (Rc<Mapped<M>>, Nanos)>,
 }
 
-impl Maps {
-    pub(crate) fn get(&mut self, extent: &SealedExtent, now: Nanos) -> Option<Rc<Mapped>> {
+impl<M> Default for Maps<M> {
+    fn default() -> Maps<M> {
+        Maps { maps: BTreeMap::new() }
+    }
+}
+
+impl<M> Maps<M> {
+    pub(crate) fn get(&mut self, extent: &SealedExtent, now: Nanos) -> Option<Rc<Mapped<M>>> {
         let key = (extent.path.clone(), extent.expect.segment_seq);
         let (mapped, used) = self.maps.get_mut(&key)?;
         *used = now;
         Some(mapped.clone())
     }
 
-    pub(crate) fn put(&mut self, extent: &SealedExtent, mapped: Rc<Mapped>, now: Nanos) {
+    pub(crate) fn put(&mut self, extent: &SealedExtent, mapped: Rc<Mapped<M>>, now: Nanos) {
         if self.maps.len() >= MAPS_MAX {
             let oldest = self.maps.iter().min_by_key(|(_, (_, used))| *used);
             if let Some(key) = oldest.map(|(key, _)| key.clone()) {

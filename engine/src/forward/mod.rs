@@ -1,8 +1,9 @@
 //! The forwarding shard: committed groups for readers and standby clusters.
 //!
-//! [`Readers`] decides who gets which bytes next, without I/O. The [`Forwarder`]'s thread does it:
-//! it takes events from log shards by bounded queues ([`port()`]), sends recent bytes from the
-//! slots that hold them, and older ones from maps of sealed segments. Where bytes stand is asked
+//! [`Readers`] decides who gets which bytes next; [`Exchange`] puts the queues from and to the log
+//! shards ([`port()`]), the maps of sealed segments and the bytes of connections ([`flow`]) around
+//! it. Both do no I/O. The [`Forwarder`]'s thread does: recent bytes are sent from the slots that
+//! hold them, older ones from the maps. Where bytes stand is asked
 //! of the shard that owns the stream, so that nothing uncommitted or voided is sent; the active
 //! segment is never mapped.
 
@@ -13,8 +14,10 @@ pub mod doorbell;
 pub mod driver;
 #[cfg(test)]
 mod driver_tests;
+pub mod exchange;
+pub mod flow;
 pub mod limits;
-mod maps;
+pub mod maps;
 pub mod queue;
 pub mod sender;
 #[cfg(test)]
@@ -24,7 +27,8 @@ pub mod tail;
 pub(crate) mod testlog;
 pub mod wire;
 
-pub use driver::{ForwardError, Forwarder, ForwarderConfig, ForwarderHandle};
+pub use driver::{ForwardError, Forwarder, ForwarderHandle};
+pub use exchange::{Exchange, ForwarderConfig};
 pub use limits::EXTENTS_MAX;
 pub use queue::{
     ForwardEvent, ForwardPort, ForwarderSide, Lease, LocateRequest, Located, Recent, Reply,

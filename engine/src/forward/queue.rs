@@ -14,7 +14,6 @@ use crossbeam::queue::ArrayQueue;
 use palisade_netio::{Handle, Hello, SlotView, Wake};
 use palisade_wal::{Ballot, Expect, Lsn};
 
-use super::doorbell::Doorbell;
 use super::limits::{EVENTS_MAX, LOCATES_MAX, REQUESTS_MAX};
 
 /// A socket that is handed over; whoever holds it closes it.
@@ -180,13 +179,13 @@ struct Shared {
     /// The forwarder is gone.
     closed: AtomicBool,
     waker: OnceLock<Arc<dyn Wake>>,
-    bell: OnceLock<Arc<Doorbell>>,
+    bell: OnceLock<Arc<dyn Wake>>,
 }
 
 impl Shared {
     fn ring(&self) {
         if let Some(bell) = self.bell.get() {
-            bell.ring();
+            bell.wake();
         }
     }
 
@@ -382,7 +381,7 @@ pub struct ForwarderSide {
 
 impl ForwarderSide {
     /// Says what wakes the forwarder. Once.
-    pub fn set_bell(&mut self, bell: Arc<Doorbell>) {
+    pub fn set_bell(&mut self, bell: Arc<dyn Wake>) {
         let _ = self.shared.bell.set(bell);
     }
 
@@ -401,7 +400,7 @@ impl ForwarderSide {
         Some(event)
     }
 
-    /// Whether nothing waits here. After [`Doorbell::arm`], before sleeping.
+    /// Whether nothing waits here. To be looked at after arming the bell, before sleeping.
     pub fn is_empty(&self) -> bool {
         fence(Ordering::SeqCst);
         self.shared.events.is_empty() && self.shared.replies.is_empty()

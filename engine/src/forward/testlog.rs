@@ -53,6 +53,17 @@ impl TestLog {
         self.groups.last().unwrap().0
     }
 
+    /// The same log up to the end of a group, and another one from there on.
+    pub fn fork(&self, end: Lsn) -> TestLog {
+        let mut fork = self.clone();
+        let at = fork.groups.iter().position(|&(lsn, _)| lsn == end).expect("the end of a group");
+        fork.groups.truncate(at + 1);
+        fork.chains.truncate(at + 1);
+        fork.bytes.truncate(fork.groups[at].1);
+        fork.push(&[33, 1 + at]);
+        fork
+    }
+
     /// Adds a group with payloads of these lengths and returns its record.
     pub fn push(&mut self, lens: &[usize]) -> &[u8] {
         let (lsn, at) = *self.groups.last().unwrap();

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use palisade_netio::{FrameHead, HEAD_BYTES, Purpose, Ring, Run, SlotId};
 use palisade_wal::{
-    Ballot, Body, BodyBuilder, Expect, GroupKind, Kind, Lsn, RecordMeta, entries, parse_block,
-    parse_body,
+    Ballot, Body, BodyBuilder, Expect, GroupKind, Kind, Lsn, RecordMeta, check_headers_only,
+    check_record, entries, parse_block,
 };
 
 use crate::error::{Error, ErrorKind};
@@ -16,6 +16,7 @@ use crate::shard::Shard;
 use crate::shard::batch::group_kind;
 use crate::shard::frames::fetched_prefix;
 use crate::shard::jobs::{Destination, Job, Running};
+use crate::shard::publish::may_leave;
 
 /// What became of groups for a peer.
 enum Handed {
@@ -59,8 +60,9 @@ impl<R: Ring> Shard<R> {
             let expect = self.expect_block(extent.place.segment, extent.place.offset);
             let head = parse_block(block, &expect).ok()?;
             let body = head.body(block)?;
-            let metas = parse_body(body, head.headers_crc.get()).ok()?;
-            let wanted = metas.into_iter().filter(|meta| {
+            // A damaged record beside those that are wanted spoils none of them.
+            let metas = check_headers_only(body, head.headers_crc.get()).ok()?;
+            let wanted = metas.iter().filter(|meta| {
                 meta.kind == Kind::Group
                     && meta.stream == running.job.stream
                     && meta.ballot == extent.ballot
@@ -68,9 +70,10 @@ impl<R: Ring> Shard<R> {
                     && meta.end > extent.start.max(running.job.from)
                     && meta.lsn < running.job.upto
             });
-            found.extend(
-                wanted.map(|meta| Found { at: start + HEAD_BYTES + meta.range().start, meta }),
-            );
+            for meta in wanted {
+                let meta = check_record(body, meta).ok()?;
+                found.push(Found { at: start + HEAD_BYTES + meta.range().start, meta });
+            }
         }
         Some(found)
     }
@@ -173,7 +176,7 @@ impl<R: Ring> Shard<R> {
     /// Answers the forwarder.
     pub(crate) fn reply_forward(&mut self, id: u64, stream: u64, located: Located) {
         let log = self.streams.get(&stream).map(|state| state.replica.log());
-        let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
+        let committed = log.map_or(Lsn::ZERO, may_leave);
         let base = self.floor_of(stream);
         if let Some(port) = &mut self.forward {
             port.reply(Reply { id, stream, committed, base, located });

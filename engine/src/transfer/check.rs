@@ -56,7 +56,8 @@ pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Conti
         }
         let group = &body[meta.range()][..GROUP_HEADER_BYTES];
         let group = GroupHeader::ref_from_bytes(group).map_err(|_| BadChunk::Damaged)?;
-        if meta.lsn < end.lsn || !group.follows(end.chain) {
+        let follows = group.follows(end.chain) || cfg!(seeded_bug = "chunk_chain_unchecked");
+        if meta.lsn < end.lsn || !follows {
             return Err(BadChunk::NotMatch(meta.lsn));
         }
         end = Boundary { lsn: meta.end, chain: meta.chain };

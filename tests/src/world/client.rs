@@ -101,7 +101,10 @@ impl Client {
             told,
             Told::Unknown
                 | Told::Refused(
-                    ErrorKind::NotLeader | ErrorKind::UnknownStream | ErrorKind::Failed
+                    ErrorKind::NotLeader
+                        | ErrorKind::Standby
+                        | ErrorKind::UnknownStream
+                        | ErrorKind::Failed
                 )
         )
     }

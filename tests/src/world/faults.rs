@@ -24,10 +24,14 @@ pub enum Blow {
     Blackout(usize),
     /// Cuts a node off from another, one way or both.
     Partition(usize, usize, bool),
-    /// Cuts a node off from all others of its cluster.
-    Isolate(usize),
+    /// Cuts a node off from all others of its cluster; if so said, of all clusters.
+    Isolate(usize, bool),
     /// Ends the partitions of a node.
     Heal(usize),
+    /// Cuts two clusters off from each other.
+    Sever(usize, usize),
+    /// Ends that.
+    Join(usize, usize),
     /// Breaks the connections between two nodes.
     Break(usize, usize),
     /// Lets a disk stand still.
@@ -139,8 +143,8 @@ impl Faults {
 
     /// Whether the disk of a node may fail to give back what it holds.
     pub fn may_spoil_reads(&self, node: usize, fleet: &Fleet) -> bool {
-        let cluster = &fleet.clusters[fleet.nodes[node].cluster];
-        self.errors && cluster.nodes.first() == Some(&node)
+        let nodes = &fleet.clusters[fleet.nodes[node].cluster].nodes;
+        self.errors && nodes.len() > 1 && nodes.first() == Some(&node)
     }
 
     /// The next step of the schedule after a [`Step::Draw`].
@@ -178,21 +182,26 @@ impl Faults {
         pick(&mut self.random, &fleet.clusters[cluster].nodes)
     }
 
+    /// Another node: mostly of the same cluster.
     fn other(&mut self, node: usize, fleet: &Fleet) -> usize {
-        let nodes = &fleet.clusters[fleet.nodes[node].cluster].nodes;
-        let others: Vec<usize> = nodes.iter().copied().filter(|&other| other != node).collect();
-        if others.is_empty() { node } else { pick(&mut self.random, &others) }
+        let mut others = self.peers(node, fleet);
+        if others.is_empty() || self.random.below(3) == 0 {
+            others = (0..fleet.nodes.len()).filter(|&other| other != node).collect();
+        }
+        pick(&mut self.random, &others)
     }
 
     fn blow(&mut self, kind: FaultKind, node: usize, fleet: &Fleet) -> Blow {
         let other = self.other(node, fleet);
-        let first = fleet.clusters[fleet.nodes[node].cluster].nodes[0];
+        let (here, there) = (fleet.nodes[node].cluster, fleet.nodes[other].cluster);
+        let spoils = self.may_spoil_reads(node, fleet);
         let random = &mut self.random;
         match kind {
             FaultKind::Kill => Blow::Kill(node),
             FaultKind::PowerCut if random.below(8) == 0 => Blow::Blackout(node),
             FaultKind::PowerCut => Blow::PowerCut(node),
-            FaultKind::Partition if random.coin() => Blow::Isolate(node),
+            FaultKind::Partition if here != there && random.coin() => Blow::Sever(here, there),
+            FaultKind::Partition if random.coin() => Blow::Isolate(node, random.coin()),
             FaultKind::Partition => Blow::Partition(node, other, random.coin()),
             FaultKind::Reset => Blow::Break(node, other),
             FaultKind::DiskStall => Blow::Stall(node, random.between(10 * MS, 3 * SECOND)),
@@ -204,8 +213,8 @@ impl Faults {
             }
             FaultKind::LinkSpike => Blow::Lag(node, other, random.between(MS, 300 * MS)),
             // What a failed barrier covered may be gone for good, and what cannot be read at a
-            // start counts as lost: only one disk may be so bad.
-            _ if node == first => {
+            // start counts as lost: only one disk of several may be so bad.
+            _ if spoils => {
                 let kinds = [FaultKind::BarrierError, FaultKind::WriteError, FaultKind::ReadError];
                 Blow::Error(node, pick(random, &kinds))
             }
@@ -280,15 +289,29 @@ impl Faults {
                 universe.partition(host(from), host(to), one_way);
                 vec![(soon, Step::Strike(Blow::Heal(from)))]
             }
-            Blow::Isolate(node) => {
-                for other in self.peers(node, fleet) {
+            Blow::Isolate(node, wide) => {
+                let all = (0..fleet.nodes.len()).filter(|&other| other != node);
+                let others = if wide { all.collect() } else { self.peers(node, fleet) };
+                for other in others {
                     universe.partition(host(node), host(other), false);
                 }
                 vec![(soon, Step::Strike(Blow::Heal(node)))]
             }
             Blow::Heal(node) => {
-                for other in self.peers(node, fleet) {
+                for other in (0..fleet.nodes.len()).filter(|&other| other != node) {
                     universe.heal(host(node), host(other));
+                }
+                Vec::new()
+            }
+            Blow::Sever(a, b) => {
+                for (one, other) in pairs(a, b, fleet) {
+                    universe.partition(host(one), host(other), false);
+                }
+                vec![(soon, Step::Strike(Blow::Join(a, b)))]
+            }
+            Blow::Join(a, b) => {
+                for (one, other) in pairs(a, b, fleet) {
+                    universe.heal(host(one), host(other));
                 }
                 Vec::new()
             }
@@ -362,4 +385,11 @@ impl Faults {
         counts.retain(|kind, count| *count > 0 && !USUAL.contains(kind));
         counts
     }
+}
+
+/// Every pair of nodes of two clusters.
+fn pairs(a: usize, b: usize, fleet: &Fleet) -> Vec<(usize, usize)> {
+    let others = &fleet.clusters[b].nodes;
+    let pair = |&one: &usize| others.iter().map(move |&other| (one, other));
+    fleet.clusters[a].nodes.iter().flat_map(pair).collect()
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use palisade::config::Role;
+use palisade::forward::ForwarderConfig;
 use palisade::paxos::{Member, Replica};
 use palisade::shard::{
     Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas, shard_of,
@@ -13,6 +14,7 @@ use palisade::shard::{
 use palisade_netio::LinkTiming;
 
 use super::check::Violation;
+use super::forwarder::{Forwarder, Sides};
 use super::settings::Settings;
 use crate::sim::{HostId, ProcessId, RingId, Universe, VirtualRing};
 
@@ -28,6 +30,10 @@ pub struct Cluster {
     pub id: u32,
     /// What it was formatted as.
     pub role: Role,
+    /// Shards of each node.
+    pub shards: u16,
+    /// Where a standby fetches from.
+    pub upstream: Vec<SocketAddr>,
     /// Its nodes, as indexes into the fleet.
     pub nodes: Vec<usize>,
 }
@@ -48,6 +54,9 @@ pub struct Node {
     pub boots: u64,
     shards: Vec<Driven>,
     ports: Vec<Arc<ShardPort>>,
+    /// Of the forwarder to come, until all shards serve.
+    sides: Sides,
+    forwarder: Option<Forwarder>,
 }
 
 struct Driven {
@@ -63,7 +72,14 @@ pub struct Fleet {
     pub clusters: Vec<Cluster>,
     /// Nodes of all clusters.
     pub nodes: Vec<Node>,
-    rings: BTreeMap<RingId, (usize, usize)>,
+    rings: BTreeMap<RingId, (usize, Part)>,
+}
+
+/// What of a node a ring belongs to.
+#[derive(Clone, Copy)]
+enum Part {
+    Shard(usize),
+    Forwarder,
 }
 
 /// What a turn came to.
@@ -86,17 +102,24 @@ impl Fleet {
         }
     }
 
-    /// Adds a cluster of formatted nodes that do not run yet.
+    /// Adds a cluster of formatted nodes that do not run yet. A standby fetches from the nodes of
+    /// `upstream`, in this order.
     ///
     /// # Errors
     /// Formatting failed.
-    pub fn add_cluster(&mut self, role: Role, size: u32) -> Result<usize, Violation> {
+    pub fn add_cluster(
+        &mut self,
+        role: Role,
+        size: u32,
+        shards: u16,
+        upstream: &[usize],
+    ) -> Result<usize, Violation> {
         let cluster = self.clusters.len();
         let first = self.nodes.len();
+        let upstream = upstream.iter().map(|&node| self.nodes[node].addr).collect();
         for id in 1..=size {
             let host = self.universe.add_host();
             let addr = SocketAddr::new(self.universe.address(host), PORT);
-            let (shards, ports) = (Vec::new(), Vec::new());
             self.nodes.push(Node {
                 cluster,
                 id,
@@ -104,12 +127,15 @@ impl Fleet {
                 addr,
                 process: None,
                 boots: 0,
-                shards,
-                ports,
+                shards: Vec::new(),
+                ports: Vec::new(),
+                sides: Sides::default(),
+                forwarder: None,
             });
         }
         let nodes: Vec<usize> = (first..self.nodes.len()).collect();
-        self.clusters.push(Cluster { id: cluster as u32 + 1, role, nodes: nodes.clone() });
+        let id = cluster as u32 + 1;
+        self.clusters.push(Cluster { id, role, shards, upstream, nodes: nodes.clone() });
         for node in nodes {
             self.format(node)?;
         }
@@ -126,7 +152,7 @@ impl Fleet {
         let members: Vec<Member> = cluster.nodes.iter().map(member).collect();
         let incarnation = self.universe.random() | 1;
         let host = self.nodes[node].host;
-        for shard in 0..self.settings.shards {
+        for shard in 0..cluster.shards {
             self.universe.make_dir(host, shard_dir(shard));
             let mut config = self.shard_config(node, shard);
             config.listen = None;
@@ -135,7 +161,7 @@ impl Fleet {
             let process = self.universe.spawn(host);
             let ring = VirtualRing::new(&self.universe, process);
             let pool = VirtualRing::pool(quotas(config.segment_bytes));
-            let board = Arc::new(Board::new(self.settings.shards));
+            let board = Arc::new(Board::new(cluster.shards));
             let shared = Shared { board, mesh: None, forward: None };
             let mut shard = Shard::new(config, ring, pool, Arc::default(), shared);
             for _ in 0..FORMAT_STEPS_MAX {
@@ -154,16 +180,17 @@ impl Fleet {
     fn shard_config(&self, node: usize, shard: u16) -> ShardConfig {
         let settings = &self.settings;
         let Node { cluster, id, addr, .. } = self.nodes[node];
+        let cluster = &self.clusters[cluster];
         ShardConfig {
-            cluster: self.clusters[cluster].id,
-            cluster_name: format!("cluster {}", self.clusters[cluster].id),
+            cluster: cluster.id,
+            cluster_name: format!("cluster {}", cluster.id),
             node: id,
             region: "here".to_string(),
             shard,
-            shards: settings.shards,
+            shards: cluster.shards,
             dir: shard_dir(shard),
             listen: (shard == 0).then_some(addr),
-            upstream: Vec::new(),
+            upstream: cluster.upstream.clone(),
             segment_bytes: settings.segment_bytes,
             log_bytes_max: settings.log_bytes_max,
             sync_path: settings.sync_path,
@@ -183,30 +210,50 @@ impl Fleet {
     /// When it runs.
     pub fn start(&mut self, node: usize) {
         assert!(self.nodes[node].process.is_none(), "node {node} runs");
-        let count = self.settings.shards;
+        let count = self.clusters[self.nodes[node].cluster].shards;
         let process = self.universe.spawn(self.nodes[node].host);
         let mesh = (count > 1).then(|| Arc::new(Mesh::new(count)));
         let board = Arc::new(Board::new(count));
-        let (mut shards, mut ports) = (Vec::new(), Vec::new());
+        let (mut shards, mut ports, mut sides) = (Vec::new(), Vec::new(), Sides::default());
         for shard in 0..count {
             let config = self.shard_config(node, shard);
             let ring = VirtualRing::new(&self.universe, process);
             let id = ring.id();
             let pool = VirtualRing::pool(quotas(config.segment_bytes));
             let port = Arc::new(ShardPort::new());
-            let shared = Shared { board: board.clone(), mesh: mesh.clone(), forward: None };
-            let shard_at = shards.len();
+            let (forward, side) = palisade::forward::port();
+            sides.push(side);
+            let forward = Some(forward);
+            let shared = Shared { board: board.clone(), mesh: mesh.clone(), forward };
+            let part = Part::Shard(shards.len());
             shards.push(Driven {
                 shard: Shard::new(config, ring, pool, port.clone(), shared),
                 ring: id,
             });
             ports.push(port);
-            self.rings.insert(id, (node, shard_at));
+            self.rings.insert(id, (node, part));
         }
         let known = &mut self.nodes[node];
         known.process = Some(process);
         known.boots += 1;
-        (known.shards, known.ports) = (shards, ports);
+        (known.shards, known.ports, known.sides) = (shards, ports, sides);
+    }
+
+    /// Starts the forwarder of a node whose shards all serve, as a node does.
+    fn start_forwarder(&mut self, node: usize) {
+        let known = &mut self.nodes[node];
+        let waits = known.sides.is_empty() || !known.shards.iter().all(|d| d.shard.is_ready());
+        let Some(process) = known.process.filter(|_| !waits) else { return };
+        let config = ForwarderConfig {
+            identity: known.shards[0].shard.identity(),
+            route: |stream, shards| usize::from(shard_of(stream, shards as u16)),
+            cpu: None,
+            limits: self.settings.forwarding,
+        };
+        let sides = std::mem::take(&mut known.sides);
+        let forwarder = Forwarder::new(&self.universe, process, sides, &config);
+        self.rings.insert(forwarder.ring(), (node, Part::Forwarder));
+        known.forwarder = Some(forwarder);
     }
 
     /// Kills the process of a node, if it runs.
@@ -230,38 +277,58 @@ impl Fleet {
         for driven in std::mem::take(&mut known.shards) {
             self.rings.remove(&driven.ring);
         }
+        known.sides = Sides::default();
+        if let Some(forwarder) = known.forwarder.take() {
+            self.rings.remove(&forwarder.ring());
+        }
     }
 
-    /// Runs the turn of the shard behind a ring: its node and what came of it. None when that
-    /// ring is gone.
+    /// Runs the turn of the shard or forwarder behind a ring: its node and what came of it. None
+    /// when that ring is gone.
     pub fn turn(&mut self, ring: RingId) -> Option<(usize, Turned)> {
-        let &(node, shard) = self.rings.get(&ring)?;
+        let &(node, part) = self.rings.get(&ring)?;
+        let Part::Shard(shard) = part else {
+            self.nodes[node].forwarder.as_mut().expect("its ring is known").turn();
+            return Some((node, Turned::On));
+        };
         let shard = &mut self.nodes[node].shards[shard].shard;
         if shard.turn(true) {
+            self.start_forwarder(node);
             return Some((node, Turned::On));
         }
         let halt = shard.halted().cloned().expect("a shard that stopped says why");
         Some((node, Turned::Halted(halt)))
     }
 
-    /// The shard behind a ring, if its node runs.
+    /// The shard behind a ring, if it is one's and its node runs.
     pub fn shard(&self, ring: RingId) -> Option<&Shard<VirtualRing>> {
-        let &(node, shard) = self.rings.get(&ring)?;
-        Some(&self.nodes[node].shards[shard].shard)
+        match self.rings.get(&ring)? {
+            &(node, Part::Shard(shard)) => Some(&self.nodes[node].shards[shard].shard),
+            (_, Part::Forwarder) => None,
+        }
     }
 }
 
 impl Fleet {
+    fn shard_of(&self, node: usize, stream: u64) -> usize {
+        usize::from(shard_of(stream, self.clusters[self.nodes[node].cluster].shards))
+    }
+
+    /// Whether a node is of the cluster that takes appends.
+    pub fn is_primary(&self, node: usize) -> bool {
+        self.clusters[self.nodes[node].cluster].role == Role::Primary
+    }
+
     /// The way to a stream on a node, if the node runs.
     pub fn port(&self, node: usize, stream: u64) -> Option<Arc<ShardPort>> {
-        let shard = shard_of(stream, self.settings.shards);
-        self.nodes[node].ports.get(usize::from(shard)).cloned()
+        let shard = self.shard_of(node, stream);
+        self.nodes[node].ports.get(shard).cloned()
     }
 
     /// The replica of a stream on a node, if the node runs and knows the stream.
     pub fn replica(&self, node: usize, stream: u64) -> Option<&Replica> {
-        let shard = shard_of(stream, self.settings.shards);
-        let driven = self.nodes[node].shards.get(usize::from(shard))?;
+        let shard = self.shard_of(node, stream);
+        let driven = self.nodes[node].shards.get(shard)?;
         driven.shard.replicas().find(|replica| replica.stream() == stream)
     }
 

@@ -1,4 +1,5 @@
-//! Worlds: clusters of real shards on virtual rings, with clients, faults and checks.
+//! Worlds: a primary cluster and its standbys, made of real shards and forwarders on virtual
+//! rings, with clients, faults and checks.
 //!
 //! A world follows from its seed. [`run_seed`] runs one; the `sim` program runs many:
 //!
@@ -17,6 +18,7 @@ mod check;
 mod client;
 mod faults;
 mod fleet;
+mod forwarder;
 mod history;
 mod payload;
 mod report;
@@ -32,6 +34,6 @@ pub use fleet::{Cluster, Fleet, Node, Turned};
 pub use history::{Attempt, History, Stretch, Told, Wanted};
 pub use report::{Failure, SeedReport};
 pub use run::run_seed;
-pub use settings::{MS, SECOND, Settings};
+pub use settings::{MS, SECOND, Settings, Standby, Upstream};
 pub use workload::{Wake, Workload};
 pub use world::World;

@@ -1,5 +1,6 @@
 //! What a seed's world looks like before anything goes wrong.
 
+use palisade::forward::Limits;
 use palisade::paxos::Tuning;
 use palisade_netio::{Nanos, ZeroCopyMode};
 use palisade_wal::SyncPath;
@@ -22,6 +23,10 @@ pub struct Settings {
     pub streams: usize,
     /// Streams created later, while faults strike.
     pub late_streams: usize,
+    /// Standby clusters.
+    pub standbys: Vec<Standby>,
+    /// Bounds of the forwarders.
+    pub forwarding: Limits,
     /// Bytes of a segment.
     pub segment_bytes: u64,
     /// Bytes that a shard's segments may take.
@@ -54,6 +59,28 @@ pub struct Settings {
     pub window: usize,
     /// Largest payload, in bytes.
     pub payload_max: u64,
+}
+
+/// Where a standby fetches from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// The nodes of the primary.
+    Primary,
+    /// The nodes of the standby before it.
+    Standby,
+    /// Both, those of the standby first.
+    Both,
+}
+
+/// A cluster that follows the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standby {
+    /// Its nodes.
+    pub nodes: u32,
+    /// Shards of each node.
+    pub shards: u16,
+    /// Where it fetches from.
+    pub upstream: Upstream,
 }
 
 /// What clients append in a second, at most: the log of a run must fit its disk.
@@ -91,12 +118,42 @@ impl Settings {
             burst,
             window,
             payload_max: payload_max.min(BYTES_PER_SECOND / per_second),
+            standbys: standbys(random),
+            forwarding: forwarding(random),
         }
     }
 
     /// The present time plus so many nanoseconds drawn around the mean pause of a client.
     pub fn next_issue(&self, now: Nanos, random: &mut Random) -> Nanos {
         now.after(random.between(1, 2 * self.pause_ns))
+    }
+}
+
+fn standbys(random: &mut Random) -> Vec<Standby> {
+    let count = pick(random, &[0, 1, 1, 1, 1, 1, 2, 2]);
+    let standby = |at| Standby {
+        nodes: pick(random, &[1, 1, 3]),
+        shards: pick(random, &[1, 1, 1, 2]),
+        upstream: match at {
+            0 => Upstream::Primary,
+            _ => pick(random, &[Upstream::Primary, Upstream::Standby, Upstream::Both]),
+        },
+    };
+    (0..count).map(standby).collect()
+}
+
+/// Small bounds let every wait of a forwarder happen.
+fn forwarding(random: &mut Random) -> Limits {
+    let usual = Limits::default();
+    if random.coin() {
+        return usual;
+    }
+    Limits {
+        output_bytes: pick(random, &[1, 16 << 10, usual.output_bytes]),
+        chunk_bytes: pick(random, &[1, 4 << 10, usual.chunk_bytes]),
+        tail_bytes: pick(random, &[0, 64 << 10, usual.tail_bytes]),
+        locates: pick(random, &[1, 2, usual.locates]),
+        ..usual
     }
 }
 

@@ -157,7 +157,7 @@ impl Workload {
                 Ok(now.after(self.random.between(MS, 40 * MS)))
             }
             Wake::Creator => {
-                self.create(fleet);
+                self.create(fleet)?;
                 Ok(now.after(self.random.between(10 * MS, 300 * MS)))
             }
         }
@@ -232,7 +232,11 @@ impl Workload {
             sequence: wanted.sequence,
             scn_floor: wanted.scn_floor,
         };
-        let node = self.clients[client].guess(stream);
+        let node = match self.random.below(64) {
+            // A mistake: whoever it is may be of a standby.
+            0 => self.random.index(fleet.nodes.len()),
+            _ => self.clients[client].guess(stream),
+        };
         let attempt = self.history.invoke(record, node, now);
         self.makers.push(client);
         assert!(self.makers.len() == attempt + 1);
@@ -267,6 +271,10 @@ impl Workload {
             let node = self.history.attempts[attempt].node;
             let stream = self.history.records[self.history.attempts[attempt].record].stream;
             let by_leader = fleet.leader(PRIMARY, stream) == Some(node);
+            if outcome.is_ok() && !fleet.is_primary(node) {
+                let text = format!("node #{node} acknowledged an append to stream {stream}");
+                return Err(Violation::new("standby_refuses", text));
+            }
             checks.on_outcome(&self.history, attempt, &outcome, by_leader)?;
             let what = self.history.tell(attempt, &outcome);
             let client = self.makers[attempt];
@@ -288,11 +296,15 @@ impl Workload {
 
 /// Creations and reads.
 impl Workload {
-    fn create(&mut self, fleet: &Fleet) {
+    fn create(&mut self, fleet: &Fleet) -> Result<(), Violation> {
         if let Some(answer) = &self.creator.waiting {
             match answer.try_take() {
-                None => return,
+                None => return Ok(()),
                 Some(Ok(ids)) => {
+                    if !fleet.is_primary(self.creator.node) {
+                        let text = format!("node #{} created {ids:?}", self.creator.node);
+                        return Err(Violation::new("standby_refuses", text));
+                    }
                     self.creator.wanted = self.creator.wanted.saturating_sub(ids.len());
                     self.streams.extend(ids);
                 }
@@ -304,7 +316,10 @@ impl Workload {
             self.creator.waiting = None;
         }
         if self.creator.wanted == 0 || self.draining {
-            return;
+            return Ok(());
+        }
+        if self.random.below(8) == 0 {
+            self.creator.node = self.random.index(fleet.nodes.len());
         }
         let count = self.random.between(1, self.creator.wanted as u64) as usize;
         let port = fleet.port(self.creator.node, CATALOGUE);
@@ -312,6 +327,7 @@ impl Workload {
         if self.creator.waiting.is_none() {
             self.creator.node = self.any_node(fleet);
         }
+        Ok(())
     }
 
     fn read(
@@ -321,7 +337,7 @@ impl Workload {
         fleet: &Fleet,
         checks: &mut Checks,
     ) -> Result<(), Violation> {
-        let moves = self.any_node(fleet);
+        let moves = self.random.index(fleet.nodes.len());
         let reader = &mut self.readers[at];
         let Some((answer, seat, patience)) = &reader.waiting else {
             let node = &fleet.nodes[reader.node];

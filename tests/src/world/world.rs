@@ -8,9 +8,9 @@ use palisade_wal::Lsn;
 use super::agenda::Agenda;
 use super::check::{Checks, FullCopy, Seat, Violation};
 use super::faults::{Faults, Step};
-use super::fleet::{Fleet, Turned};
+use super::fleet::{Fleet, Node, Turned};
 use super::report::{Failure, SeedReport};
-use super::settings::{MS, SECOND, Settings};
+use super::settings::{MS, SECOND, Settings, Upstream};
 use super::workload::{Wake, Workload};
 use crate::sim::{FaultPlan, Latencies, Random, RingId, Universe};
 
@@ -31,6 +31,20 @@ const RUN_NS_MIN: u64 = 60 * SECOND;
 enum Entry {
     Wake(Wake),
     Fault(Step),
+}
+
+/// Nodes that a standby fetches from, in the order of its list.
+fn upstream_of(upstream: Upstream, fleet: &Fleet, random: &mut Random) -> Vec<usize> {
+    let nodes = |cluster: usize| fleet.clusters[cluster].nodes.clone();
+    let mut primary = nodes(0);
+    let mut standby = nodes(fleet.clusters.len() - 1);
+    random.shuffle(&mut primary);
+    random.shuffle(&mut standby);
+    match upstream {
+        Upstream::Primary => primary,
+        Upstream::Standby => standby,
+        Upstream::Both => [standby, primary].concat(),
+    }
 }
 
 /// See the [module](self).
@@ -60,7 +74,11 @@ impl World {
         universe.set_latencies(Latencies::swarm(&mut random));
         let began = universe.now();
         let mut fleet = Fleet::new(&universe, &settings);
-        fleet.add_cluster(Role::Primary, settings.nodes)?;
+        fleet.add_cluster(Role::Primary, settings.nodes, settings.shards, &[])?;
+        for standby in &settings.standbys {
+            let upstream = upstream_of(standby.upstream, &fleet, &mut random);
+            fleet.add_cluster(Role::Standby, standby.nodes, standby.shards, &upstream)?;
+        }
         Ok(World {
             seed,
             workload: Workload::new(&settings, random.bits()),
@@ -125,7 +143,8 @@ impl World {
             lines.push(format!("stream {stream}: acknowledged up to {end}"));
         }
         for (at, node) in self.fleet.nodes.iter().enumerate() {
-            lines.push(format!("node #{at}: start {}, process {:?}", node.boots, node.process));
+            let Node { cluster, boots, process, .. } = node;
+            lines.push(format!("node #{at} of cluster {cluster}: start {boots}, {process:?}"));
             for stream in self.fleet.streams(node.cluster) {
                 let Some(replica) = self.fleet.replica(at, stream) else { continue };
                 let s = replica.status();
@@ -199,12 +218,14 @@ impl World {
         let calm = self.universe.now();
         let deadline = calm.after(RECOVER_NS);
         let streams = self.fleet.streams(0);
-        let mut waiting: Vec<u64> = streams.iter().copied().filter(|&s| s > 1).collect();
-        let mut leaderless = streams;
+        let mut waiting: Vec<u64> = streams.into_iter().filter(|&s| s > 1).collect();
+        let clusters = 0..self.fleet.clusters.len();
+        let all = |at| self.fleet.streams(at).into_iter().map(move |stream| (at, stream));
+        let mut leaderless: Vec<(usize, u64)> = clusters.flat_map(all).collect();
         // Clients go on, so that every stream that they know gets new records; then they end.
         let probes = self.workload.history.attempts.len();
         loop {
-            leaderless.retain(|&stream| self.fleet.leader(0, stream).is_none());
+            leaderless.retain(|&(at, stream)| self.fleet.leader(at, stream).is_none());
             let history = &self.workload.history;
             for attempt in history.attempts[probes..].iter().filter(|a| a.told.is_some()) {
                 let record = &history.records[attempt.record];
@@ -214,8 +235,9 @@ impl World {
                 break;
             }
             self.workload.probe(&waiting, &self.fleet, self.universe.now());
-            let what =
-                || format!("streams without leader {leaderless:?}, without new append {waiting:?}");
+            let what = || {
+                format!("(cluster, stream) without leader {leaderless:?}, no append {waiting:?}")
+            };
             let next = deadline.min(self.universe.now().after(20 * MS));
             if self.universe.now() >= deadline {
                 return Err(Violation::new("liveness", what()));
@@ -377,12 +399,16 @@ impl World {
         Err(Violation::new("shards_sleep", format!("{turns} turns for {happened} events")))
     }
 
-    /// Whether a stream is committed up to the same position on all nodes.
+    /// Whether a stream is committed up to the same position on all nodes that have it: of all
+    /// clusters, but for the system stream.
     fn is_level(&self, stream: u64) -> bool {
-        let committed = |&node: &usize| Some(self.fleet.replica(node, stream)?.log().committed());
-        let mut all = self.fleet.clusters[0].nodes.iter().map(committed);
-        let first = all.next().flatten();
-        first.is_some() && all.all(|committed| committed == first)
+        let committed = |node: usize| Some(self.fleet.replica(node, stream)?.log().committed());
+        let first = committed(0);
+        let is_same = |(node, known): (usize, &Node)| {
+            let at = if stream == 0 { self.fleet.clusters[known.cluster].nodes[0] } else { 0 };
+            committed(node) == committed(at)
+        };
+        first.is_some() && self.fleet.nodes.iter().enumerate().all(is_same)
     }
 
     fn copy(&mut self, node: usize, stream: u64, deadline: Nanos) -> Result<FullCopy, Violation> {

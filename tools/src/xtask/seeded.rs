@@ -1,6 +1,6 @@
-//! Seeded bugs: each marked rule of the consensus core is removed by a cfg, and a trace that was
-//! made for that rule must then fail. They examine the tests, not the code. Whether the random
-//! walks find the bug as well is printed; that may hang on a single seed.
+//! Seeded bugs: each marked rule of the consensus core and of the transfer is removed by a cfg,
+//! and a trace that was made for that rule must then fail. They examine the tests, not the code.
+//! Which other tests find the bug is printed; for a random walk that may hang on a single seed.
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -8,33 +8,63 @@ use std::time::Instant;
 
 use super::lane::root;
 
-/// Where the traces are.
-const CASES: &str = "paxos::tests::cases::";
-const WALKS: &str = "paxos::tests::walk::";
+/// A rule that can be switched off.
+struct Bug {
+    /// Value of the cfg.
+    cfg: &'static str,
+    /// The trace that must fail without the rule.
+    trace: &'static str,
+    /// Other tests that may find it.
+    others: &'static str,
+}
 
-/// The cfg values, one per rule marked * in the design of the consensus, and the trace of each.
-const BUGS: [(&str, &str); 5] = [
-    ("candidate_promise_not_durable", "a_candidate_that_forgets_its_promise_has_asked_for_none"),
-    ("promise_before_prefix_durable", "a_promise_that_is_forgotten_was_never_heard"),
-    ("accepting_raised_by_fetch", "a_candidate_without_the_bytes_of_its_tail_outranks_nobody"),
-    ("takeover_below_committed", "a_takeover_that_comes_twice_acts_once"),
-    ("commit_of_other_ballot", "a_commit_of_another_ballot_is_ignored"),
+const BUGS: [Bug; 6] = [
+    Bug {
+        cfg: "candidate_promise_not_durable",
+        trace: "paxos::tests::cases::a_candidate_that_forgets_its_promise_has_asked_for_none",
+        others: "paxos::tests::walk::",
+    },
+    Bug {
+        cfg: "promise_before_prefix_durable",
+        trace: "paxos::tests::cases::a_promise_that_is_forgotten_was_never_heard",
+        others: "paxos::tests::walk::",
+    },
+    Bug {
+        cfg: "accepting_raised_by_fetch",
+        trace: "paxos::tests::cases::a_candidate_without_the_bytes_of_its_tail_outranks_nobody",
+        others: "paxos::tests::walk::",
+    },
+    Bug {
+        cfg: "takeover_below_committed",
+        trace: "paxos::tests::cases::a_takeover_that_comes_twice_acts_once",
+        others: "paxos::tests::walk::",
+    },
+    Bug {
+        cfg: "commit_of_other_ballot",
+        trace: "paxos::tests::cases::a_commit_of_another_ballot_is_ignored",
+        others: "paxos::tests::walk::",
+    },
+    Bug {
+        cfg: "chunk_chain_unchecked",
+        trace: "transfer::receiver_tests::a_chunk_is_checked_whole",
+        others: "transfer::",
+    },
 ];
 
 /// Builds the tests of the consensus core once per bug; its trace must fail in each.
 pub(crate) fn run(only: &[String]) -> ExitCode {
     let mut missed = 0;
-    let wanted = |bug: &str| only.is_empty() || only.iter().any(|name| name == bug);
-    for (bug, case) in BUGS.into_iter().filter(|(bug, _)| wanted(bug)) {
-        let started = Instant::now();
-        match find(bug, case) {
-            Ok((true, by)) => println!("FOUND {bug} by {by} ({:.1} s)", seconds(started)),
+    let wanted = |bug: &Bug| only.is_empty() || only.iter().any(|name| name == bug.cfg);
+    for bug in BUGS.iter().filter(|bug| wanted(bug)) {
+        let (started, name) = (Instant::now(), bug.cfg);
+        match find(bug) {
+            Ok((true, by)) => println!("FOUND {name} by {by} ({:.1} s)", seconds(started)),
             Ok((false, by)) => {
-                println!("MISSED {bug}: {case} passes without the rule; found by {by}");
+                println!("MISSED {name}: {} passes without the rule; found by {by}", bug.trace);
                 missed += 1;
             }
             Err(error) => {
-                println!("MISSED {bug}: {error}");
+                println!("MISSED {name}: {error}");
                 missed += 1;
             }
         }
@@ -47,9 +77,9 @@ fn seconds(since: Instant) -> f64 {
 }
 
 /// Whether the trace fails without the rule, and which tests do.
-fn find(bug: &str, case: &str) -> Result<(bool, String), String> {
+fn find(bug: &Bug) -> Result<(bool, String), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let cfg = format!("seeded_bug=\"{bug}\"");
+    let cfg = format!("seeded_bug=\"{}\"", bug.cfg);
     let built = Command::new(cargo)
         .args(["rustc", "--quiet", "--package", "palisade", "--lib", "--profile", "test"])
         .args(["--message-format", "json", "--", "--cfg", &cfg])
@@ -62,30 +92,27 @@ fn find(bug: &str, case: &str) -> Result<(bool, String), String> {
     }
     let messages = String::from_utf8_lossy(&built.stdout);
     let program = messages.lines().rev().find_map(executable).ok_or("cargo named no test")?;
-    let mut failed = failing(Path::new(&program), CASES)?;
-    let found = failed.iter().any(|name| name == case);
-    if !failing(Path::new(&program), WALKS)?.is_empty() {
-        failed.push("the walks".to_owned());
-    }
+    let program = Path::new(&program);
+    let mut failed = failing(program, bug.trace)?;
+    let found = !failed.is_empty();
+    failed.extend(failing(program, bug.others)?.into_iter().filter(|name| name != bug.trace));
     Ok((found, if failed.is_empty() { "nothing".to_owned() } else { failed.join(", ") }))
 }
 
-/// The tests of this module that fail, by their names in it.
-fn failing(program: &Path, module: &str) -> Result<Vec<String>, String> {
+/// The tests of this name, or in this module, that fail.
+fn failing(program: &Path, tests: &str) -> Result<Vec<String>, String> {
     let output = Command::new(program)
-        .arg(module)
+        .arg(tests)
         .stderr(Stdio::null())
         .output()
         .map_err(|error| format!("the tests: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let failed = |line: &str| {
-        let name = line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
-        name.strip_prefix(module).map(str::to_owned)
-    };
+    let failed =
+        |line: &str| line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned);
     let ran = text.lines().any(|line| line.starts_with("running ") && line != "running 0 tests");
     let names: Vec<String> = text.lines().filter_map(failed).collect();
     if !ran || output.status.success() != names.is_empty() {
-        return Err(format!("{module} did not run: {}", output.status));
+        return Err(format!("{tests} did not run: {}", output.status));
     }
     Ok(names)
 }

@@ -11,6 +11,7 @@ mod failed_is_absent;
 mod no_duplicate;
 mod one_value_per_lsn;
 mod reader_saw_all;
+mod standby_is_prefix;
 
 use palisade::paxos::Replica;
 use palisade::{Outcome, Record};
@@ -79,6 +80,7 @@ pub struct Checks {
     ballots: ballot_monotonic::BallotMonotonic,
     values: one_value_per_lsn::OneValuePerLsn,
     order: ack_order::AckOrder,
+    prefixes: standby_is_prefix::StandbyIsPrefix,
 }
 
 impl Checks {
@@ -94,7 +96,9 @@ impl Checks {
         if let Some(ballot) = replica.serving().filter(|_| raised.leads) {
             self.values.on_leads(seat, ballot, replica.log())?;
         }
+        self.prefixes.on_turn(seat, replica.log());
         if let Some(committed) = self.cursors.on_turn(seat, replica)? {
+            self.prefixes.on_committed(seat, committed)?;
             self.values.on_committed(seat, replica.log().accepting(), committed)?;
             return Ok(Raised { committed: true, ..raised });
         }

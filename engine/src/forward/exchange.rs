@@ -1,0 +1,338 @@
+//! Everything of the forwarder but its I/O: what shards and readers said goes in, frames for the
+//! connections and reads of segments come out.
+//!
+//! A driver has a thread, sockets and files, and no choice: [`Exchange::take_events`],
+//! [`Exchange::turn`] and each [`Work`] it gives, over and over, until both say that nothing is
+//! left; then it sleeps until an event, a connection, the end of a read, or
+//! [`Exchange::next_time`].
+
+use std::collections::VecDeque;
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use palisade_netio::{Identity, Nanos, Refusal, RefusalCode, Welcome};
+
+use super::cursor::Source;
+use super::cut::{Cut, NoCut, Want};
+use super::flow::Body;
+use super::limits::{EVENTS_PER_TURN, TURNS_MAX};
+use super::maps::{Mapped, Maps};
+use super::queue::{ForwardEvent, ForwardRequest, ForwarderSide, SealedExtent, Socket};
+use super::sender::{Effect, Limits, ReaderId, Readers, Route, Stats};
+use super::wire::FromReader;
+
+/// Until requests that found no room are tried again.
+const AGAIN_NS: u64 = 1_000_000;
+/// Until idle maps are looked for.
+const SWEEP_NS: u64 = 1_000_000_000;
+
+/// What a forwarder needs to know.
+#[derive(Clone, Debug)]
+pub struct ForwarderConfig {
+    /// Who this node is, for the welcome of connections that were not welcomed yet.
+    pub identity: Identity,
+    /// Which of the ports owns a stream.
+    pub route: Route,
+    /// The CPU to run on, if any.
+    pub cpu: Option<usize>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// A connection that a shard handed over.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The driver's from now on.
+    pub socket: Socket,
+    /// By which the readers know it. None: write the answer as far as it goes, and close.
+    pub reader: Option<ReaderId>,
+    /// The first bytes to be sent.
+    pub answer: Vec<u8>,
+}
+
+/// What a driver has to do.
+#[derive(Debug)]
+pub enum Work<M> {
+    /// Queue a frame for a connection; say [`Exchange::on_sent`] as its bytes leave.
+    Push {
+        /// Which.
+        reader: ReaderId,
+        /// Head, or the whole of a small frame.
+        head: Vec<u8>,
+        /// What follows it.
+        body: Body<M>,
+    },
+    /// End a connection now, then say [`Exchange::on_closed`].
+    Abort {
+        /// Which.
+        reader: ReaderId,
+    },
+    /// Do what [`Exchange::load`] says.
+    Load(Load<M>),
+    /// Read a part of a segment from the disk, then say [`Mapped::set_warm`]; a failure is met
+    /// again by the reader that comes there.
+    Ahead(Rc<Mapped<M>>, Range<usize>),
+}
+
+/// A read of a sealed segment for one reader.
+#[derive(Debug)]
+pub struct Load<M> {
+    reader: ReaderId,
+    stream: u64,
+    ticket: u64,
+    extent: SealedExtent,
+    want: Want,
+    mapped: Option<Rc<Mapped<M>>>,
+}
+
+/// What a [`Load`] needs next.
+#[derive(Debug)]
+pub enum Need<M> {
+    /// Map this file, then say [`Exchange::on_mapped`].
+    Map(Arc<Path>),
+    /// Read this part from the disk, say [`Mapped::set_warm`], then ask again.
+    Warm(Rc<Mapped<M>>, Range<usize>),
+    /// Nothing: it is done.
+    Nothing,
+}
+
+struct Port {
+    side: ForwarderSide,
+    /// Requests that found no room.
+    backlog: VecDeque<ForwardRequest>,
+}
+
+/// See the [module](self). `M` is a mapped segment.
+pub struct Exchange<M> {
+    identity: Identity,
+    readers: Readers,
+    ports: Vec<Port>,
+    maps: Maps<M>,
+    /// Segments out of which chunks were cut since the last turn.
+    cut: Vec<(SealedExtent, Rc<Mapped<M>>)>,
+    effects: Vec<Effect>,
+}
+
+/// Inputs.
+impl<M: Deref<Target = [u8]>> Exchange<M> {
+    /// No readers yet; one port per log shard, in the order of the shards.
+    pub fn new(sides: Vec<ForwarderSide>, config: &ForwarderConfig) -> Exchange<M> {
+        let readers = Readers::new(config.limits, sides.len(), config.route);
+        let port = |side| Port { side, backlog: VecDeque::new() };
+        Exchange {
+            identity: config.identity,
+            readers,
+            ports: sides.into_iter().map(port).collect(),
+            maps: Maps::default(),
+            cut: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes what the shards sent. Returns whether there may be more.
+    pub fn take_events(&mut self, now: Nanos, arrivals: &mut Vec<Arrival>) -> bool {
+        let mut more = false;
+        for at in 0..self.ports.len() {
+            while let Some(reply) = self.ports[at].side.pop_reply() {
+                self.readers.on_located(&reply);
+            }
+            self.readers.on_role_epoch(self.ports[at].side.role_epoch());
+            let mut taken = 0;
+            while taken < EVENTS_PER_TURN {
+                let Some(event) = self.ports[at].side.pop_event() else { break };
+                self.on_event(event, now, arrivals);
+                taken += 1;
+            }
+            more |= taken == EVENTS_PER_TURN;
+        }
+        more
+    }
+
+    /// Whether a shard sent something. To be looked at after arming the bell, before sleeping.
+    pub fn has_events(&self) -> bool {
+        !self.ports.iter().all(|port| port.side.is_empty())
+    }
+
+    fn on_event(&mut self, event: ForwardEvent, now: Nanos, arrivals: &mut Vec<Arrival>) {
+        match event {
+            ForwardEvent::Connection { socket, welcomed, .. } => {
+                let reader = self.readers.on_open(now);
+                let answer = match reader {
+                    None => Refusal::new(RefusalCode::Busy, "too many readers").encode(),
+                    Some(_) if welcomed => Vec::new(),
+                    Some(_) => Welcome::new(self.identity).encode(),
+                };
+                arrivals.push(Arrival { socket, reader, answer });
+            }
+            ForwardEvent::Committed { stream, upto, base } => {
+                self.readers.on_committed(stream, upto, base);
+            }
+            ForwardEvent::Tail(recent) => self.readers.on_tail(recent),
+            ForwardEvent::StreamGone { stream } => self.readers.on_gone(stream),
+        }
+    }
+
+    /// A reader said something.
+    pub fn on_said(&mut self, reader: ReaderId, said: FromReader) {
+        match said {
+            FromReader::Fetch(fetch) => self.readers.on_fetch(reader, &fetch),
+            FromReader::Credit { stream, bytes } => self.readers.on_credit(reader, stream, bytes),
+            FromReader::Stop { stream } => self.readers.on_stop(reader, stream),
+        }
+    }
+
+    /// So many bytes, the last ones of so many frames, left for a reader.
+    pub fn on_sent(&mut self, reader: ReaderId, bytes: u64, frames: usize, now: Nanos) {
+        self.readers.on_sent(reader, bytes, frames, now);
+    }
+
+    /// A reader's connection ended.
+    pub fn on_closed(&mut self, reader: ReaderId) {
+        self.readers.on_closed(reader);
+    }
+
+    /// Time passed.
+    pub fn on_time(&mut self, now: Nanos) {
+        self.readers.on_time(now);
+        self.maps.sweep(now);
+    }
+
+    /// When [`on_time`](Exchange::on_time) and a turn are due.
+    pub fn next_time(&self, now: Nanos) -> Option<Nanos> {
+        let waits = self.ports.iter().any(|port| !port.backlog.is_empty());
+        let again = waits.then(|| now.after(AGAIN_NS));
+        let at = self.readers.next_time().into_iter().chain(again).min();
+        at.or_else(|| (!self.maps.is_empty()).then(|| now.after(SWEEP_NS)))
+    }
+
+    /// The node stops: every cursor ends.
+    pub fn on_shutdown(&mut self) {
+        self.readers.on_shutdown();
+    }
+
+    /// Gives back every lease that no load and no frame holds.
+    pub fn let_go(&mut self) {
+        self.maps.clear();
+        self.cut.clear();
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        self.readers.stats()
+    }
+}
+
+/// Turns.
+impl<M: Deref<Target = [u8]>> Exchange<M> {
+    /// Lets readers take their turns and says what is to be done, in this order. Returns whether
+    /// more is ready.
+    pub fn turn(&mut self, now: Nanos, work: &mut Vec<Work<M>>) -> bool {
+        // What was cut before this turn is sent in it.
+        let cut = std::mem::take(&mut self.cut);
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut more = self.readers.poll(TURNS_MAX, &mut effects);
+        for effect in effects.drain(..) {
+            more |= self.apply(effect, &cut, now, work);
+        }
+        self.effects = effects;
+        self.send_requests();
+        more
+    }
+
+    /// Returns whether the readers have news at once.
+    fn apply(
+        &mut self,
+        effect: Effect,
+        cut: &[(SealedExtent, Rc<Mapped<M>>)],
+        now: Nanos,
+        work: &mut Vec<Work<M>>,
+    ) -> bool {
+        match effect {
+            Effect::Send { reader, head, source } => {
+                let body = match source {
+                    Source::View { view, range } => Body::View(view, range),
+                    Source::Mapped { extent, range } => {
+                        let is_it = |known: &&(SealedExtent, _)| known.0.expect == extent.expect;
+                        let (_, mapped) = cut.iter().find(is_it).expect("it was just cut");
+                        Body::Mapped(mapped.clone(), range)
+                    }
+                };
+                work.push(Work::Push { reader, head: head.encode(), body });
+            }
+            Effect::Say { reader, frame } => {
+                work.push(Work::Push { reader, head: frame, body: Body::None });
+            }
+            Effect::Ask { shard, request } => self.ports[shard].backlog.push_back(request),
+            Effect::Close { reader, .. } => work.push(Work::Abort { reader }),
+            Effect::Read { reader, stream, ticket, extent, want } => {
+                // What is in memory is cut at once; a reader of cold bytes never stops others.
+                let mapped = self.maps.get(&extent, now);
+                let warm =
+                    mapped.as_ref().filter(|mapped| mapped.cold(extent.expect.offset).is_none());
+                let ahead = warm.map(|mapped| (mapped.clone(), mapped.ahead(extent.expect.offset)));
+                let mut load = Load { reader, stream, ticket, extent, want, mapped };
+                let Some((mapped, ahead)) = ahead else {
+                    work.push(Work::Load(load));
+                    return false;
+                };
+                work.extend(ahead.map(|range| Work::Ahead(mapped, range)));
+                self.load(&mut load, now);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Moves a read on as far as it goes without the disk.
+    pub fn load(&mut self, load: &mut Load<M>, now: Nanos) -> Need<M> {
+        let offset = load.extent.expect.offset;
+        // Another reader may have been faster.
+        let known = load.mapped.take().or_else(|| self.maps.get(&load.extent, now));
+        let Some(mapped) = known else { return Need::Map(load.extent.path.clone()) };
+        load.mapped = Some(mapped.clone());
+        if let Some(range) = mapped.cold(offset) {
+            return Need::Warm(mapped, range);
+        }
+        let found = mapped.cut(&load.extent, &load.want);
+        if found.is_ok() {
+            self.cut.push((load.extent.clone(), mapped));
+        }
+        self.found(load, found);
+        Need::Nothing
+    }
+
+    /// The segment that a read needed is mapped; [`load`](Exchange::load) goes on.
+    pub fn on_mapped(&mut self, load: &mut Load<M>, map: M, now: Nanos) {
+        let known = self.maps.get(&load.extent, now);
+        let mapped = known.unwrap_or_else(|| Rc::new(Mapped::new(map, &load.extent)));
+        self.maps.put(&load.extent, mapped.clone(), now);
+        load.mapped = Some(mapped);
+    }
+
+    /// The disk failed.
+    pub fn on_load_failed(&mut self, load: &Load<M>) {
+        self.found(load, Err(NoCut::Damaged));
+    }
+
+    fn found(&mut self, load: &Load<M>, found: Result<Cut, NoCut>) {
+        self.readers.on_read(load.reader, load.stream, load.ticket, found);
+    }
+
+    fn send_requests(&mut self) {
+        for port in &mut self.ports {
+            let mut sent = false;
+            while let Some(&request) = port.backlog.front() {
+                if port.side.request(request).is_err() {
+                    break;
+                }
+                port.backlog.pop_front();
+                sent = true;
+            }
+            if sent {
+                port.side.wake();
+            }
+        }
+    }
+}
