@@ -44,7 +44,7 @@ impl Replica {
         let Role::Leader(led) = &mut self.role else { panic!("a group of no leader") };
         assert!(led.serving, "a group before its takeover is on a majority");
         assert!(led.transfer.is_none(), "a group that the successor may miss");
-        assert!(led.window.len() < self.tuning.window_groups_max, "the window was full");
+        assert!(led.window.len() < self.tuning.window_groups_bound(), "the window was full");
         self.log.append(mark.start, mark.end, led.ballot, mark.scn, mark.place);
         led.push(mark.start, mark.end.lsn);
         assert!(self.log.end() == mark.end, "the next group follows this one");

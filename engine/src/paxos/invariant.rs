@@ -140,7 +140,8 @@ impl Replica {
         // What it serves is committed under this ballot up to its start, and more.
         assert!(!led.serving || led.start.lsn <= committed, "serves above the committed");
         assert!(led.serving || end == led.start.lsn, "a group before its Takeover is agreed");
-        assert!(led.window.len() <= self.tuning.window_groups_max, "more in flight than allowed");
+        let bound = self.tuning.window_groups_bound();
+        assert!(led.window.len() <= bound, "more in flight than allowed");
         assert!(led.window.front().is_none_or(|&first| first > committed));
         assert!(led.window.back().is_none_or(|&last| last == end));
         assert!(!led.serving || led.window.is_empty() == (end == committed));

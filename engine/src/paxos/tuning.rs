@@ -1,5 +1,8 @@
 //! Timers and windows, with their bounds.
 
+use palisade_wal::limits::BODY_BYTES_MAX;
+use palisade_wal::{GROUP_HEADER_BYTES, RECORD_HEADER_BYTES};
+
 use super::member::MEMBERS_MAX;
 
 /// Milliseconds in the unit of [`Nanos`](palisade_netio::Nanos).
@@ -41,6 +44,9 @@ pub struct Tuning {
 /// answer those who ask for more.
 pub const RECORDS_IN_FLIGHT_MAX: usize = 16;
 
+/// Groups that one block can hold.
+const BLOCK_GROUPS_MAX: usize = BODY_BYTES_MAX / (RECORD_HEADER_BYTES + GROUP_HEADER_BYTES);
+
 const DEFAULT: Tuning = Tuning {
     heartbeat_ns: HEARTBEAT_NS,
     election_ns: ELECTION_NS,
@@ -77,6 +83,13 @@ const _: () = assert!(DEFAULT.fetch_bytes_max >= GROUP_BYTES);
 const _: () = assert!(DEFAULT.fetch_bytes_max <= DEFAULT.window_bytes_max);
 // A restart knows all but a part of a window to be committed.
 const _: () = assert!(DEFAULT.commit_hint_bytes < DEFAULT.window_bytes_max);
+
+impl Tuning {
+    /// Groups in flight at the very most: a window that has room takes what stands in one block.
+    pub(super) fn window_groups_bound(&self) -> usize {
+        self.window_groups_max + BLOCK_GROUPS_MAX
+    }
+}
 
 impl Default for Tuning {
     fn default() -> Tuning {

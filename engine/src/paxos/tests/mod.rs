@@ -8,3 +8,4 @@ mod lies;
 mod node;
 mod oracle;
 mod walk;
+mod window;
