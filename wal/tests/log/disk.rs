@@ -314,6 +314,11 @@ impl Disk {
         self.open.clear();
     }
 
+    /// Files that are open, directories among them.
+    pub fn open_files(&self) -> usize {
+        self.open.len()
+    }
+
     /// The segment files, oldest first.
     pub fn segments(&self) -> Vec<(u64, u64)> {
         let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();

@@ -1,7 +1,7 @@
 //! The recovery table on real bytes: a test per row.
 
 use palisade_netio::{Errno, Op};
-use palisade_wal::{Kind, Replay, Tail, WalError, segment_name};
+use palisade_wal::{Kind, Replay, SEGMENT_SEQ_MAX, Tail, WalError, segment_name};
 
 use crate::disk::{Disk, Event, Fault, SECTOR};
 use crate::node::{Node, STREAM, config};
@@ -322,6 +322,17 @@ fn strangers_are_reported_and_left_alone() {
     let node = node.restart();
     assert_eq!(node.report().strangers, ["notes.txt"]);
     assert!(node.disk.names.contains_key(&file));
+}
+
+#[test]
+fn a_file_whose_name_leaves_no_numbers_is_refused() {
+    let mut node = five();
+    let name = node.config.dir.join(segment_name(SEGMENT_SEQ_MAX));
+    node.disk.names.insert(name, 1);
+    node.disk.stop(&mut node.pool);
+    let Node { disk, config, .. } = node;
+    let refused = Node::unready(disk, config).recover();
+    assert_eq!(refused, Err(WalError::Refused("the number of a segment is too high")));
 }
 
 #[test]

@@ -347,6 +347,22 @@ fn heads_say_what_was_durable_when_they_were_made() {
 }
 
 #[test]
+fn a_log_that_ends_gives_its_open_files_back() {
+    let mut most = 0;
+    for blocks in [0, 1, 5, 6, 8, 12, 30] {
+        let mut node = Node::start(1);
+        for _ in 0..blocks {
+            node.append(20_000);
+            node.settle();
+        }
+        let handles = node.wal.into_handles();
+        assert_eq!(handles.len(), node.disk.open_files(), "after {blocks} blocks");
+        most = most.max(handles.len());
+    }
+    assert_eq!(most, 3, "directory, active and next segment");
+}
+
+#[test]
 fn every_kind_of_record_comes_back() {
     let mut node = Node::start(1);
     node.append_durable(50);
