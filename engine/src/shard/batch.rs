@@ -18,11 +18,13 @@ use crate::limits::{
 };
 use crate::paxos::{GroupMark, ProposePosition};
 use crate::shard::Shard;
-use crate::shard::ledger::group_items;
+use crate::shard::ledger::{Claim, group_items};
 use crate::shard::stream::{Pending, Reply, StreamState, TailRun, Waiting};
 use crate::status::Protection;
 use crate::stream::producers::Verdict;
 
+/// What an operator of a full node is told.
+const LOG_FULL: &str = "the log disk is at its limit (log_bytes_max); raise it or free space";
 /// Committed bytes after which a group carries the commit cursor as a record.
 const HINT_BYTES: u64 = 1 << 20;
 
@@ -71,14 +73,30 @@ impl<R: Ring> Shard<R> {
             return Ok(Some(original));
         }
         if self.ledger.wal.space().refuse_appends {
-            let text = "the log disk is at 95 % of log_bytes_max; raise it or free space";
-            return Err(Error::new(ErrorKind::NoSpace, text));
+            return Err(Error::new(ErrorKind::NoSpace, LOG_FULL));
         }
+        self.check_members(stream)?;
         if self.pending_count >= PENDING_MAX || self.pending_bytes >= PENDING_BYTES_MAX {
             return Err(Error::new(ErrorKind::Busy, "too many appends wait; try again"));
         }
         self.check_floor(record.scn_floor)?;
         Ok(None)
+    }
+
+    /// Whether a majority has space. What no majority can take would wait for ever, with a place
+    /// in the log: it is refused before it gets one.
+    fn check_members(&self, stream: u64) -> Result<(), Error> {
+        let peers = &self.net.peers;
+        if !peers.values().any(|peer| peer.short) {
+            return Ok(());
+        }
+        let config = self.streams[&stream].replica.config();
+        let roomy = |node: u32| peers.get(&node).is_none_or(|peer| !peer.short);
+        if config.members.iter().filter(|member| roomy(member.node)).count() >= config.majority() {
+            return Ok(());
+        }
+        let text = "the logs of too many members are nearly full; raise log_bytes_max there";
+        Err(Error::new(ErrorKind::NoSpace, text))
     }
 
     /// Whether a record may be asked to come after `floor`. Most name none, and cost no look at
@@ -146,7 +164,7 @@ impl<R: Ring> Shard<R> {
         let want = (self.pending_bytes + self.pending_count * 64 + self.dirty.len() * 256)
             .clamp(4096 - HEAD_BYTES, BATCH_BYTES - HEAD_BYTES)
             .max(self.largest_first());
-        if !self.ledger.has_room(want) {
+        if !self.ledger.has_room(want, Claim::Groups) {
             self.refuse_when_full();
             return false;
         }
@@ -163,18 +181,25 @@ impl<R: Ring> Shard<R> {
     /// On a full log nothing that waits will find room: it has no LSN, and is refused.
     fn refuse_when_full(&mut self) {
         let least = self.largest_first().max(4096 - HEAD_BYTES);
-        if !self.ledger.is_full(least) {
+        if !self.note_full(least) {
             return;
         }
-        let text = "the log disk is at its limit (log_bytes_max); raise it or free space";
-        self.alarm("log-full", text.to_string());
         for stream in std::mem::take(&mut self.dirty) {
             while let Some(record) = self.state(stream).pop() {
                 self.pending_count -= 1;
                 self.pending_bytes -= record.payload.len();
-                self.settle(record.reply, Err(Error::new(ErrorKind::NoSpace, text)));
+                self.settle(record.reply, Err(Error::new(ErrorKind::NoSpace, LOG_FULL)));
             }
         }
+    }
+
+    /// Whether the log has no space for groups of so many bytes; an operator is told.
+    pub(crate) fn note_full(&mut self, body_bytes: usize) -> bool {
+        let full = self.ledger.is_full(body_bytes);
+        if full {
+            self.alarm("log-full", LOG_FULL.to_string());
+        }
+        full
     }
 
     /// Room that the first record in line needs.
@@ -223,7 +248,8 @@ impl<R: Ring> Shard<R> {
         let headers_crc = body.headers_crc;
         let metas = body.metas.clone();
         self.io.pool.retain(slot);
-        let place = self.ledger.append(&mut self.io.pool, slot, body, group_items(&metas));
+        let items = group_items(&metas);
+        let place = self.ledger.append(&mut self.io.pool, slot, body, items, Claim::Groups);
         let mut waiting = sealed.into_iter();
         for meta in metas.iter().filter(|meta| meta.kind == Kind::Group) {
             let group = waiting.next().expect("one waiting list per group");

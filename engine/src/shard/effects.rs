@@ -224,8 +224,9 @@ impl<R: Ring> Shard<R> {
         for effect in effects {
             match effect {
                 LivenessEffect::Send { to, heartbeat } => {
+                    let short = self.ledger.wal.space().throttle;
                     let io = &mut self.io;
-                    self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat);
+                    self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat, short);
                 }
                 LivenessEffect::Peer { node, state } => {
                     let streams: Vec<u64> = self.streams.keys().copied().collect();

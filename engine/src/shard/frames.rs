@@ -10,7 +10,7 @@ use crate::kinds::{KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};
 use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey};
 use crate::shard::Shard;
 use crate::shard::batch::take_for_groups;
-use crate::shard::ledger::group_items;
+use crate::shard::ledger::{Claim, group_items};
 use crate::shard::net::Duty;
 
 /// Where groups came from.
@@ -20,6 +20,16 @@ pub(crate) enum Source {
     Leader,
     /// A fetch, with the ballot that it named.
     Fetch { ballot: Ballot, staged: bool },
+}
+
+impl Source {
+    /// A takeover must get through on a full disk; other groups wait for space.
+    fn claim(self) -> Claim {
+        match self {
+            Source::Fetch { staged: true, .. } => Claim::Reserve,
+            Source::Fetch { staged: false, .. } | Source::Leader => Claim::Groups,
+        }
+    }
 }
 
 /// Groups of one frame that were taken and wait to be logged as a block.
@@ -99,6 +109,14 @@ impl<R: Ring> Shard<R> {
     fn on_heartbeat(&mut self, from: NodeKey, frame: &Frame) -> bool {
         let body = self.bytes_of(frame.slot, frame.body.at, frame.body.len);
         let Ok(heartbeat) = Heartbeat::decode(body) else { return false };
+        let short = match frame.head.tag {
+            0 => false,
+            1 => true,
+            _ => return false,
+        };
+        if let Some(peer) = self.net.peers.get_mut(&from.node) {
+            peer.short = short;
+        }
         let Some(liveness) = &mut self.liveness else { return true };
         let mut effects = Vec::new();
         liveness.on_heartbeat(from.node, heartbeat, self.io.now, &mut effects);
@@ -126,8 +144,9 @@ impl<R: Ring> Shard<R> {
         let len = frame.body.len;
         let block_bytes = HEAD_BYTES + len as usize;
         let ready = self.flush_own() && self.keep_spare(block_bytes);
-        if !ready || !self.ledger.has_room(len as usize) {
+        if !ready || !self.ledger.has_room(len as usize, source.claim()) {
             // Whoever sent it sends it again when asked.
+            self.note_full(len as usize);
             return true;
         }
         self.take_groups(from, frame.slot, Body { len, headers_crc, metas }, source)
@@ -138,7 +157,8 @@ impl<R: Ring> Shard<R> {
         let mut hints: Vec<(u64, Lsn)> = Vec::new();
         let mut whole = source == Source::Leader;
         let len = body.len as usize;
-        let mut place = self.ledger.peek(len).expect("room was checked");
+        let claim = source.claim();
+        let mut place = self.ledger.peek(len, claim).expect("room was checked");
         for meta in &body.metas {
             match meta.kind {
                 Kind::CommitHint => hints.push((meta.stream, meta.lsn)),
@@ -150,9 +170,9 @@ impl<R: Ring> Shard<R> {
                         // A record asked for meanwhile stands after these groups and before
                         // the next ones.
                         whole = false;
-                        self.log_copies(slot, &mut taken, place);
+                        self.log_copies(slot, &mut taken, place, claim);
                         let ready = self.flush_own() && self.keep_spare(HEAD_BYTES + len);
-                        let Some(next) = self.ledger.peek(len).filter(|_| ready) else {
+                        let Some(next) = self.ledger.peek(len, claim).filter(|_| ready) else {
                             return true;
                         };
                         place = next;
@@ -164,10 +184,10 @@ impl<R: Ring> Shard<R> {
         if whole && !taken.metas.is_empty() {
             self.io.pool.retain(slot);
             let items = group_items(&body.metas);
-            let at = self.ledger.append(&mut self.io.pool, slot, body, items);
+            let at = self.ledger.append(&mut self.io.pool, slot, body, items, claim);
             assert!(at == place, "the block stands where it was said to");
         } else {
-            self.log_copies(slot, &mut taken, place);
+            self.log_copies(slot, &mut taken, place, claim);
         }
         true
     }
@@ -222,7 +242,7 @@ impl<R: Ring> Shard<R> {
     }
 
     /// Logs taken groups as a block of their own, for when the frame cannot be logged as it came.
-    fn log_copies(&mut self, slot: SlotId, taken: &mut Taken, place: Place) {
+    fn log_copies(&mut self, slot: SlotId, taken: &mut Taken, place: Place, claim: Claim) {
         if taken.metas.is_empty() {
             return;
         }
@@ -237,7 +257,7 @@ impl<R: Ring> Shard<R> {
         }
         let body = builder.finish();
         let items = group_items(&body.metas);
-        let at = self.ledger.append(&mut self.io.pool, copy, body, items);
+        let at = self.ledger.append(&mut self.io.pool, copy, body, items, claim);
         assert!(at.segment == place.segment && at.offset == place.offset);
     }
 

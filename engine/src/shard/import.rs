@@ -14,7 +14,7 @@ use crate::forward::wire::{FromForwarder, FromReader, KIND_CHUNK};
 use crate::paxos::GroupMark;
 use crate::shard::Shard;
 use crate::shard::batch::has_room_for_groups;
-use crate::shard::ledger::group_items;
+use crate::shard::ledger::{Claim, group_items};
 use crate::shard::net::Duty;
 use crate::status::UpstreamStatus;
 use crate::stream::catalogue::SYSTEM_STREAM;
@@ -214,7 +214,7 @@ impl<R: Ring> Shard<R> {
     fn log_waiting(&mut self) {
         while let Some(incoming) = self.imports.waiting.front() {
             let len = incoming.body.len as usize;
-            if !self.flush_own() || !self.ledger.has_room(len) {
+            if !self.flush_own() || !self.ledger.has_room(len, Claim::Groups) {
                 return;
             }
             let incoming = self.imports.waiting.pop_front().expect("it is the front");
@@ -250,7 +250,8 @@ impl<R: Ring> Shard<R> {
         let run = Run { slot, at: HEAD_BYTES as u32, len: body.len };
         let (metas, crc): (Vec<RecordMeta>, u32) = (body.metas.clone(), body.headers_crc);
         self.io.pool.retain(slot);
-        let place = self.ledger.append(&mut self.io.pool, slot, body, group_items(&metas));
+        let items = group_items(&metas);
+        let place = self.ledger.append(&mut self.io.pool, slot, body, items, Claim::Groups);
         for meta in &metas {
             assert!(meta.kind == Kind::Group && meta.stream == stream);
             self.note_logged(slot, meta);

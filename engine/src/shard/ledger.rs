@@ -32,6 +32,16 @@ pub(crate) enum Durable {
     Groups { stream: u64, ballot: Ballot, upto: Lsn },
 }
 
+/// What space a block may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// What is not kept in reserve.
+    Groups,
+    /// The reserve too: records of replicas, and what a takeover needs. A full node still votes
+    /// and elects.
+    Reserve,
+}
+
 /// See the [module](self).
 pub(crate) struct Ledger {
     pub(crate) wal: Wal,
@@ -114,14 +124,14 @@ impl Ledger {
             }
             assert!(!builder.state().is_empty(), "a record fits an empty block");
             let body = builder.finish();
-            self.append_block(pool, slot, body, items, true);
+            self.append(pool, slot, body, items, Claim::Reserve);
         }
         true
     }
 
-    /// Whether a block with `body_len` bytes of groups can be appended now.
-    pub(crate) fn has_room(&mut self, body_len: usize) -> bool {
-        self.peek(body_len).is_some()
+    /// Whether a block with a body of `body_len` bytes can be appended now.
+    pub(crate) fn has_room(&mut self, body_len: usize, claim: Claim) -> bool {
+        self.peek(body_len, claim).is_some()
     }
 
     /// Whether a block with `body_len` bytes of groups finds no place for want of space.
@@ -130,10 +140,10 @@ impl Ledger {
         matches!(self.wal.peek(len, false), Err(NoRoom::Full))
     }
 
-    /// Where a block with at most `body_len` bytes of groups would stand.
-    pub(crate) fn peek(&mut self, body_len: usize) -> Option<Place> {
+    /// Where a block with a body of at most `body_len` bytes would stand.
+    pub(crate) fn peek(&mut self, body_len: usize, claim: Claim) -> Option<Place> {
         let len = (HEAD_BYTES + body_len).next_multiple_of(PAGE_BYTES);
-        self.wal.peek(len, false).ok()
+        self.wal.peek(len, claim == Claim::Reserve).ok()
     }
 
     /// Appends a block that has room, and remembers whom to tell. The slot is the WAL's from here
@@ -144,20 +154,9 @@ impl Ledger {
         slot: SlotId,
         body: Body,
         items: Vec<Durable>,
+        claim: Claim,
     ) -> Place {
-        self.append_block(pool, slot, body, items, false)
-    }
-
-    /// Own records may take the space that groups leave free: a full node still votes.
-    fn append_block(
-        &mut self,
-        pool: &mut Pool,
-        slot: SlotId,
-        body: Body,
-        items: Vec<Durable>,
-        own: bool,
-    ) -> Place {
-        let block = NewBlock { slot, body, hard_state: own };
+        let block = NewBlock { slot, body, hard_state: claim == Claim::Reserve };
         let place = self.wal.append(pool, block).expect("room was checked in this turn");
         self.waiting.extend(items.into_iter().map(|item| (place.block, item)));
         place

@@ -41,6 +41,8 @@ pub(crate) struct Peer {
     control: Option<u32>,
     bulk: Option<u32>,
     pub(crate) key: Option<NodeKey>,
+    /// Its log has little space left, it says.
+    pub(crate) short: bool,
     control_up: bool,
     bulk_up: bool,
     /// Frames of messages for this turn; the last one is still open.
@@ -101,6 +103,7 @@ impl Net {
             control: None,
             bulk: None,
             key: None,
+            short: false,
             control_up: false,
             bulk_up: false,
             outbox: Vec::new(),
@@ -257,13 +260,14 @@ impl Net {
         pool: &mut Pool,
         to: u32,
         heartbeat: Heartbeat,
+        short: bool,
     ) {
         let Some(id) = self.peers.get(&to).and_then(|p| p.control.filter(|_| p.control_up)) else {
             return;
         };
         let mut body = Vec::with_capacity(crate::paxos::HEARTBEAT_BYTES);
         heartbeat.encode_into(&mut body);
-        let frame = FrameHead::encode(KIND_HEARTBEAT, 0, 0, &body);
+        let frame = FrameHead::encode(KIND_HEARTBEAT, u64::from(short), 0, &body);
         if let Some(conn) = self.conns.get_mut(&id) {
             // A full queue delays no heartbeat that would still be of use.
             let _ = conn.link.send(ring, pool, Outgoing::inline(frame));
