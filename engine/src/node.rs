@@ -305,7 +305,8 @@ impl Node {
         })
     }
 
-    /// Stops: appends that were taken and are not answered are *unknown*.
+    /// Stops: appends that may be in the log and are not answered are *unknown*; what is in no log
+    /// yet, or comes later, is refused with [`ErrorKind::Shutdown`].
     ///
     /// # Errors
     /// Why it had stopped by itself before.

@@ -31,14 +31,14 @@ pub(super) fn run(options: &BenchFsync) -> Result<Exit, Failure> {
         let list: Vec<_> = timings.iter().map(describe).collect();
         let line = json!({"what": "fsync", "block_bytes": BLOCK_BYTES, "cases": list,
             "best": best});
-        println!("{line}");
+        text::say(format!("{line}\n"))?;
         return Ok(Exit::Ok);
     }
     let head = ["barrier", "in flight", "beside", "per s", "p50 us", "p99 us", "max us"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(timings.iter().map(row));
-    print!("{}", text::table(&rows));
-    println!("best by p50 beside a busy thread, one in flight: {best}");
+    let table = text::table(&rows);
+    text::say(format!("{table}best by p50 beside a busy thread, one in flight: {best}\n"))?;
     Ok(Exit::Ok)
 }
 
