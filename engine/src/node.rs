@@ -306,8 +306,10 @@ impl Node {
         })
     }
 
-    /// Stops. Nothing new is taken from now on; appends that were taken may still be acknowledged
-    /// for `timing.shutdown`, after that they are *unknown*. Dropping a node does not wait.
+    /// Stops. Nothing new is taken from now on: it is refused with [`ErrorKind::Shutdown`]. Appends
+    /// that were taken may still be acknowledged for `timing.shutdown`; after that those that may
+    /// be in the log are *unknown*, and what is in no log yet is refused too. Dropping a node does
+    /// not wait.
     ///
     /// # Errors
     /// Why it had stopped by itself before.

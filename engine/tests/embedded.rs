@@ -121,10 +121,13 @@ fn streams_of_every_shard_can_be_used_when_they_are_created() {
     format(&config).unwrap();
     let node = Node::open(config.clone()).unwrap();
     let mut ends = Vec::new();
-    for _ in 0..4 {
-        for id in node.create_streams(5).unwrap() {
-            ends.push((id, node.stream(id).append("at once").wait().unwrap().end_lsn.0));
-        }
+    // One by one: those of other shards than the catalogue's are not waited for by chance.
+    for _ in 0..12 {
+        let id = node.create_stream().unwrap();
+        ends.push((id, node.stream(id).append("at once").wait().unwrap().end_lsn.0));
+    }
+    for id in node.create_streams(5).unwrap() {
+        ends.push((id, node.stream(id).append("at once").wait().unwrap().end_lsn.0));
     }
     let mut node = node;
     for _ in 0..2 {

@@ -6,12 +6,13 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use palisade::client::wire::{Outcome, PAYLOAD_BYTES_MAX};
-use palisade::client::{AppendOptions, Fate, Next};
+use palisade::client::{AppendOptions, Fate, Next, Totals};
 use serde_json::json;
 
 use crate::cli::Append;
 use crate::exit::{Exit, Failure};
 use crate::status::client;
+use crate::text;
 
 /// Records read ahead of the network.
 const READ_AHEAD: usize = 1024;
@@ -53,7 +54,8 @@ pub(crate) fn run(options: &Append) -> Result<Exit, Failure> {
         return Err(failure);
     }
     if !options.json {
-        println!("acked {} failed {} unknown {}", totals.acked, totals.failed, totals.unknown);
+        let Totals { acked, failed, unknown, .. } = totals;
+        text::say(format!("acked {acked} failed {failed} unknown {unknown}\n"))?;
     }
     match totals.failed + totals.unknown {
         0 => Ok(Exit::Ok),

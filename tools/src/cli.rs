@@ -67,6 +67,14 @@ pub(crate) struct At {
     pub(crate) cluster: u32,
 }
 
+/// Scripts give it to every command that changes something.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Yes {
+    /// Ask nothing (this command has no question)
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   palisade demo
@@ -113,6 +121,8 @@ pub(crate) struct Format {
     /// Check everything, change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) yes: Yes,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -190,6 +200,8 @@ pub(crate) struct Append {
     #[arg(long, value_name = "N", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) in_flight: u32,
+    #[command(flatten)]
+    pub(crate) yes: Yes,
     /// A line of JSON per record
     #[arg(long)]
     pub(crate) json: bool,
@@ -248,6 +260,11 @@ pub(crate) enum StreamCommand {
         #[arg(long, value_name = "N", default_value_t = 1,
               value_parser = clap::value_parser!(u32).range(1..=16_384))]
         count: u32,
+        /// Look whether the streams could be created, create none
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        yes: Yes,
         /// Print JSON
         #[arg(long)]
         json: bool,

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::cli::{ConfigCheck, ConfigCommand};
 use crate::exit::{Exit, Failure};
+use crate::text;
 
 /// Largest configuration file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -59,7 +60,7 @@ fn refusal(path: &Path, errors: &[ConfigError]) -> Failure {
 pub(crate) fn run(command: &ConfigCommand) -> Result<Exit, Failure> {
     let ConfigCommand::Check(check) = command;
     if check.explain {
-        print!("{}", explain(check.json));
+        text::say(explain(check.json))?;
         return Ok(Exit::Ok);
     }
     check_file(check)
@@ -82,9 +83,9 @@ fn check_file(check: &ConfigCheck) -> Result<Exit, Failure> {
                        "fix": error.fix})
             })
             .collect();
-        println!("{}", json!({"ok": errors.is_empty(), "errors": list}));
+        text::say(format!("{}\n", json!({"ok": errors.is_empty(), "errors": list})))?;
     } else if errors.is_empty() {
-        println!("{}: ok", path.display());
+        text::say(format!("{}: ok\n", path.display()))?;
     }
     match errors.is_empty() {
         true => Ok(Exit::Ok),

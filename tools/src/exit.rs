@@ -69,6 +69,9 @@ impl From<ClientError> for Failure {
             _ if error.is_mismatch() => {
                 (Exit::Configuration, "; check --cluster and --at, and the program's version")
             }
+            _ if error.is_damage() => {
+                (Exit::Corrupt, "; ask another node, and see `palisade inspect verify` there")
+            }
             _ if error.is_unreachable() => {
                 (Exit::Unreachable, "; check --at and that the node says ready")
             }

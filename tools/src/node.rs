@@ -9,6 +9,7 @@ use crate::config_file;
 use crate::exit::{Exit, Failure};
 use crate::host::{self, Host};
 use crate::signals::Interrupt;
+use crate::text;
 
 /// How often the main thread looks for a signal or a failure.
 const POLL: Duration = Duration::from_millis(20);
@@ -23,9 +24,10 @@ pub(crate) fn format(options: &Format) -> Result<Exit, Failure> {
     }
     let done = if options.dry_run { "can be formatted" } else { "formatted" };
     if options.json {
-        println!("{}", json!({"ok": true, "data": data, "dry_run": options.dry_run}));
+        let line = json!({"ok": true, "data": data, "dry_run": options.dry_run});
+        text::say(format!("{line}\n"))?;
     } else {
-        println!("{data}: {done}");
+        text::say(format!("{data}: {done}\n"))?;
     }
     Ok(Exit::Ok)
 }
@@ -53,7 +55,8 @@ pub(crate) fn run(options: &Node) -> Result<Exit, Failure> {
     if let Some(notice) = host.notice() {
         eprintln!("palisade: {notice}");
     }
-    println!("{}", if options.json { "{\"event\":\"ready\"}" } else { "ready" });
+    // Who started it may not care to hear.
+    text::say(if options.json { "{\"event\":\"ready\"}\n" } else { "ready\n" })?;
     while !interrupt.is_set() {
         if let Some(failure) = host.failed() {
             return Err(failure);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use palisade::client::{Client, ClientOptions};
-use palisade::status::Status as NodeStatus;
+use palisade::status::{Status as NodeStatus, StreamStatus};
 
 use crate::cli::{At, Status};
 use crate::exit::{Exit, Failure};
@@ -20,14 +20,17 @@ pub(crate) fn run(options: &Status) -> Result<Exit, Failure> {
     loop {
         let json = client.status_json()?;
         if options.json {
-            println!("{}", String::from_utf8_lossy(&json));
+            let goes_on = text::say(format!("{}\n", String::from_utf8_lossy(&json)))?;
+            if !goes_on {
+                return Ok(Exit::Ok);
+            }
         } else {
             let status = parse(&json)?;
-            if options.watch {
-                // Home and clear, so that the page stays in place.
-                print!("\x1b[H\x1b[2J");
+            // Home and clear, so that the page stays in place.
+            let home = if options.watch { "\x1b[H\x1b[2J" } else { "" };
+            if !text::say(format!("{home}{}", page(&status)))? {
+                return Ok(Exit::Ok);
             }
-            print!("{}", page(&status));
         }
         if !options.watch {
             return Ok(Exit::Ok);
@@ -58,6 +61,15 @@ fn kebab(value: impl serde::Serialize) -> String {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),
     }
+}
+
+/// State and reason, and how old they are when the stream's shard is silent.
+fn condition(stream: &StreamStatus) -> String {
+    let mut shown = [stream.state.as_str(), &stream.reason].join(" ").trim_end().to_owned();
+    if let Some(age_us) = stream.age_us {
+        shown.push_str(&format!(" (age {} ms)", age_us / 1000));
+    }
+    shown
 }
 
 fn page(status: &NodeStatus) -> String {
@@ -91,10 +103,13 @@ fn page(status: &NodeStatus) -> String {
             stream.durable_lsn.to_string(),
             stream.committed_lsn.to_string(),
             stream.end_lsn.to_string(),
-            [stream.state.as_str(), &stream.reason].join(" ").trim_end().to_owned(),
+            condition(stream),
         ]);
     }
     out.push_str(&text::table(&rows));
+    for stream in status.streams.iter().filter(|stream| !stream.action.is_empty()) {
+        out.push_str(&format!("\nstream {} {}: {}\n", stream.id, stream.state, stream.action));
+    }
     if !status.standbys.is_empty() {
         let head = ["standby", "region", "transfer", "state", "lag bytes", "lag us"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];

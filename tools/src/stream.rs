@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cli::StreamCommand;
+use crate::cli::{At, StreamCommand};
 use crate::exit::{Exit, Failure};
 use crate::status::client;
 use crate::text;
@@ -12,16 +12,23 @@ use crate::text;
 /// How long the cluster may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Stream that says which streams there are.
+const CATALOGUE: u64 = 1;
+
 /// `palisade stream ...`
 pub(crate) fn run(command: &StreamCommand) -> Result<Exit, Failure> {
     match command {
-        StreamCommand::Create { at, count, json } => {
+        StreamCommand::Create { at, count, dry_run: true, json, .. } => {
+            let count = could_create(at, *count)?;
+            let done = format!("{count} streams can be created\n");
+            let line = json!({"streams": [], "count": count, "dry_run": true});
+            text::say(if *json { format!("{line}\n") } else { done })?;
+        }
+        StreamCommand::Create { at, count, json, .. } => {
             let ids = client(at, TIMEOUT)?.create_streams(*count)?;
-            if *json {
-                println!("{}", json!({ "streams": ids }));
-            } else {
-                ids.iter().for_each(|id| println!("{id}"));
-            }
+            let lines: Vec<String> = ids.iter().map(|id| format!("{id}\n")).collect();
+            let line = json!({ "streams": ids });
+            text::say(if *json { format!("{line}\n") } else { lines.concat() })?;
         }
         StreamCommand::List { at, json } => {
             let streams = client(at, TIMEOUT)?.list_streams()?;
@@ -34,7 +41,7 @@ pub(crate) fn run(command: &StreamCommand) -> Result<Exit, Failure> {
                                "committed_lsn": stream.committed_lsn})
                     })
                     .collect();
-                println!("{}", json!({ "streams": list }));
+                text::say(format!("{}\n", json!({ "streams": list })))?;
             } else {
                 let head = ["stream", "leader", "base", "committed"];
                 let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -46,9 +53,20 @@ pub(crate) fn run(command: &StreamCommand) -> Result<Exit, Failure> {
                         stream.committed_lsn.to_string(),
                     ]
                 }));
-                print!("{}", text::table(&rows));
+                text::say(text::table(&rows))?;
             }
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Looks whether the catalogue has a leader and room for so many streams.
+fn could_create(at: &At, count: u32) -> Result<u32, Failure> {
+    let streams = client(at, TIMEOUT)?.list_streams()?;
+    let led = streams.iter().any(|stream| stream.id == CATALOGUE && stream.leader != 0);
+    if !led {
+        let text = "the catalogue has no leader now; a majority of the nodes must be up";
+        return Err(Failure::new(Exit::Failed, text));
+    }
+    Ok(count)
 }

@@ -1,4 +1,18 @@
-//! Text for people: tables, sizes, base64.
+//! Text for people: tables, sizes, base64; printing it.
+
+use std::io::{ErrorKind, Write};
+
+use crate::exit::Failure;
+
+/// Prints to stdout. False when nobody reads it any more, which is no failure.
+pub(crate) fn say(text: impl AsRef<str>) -> Result<bool, Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_ref().as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::io("stdout", &error)),
+    }
+}
 
 /// Lines of a table with aligned columns; the first row is the head.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {

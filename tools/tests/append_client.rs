@@ -24,6 +24,10 @@ enum Act {
     HangUp,
     /// Refuses it.
     Refuse(RefusedCode),
+    /// Refuses it like a leader that was replaced and knows no record of this client.
+    Forget,
+    /// Answers that every outcome is unknown.
+    Unknown,
     /// Says nothing and goes on.
     Silence,
 }
@@ -69,6 +73,11 @@ fn serve(mut socket: TcpStream, script: &[Act], leader: &str, log: &mut Log, ste
         let append = Append::parse(&body).expect("a sound append");
         let taken = match act {
             Act::Refuse(code) => Err(refuse(code, 0)),
+            Act::Forget if append.records().any(|record| record.sequence == 1) => {
+                Err(refuse(RefusedCode::NotLeader, 0))
+            }
+            Act::Forget => Err(refuse(RefusedCode::SequenceGap, 1)),
+            Act::Unknown => Ok(vec![AppendedRecord::placeless(Outcome::Unknown); append.count()]),
             Act::HangUp => return,
             Act::Silence => continue,
             Act::Answer | Act::TakeAndHangUp => {
@@ -172,6 +181,24 @@ fn a_busy_node_gets_the_rest_again_in_order() {
     let (totals, fates) = run(&[node(script, String::new())], 7, 100, 5000);
     assert_eq!((totals.acked, totals.failed, totals.unknown), (100, 0, 0));
     assert_all_in_order(&fates, 100);
+}
+
+#[test]
+fn a_leader_that_lacks_what_was_acked_is_left() {
+    let stopping = Act::Refuse(RefusedCode::Shutdown);
+    let leader = node(vec![Act::Answer, Act::Answer, stopping], String::new());
+    let stale = node(vec![Act::Forget; 50], String::new());
+    let (totals, fates) = run(&[leader, stale], 7, 60, 5000);
+    assert_eq!((totals.acked, totals.failed, totals.unknown), (60, 0, 0), "{fates:?}");
+    assert!(totals.connections > 2, "the stale one was asked: {totals:?}");
+    assert_all_in_order(&fates, 60);
+}
+
+#[test]
+fn a_node_that_never_knows_an_outcome_is_not_kept_busy() {
+    let (totals, _) = run(&[node(vec![Act::Unknown; 10_000], String::new())], 7, 2, 500);
+    assert_eq!((totals.acked, totals.unknown), (0, 2));
+    assert!(totals.retries <= 60, "{} requests in half a second", totals.retries);
 }
 
 #[test]

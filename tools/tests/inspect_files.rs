@@ -99,7 +99,9 @@ fn a_flipped_byte_in_a_durable_block_exits_65() {
     let (dir, _) = data();
     let blocks = blocks(dir.path());
     for (part, within) in [(2, 100), (3, 600), (4, 2_000)] {
-        let (path, offset, _) = &blocks[blocks.len() / part];
+        // Closing blocks are small: the rest of theirs is a pad, which nothing covers.
+        let mut large = blocks[blocks.len() / part..].iter().filter(|(_, _, bytes)| *bytes > 8192);
+        let (path, offset, _) = large.next().expect("a block with records");
         change(path, offset + within, |byte| byte ^ 1, 1);
         let (code, found) = verify(dir.path());
         assert_eq!((code, &found["ok"]), (65, &Value::Bool(false)), "{found}");

@@ -71,6 +71,8 @@ pub enum ClientError {
         addr: SocketAddr,
         /// Its reason.
         why: String,
+        /// It has the bytes and cannot read them.
+        damaged: bool,
     },
 }
 
@@ -96,6 +98,11 @@ impl ClientError {
     /// Whether no node could be reached at all.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, ClientError::Unreachable { .. } | ClientError::Io { .. })
+    }
+
+    /// Whether the log of a node is damaged where it was read.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, ClientError::Ended { damaged: true, .. })
     }
 
     /// Where the leader is, if the answer said so.

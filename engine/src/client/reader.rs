@@ -262,7 +262,8 @@ impl Reader {
             EndReason::Recycled { base } => Err(ClientError::Recycled { base_lsn: base.0 }),
             reason => {
                 let why = format!("stream {}: {reason}", self.options.stream);
-                Err(ClientError::Ended { addr, why })
+                let damaged = reason == EndReason::Damaged;
+                Err(ClientError::Ended { addr, why, damaged })
             }
         }
     }

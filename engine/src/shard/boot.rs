@@ -88,10 +88,6 @@ impl<R: Ring> Shard<R> {
         let ShardConfig { cluster, node, shard, shards, .. } = config;
         // Incarnation and boot count are in the identity file.
         let me = Peer { cluster, node, shard, shards, ..Peer::default() };
-        let zero_copy = ZeroCopy {
-            threshold_bytes: palisade_netio::limits::ZERO_COPY_THRESHOLD_BYTES as u32,
-            mode: config.zero_copy,
-        };
         // Takes its real place when the identity is known; nothing is asked of it before.
         let wal = Wal::open(wal_config(&config, &me)).expect("bounds were checked with the file");
         Shard {
@@ -104,7 +100,7 @@ impl<R: Ring> Shard<R> {
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),
             creations: Creations::default(),
-            net: Net::new(me, zero_copy, config.link_timing),
+            net: Net::new(me, zero_copy(&config), config.link_timing),
             jobs: Jobs::default(),
             surveys: Default::default(),
             imports: Imports::default(),
@@ -556,6 +552,11 @@ fn wal_config(config: &ShardConfig, me: &Peer) -> palisade_wal::Config {
         in_flight_max: config.writes_in_flight,
         sync_path: config.sync_path,
     }
+}
+
+fn zero_copy(config: &ShardConfig) -> ZeroCopy {
+    let threshold_bytes = palisade_netio::limits::ZERO_COPY_THRESHOLD_BYTES as u32;
+    ZeroCopy { threshold_bytes, mode: config.zero_copy }
 }
 
 fn first_identity(config: &ShardConfig, format: &crate::shard::Format) -> Identity {

@@ -186,10 +186,12 @@ impl<R: Ring> Shard<R> {
             let reason = "records or promises of this disk may be lost: it votes in no election";
             let action = match state.replica.config().members.len() {
                 1 => {
-                    "it stays so: nobody else has this log; see `palisade inspect verify`, keep                      the data directory, and format a new one or restore a copy"
+                    "it stays so: nobody else has this log; see `palisade inspect verify`, keep \
+                     the data directory, and format a new one or restore a copy"
                 }
                 _ => {
-                    "have a majority up without this member: the leader that it elects ends this;                      without one it stays so"
+                    "have a majority up without this member: the leader that it elects ends this; \
+                     without one it stays so"
                 }
             };
             return words("unknown-tail", reason, action);

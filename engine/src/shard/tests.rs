@@ -44,6 +44,8 @@ struct Meddled {
     meddler: Arc<Meddler>,
     port: Arc<ShardPort>,
     writes: HashSet<Token>,
+    /// The shard said that it is about to sleep.
+    armed: bool,
 }
 
 impl Ring for Meddled {
@@ -56,7 +58,8 @@ impl Ring for Meddled {
 
     fn enter(&mut self, pool: &mut Pool, wait: Wait, done: &mut Vec<Completion>) {
         let mut wait = wait;
-        if matches!(wait, Wait::Until(_)) && self.port.is_stopping() {
+        let armed = std::mem::take(&mut self.armed);
+        if armed && matches!(wait, Wait::Until(_)) && self.port.is_stopping() {
             self.meddler.overslept.store(true, Ordering::SeqCst);
             wait = Wait::No;
         }
@@ -74,6 +77,7 @@ impl Ring for Meddled {
         if self.meddler.stop_before_arming.load(Ordering::SeqCst) {
             self.port.stop();
         }
+        self.armed = true;
         self.ring.arm();
     }
 
@@ -161,8 +165,8 @@ impl Home {
         let ring_config = UringConfig { register_bytes_max: 0, ..UringConfig::default() };
         let ring = Uring::new(ring_config, &pool).expect("io_uring");
         let (port, meddler) = (Arc::new(ShardPort::new()), Arc::new(Meddler::default()));
-        let writes = HashSet::new();
-        let ring = Meddled { ring, meddler: meddler.clone(), port: port.clone(), writes };
+        let (writes, armed) = (HashSet::new(), false);
+        let ring = Meddled { ring, meddler: meddler.clone(), port: port.clone(), writes, armed };
         let (forward, forwarder): (ForwardPort, ForwarderSide) = crate::forward::port();
         let shared = Shared { board, mesh, forward: Some(forward) };
         Seat {

@@ -44,16 +44,17 @@ pub(super) fn run(options: &BenchFsync) -> Result<Exit, Failure> {
         let list: Vec<_> = timings.iter().map(describe).collect();
         let line = json!({"what": "fsync", "block_bytes": BLOCK_BYTES, "cases": list,
             "best": best, "needs_cpus": needs});
-        println!("{line}");
+        text::say(format!("{line}\n"))?;
         return Ok(Exit::Ok);
     }
     let head = ["sync path", "in flight", "beside", "per s", "p50 us", "p99 us", "max us"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(timings.iter().map(row));
-    print!("{}", text::table(&rows));
-    println!("{best} has the lowest p50 in its worst load: log.sync_path = \"auto\" takes it");
+    let best =
+        format!("{best} has the lowest p50 in its worst load: log.sync_path = \"auto\" takes it");
+    text::say(format!("{}{best}\n", text::table(&rows)))?;
     if !needs.is_empty() {
-        println!("it needs CPUs that no other thread keeps busy: {needs:?}");
+        text::say(format!("it needs CPUs that no other thread keeps busy: {needs:?}\n"))?;
     }
     Ok(Exit::Ok)
 }

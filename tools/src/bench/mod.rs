@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::cli::BenchCommand;
 use crate::exit::{Exit, Failure};
 use crate::host;
+use crate::text;
 
 /// `palisade bench ...`
 pub(crate) fn run(command: &BenchCommand) -> Result<Exit, Failure> {
@@ -25,7 +26,7 @@ pub(crate) fn run(command: &BenchCommand) -> Result<Exit, Failure> {
         BenchCommand::Append(options) => (append::run(options)?, options.load.json),
         BenchCommand::Wal(load) => (wal::run(load)?, load.json),
     };
-    println!("{}", if json { report.json() } else { report.text() });
+    text::say(format!("{}\n", if json { report.json() } else { report.text() }))?;
     Ok(Exit::Ok)
 }
 

@@ -40,9 +40,9 @@ pub(crate) fn run(options: &InspectFiles) -> Result<Exit, Failure> {
     }
     verified.seconds = started.elapsed().as_secs_f64();
     if options.json {
-        println!("{}", verified.json());
+        text::say(format!("{}\n", verified.json()))?;
     } else {
-        verified.print();
+        text::say(verified.text())?;
     }
     Ok(if verified.is_ok() { Exit::Ok } else { Exit::Corrupt })
 }
@@ -146,22 +146,25 @@ impl Verified {
             "mb_per_s": self.mb_per_s(), "logs": logs, "damage": damage})
     }
 
-    fn print(&self) {
+    fn text(&self) -> String {
+        let mut lines = Vec::new();
         for (dir, log) in &self.logs {
             let (last, stop) = log.stop();
             let (block, offset, stop) = (last.block, last.offset, stop.name());
             let name = last.path.file_name().unwrap_or_default().to_string_lossy();
             let dir = dir.display();
-            println!("{dir}: whole up to block {block} ({name} at {offset}), then {stop}");
+            lines.push(format!(
+                "{dir}: whole up to block {block} ({name} at {offset}), then {stop}"
+            ));
             for (stream, end) in log.chains.ends() {
-                println!("  stream {stream} ends at {}", end.lsn);
+                lines.push(format!("  stream {stream} ends at {}", end.lsn));
             }
         }
         for damage in self.logs.iter().flat_map(|(_, log)| log.corrupt()).take(NAMED_MAX) {
             let (path, offset) = (damage.path.display(), damage.offset);
-            println!("{path} at {offset}: block {}: {}", damage.block, damage.why);
+            lines.push(format!("{path} at {offset}: block {}: {}", damage.block, damage.why));
         }
-        println!(
+        lines.push(format!(
             "{} files, {}, {} blocks, {} groups, {} records: {} corrupt, {} torn, {:.0} MB/s",
             self.files,
             text::size(self.bytes),
@@ -171,7 +174,9 @@ impl Verified {
             self.corrupt(),
             self.sum(Log::torn),
             self.mb_per_s()
-        );
+        ));
+        lines.push(String::new());
+        lines.join("\n")
     }
 }
 

@@ -3,6 +3,7 @@
 //! `PALISADE_HISTORY_SECONDS` makes the long story longer; `PALISADE_SEED` repeats its choices.
 
 mod cluster;
+mod contract;
 mod history;
 mod kills;
 mod machine;
@@ -11,3 +12,4 @@ mod reading;
 mod refusals;
 mod run;
 mod seen;
+mod shards;

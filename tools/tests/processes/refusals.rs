@@ -1,5 +1,7 @@
 //! What a node refuses, with which exit code, and whether the message names cause and fix.
 
+use std::time::{Duration, Instant};
+
 use palisade::config::Role;
 
 use super::cluster::{Cluster, directory};
@@ -112,7 +114,27 @@ fn what_cannot_be_asked_or_reached_has_its_code() {
     let cluster = Cluster::start("unknown-stream", 1);
     let at = cluster.at();
     palisade(&["read", "--at", &at, "--stream", "99", "--timeout", "500"]).refused(1, &["99"]);
-    let wrong = ["status", "--at", &at, "--cluster", "5"];
-    let refused = palisade(&wrong);
-    assert_ne!(refused.code, Some(0), "{refused:?}");
+}
+
+#[test]
+fn another_cluster_than_asked_for_is_refused_at_once() {
+    let cluster = Cluster::start("wrong-cluster", 1);
+    let (at, nobody) = (cluster.at(), super::cluster::port().addr.to_string());
+    let both = format!("{at},{nobody}");
+    let commands: [&[&str]; 5] = [
+        &["status"],
+        &["append", "--stream", "0", "--lines", "--file", "/proc/version"],
+        &["read", "--stream", "0"],
+        &["stream", "create"],
+        &["stream", "list", "--json"],
+    ];
+    for command in commands {
+        let began = Instant::now();
+        let all = [command, &["--at", &both, "--cluster", "5"]].concat();
+        palisade(&all).refused(78, &["cluster 5", "expected 1", "--cluster", &at]);
+        assert!(began.elapsed() < Duration::from_secs(2), "{command:?} is tried again");
+    }
+    // The right one, and any.
+    palisade(&["status", "--at", &at, "--cluster", "1"]).ok();
+    palisade(&["status", "--at", &at, "--cluster", "0"]).ok();
 }
