@@ -122,7 +122,6 @@ impl Replica {
     /// What must never be: the accepting ballot of a Takeover whose bytes are not all there.
     fn accept_early(&mut self, fx: &mut Effects) {
         let Some(pending) = &self.pending else { return };
-        assert!(cfg!(seeded_bug = "accepting_raised_by_fetch"), "only where it is wanted");
         let (ballot, config, own) = (pending.ballot, pending.config.clone(), self.log.end());
         if self.log.accepting() < ballot && self.log.take_over(ballot, own).is_ok() {
             self.config = config.clone();
