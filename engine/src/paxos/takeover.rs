@@ -68,6 +68,7 @@ impl Replica {
             self.accepted_due = true;
             return;
         }
+        assert!(self.log.accepting() < ballot || acts_again, "a lower one was refused");
         if self.pending.as_ref().is_none_or(|p| p.ballot < ballot) {
             let pending = Pending::new(ballot, end, config.clone(), from.node, &self.log);
             self.pending = Some(Box::new(pending));
