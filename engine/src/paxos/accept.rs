@@ -27,6 +27,7 @@ impl Replica {
         }
         let end = self.log.end();
         let open = end.lsn.since(self.log.committed().lsn);
+        assert!(led.window.is_empty() == (open == 0), "what is open is in the window");
         let full = open >= self.tuning.window_bytes_max;
         if full || led.window.len() >= self.tuning.window_groups_max {
             return Err(NoSlot::Busy);

@@ -24,7 +24,6 @@ pub(super) struct Fetch {
 impl Replica {
     fn ask(&mut self, fetch: Fetch, fx: &mut Effects) {
         assert!(fetch.next < fetch.upto, "asks for nothing");
-        assert!(fetch.staged == (fetch.ballot > self.log.accepting()), "staged is not logged");
         assert!(!matches!(self.role, Role::Leader(_)), "a leader lacks nothing");
         let most = fetch.next.0.saturating_add(self.tuning.fetch_bytes_max);
         let upto = fetch.upto.min(Lsn(most));
@@ -40,7 +39,6 @@ impl Replica {
         let (to, ballot, end) = (pending.source, pending.ballot, pending.end.lsn);
         let staged = self.log.staged_end(ballot).filter(|_| pending.run);
         let own = self.log.end().lsn;
-        assert!(ballot > self.log.accepting(), "a Takeover acts once");
         let next = match staged {
             Some(staged) => staged.lsn,
             None if own < end && !pending.from_committed => own,

@@ -12,9 +12,21 @@ use super::replica::{Replica, Role, Then};
 use super::takeover::Pending;
 use super::tuning::RECORDS_IN_FLIGHT_MAX;
 
+/// With a rule removed, its trace must find what comes of that; these would be first.
+const SEEDED: bool = cfg!(any(
+    seeded_bug = "candidate_promise_not_durable",
+    seeded_bug = "promise_before_prefix_durable",
+    seeded_bug = "accepting_raised_by_fetch",
+    seeded_bug = "takeover_below_committed",
+    seeded_bug = "commit_of_other_ballot",
+));
+
 impl Replica {
     /// Holds after every input but a verdict, which its group must follow first.
     pub(super) fn assert_invariants(&self) {
+        if SEEDED {
+            return;
+        }
         self.assert_cursors();
         self.assert_records();
         self.assert_members();
@@ -193,6 +205,9 @@ impl Replica {
 
     /// What this replica may say now, and to whom.
     pub(super) fn assert_message(&self, to: u32, body: &Body) {
+        if SEEDED {
+            return;
+        }
         let (log, promised) = (&self.log, self.log.promised());
         assert!(to != self.me.node, "a message to itself");
         assert!(self.halted.is_none() || matches!(body, Body::StepDown { .. }));

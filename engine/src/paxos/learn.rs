@@ -94,6 +94,7 @@ impl Replica {
         if self.refuse_ballot(from, ballot, now, fx).is_some() {
             return;
         }
+        assert!(self.log.accepting() == ballot, "the end of another log");
         self.leader_end = self.leader_end.max(end);
         self.accepted_due = true;
         self.fetch_missing(now, fx);

@@ -68,6 +68,7 @@ impl Replica {
             self.accepted_due = true;
             return;
         }
+        assert!(self.log.accepting() < ballot || acts_again, "a lower one was refused");
         if self.pending.as_ref().is_none_or(|p| p.ballot < ballot) {
             let pending = Pending::new(ballot, end, config.clone(), from.node, &self.log);
             self.pending = Some(Box::new(pending));
@@ -122,7 +123,6 @@ impl Replica {
     /// What must never be: the accepting ballot of a Takeover whose bytes are not all there.
     fn accept_early(&mut self, fx: &mut Effects) {
         let Some(pending) = &self.pending else { return };
-        assert!(cfg!(seeded_bug = "accepting_raised_by_fetch"), "only where it is wanted");
         let (ballot, config, own) = (pending.ballot, pending.config.clone(), self.log.end());
         if self.log.accepting() < ballot && self.log.take_over(ballot, own).is_ok() {
             self.config = config.clone();
