@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring, ZeroCopy};
+use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring};
 use palisade_wal::{
     Ballot, Boundary, CHAIN_START, Identity, IdentityEvent, IdentityFile, Kind, Lsn, Place,
     RecordMeta, Replay, StreamLog, Wal, WalError,
@@ -88,10 +88,6 @@ impl<R: Ring> Shard<R> {
         let ShardConfig { cluster, node, shard, shards, .. } = config;
         // Incarnation and boot count are in the identity file.
         let me = Peer { cluster, node, shard, shards, ..Peer::default() };
-        let zero_copy = ZeroCopy {
-            threshold_bytes: palisade_netio::limits::ZERO_COPY_THRESHOLD_BYTES as u32,
-            mode: config.zero_copy,
-        };
         // Takes its real place when the identity is known; nothing is asked of it before.
         let wal = Wal::open(wal_config(&config, &me)).expect("bounds were checked with the file");
         Shard {
@@ -104,7 +100,7 @@ impl<R: Ring> Shard<R> {
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),
             creations: Creations::default(),
-            net: Net::new(me, zero_copy, config.link_timing),
+            net: Net::new(me, &config),
             jobs: Jobs::default(),
             imports: Imports::default(),
             liveness: None,
