@@ -12,9 +12,10 @@ use crate::shard::{Shard, halt_error};
 /// A shard that its owner drives, for a node with one: no thread, no hop between two.
 ///
 /// On this thread whatever waits for the shard waits for ever, unless it drives the shard
-/// meanwhile: the calls here do. [`Node`](crate::Node) and [`Stream`](crate::Stream) answer
-/// [`ErrorKind::WouldBlock`](crate::ErrorKind::WouldBlock) instead of waiting here; [`AppendFuture::wait`] cannot tell, so wait
-/// with [`ShardDriver::wait`]. Other threads wait as usual while this one takes its turns.
+/// meanwhile: the calls here do. [`Node`](crate::Node) and [`Stream`](crate::Stream) do not wait
+/// here, they answer [`WouldBlock`](crate::ErrorKind::WouldBlock); [`AppendFuture::wait`] cannot
+/// tell, so wait with [`ShardDriver::wait`]. Other threads wait as usual while this one takes its
+/// turns.
 pub struct ShardDriver {
     shard: Shard<Uring>,
     port: Arc<ShardPort>,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring, ZeroCopy};
+use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring};
 use palisade_wal::{
     Ballot, Boundary, CHAIN_START, GroupHeader, Identity, IdentityEvent, IdentityFile, Kind, Lsn,
     Place, RecordMeta, Replay, StreamLog, Wal, WalError,
@@ -100,7 +100,7 @@ impl<R: Ring> Shard<R> {
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),
             creations: Creations::default(),
-            net: Net::new(me, zero_copy(&config), config.link_timing),
+            net: Net::new(me, &config),
             jobs: Jobs::default(),
             surveys: Default::default(),
             imports: Imports::default(),
@@ -552,11 +552,6 @@ fn wal_config(config: &ShardConfig, me: &Peer) -> palisade_wal::Config {
         in_flight_max: config.writes_in_flight,
         sync_path: config.sync_path,
     }
-}
-
-fn zero_copy(config: &ShardConfig) -> ZeroCopy {
-    let threshold_bytes = palisade_netio::limits::ZERO_COPY_THRESHOLD_BYTES as u32;
-    ZeroCopy { threshold_bytes, mode: config.zero_copy }
 }
 
 fn first_identity(config: &ShardConfig, format: &crate::shard::Format) -> Identity {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use palisade_netio::limits::ZERO_COPY_THRESHOLD_BYTES;
 use palisade_netio::{
     Class, Completion, Expect, FrameHead, Greeted, Hello, Identity, Link, LinkEvent, LinkTiming,
     ListenEvent, Listener, Nanos, Outgoing, Pool, Refusal, RefusalCode, Ring, Run, Target, Token,
@@ -12,6 +13,7 @@ use palisade_netio::{
 use crate::kinds::{KIND_HEARTBEAT, KIND_MESSAGES};
 use crate::limits::{MESSAGES_BYTES_MAX, OUTBOX_BYTES_MAX, PEER_BACKLOG_BYTES, SESSIONS_MAX};
 use crate::paxos::{Heartbeat, Message, NodeKey};
+use crate::shard::ShardConfig;
 use crate::shard::session::Session;
 use crate::shard::token::{OWNER_CONN, owner_base};
 
@@ -76,15 +78,18 @@ pub(crate) enum PeerChange {
 }
 
 impl Net {
-    pub(crate) fn new(me: Identity, zero_copy: ZeroCopy, timing: LinkTiming) -> Net {
+    pub(crate) fn new(me: Identity, config: &ShardConfig) -> Net {
         Net {
             me,
             conns: BTreeMap::new(),
             peers: BTreeMap::new(),
             listener: None,
             next: 0,
-            zero_copy,
-            timing,
+            zero_copy: ZeroCopy {
+                threshold_bytes: ZERO_COPY_THRESHOLD_BYTES as u32,
+                mode: config.zero_copy,
+            },
+            timing: config.link_timing,
             sessions: 0,
         }
     }

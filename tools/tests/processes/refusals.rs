@@ -48,6 +48,15 @@ fn an_unformatted_directory_is_refused() {
 }
 
 #[test]
+fn a_cpu_outside_the_affinity_mask_is_refused_before_the_disk_is_touched() {
+    let mut cluster = Cluster::plan("foreign-cpu", 1, Role::Primary);
+    let node = &mut cluster.nodes[0];
+    node.config.node.cpus = vec![1023];
+    node.run_refused().refused(78, &["node.cpus", "1023", "may use CPUs"]);
+    assert!(!node.config.node.data.exists());
+}
+
+#[test]
 fn format_keeps_off_what_is_there() {
     let cluster = Cluster::plan("not-empty", 1, Role::Primary);
     let node = &cluster.nodes[0];
