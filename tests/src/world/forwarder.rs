@@ -13,7 +13,7 @@ use std::sync::Arc;
 use palisade::forward::exchange::{Arrival, Exchange, ForwarderConfig, Load, Need, Work};
 use palisade::forward::flow::{Inflow, Outflow};
 use palisade::forward::maps::Mapped;
-use palisade::forward::{ForwarderSide, ReaderId, Socket};
+use palisade::forward::{ForwarderSide, ReaderId, Socket, Stats};
 use palisade_netio::{
     Completion, Errno, Handle, Nanos, Op, OpenHow, Payload, Pool, Purpose, Quotas, Ring, Run,
     SlotId, Token, Wait,
@@ -158,6 +158,10 @@ impl Forwarder {
 
     pub(crate) fn ring(&self) -> RingId {
         self.ring.id()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.exchange.stats()
     }
 
     /// Runs one turn.
