@@ -126,8 +126,8 @@ impl Universe {
     }
 
     /// Ends every disturbance: no faults by chance, no partition, no stall, no slow disk (what it
-    /// has in flight ends soon), no full one, no narrow or slow link. What is broken stays broken. For the end
-    /// of a run, when everything must come good.
+    /// has in flight ends soon), no full one, no narrow or slow link. What is broken stays broken.
+    /// For the end of a run, when everything must come good.
     pub fn calm(&self) {
         self.set_faults(FaultPlan::none());
         self.heal_all();

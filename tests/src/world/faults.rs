@@ -312,10 +312,9 @@ impl Faults {
                 vec![(self.revival(now), Step::Revive(node))]
             }
             Blow::Fill(node, full) => {
-                if full {
-                    self.full.insert(node)
-                } else {
-                    self.full.remove(&node)
+                match full {
+                    true => self.full.insert(node),
+                    false => self.full.remove(&node),
                 };
                 universe.set_full(host(node), full);
                 let end = (soon, Step::Strike(Blow::Fill(node, false)));
@@ -329,35 +328,13 @@ impl Faults {
                 });
                 each.collect()
             }
-            Blow::Partition(from, to, one_way) => {
-                universe.partition(host(from), host(to), one_way);
-                vec![(soon, Step::Strike(Blow::Heal(from)))]
-            }
-            Blow::Isolate(node, wide) => {
-                let all = (0..fleet.nodes.len()).filter(|&other| other != node);
-                let others = if wide { all.collect() } else { self.peers(node, fleet) };
-                for other in others {
-                    universe.partition(host(node), host(other), false);
-                }
-                vec![(soon, Step::Strike(Blow::Heal(node)))]
-            }
-            Blow::Heal(node) => {
-                for other in (0..fleet.nodes.len()).filter(|&other| other != node) {
-                    universe.heal(host(node), host(other));
-                }
-                Vec::new()
-            }
-            Blow::Sever(a, b) => {
-                for (one, other) in pairs(a, b, fleet) {
-                    universe.partition(host(one), host(other), false);
-                }
-                vec![(soon, Step::Strike(Blow::Join(a, b)))]
-            }
-            Blow::Join(a, b) => {
-                for (one, other) in pairs(a, b, fleet) {
-                    universe.heal(host(one), host(other));
-                }
-                Vec::new()
+            Blow::Partition(..)
+            | Blow::Isolate(..)
+            | Blow::Heal(_)
+            | Blow::Sever(..)
+            | Blow::Join(..) => {
+                let heal = self.strike_ways(blow, universe, fleet);
+                heal.into_iter().map(|blow| (soon, Step::Strike(blow))).collect()
             }
             Blow::Slow(node, factor) => {
                 self.count(FaultKind::DiskSpike, factor > 1);
@@ -375,6 +352,44 @@ impl Faults {
                 self.strike_once(blow, universe, fleet);
                 Vec::new()
             }
+        }
+    }
+
+    /// What cuts the ways between nodes, or heals them. What heals it.
+    fn strike_ways(&self, blow: Blow, universe: &Universe, fleet: &Fleet) -> Option<Blow> {
+        let host = |node: usize| fleet.nodes[node].host;
+        match blow {
+            Blow::Partition(from, to, one_way) => {
+                universe.partition(host(from), host(to), one_way);
+                Some(Blow::Heal(from))
+            }
+            Blow::Isolate(node, wide) => {
+                let all = (0..fleet.nodes.len()).filter(|&other| other != node);
+                let others = if wide { all.collect() } else { self.peers(node, fleet) };
+                for other in others {
+                    universe.partition(host(node), host(other), false);
+                }
+                Some(Blow::Heal(node))
+            }
+            Blow::Heal(node) => {
+                for other in (0..fleet.nodes.len()).filter(|&other| other != node) {
+                    universe.heal(host(node), host(other));
+                }
+                None
+            }
+            Blow::Sever(a, b) => {
+                for (one, other) in pairs(a, b, fleet) {
+                    universe.partition(host(one), host(other), false);
+                }
+                Some(Blow::Join(a, b))
+            }
+            Blow::Join(a, b) => {
+                for (one, other) in pairs(a, b, fleet) {
+                    universe.heal(host(one), host(other));
+                }
+                None
+            }
+            other => unreachable!("{other:?} cuts nothing"),
         }
     }
 

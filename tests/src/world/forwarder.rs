@@ -303,7 +303,7 @@ impl Forwarder {
             if conn.sending {
                 conn.out.on_blocked();
             } else {
-                let next = conn.out.next();
+                let next = conn.out.next_bytes();
                 prefix.extend_from_slice(&next[..next.len().min(SOCKET_BYTES_MAX)]);
                 conn.sending = !prefix.is_empty();
             }
