@@ -115,7 +115,7 @@ fn poll_write(
     report: &impl Report,
 ) -> Poll<std::io::Result<()>> {
     let mut flow = outbox.flow.borrow_mut();
-    let next = flow.next();
+    let next = flow.next_bytes();
     if next.is_empty() {
         return Poll::Pending;
     }

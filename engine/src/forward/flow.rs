@@ -58,7 +58,7 @@ impl<M: Deref<Target = [u8]>> Outflow<M> {
     }
 
     /// The next bytes to be written; none when nothing is queued.
-    pub fn next(&mut self) -> &[u8] {
+    pub fn next_bytes(&mut self) -> &[u8] {
         if self.is_written() {
             (self.bytes, self.body, self.at) = (Vec::new(), Body::None, 0);
             self.join();
@@ -193,7 +193,7 @@ mod tests {
             if blocks {
                 out.on_blocked();
             }
-            let next = out.next();
+            let next = out.next_bytes();
             if next.is_empty() {
                 assert!(out.is_empty());
                 return (bytes, counted, frames);

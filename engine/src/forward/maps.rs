@@ -81,10 +81,13 @@ impl<M: Deref<Target = [u8]>> Mapped<M> {
     }
 }
 
+/// Path and number: a file name may come again.
+type Key = (Arc<Path>, u64);
+
 /// The maps in use lately.
 #[derive(Debug)]
 pub(crate) struct Maps<M> {
-    maps: BTreeMap<(Arc<Path>, u64), (Rc<Mapped<M>>, Nanos)>,
+    maps: BTreeMap<Key, (Rc<Mapped<M>>, Nanos)>,
 }
 
 impl<M> Default for Maps<M> {

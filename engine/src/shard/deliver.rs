@@ -16,7 +16,6 @@ use crate::shard::Shard;
 use crate::shard::batch::group_kind;
 use crate::shard::frames::fetched_prefix;
 use crate::shard::jobs::{Destination, Job, Running};
-use crate::shard::publish::may_leave;
 
 /// What became of groups for a peer.
 enum Handed {
@@ -176,7 +175,7 @@ impl<R: Ring> Shard<R> {
     /// Answers the forwarder.
     pub(crate) fn reply_forward(&mut self, id: u64, stream: u64, located: Located) {
         let log = self.streams.get(&stream).map(|state| state.replica.log());
-        let committed = log.map_or(Lsn::ZERO, may_leave);
+        let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
         let base = self.floor_of(stream);
         if let Some(port) = &mut self.forward {
             port.reply(Reply { id, stream, committed, base, located });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use palisade_netio::Ring;
-use palisade_wal::{Ballot, Extent, Kind, Lsn, StreamLog};
+use palisade_wal::{Ballot, Extent, Kind, Lsn};
 
 use crate::error::{Error, ErrorKind};
 use crate::forward::{
@@ -13,14 +13,6 @@ use crate::shard::Shard;
 use crate::shard::jobs::{Destination, Job};
 use crate::shard::ledger::OwnRecord;
 use crate::shard::stream::TailRun;
-
-/// Up to where a log may leave its cluster.
-pub(crate) fn may_leave(log: &StreamLog) -> Lsn {
-    match cfg!(seeded_bug = "uncommitted_sent") {
-        true => log.end().lsn,
-        false => log.committed().lsn,
-    }
-}
 
 impl<R: Ring> Shard<R> {
     /// A stream's committed end moved; `runs` are its bytes that are still in memory.
@@ -88,7 +80,7 @@ impl<R: Ring> Shard<R> {
             return self.reply_forward(id, stream, Located::Unknown);
         };
         let log = state.replica.log();
-        let committed = may_leave(log);
+        let committed = log.committed().lsn;
         if from < state.floor.max(log.base().lsn) {
             return self.reply_forward(id, stream, Located::Recycled);
         }

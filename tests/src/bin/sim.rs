@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use palisade_tests::sim::FaultKind;
-use palisade_tests::world::{Failure, SeedReport, run_seed};
+use palisade_tests::world::{Failure, SeedReport, Shipped, run_seed};
 
 const USAGE: &str = "sim --seed N [--count N] | --minutes M [--from SEED] [--threads 2] \
                      [--keep-going]";
@@ -65,6 +65,7 @@ struct Totals {
     failed: Vec<u64>,
     acks: u64,
     simulated_ns: u64,
+    shipped: Shipped,
     faults: BTreeMap<FaultKind, u64>,
 }
 
@@ -74,6 +75,7 @@ impl Totals {
         self.counted += u64::from(report.ok);
         self.acks += report.acks;
         self.simulated_ns += report.simulated_ns;
+        self.shipped.add(report.shipped);
         for (kind, count) in &report.fault_counts {
             *self.faults.entry(*kind).or_default() += count;
         }
@@ -122,6 +124,8 @@ fn main() -> ExitCode {
         seconds(totals.simulated_ns),
         totals.acks
     );
+    let Shipped { recent, sealed, bytes } = totals.shipped;
+    println!("shipped: {recent} chunks from memory, {sealed} from segments, {bytes} bytes");
     let faults: Vec<String> = totals.faults.iter().map(|(k, n)| format!("{k:?} {n}")).collect();
     println!("faults: {}", faults.join(", "));
     if totals.failed.is_empty() {

@@ -12,6 +12,8 @@ pub(crate) struct Disk {
     pub(crate) tree: Tree,
     pub(crate) files: BTreeMap<Inode, FileBody>,
     pub(crate) capacity: u64,
+    /// Somebody else took what was free.
+    pub(crate) full: bool,
     pub(crate) stalled_until: Nanos,
     /// Factor on every latency.
     pub(crate) slowness: u64,
@@ -24,6 +26,7 @@ impl Disk {
             tree: Tree::new(),
             files: BTreeMap::new(),
             capacity: u64::MAX / 2,
+            full: false,
             stalled_until: Nanos(0),
             slowness: 1,
             armed: BTreeMap::new(),
@@ -49,6 +52,9 @@ impl Disk {
     }
 
     pub(crate) fn free(&self) -> u64 {
+        if self.full {
+            return 0;
+        }
         let used: u64 = self.files.values().map(FileBody::allocated).sum();
         self.capacity.saturating_sub(used)
     }

@@ -126,8 +126,8 @@ impl Universe {
     }
 
     /// Ends every disturbance: no faults by chance, no partition, no stall, no slow disk (what it
-    /// has in flight ends soon), no narrow or slow link. What is broken stays broken. For the end
-    /// of a run, when everything must come good.
+    /// has in flight ends soon), no full one, no narrow or slow link. What is broken stays broken.
+    /// For the end of a run, when everything must come good.
     pub fn calm(&self) {
         self.set_faults(FaultPlan::none());
         self.heal_all();
@@ -137,6 +137,7 @@ impl Universe {
         for host in &mut state.hosts {
             host.disk.stalled_until = Nanos(0);
             host.disk.slowness = 1;
+            host.disk.full = false;
             host.disk.disarm();
         }
         for process in &mut state.processes {
@@ -277,6 +278,16 @@ impl Universe {
     /// Sets the size of a disk in bytes.
     pub fn set_capacity(&self, host: HostId, bytes: u64) {
         self.state().host_mut(host).disk.capacity = bytes;
+    }
+
+    /// Takes all that is free on a disk, or gives it back.
+    pub fn set_full(&self, host: HostId, full: bool) {
+        let mut state = self.state();
+        if full {
+            state.faults.count(FaultKind::NoSpace);
+        }
+        state.note("full", [u64::from(host.0), u64::from(full), 0]);
+        state.host_mut(host).disk.full = full;
     }
 
     /// Lets a fault of the disk strike at its next `times` occasions, whatever the plan. Kinds:

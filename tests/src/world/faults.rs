@@ -4,14 +4,15 @@
 //! All of it stays inside the promise: whoever dies comes back, and disks keep what they said
 //! they keep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use palisade_netio::Nanos;
 
 use super::check::Raised;
 use super::fleet::Fleet;
 use super::settings::{MS, SECOND, pick};
-use crate::sim::{FaultKind, FaultPlan, Latency, ProcessId, Random, Universe};
+use crate::sim::{FaultKind, FaultPlan, HostId, Latency, ProcessId, Random, Universe};
 
 /// Something that the world does to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,10 @@ pub enum Blow {
     Lag(usize, usize, u64),
     /// Lets the disk of a node fail once: a write, a barrier or a read.
     Error(usize, FaultKind),
+    /// Kills a process; what its disk holds is damaged when it comes back.
+    Rot(usize),
+    /// Fills the disk of a node, or gives the space back.
+    Fill(usize, bool),
     /// Draws which faults strike by chance.
     Redraw,
 }
@@ -73,7 +78,15 @@ const KINDS: &[FaultKind] = &[
     FaultKind::ClockJump,
     FaultKind::LinkSpike,
     FaultKind::BarrierError,
+    FaultKind::BitFlip,
+    FaultKind::NoSpace,
 ];
+
+/// Bits that flip at once, at most.
+const FLIPS_MAX: u64 = 3;
+/// First bytes of a segment, which no bit flips in: its header, and where the shard's first
+/// records are. Without them a node does not start; a repair is not there yet.
+const SPARED_BYTES: u64 = 64 << 10;
 
 /// Faults that are no more than the usual ways of a kernel; they do not count.
 const USUAL: &[FaultKind] = &[
@@ -102,6 +115,10 @@ pub struct Faults {
     on_fetch: u32,
     on_commit: u32,
     errors: bool,
+    rots: bool,
+    fills: bool,
+    /// Whose disk is full.
+    full: BTreeSet<usize>,
     own: BTreeMap<FaultKind, u64>,
     /// Not yet, or not any more.
     pub over: bool,
@@ -122,6 +139,9 @@ impl Faults {
         let (on_lead, on_fetch, on_commit) = (chance(500_000), chance(300_000), chance(300));
         Faults {
             errors: kinds.contains(&FaultKind::BarrierError),
+            rots: kinds.contains(&FaultKind::BitFlip),
+            fills: kinds.contains(&FaultKind::NoSpace),
+            full: BTreeSet::new(),
             kinds,
             pause_ns: pick(&mut random, &[200 * MS, 700 * MS, 2 * SECOND]),
             down_ns: pick(&mut random, &[10 * MS, 300 * MS, 2 * SECOND, 6 * SECOND]),
@@ -138,13 +158,17 @@ impl Faults {
 
     /// Whether disks may fail, so that a node may stop by itself.
     pub fn may_stop_nodes(&self) -> bool {
-        self.errors
+        self.errors || self.fills
+    }
+
+    /// Whether disks may be full.
+    pub fn may_fill_disks(&self) -> bool {
+        self.fills
     }
 
     /// Whether the disk of a node may fail to give back what it holds.
     pub fn may_spoil_reads(&self, node: usize, fleet: &Fleet) -> bool {
-        let nodes = &fleet.clusters[fleet.nodes[node].cluster].nodes;
-        self.errors && nodes.len() > 1 && nodes.first() == Some(&node)
+        (self.errors || self.rots) && is_first(node, fleet)
     }
 
     /// The next step of the schedule after a [`Step::Draw`].
@@ -194,7 +218,9 @@ impl Faults {
     fn blow(&mut self, kind: FaultKind, node: usize, fleet: &Fleet) -> Blow {
         let other = self.other(node, fleet);
         let (here, there) = (fleet.nodes[node].cluster, fleet.nodes[other].cluster);
-        let spoils = self.may_spoil_reads(node, fleet);
+        let first = is_first(node, fleet);
+        let cluster = &fleet.clusters[here].nodes;
+        let another_is_full = cluster.iter().any(|node| self.full.contains(node));
         let random = &mut self.random;
         match kind {
             FaultKind::Kill => Blow::Kill(node),
@@ -212,9 +238,12 @@ impl Faults {
                 Blow::ClockJump(node, if random.coin() { by } else { -by })
             }
             FaultKind::LinkSpike => Blow::Lag(node, other, random.between(MS, 300 * MS)),
-            // What a failed barrier covered may be gone for good, and what cannot be read at a
-            // start counts as lost: only one disk of several may be so bad.
-            _ if spoils => {
+            FaultKind::NoSpace if !another_is_full => Blow::Fill(node, true),
+            // What a failed barrier covered may be gone for good, and what is damaged or cannot
+            // be read at a start counts as lost: only one disk of several may be so bad.
+            FaultKind::BitFlip if first => Blow::Rot(node),
+            FaultKind::BitFlip | FaultKind::NoSpace => Blow::Kill(node),
+            _ if first => {
                 let kinds = [FaultKind::BarrierError, FaultKind::WriteError, FaultKind::ReadError];
                 Blow::Error(node, pick(random, &kinds))
             }
@@ -277,6 +306,20 @@ impl Faults {
                 fleet.power_cut(node);
                 vec![(self.revival(now), Step::Revive(node))]
             }
+            Blow::Rot(node) => {
+                fleet.kill(node);
+                self.rot(fleet.nodes[node].host, universe);
+                vec![(self.revival(now), Step::Revive(node))]
+            }
+            Blow::Fill(node, full) => {
+                match full {
+                    true => self.full.insert(node),
+                    false => self.full.remove(&node),
+                };
+                universe.set_full(host(node), full);
+                let end = (soon, Step::Strike(Blow::Fill(node, false)));
+                if full { vec![end] } else { Vec::new() }
+            }
             Blow::Blackout(node) => {
                 let nodes = fleet.clusters[fleet.nodes[node].cluster].nodes.clone();
                 let each = nodes.into_iter().map(|node| {
@@ -285,35 +328,13 @@ impl Faults {
                 });
                 each.collect()
             }
-            Blow::Partition(from, to, one_way) => {
-                universe.partition(host(from), host(to), one_way);
-                vec![(soon, Step::Strike(Blow::Heal(from)))]
-            }
-            Blow::Isolate(node, wide) => {
-                let all = (0..fleet.nodes.len()).filter(|&other| other != node);
-                let others = if wide { all.collect() } else { self.peers(node, fleet) };
-                for other in others {
-                    universe.partition(host(node), host(other), false);
-                }
-                vec![(soon, Step::Strike(Blow::Heal(node)))]
-            }
-            Blow::Heal(node) => {
-                for other in (0..fleet.nodes.len()).filter(|&other| other != node) {
-                    universe.heal(host(node), host(other));
-                }
-                Vec::new()
-            }
-            Blow::Sever(a, b) => {
-                for (one, other) in pairs(a, b, fleet) {
-                    universe.partition(host(one), host(other), false);
-                }
-                vec![(soon, Step::Strike(Blow::Join(a, b)))]
-            }
-            Blow::Join(a, b) => {
-                for (one, other) in pairs(a, b, fleet) {
-                    universe.heal(host(one), host(other));
-                }
-                Vec::new()
+            Blow::Partition(..)
+            | Blow::Isolate(..)
+            | Blow::Heal(_)
+            | Blow::Sever(..)
+            | Blow::Join(..) => {
+                let heal = self.strike_ways(blow, universe, fleet);
+                heal.into_iter().map(|blow| (soon, Step::Strike(blow))).collect()
             }
             Blow::Slow(node, factor) => {
                 self.count(FaultKind::DiskSpike, factor > 1);
@@ -331,6 +352,44 @@ impl Faults {
                 self.strike_once(blow, universe, fleet);
                 Vec::new()
             }
+        }
+    }
+
+    /// What cuts the ways between nodes, or heals them. What heals it.
+    fn strike_ways(&self, blow: Blow, universe: &Universe, fleet: &Fleet) -> Option<Blow> {
+        let host = |node: usize| fleet.nodes[node].host;
+        match blow {
+            Blow::Partition(from, to, one_way) => {
+                universe.partition(host(from), host(to), one_way);
+                Some(Blow::Heal(from))
+            }
+            Blow::Isolate(node, wide) => {
+                let all = (0..fleet.nodes.len()).filter(|&other| other != node);
+                let others = if wide { all.collect() } else { self.peers(node, fleet) };
+                for other in others {
+                    universe.partition(host(node), host(other), false);
+                }
+                Some(Blow::Heal(node))
+            }
+            Blow::Heal(node) => {
+                for other in (0..fleet.nodes.len()).filter(|&other| other != node) {
+                    universe.heal(host(node), host(other));
+                }
+                None
+            }
+            Blow::Sever(a, b) => {
+                for (one, other) in pairs(a, b, fleet) {
+                    universe.partition(host(one), host(other), false);
+                }
+                Some(Blow::Join(a, b))
+            }
+            Blow::Join(a, b) => {
+                for (one, other) in pairs(a, b, fleet) {
+                    universe.heal(host(one), host(other));
+                }
+                None
+            }
+            other => unreachable!("{other:?} cuts nothing"),
         }
     }
 
@@ -361,6 +420,26 @@ impl Faults {
         }
     }
 
+    /// Flips bits in what is stored of segments.
+    fn rot(&mut self, host: HostId, universe: &Universe) {
+        let is_segment = |path: &PathBuf| path.extension().is_some_and(|end| end == "seg");
+        let segments: Vec<PathBuf> =
+            universe.files(host).into_iter().map(|(path, _)| path).filter(is_segment).collect();
+        if segments.is_empty() {
+            return;
+        }
+        for _ in 0..self.random.between(1, FLIPS_MAX) {
+            let path = pick(&mut self.random, &segments);
+            let bytes = universe.read_durable(host, &path).unwrap_or_default();
+            // Behind the last byte that is not zero nothing was written.
+            let end = bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0) as u64;
+            if end > SPARED_BYTES {
+                let offset = SPARED_BYTES + self.random.below(end - SPARED_BYTES + 1);
+                universe.flip(host, &path, offset);
+            }
+        }
+    }
+
     fn pause(&mut self, process: Option<ProcessId>, until: Nanos, universe: &Universe) {
         if let Some(process) = process {
             universe.pause(process, until);
@@ -385,6 +464,12 @@ impl Faults {
         counts.retain(|kind, count| *count > 0 && !USUAL.contains(kind));
         counts
     }
+}
+
+/// Whether a node is the first of several.
+fn is_first(node: usize, fleet: &Fleet) -> bool {
+    let nodes = &fleet.clusters[fleet.nodes[node].cluster].nodes;
+    nodes.len() > 1 && nodes.first() == Some(&node)
 }
 
 /// Every pair of nodes of two clusters.

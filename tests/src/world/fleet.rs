@@ -15,6 +15,7 @@ use palisade_netio::LinkTiming;
 
 use super::check::Violation;
 use super::forwarder::{Forwarder, Sides};
+use super::report::Shipped;
 use super::settings::Settings;
 use crate::sim::{HostId, ProcessId, RingId, Universe, VirtualRing};
 
@@ -73,6 +74,8 @@ pub struct Fleet {
     /// Nodes of all clusters.
     pub nodes: Vec<Node>,
     rings: BTreeMap<RingId, (usize, Part)>,
+    /// By forwarders that are gone.
+    shipped: Shipped,
 }
 
 /// What of a node a ring belongs to.
@@ -99,6 +102,7 @@ impl Fleet {
             clusters: Vec::new(),
             nodes: Vec::new(),
             rings: BTreeMap::new(),
+            shipped: Shipped::default(),
         }
     }
 
@@ -280,6 +284,7 @@ impl Fleet {
         known.sides = Sides::default();
         if let Some(forwarder) = known.forwarder.take() {
             self.rings.remove(&forwarder.ring());
+            self.shipped.add(shipped_by(&forwarder));
         }
     }
 
@@ -317,6 +322,14 @@ impl Fleet {
     /// Whether a node is of the cluster that takes appends.
     pub fn is_primary(&self, node: usize) -> bool {
         self.clusters[self.nodes[node].cluster].role == Role::Primary
+    }
+
+    /// What all forwarders sent so far.
+    pub fn shipped(&self) -> Shipped {
+        let mut shipped = self.shipped;
+        let forwarders = self.nodes.iter().filter_map(|node| node.forwarder.as_ref());
+        forwarders.for_each(|forwarder| shipped.add(shipped_by(forwarder)));
+        shipped
     }
 
     /// The way to a stream on a node, if the node runs.
@@ -357,6 +370,12 @@ impl Fleet {
         let addr: SocketAddr = addr.parse().ok()?;
         self.nodes.iter().position(|node| node.addr == addr)
     }
+}
+
+fn shipped_by(forwarder: &Forwarder) -> Shipped {
+    let stats = forwarder.stats();
+    let (recent, bytes) = (stats.chunks_recent, stats.bytes);
+    Shipped { recent, sealed: stats.chunks - recent, bytes }
 }
 
 fn shard_dir(shard: u16) -> PathBuf {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use palisade::forward::exchange::{Arrival, Exchange, ForwarderConfig, Load, Need, Work};
 use palisade::forward::flow::{Inflow, Outflow};
 use palisade::forward::maps::Mapped;
-use palisade::forward::{ForwarderSide, ReaderId, Socket};
+use palisade::forward::{ForwarderSide, ReaderId, Socket, Stats};
 use palisade_netio::{
     Completion, Errno, Handle, Nanos, Op, OpenHow, Payload, Pool, Purpose, Quotas, Ring, Run,
     SlotId, Token, Wait,
@@ -160,6 +160,10 @@ impl Forwarder {
         self.ring.id()
     }
 
+    pub(crate) fn stats(&self) -> Stats {
+        self.exchange.stats()
+    }
+
     /// Runs one turn.
     pub(crate) fn turn(&mut self) {
         let now = self.ring.now();
@@ -299,7 +303,7 @@ impl Forwarder {
             if conn.sending {
                 conn.out.on_blocked();
             } else {
-                let next = conn.out.next();
+                let next = conn.out.next_bytes();
                 prefix.extend_from_slice(&next[..next.len().min(SOCKET_BYTES_MAX)]);
                 conn.sending = !prefix.is_empty();
             }

@@ -32,7 +32,7 @@ pub use check::{Checks, FullCopy, Raised, Seat, Violation};
 pub use faults::{Blow, Faults, Step};
 pub use fleet::{Cluster, Fleet, Node, Turned};
 pub use history::{Attempt, History, Stretch, Told, Wanted};
-pub use report::{Failure, SeedReport};
+pub use report::{Failure, SeedReport, Shipped};
 pub use run::run_seed;
 pub use settings::{MS, SECOND, Settings, Standby, Upstream};
 pub use workload::{Wake, Workload};

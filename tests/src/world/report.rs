@@ -5,6 +5,26 @@ use std::collections::BTreeMap;
 use super::check::Violation;
 use crate::sim::FaultKind;
 
+/// What forwarders sent to standbys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shipped {
+    /// Chunks from memory of a shard.
+    pub recent: u64,
+    /// Chunks from sealed segments.
+    pub sealed: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+}
+
+impl Shipped {
+    /// Counts what others sent too.
+    pub fn add(&mut self, other: Shipped) {
+        self.recent += other.recent;
+        self.sealed += other.sealed;
+        self.bytes += other.bytes;
+    }
+}
+
 /// What a seed came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeedReport {
@@ -18,6 +38,8 @@ pub struct SeedReport {
     pub acks_before_fault: u64,
     /// How often each kind of fault struck.
     pub fault_counts: BTreeMap<FaultKind, u64>,
+    /// What forwarders sent.
+    pub shipped: Shipped,
     /// Hash of everything that happened.
     pub trace_hash: u64,
     /// Entries of the trace.

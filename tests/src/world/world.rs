@@ -116,6 +116,7 @@ impl World {
             simulated_ns,
             acks,
             acks_before_fault: self.acks_before_fault,
+            shipped: self.fleet.shipped(),
             trace_hash: self.universe.trace_hash(),
             ok: simulated_ns >= RUN_NS_MIN
                 && self.acks_before_fault >= ACKS_BEFORE_FAULT
@@ -324,7 +325,9 @@ impl World {
         let Some(shard) = self.fleet.shard(ring) else { return Ok(()) };
         let (cluster, boot) = (self.fleet.nodes[node].cluster, self.fleet.nodes[node].boots);
         for (code, text) in shard.alarms() {
-            let excused = code == "disk-stalled" || self.faults.may_spoil_reads(node, &self.fleet);
+            let excused = code == "disk-stalled"
+                || code == "log-full" && self.faults.may_fill_disks()
+                || self.faults.may_spoil_reads(node, &self.fleet);
             if !excused {
                 let text = format!("node #{node}, start {boot}: {code}: {text}");
                 return Err(Violation::new("alarm", text));

@@ -96,7 +96,7 @@ impl Checks {
         if let Some(ballot) = replica.serving().filter(|_| raised.leads) {
             self.values.on_leads(seat, ballot, replica.log())?;
         }
-        self.prefixes.on_turn(seat, replica.log());
+        self.prefixes.on_turn(seat, replica.log())?;
         if let Some(committed) = self.cursors.on_turn(seat, replica)? {
             self.prefixes.on_committed(seat, committed)?;
             self.values.on_committed(seat, replica.log().accepting(), committed)?;

@@ -1,5 +1,6 @@
 //! What is committed anywhere is a prefix of what the primary cluster committed: the same chain at
-//! the same group ends, and never more.
+//! the same group ends, and never more. A standby's log holds no more than that either, committed
+//! there or not: only committed groups leave a cluster.
 //!
 //! The chain at the end of a group stands for all bytes below it. Every log of the primary cluster
 //! is looked at while its groups are not committed yet, so that the ends in between are known too
@@ -25,46 +26,63 @@ struct Stream {
     committed: BTreeMap<Lsn, u64>,
 }
 
-/// Group ends of each stream.
+/// Group ends of each stream of the primary, and the log ends of the replicas of standbys.
 #[derive(Default)]
-pub(super) struct StandbyIsPrefix(BTreeMap<u64, Stream>);
+pub(super) struct StandbyIsPrefix {
+    streams: BTreeMap<u64, Stream>,
+    ends: BTreeMap<(usize, u64), Boundary>,
+}
 
 impl StandbyIsPrefix {
     /// Looks at a log after a turn.
-    pub(super) fn on_turn(&mut self, seat: Seat, log: &StreamLog) {
+    pub(super) fn on_turn(&mut self, seat: Seat, log: &StreamLog) -> Result<(), Violation> {
         if seat.cluster != PRIMARY {
-            return;
+            return self.on_standby(seat, log.end());
         }
-        let stream = self.0.entry(seat.stream).or_default();
+        let stream = self.streams.entry(seat.stream).or_default();
         let mut ends = log.boundaries().rev().peekable();
         while let (Some(end), Some(before)) = (ends.next(), ends.peek()) {
             if stream.logged.insert((end.lsn, end.chain), *before).is_some() {
                 break;
             }
         }
+        Ok(())
+    }
+
+    fn on_standby(&mut self, seat: Seat, end: Boundary) -> Result<(), Violation> {
+        let known = self.ends.insert((seat.node, seat.stream), end);
+        if known == Some(end) || end == START {
+            return Ok(());
+        }
+        self.check(seat, end, "has a log")
     }
 
     /// Looks at a committed end that moved.
     pub(super) fn on_committed(&mut self, seat: Seat, at: Boundary) -> Result<(), Violation> {
+        if seat.cluster == PRIMARY {
+            self.streams.entry(seat.stream).or_default().commit(at);
+        }
+        self.check(seat, at, "committed")
+    }
+
+    fn check(&self, seat: Seat, at: Boundary, what: &str) -> Result<(), Violation> {
         if seat.stream == 0 && seat.cluster != PRIMARY {
             // The system stream is each cluster's own.
             return Ok(());
         }
-        let stream = self.0.entry(seat.stream).or_default();
-        if seat.cluster == PRIMARY {
-            stream.commit(at);
-        }
+        let none = Stream::default();
+        let stream = self.streams.get(&seat.stream).unwrap_or(&none);
         let known = stream.committed.get(&at.lsn);
         if known == Some(&at.chain) {
             return Ok(());
         }
         let highest = stream.committed.last_key_value().map_or(Lsn::ZERO, |(lsn, _)| *lsn);
-        let what = match known {
-            Some(_) => "with another log than the primary cluster".to_string(),
-            None if at.lsn > highest => format!("above {highest}, all that the primary has"),
-            None => "where no group of the primary cluster ends".to_string(),
+        let why = match known {
+            Some(_) => "another one than the primary cluster committed".to_string(),
+            None if at.lsn > highest => format!("above {highest}, all that the primary committed"),
+            None => "where no committed group of the primary cluster ends".to_string(),
         };
-        Err(Violation::new(NAME, format!("{seat} committed up to {}, {what}", at.lsn)))
+        Err(Violation::new(NAME, format!("{seat} {what} up to {}, {why}", at.lsn)))
     }
 }
 
