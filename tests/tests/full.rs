@@ -87,7 +87,7 @@ fn a_follower_that_was_full_first_takes_part_in_an_election() {
     let leader = full.leader(STREAM);
     let short = (leader + 1) % 3;
     // A start begins a segment: this one has less and less space than the others.
-    for _ in 0..5 {
+    for _ in 0..3 {
         full.fill(16);
         full.fleet.kill(short);
         full.fleet.start(short);

@@ -164,10 +164,7 @@ impl<R: Ring> Shard<R> {
         let want = (self.pending_bytes + self.pending_count * 64 + self.dirty.len() * 256)
             .clamp(4096 - HEAD_BYTES, BATCH_BYTES - HEAD_BYTES)
             .max(self.largest_first());
-        if !self.ledger.has_room(want, Claim::Groups) {
-            self.refuse_when_full();
-            return false;
-        }
+        let Some(want) = self.room_for(want) else { return false };
         let bytes = want + HEAD_BYTES;
         let Some(slot) = take_for_groups(&mut self.io.pool, bytes) else { return false };
         let Some((body, sealed)) = self.fill(slot, want) else {
@@ -178,9 +175,24 @@ impl<R: Ring> Shard<R> {
         true
     }
 
-    /// On a full log nothing that waits will find room: it has no LSN, and is refused.
-    fn refuse_when_full(&mut self) {
+    /// How long the next body may be: what is wanted, or what the last of the space still takes.
+    fn room_for(&mut self, want: usize) -> Option<usize> {
         let least = self.largest_first().max(4096 - HEAD_BYTES);
+        for bytes in [want, least] {
+            if self.ledger.has_room(bytes, Claim::Groups) {
+                return Some(bytes);
+            }
+            if !self.ledger.is_full(bytes) {
+                // There will be room when something has completed.
+                return None;
+            }
+        }
+        self.refuse_when_full(least);
+        None
+    }
+
+    /// On a full log nothing that waits will find room: it has no LSN, and is refused.
+    fn refuse_when_full(&mut self, least: usize) {
         if !self.note_full(least) {
             return;
         }
