@@ -262,6 +262,33 @@ fn an_unreadable_page_is_corrupt_and_the_rest_is_read() {
 }
 
 #[test]
+fn a_bad_sector_is_an_unreadable_page_whatever_the_kernel_calls_it() {
+    // EIO, ENODATA, EILSEQ, EREMOTEIO: what block devices answer for a bad medium.
+    for errno in [5, 61, 84, 121] {
+        // Also when the first answer for the large read was no error of the medium.
+        for interrupted in [false, true] {
+            let mut node = five();
+            node.disk.stop(&mut node.pool);
+            let bad = at(3) as u64;
+            let mut left = u32::from(interrupted);
+            node.disk.fault = Box::new(move |op| match op {
+                Op::Read { offset, run, .. }
+                    if (*offset..*offset + u64::from(run.len)).contains(&bad) =>
+                {
+                    let first = std::mem::take(&mut left) > 0;
+                    Fault::Errno(Errno(if first { 11 } else { errno }))
+                }
+                _ => Fault::None,
+            });
+            let node = Node::start_with(node.disk, node.config);
+            assert_eq!(node.blocks(), [1, 2, 4, 5], "errno {errno}");
+            assert_eq!(node.corrupt(), [((3, 3), false)]);
+            assert_eq!(node.report().unreadable_pages, 1);
+        }
+    }
+}
+
+#[test]
 fn a_crash_loop_does_not_eat_the_disk() {
     let mut node = five();
     for round in 0..6 {
