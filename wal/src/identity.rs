@@ -356,9 +356,10 @@ impl IdentityFile {
     fn on_done(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
         let what = "an operation on the identity file";
         let reading = matches!(self.step, Step::Read(_));
+        let barrier = matches!(self.step, Step::SyncFile | Step::SyncDir);
         let count = match done.result {
             Ok(count) => count as usize,
-            Err(errno) if errno.is_transient() => return self.retry(what),
+            Err(errno) if errno.is_transient() && !barrier => return self.retry(what),
             Err(palisade_netio::Errno::NOENT) if self.step == Step::Open => {
                 assert!(!self.formatting, "a new file is made, not looked for");
                 self.event = Some(IdentityEvent::Missing);

@@ -144,6 +144,10 @@ impl Preparer {
         self.step == Step::Zero
     }
 
+    fn is_barrier(&self) -> bool {
+        matches!(self.step, Step::SyncHeader | Step::SyncFile | Step::SyncDir)
+    }
+
     /// First byte of the segment that will not be usable after the step under way.
     fn goal(&self) -> u64 {
         assert!(self.usable < self.bytes(), "a finished segment has no goal");
@@ -227,6 +231,8 @@ impl Preparer {
         let what = self.what();
         let count = match done.result {
             Ok(count) => u64::from(count),
+            // No barrier that failed is asked again, whatever it says.
+            Err(errno) if self.is_barrier() => return Err(WalError::Io { what, errno }),
             Err(errno) if errno.is_transient() => return self.retry(what),
             Err(Errno::NOSPC) => {
                 self.give_back(pool);

@@ -7,7 +7,7 @@
 //! 4. *Start*: a new segment whose header names the last block kept.
 
 use palisade_netio::{
-    Completion, FileFacts, Handle, Op, OpenHow, Payload, Pool, Purpose, Run, SlotId,
+    Completion, Errno, FileFacts, Handle, Op, OpenHow, Payload, Pool, Purpose, Run, SlotId,
 };
 
 use crate::block::parse;
@@ -337,7 +337,8 @@ impl Recovery {
             Ok(count) => count,
             Err(errno) => {
                 let reading = matches!(self.step, Step::Header | Step::IndexHead);
-                let again = errno.is_transient() || (reading && self.retries == 0);
+                let barrier = matches!(self.step, Step::Sync(..));
+                let again = (errno.is_transient() && !barrier) || (reading && self.retries == 0);
                 self.retries += 1;
                 if again && self.retries <= RETRIES_MAX {
                     return Ok(());
@@ -639,9 +640,11 @@ impl Recovery {
     fn on_sealed(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
         assert!(self.found[self.at].kept, "only a segment that holds blocks is sealed");
         let Step::Seal(retired) = &mut self.step else { unreachable!("a segment is sealed") };
+        let writing = retired.is_writing();
         match retired.on_completion(pool, done) {
-            // An index can be made again, and a full disk must not keep the node from voting.
-            Err(WalError::Io { errno: palisade_netio::Errno::NOSPC, .. }) => {
+            // An index can be made again, and a full disk must not keep the node from voting. What
+            // its barrier says counts.
+            Err(WalError::Io { errno: Errno::NOSPC, .. }) if writing => {
                 retired.give_back(pool);
                 self.step = Step::Close(Stage::Replay);
             }
@@ -699,8 +702,7 @@ impl Recovery {
         match preparer.on_completion(pool, done)? {
             Progress::Going => return Ok(()),
             Progress::NoSpace => {
-                let errno = palisade_netio::Errno::NOSPC;
-                return Err(WalError::Io { what: "starting a segment", errno });
+                return Err(WalError::Io { what: "starting a segment", errno: Errno::NOSPC });
             }
             Progress::Usable => {}
         }

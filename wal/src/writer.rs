@@ -582,24 +582,19 @@ impl Writer {
     }
 
     fn on_synced(&mut self, local: u32, done: &Completion) -> Result<(), WalError> {
-        let again = matches!(done.result, Err(errno) if errno.is_transient());
         let what = "the barrier of a block";
-        let mut stuck = false;
         let covered = self.flights.iter_mut().filter(|flight| flight.is_synced_by(local));
         let mut count = 0;
         for flight in covered {
             count += 1;
             let failed = done.result.is_err();
             flight.stage = if failed { Stage::Sync } else { Stage::Done };
-            stuck |= again && !flight.may_retry();
         }
         assert!(count > 0, "a sync covers what is in flight");
         self.touched = true;
-        match done.result {
-            Err(errno) if !again => Err(WalError::Io { what, errno }),
-            _ if stuck => Err(WalError::Stuck { what }),
-            _ => Ok(()),
-        }
+        // Not even one that was interrupted is asked again: the next one succeeds and says nothing
+        // about what this one lost.
+        done.result.map(|_| ()).map_err(|errno| WalError::Io { what, errno })
     }
 
     fn on_prepared(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {

@@ -411,3 +411,37 @@ fn a_whole_segment_that_is_lost_is_reported() {
     let rest: Vec<u64> = (1..=40).filter(|block| !own.contains(block)).collect();
     assert_eq!(node.blocks(), rest);
 }
+
+#[test]
+fn a_failed_barrier_of_a_recovery_is_never_asked_again() {
+    // Of the segment that was read, of its index, of the new segment, of the directory.
+    for fail in 1..=4 {
+        for errno in [Errno(4), Errno(11), Errno::NOSPC, Errno::IO] {
+            let mut node = five();
+            node.disk.stop(&mut node.pool);
+            let mut at = 0;
+            node.disk.fault = Box::new(move |op| match op {
+                Op::Sync { .. } => {
+                    at += 1;
+                    if at == fail { Fault::Errno(errno) } else { Fault::None }
+                }
+                _ => Fault::None,
+            });
+            let error = Node::unready(node.disk, node.config).recover();
+            assert!(matches!(error, Err(WalError::Io { .. })), "{fail}: {errno}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn an_index_that_finds_no_space_is_left_out() {
+    let mut node = five();
+    node.disk.stop(&mut node.pool);
+    let index = palisade_wal::limits::data_end(config().segment_bytes);
+    node.disk.fault = Box::new(move |op| match op {
+        Op::Write { offset, .. } if *offset == index => Fault::Errno(Errno::NOSPC),
+        _ => Fault::None,
+    });
+    let node = Node::start_with(node.disk, node.config);
+    assert_eq!(node.blocks(), [1, 2, 3, 4, 5]);
+}

@@ -219,6 +219,65 @@ fn an_error_of_a_write_or_a_barrier_poisons_and_nothing_is_durable_after_it() {
     }
 }
 
+/// A barrier that failed may have dropped what it should have made durable: the next one succeeds
+/// and says nothing about it.
+#[test]
+fn a_failed_barrier_is_never_asked_again() {
+    for errno in [Errno(4), Errno(11), Errno::NOSPC, Errno::IO] {
+        let mut settings = config();
+        settings.sync_path = SyncPath::WriteThenSync;
+        let mut node = Node::start_with(Disk::new(1), settings);
+        node.append_durable(100);
+        node.settle();
+        let mut left = 1;
+        node.disk.fault = Box::new(move |op| match op {
+            Op::Sync { .. } if left > 0 => {
+                left -= 1;
+                Fault::Errno(errno)
+            }
+            _ => Fault::None,
+        });
+        node.append(300);
+        node.settle();
+        assert_eq!(
+            node.wal.poisoned(),
+            Some(&WalError::Io { what: "the barrier of a block", errno })
+        );
+        assert_eq!(node.wal.durable(), 1);
+    }
+}
+
+/// As above, for each barrier of a preparation and of a seal in turn.
+#[test]
+fn a_failed_barrier_of_a_segment_is_never_asked_again() {
+    let run = |fail: u32, errno: Errno| {
+        let mut node = Node::start(1);
+        let mut at = 0;
+        node.disk.fault = Box::new(move |op| match op {
+            Op::Sync { .. } => {
+                at += 1;
+                if at == fail { Fault::Errno(errno) } else { Fault::None }
+            }
+            _ => Fault::None,
+        });
+        for _ in 0..20 {
+            if node.try_append(20_000).is_ok() {
+                node.settle();
+            }
+        }
+        node.settle();
+        node.wal.poisoned().cloned()
+    };
+    assert_eq!(run(0, Errno::IO), None);
+    // The file and the directory of the next segment; then the index of the first one.
+    for fail in 1..=3 {
+        for errno in [Errno(4), Errno(11), Errno::NOSPC, Errno::IO] {
+            let error = run(fail, errno);
+            assert!(matches!(error, Some(WalError::Io { .. })), "{fail}: {errno}: {error:?}");
+        }
+    }
+}
+
 #[test]
 fn the_closing_block_is_written_after_a_rest_and_once() {
     let mut node = Node::start(1);
