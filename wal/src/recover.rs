@@ -12,7 +12,7 @@ use palisade_netio::{
 
 use crate::block::parse;
 use crate::config::{Config, WalError};
-use crate::found::{Found, kept_limit, next_seq};
+use crate::found::{Found, is_index, kept_limit, next_seq};
 use crate::history::History;
 use crate::identity::IDENTITY_NAME;
 use crate::index::IndexBuilder;
@@ -423,7 +423,7 @@ impl Recovery {
                     return Err(WalError::Refused("the number of a segment is too high"));
                 }
                 Some(seq) if self.found.len() < SEGMENTS_MAX => {
-                    self.found.push(Found::new(seq, self.config.segment_bytes));
+                    self.found.push(Found::new(seq));
                 }
                 Some(_) => return Err(WalError::Refused("too many segments")),
                 None if name == IDENTITY_NAME || self.strangers.len() >= REPORT_RANGES_MAX => {}
@@ -495,7 +495,7 @@ impl Recovery {
     /// cannot say what was discarded before it.
     fn next_to_find(&self) -> usize {
         let ended = self.found.iter().any(|one| one.first_block.is_some());
-        let wanted = |one: &Found| !one.renamed && (!ended || one.unreadable);
+        let wanted = |one: &Found| !one.renamed && (!ended || one.header.is_none());
         let before = self.found[..self.at].iter().rposition(wanted);
         assert!(before.is_none_or(|before| before < self.at), "the end is looked for backwards");
         before.unwrap_or(self.found.len())
@@ -583,18 +583,26 @@ impl Recovery {
             Met::End => self.on_scanned(stage),
             Met::Block { offset, head } => {
                 let void = head.seq() > limit;
+                let Step::Scan(_, scanner) = &self.step else { unreachable!("a scan goes on") };
+                let block = scanner.block(pool, offset, &head);
+                // Where it stands is not known without the header.
+                let index = found.header.is_none() && is_index(&head, block);
+                let (segment, len) = (found.seq, head.total_len.get());
+                let place = Place { segment, offset, block: head.seq(), len };
                 if stage == Stage::FindEnd {
                     found.junk |= void;
                     if !void {
-                        found.first_block.get_or_insert(head.seq());
                         self.durable_upto = self.durable_upto.max(head.durable_upto.get());
+                        match index {
+                            true => found.index = Some(head),
+                            false => found.first_block = found.first_block.or(Some(place)),
+                        }
                     }
                     return;
                 }
-                let Step::Scan(_, scanner) = &self.step else { unreachable!("a scan goes on") };
-                let block = scanner.block(pool, offset, &head);
-                let (segment, len) = (found.seq, head.total_len.get());
-                let place = Place { segment, offset, block: head.seq(), len };
+                if index {
+                    return;
+                }
                 let history = self.history.as_mut().expect("a replay has a history");
                 let taken = history.on_block(place, &head, block, void);
                 found.junk |= !taken.kept;
@@ -627,7 +635,8 @@ impl Recovery {
         let index = self.index.take().expect("a scan has an index");
         assert!(found.kept == (index.last_block() > 0), "the index has every block kept");
         let complete = found.index.is_some_and(|head| head.seq() == index.last_block());
-        let retired = (found.kept && !complete).then(|| {
+        // Without its header nobody knows where its index should stand.
+        let retired = (found.kept && !complete && found.header.is_some()).then(|| {
             let (seq, bytes) = (found.seq, found.bytes);
             let segment = OpenSegment { seq, handle, bytes, usable: bytes };
             let history = self.history.as_ref().expect("a replay has a history");

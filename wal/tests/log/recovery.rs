@@ -445,3 +445,74 @@ fn an_index_that_finds_no_space_is_left_out() {
     let node = Node::start_with(node.disk, node.config);
     assert_eq!(node.blocks(), [1, 2, 3, 4, 5]);
 }
+
+/// As [`hole`]: segment 1 holds block 1 and the discarded 3 and 4. Segment 2 then holds the real
+/// 2, 3 and 4, each on one page, and segment 3 holds 5.
+fn discarded_and_written_anew() -> Node {
+    let mut node = hole().restart();
+    (0..3).for_each(|_| {
+        node.append_durable(100);
+    });
+    let mut node = node.restart();
+    assert_eq!(node.append_durable(100).segment, 3);
+    assert_eq!(node.disk.segments().len(), 3);
+    node
+}
+
+#[test]
+fn a_segment_header_that_was_never_written_still_voids_what_was_discarded() {
+    let mut node = discarded_and_written_anew();
+    node.disk.damage(2, |bytes| bytes[..4096].fill(0));
+    let node = node.restart();
+    assert_eq!((node.blocks(), node.corrupt()), (vec![1, 2, 3, 4, 5], vec![]));
+    assert_eq!(node.report().records, 5);
+}
+
+#[test]
+fn a_header_lost_with_the_first_blocks_still_voids_what_was_discarded() {
+    for fill in [0, 7] {
+        let mut node = discarded_and_written_anew();
+        node.disk.damage(2, |bytes| bytes[..12288].fill(fill));
+        let node = node.restart();
+        assert_eq!((node.blocks(), node.corrupt()), (vec![1, 4, 5], vec![((2, 3), false)]));
+    }
+}
+
+#[test]
+fn a_header_lost_with_the_first_block_voids_nothing_that_an_index_names() {
+    let mut node = five().restart();
+    assert_eq!(node.append_durable(60_000).segment, 2);
+    node.append_durable(100);
+    // Fifteen blocks could have stood where block 6 was.
+    node.disk.damage(2, |bytes| bytes[..8192].fill(7));
+    let node = node.restart();
+    assert_eq!((node.blocks(), node.corrupt()), (vec![1, 2, 3, 4, 5, 7], vec![((6, 6), false)]));
+}
+
+#[test]
+fn a_segment_without_its_header_is_read_to_its_end_whatever_the_settings_say() {
+    for sealed in [false, true] {
+        for lost in [false, true] {
+            let mut settings = config();
+            settings.segment_bytes = 2 << 20;
+            let mut node = Node::start_with(Disk::new(1), settings);
+            (0..20).for_each(|_| {
+                node.append_durable(50_000);
+            });
+            if sealed {
+                node = node.restart();
+            }
+            let end = node.wal.segments()[0].end as usize;
+            node.disk.damage(1, |bytes| bytes[..if lost { end } else { 4096 }].fill(7));
+            node.config.segment_bytes = 256 << 10;
+            let node = node.restart();
+            let all: Vec<u64> = (1..=20).collect();
+            match (sealed, lost) {
+                (_, false) => assert_eq!((node.blocks(), node.corrupt()), (all, vec![])),
+                // Nothing else says that there were any.
+                (false, true) => assert_eq!((node.blocks(), node.corrupt()), (vec![], vec![])),
+                (true, true) => assert_eq!(node.corrupt(), [((1, 20), true)]),
+            }
+        }
+    }
+}
