@@ -102,6 +102,15 @@ pub(crate) fn kept_limit(found: &[Found], at: usize) -> u64 {
     later.filter_map(limit).min().unwrap_or(u64::MAX)
 }
 
+/// Whether what the header of `one` calls discarded is called so by a later one too. Then nothing is
+/// forgotten when its file is taken again.
+pub(crate) fn says_nothing_alone(found: &[Found], one: &Found) -> bool {
+    let limit = |one: &Found| one.header.and_then(|header| header.kept());
+    let Some(own) = limit(one) else { return true };
+    let says_it_too = |later: &Found| limit(later).is_some_and(|k| k.block_seq <= own.block_seq);
+    found.iter().any(|later| later.header_seq() > one.header_seq() && says_it_too(later))
+}
+
 /// Whether a block is the index of its segment: met by who walks past the last block.
 pub(crate) fn is_index(head: &BlockHead, block: &[u8]) -> bool {
     let body = head.body(block).expect("a valid head fits its block");

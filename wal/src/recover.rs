@@ -12,12 +12,13 @@ use palisade_netio::{
 
 use crate::block::parse;
 use crate::config::{Config, WalError};
-use crate::found::{Found, is_index, kept_limit, next_seq};
+use crate::found::{Found, is_index, kept_limit, next_seq, says_nothing_alone};
 use crate::history::History;
 use crate::identity::IDENTITY_NAME;
 use crate::index::IndexBuilder;
 use crate::limits::{
     BLOCK_ALIGN, BLOCK_BYTES_MAX, REPORT_RANGES_MAX, RETRIES_MAX, SEGMENTS_MAX, data_end,
+    reserve_min,
 };
 use crate::prepare::{OpenSegment, Preparer, Progress};
 use crate::replay::{Replay, Report, Tail};
@@ -74,7 +75,8 @@ pub(crate) struct Recovery {
     index: Option<IndexBuilder>,
     /// Blocks of the segment being scanned above this were discarded by an earlier recovery.
     limit: u64,
-    spares: Vec<u64>,
+    /// Files that hold nothing, by size, each with its sequence.
+    spares: Vec<(u64, u64)>,
     /// The file that became the new segment, by its old sequence.
     taken_again: Option<u64>,
     start: Option<(Kept, Report)>,
@@ -137,7 +139,7 @@ impl Recovery {
         assert!(!closing || self.window.is_none(), "the window was given back");
         assert!(closing == self.start.is_some(), "what was kept is known at the end");
         assert!(closing || self.spares.is_empty(), "nothing is taken again before all is read");
-        assert!(self.taken_again.is_none_or(|seq| !self.spares.contains(&seq)), "taken once");
+        assert!(self.taken_again.is_none_or(|seq| !self.is_spare(seq)), "taken once");
     }
 
     pub(crate) fn poisoned(&self) -> Option<&WalError> {
@@ -182,26 +184,35 @@ impl Recovery {
         assert!(report.segment == preparer.seq(), "the report names the segment");
         assert!(kept.block_seq >= report.durable_upto, "what was promised is kept");
         let history = self.history.take().expect("a started log has a history");
-        let spares = std::mem::take(&mut self.spares);
-        let in_use = self.found.iter().filter(|one| !one.renamed && !spares.contains(&one.seq));
+        let in_use = self.found.iter().filter(|one| !one.renamed && !self.is_spare(one.seq));
         let sealed = in_use
             .filter(|one| Some(one.seq) != self.taken_again)
             .map(|one| SegmentFacts { seq: one.seq, end: one.end, sealed: true })
             .collect::<Vec<_>>();
         assert!(sealed.iter().all(|facts| facts.seq < preparer.seq()), "the new segment is last");
         assert!(history.hard_state_block <= kept.block_seq, "hard state is in what was kept");
+        let least = reserve_min(self.config.segment_bytes);
+        let spares = std::mem::take(&mut self.spares);
+        let (reserve, spares): (Vec<_>, Vec<_>) =
+            spares.into_iter().partition(|&(size, _)| size >= least);
+        let names = |files: Vec<(u64, u64)>| files.into_iter().map(|(_, seq)| seq).collect();
         Start {
             config: self.config.clone(),
             dir: self.dir.expect("the directory is open"),
             next_seq: preparer.seq() + 1,
             preparer: *preparer,
             sealed,
-            spares,
+            spares: names(spares),
+            reserve: names(reserve),
             last_block: kept.block_seq,
             last_crc: kept.header_crc,
             hard_state_block: history.hard_state_block,
             next_local: self.next_local,
         }
+    }
+
+    fn is_spare(&self, seq: u64) -> bool {
+        self.spares.iter().any(|&(_, spare)| spare == seq)
     }
 
     pub(crate) fn poll_ops(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
@@ -686,14 +697,16 @@ impl Recovery {
         // What holds nothing is taken again, so that a crash loop does not eat the disk. Where
         // promised blocks are missing at the end, only what is surely empty.
         let last = self.found.iter().rposition(|one| one.kept).map_or(0, |at| at + 1);
-        let usable =
-            |one: &&Found| one.renamed || !(one.kept || one.unreadable || lost && one.junk);
-        let mut spares: Vec<(u64, u64)> =
-            self.found[last..].iter().filter(usable).map(|one| (one.size, one.seq)).collect();
+        let usable = |&(at, one): &(usize, &Found)| {
+            let keeps = one.kept || one.unreadable || (lost || at < last) && one.junk;
+            one.renamed || !keeps && (at >= last || says_nothing_alone(&self.found, one))
+        };
+        let usable = self.found.iter().enumerate().filter(usable);
+        let mut spares: Vec<(u64, u64)> = usable.map(|(_, one)| (one.size, one.seq)).collect();
         spares.sort_unstable();
-        self.spares = spares.into_iter().map(|(_, seq)| seq).collect();
+        self.spares = spares;
         assert!(self.spares.len() + report.segments <= self.found.len(), "what is kept stays");
-        let spare = self.spares.pop();
+        let spare = self.spares.pop().map(|(_, seq)| seq);
         self.taken_again = spare;
         let kept_too = |one: &Found| one.kept && Some(one.seq) == spare;
         assert!(!self.found.iter().any(kept_too), "what was kept is not overwritten");
@@ -710,6 +723,9 @@ impl Recovery {
         let Step::Start(preparer) = &mut self.step else { unreachable!("a segment is started") };
         match preparer.on_completion(pool, done)? {
             Progress::Going => return Ok(()),
+            // What was kept ready is used as far as it goes: a full disk must not keep the node
+            // from voting.
+            Progress::NoSpace if preparer.settle() => return Ok(()),
             Progress::NoSpace => {
                 return Err(WalError::Io { what: "starting a segment", errno: Errno::NOSPC });
             }

@@ -516,3 +516,28 @@ fn a_segment_without_its_header_is_read_to_its_end_whatever_the_settings_say() {
         }
     }
 }
+
+#[test]
+fn a_recovery_without_space_takes_what_is_zeroed() {
+    for (size, enough) in [(0, false), (64 << 10, false), (68 << 10, true), (1 << 20, true)] {
+        let mut settings = config();
+        settings.segment_bytes = 16 << 20;
+        let mut node = Node::start_with(Disk::new(1), settings);
+        node.append_durable(100);
+        node.disk.stop(&mut node.pool);
+        let path = node.config.dir.join(segment_name(9));
+        node.disk.files.insert(99, Default::default());
+        node.disk.names.insert(path, 99);
+        node.disk.damage(9, |bytes| bytes.resize(size, 0));
+        node.disk.full = true;
+        let mut node = Node::unready(node.disk, node.config);
+        let error = node.recover().err();
+        let full = WalError::Io { what: "starting a segment", errno: Errno::NOSPC };
+        assert_eq!(error, (!enough).then_some(full), "{size} bytes");
+        if enough {
+            assert_eq!(node.append_record(Kind::Promise, &[1; 100]).block, 2);
+            node.settle();
+            assert_eq!(node.wal.durable(), 2);
+        }
+    }
+}
