@@ -766,7 +766,8 @@ impl Recovery {
     }
 }
 
-/// Refuses file systems that cannot take blocks of 4096 bytes directly.
+/// Refuses file systems that cannot take blocks of 4096 bytes directly, or on which a torn write
+/// of one block could reach into another one.
 pub(crate) fn check_alignment(facts: &FileFacts) -> Result<(), WalError> {
     if facts.offset_align == 0 || facts.memory_align == 0 {
         return Err(WalError::Refused(
@@ -776,6 +777,11 @@ pub(crate) fn check_alignment(facts: &FileFacts) -> Result<(), WalError> {
     if facts.offset_align as usize > BLOCK_ALIGN || facts.memory_align as usize > BLOCK_ALIGN {
         return Err(WalError::Refused(
             "its direct-I/O alignment is above 4096; use a device with blocks of 512 or 4096 bytes",
+        ));
+    }
+    if facts.block as usize > BLOCK_ALIGN {
+        return Err(WalError::Refused(
+            "its blocks are above 4096 bytes; make the file system with blocks of 4096 bytes",
         ));
     }
     Ok(())

@@ -342,6 +342,16 @@ fn a_file_system_without_direct_io_is_refused() {
 }
 
 #[test]
+fn a_file_system_with_blocks_above_ours_is_refused() {
+    for (block, refused) in [(512, false), (4096, false), (8192, true), (65536, true)] {
+        let mut disk = Disk::new(1);
+        disk.block = block;
+        let error = Node::unready(disk, config()).recover().err();
+        assert_eq!(matches!(error, Some(WalError::Refused(_))), refused, "blocks of {block}");
+    }
+}
+
+#[test]
 fn strangers_are_reported_and_left_alone() {
     let mut node = five();
     let file = node.config.dir.join("notes.txt");
