@@ -319,6 +319,27 @@ fn a_poisoned_shard_answers_everyone() {
 }
 
 #[test]
+fn a_poisoned_shard_serves_nobody_in_the_turn_that_learns_of_it() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let stream = seat.create(1).remove(0);
+    seat.meddler.fail_writes.store(true, Ordering::SeqCst);
+    let _logged = stream.append("it has a place when the write fails");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "it takes too long");
+        let mut report = seat.port.request(|reply| Command::Report { reply }).expect("room");
+        let goes_on = seat.shard.turn(false);
+        let answer = report.try_take().expect("each turn answers");
+        if !goes_on {
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::Poisoned);
+            return;
+        }
+        assert!(answer.is_ok());
+    }
+}
+
+#[test]
 fn a_shard_that_stops_answers_everyone() {
     let home = Home::new(1);
     let mut seat = home.open();
