@@ -71,7 +71,7 @@ impl<R: Ring> Shard<R> {
             return Ok(Some(original));
         }
         if self.ledger.wal.space().refuse_appends {
-            let text = "the log disk is at 95 % of log_bytes_max; raise it or free space";
+            let text = "the log disk is full or at 95 % of log_bytes_max; raise it or free space";
             return Err(Error::new(ErrorKind::NoSpace, text));
         }
         if self.pending_count >= PENDING_MAX || self.pending_bytes >= PENDING_BYTES_MAX {
@@ -166,7 +166,7 @@ impl<R: Ring> Shard<R> {
         if !self.ledger.is_full(least) {
             return;
         }
-        let text = "the log disk is at its limit (log_bytes_max); raise it or free space";
+        let text = "the log disk is full or at its limit (log_bytes_max); raise it or free space";
         self.alarm("log-full", text.to_string());
         for stream in std::mem::take(&mut self.dirty) {
             while let Some(record) = self.state(stream).pop() {
