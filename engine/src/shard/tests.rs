@@ -11,8 +11,9 @@ use palisade_netio::{
     Completion, Errno, LinkTiming, Nanos, Op, Pool, Purpose, Ring, Token, Uring, UringConfig, Wait,
     Wake, ZeroCopyMode,
 };
-use palisade_wal::{Lsn, SyncPath};
+use palisade_wal::{Ballot, Kind, Lsn, NoRoom, SyncPath};
 
+use super::ledger::OwnRecord;
 use super::{Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas};
 use crate::append::AppendFuture;
 use crate::client::{Client, ClientOptions};
@@ -337,6 +338,37 @@ fn a_poisoned_shard_serves_nobody_in_the_turn_that_learns_of_it() {
         }
         assert!(answer.is_ok());
     }
+}
+
+#[test]
+fn the_last_pages_of_a_full_log_take_one_record_at_a_time() {
+    let home = Home::new(1);
+    let config = ShardConfig { log_bytes_max: 2 * SEGMENT_BYTES, ..home.config(0) };
+    let mut seat = home.seat(config, None, Arc::new(Board::new(1)));
+    seat.until(|seat| seat.shard.is_ready().then_some(()));
+    let record = |len: usize| OwnRecord {
+        stream: 0,
+        kind: Kind::CommitHint,
+        lsn: Lsn(0),
+        ballot: Ballot::NONE,
+        body: vec![1; len],
+        id: None,
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "it takes too long");
+        match seat.shard.ledger.wal.peek(128 << 10, true) {
+            Ok(_) => seat.shard.ledger.push(record(100 << 10)),
+            Err(NoRoom::Full) if seat.shard.ledger.is_settled() => break,
+            Err(_) => {}
+        }
+        assert!(seat.shard.turn(false), "{:?}", seat.shard.halted());
+    }
+    let before = seat.shard.ledger.wal.appended();
+    // Together more than is left.
+    (0..40).for_each(|_| seat.shard.ledger.push(record(4000)));
+    // One more may be the closing block.
+    seat.until(|seat| (seat.shard.ledger.wal.durable() > before + 2).then_some(()));
 }
 
 #[test]
