@@ -240,6 +240,17 @@ impl Errno {
     pub fn is_transient(self) -> bool {
         self.0 == 4 || self.0 == 11
     }
+
+    /// What the kernel answers for bytes that the medium does not give back, by the status of
+    /// the block device: `EIO`, `ENODATA` (a bad sector), `EILSEQ` (failed protection),
+    /// `EREMOTEIO` (a bad target).
+    pub const MEDIA: [Errno; 4] = [Errno::IO, Errno(61), Errno(84), Errno(121)];
+
+    /// Whether the medium failed: what was asked for is unreadable, what stands beside it may not
+    /// be.
+    pub fn is_media(self) -> bool {
+        Errno::MEDIA.contains(&self)
+    }
 }
 
 impl std::fmt::Debug for Errno {

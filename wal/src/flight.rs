@@ -142,13 +142,6 @@ impl Flight {
         self.stage == Stage::Syncing && self.sync == sync
     }
 
-    /// Counts a retry of the sync; false when there were too many.
-    pub(crate) fn may_retry(&mut self) -> bool {
-        assert!(self.stage == Stage::Sync, "a sync failed");
-        self.retries += 1;
-        self.retries <= RETRIES_MAX
-    }
-
     fn bytes(&self) -> usize {
         self.blocks.iter().map(|block| block.place.len as usize).sum()
     }

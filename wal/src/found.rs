@@ -1,8 +1,10 @@
 //! Segment files as a recovery finds them, and what they say about each other.
 
 use crate::block::BlockHead;
-use crate::limits::{BLOCK_ALIGN, SEGMENT_HEADER_BYTES, data_end};
-use crate::segment::SegmentHeader;
+use crate::limits::{BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES, data_end};
+use crate::parse::check_headers_only;
+use crate::record::Kind;
+use crate::segment::{Place, SegmentHeader};
 
 /// A segment file as it was found.
 #[derive(Debug)]
@@ -10,6 +12,7 @@ pub(crate) struct Found {
     /// The sequence in its name.
     pub(crate) seq: u64,
     pub(crate) size: u64,
+    /// Bytes of the segment; the most there can be while no header says.
     pub(crate) bytes: u64,
     pub(crate) header: Option<SegmentHeader>,
     /// Its header is neither zero nor readable.
@@ -18,7 +21,7 @@ pub(crate) struct Found {
     /// Its header has another sequence: it was about to be taken again.
     pub(crate) renamed: bool,
     /// First block that an end scan met.
-    pub(crate) first_block: Option<u64>,
+    pub(crate) first_block: Option<Place>,
     /// Scanned, and no block stands in it.
     pub(crate) empty: bool,
     pub(crate) stale: bool,
@@ -30,12 +33,12 @@ pub(crate) struct Found {
 
 impl Found {
     /// A file of which the name alone is known.
-    pub(crate) fn new(seq: u64, bytes: u64) -> Found {
+    pub(crate) fn new(seq: u64) -> Found {
         assert!(seq > 0, "segments are numbered from 1");
         Found {
             seq,
             size: 0,
-            bytes,
+            bytes: SEGMENT_BYTES_MAX,
             header: None,
             unreadable: false,
             index: None,
@@ -67,12 +70,23 @@ impl Found {
         seq
     }
 
-    /// The block above which everything in older segments is void, if this one says so.
-    fn limit(&self) -> Option<u64> {
+    /// The block above which everything in older segments is void, if this one says so. No block
+    /// up to `known` was ever discarded.
+    fn limit(&self, known: impl FnOnce() -> u64) -> Option<u64> {
         match &self.header {
             Some(header) => header.kept().map(|kept| kept.block_seq),
-            None => self.first_block.map(|first| first - 1),
+            None => self.first_block.map(|first| {
+                // Every page before the first readable block may have been one.
+                let pages = (first.offset - SEGMENT_HEADER_BYTES as u64) / BLOCK_ALIGN as u64;
+                (first.block - 1).saturating_sub(pages).max(known()).min(first.block - 1)
+            }),
         }
+    }
+
+    /// The highest block that header and index call durable or kept.
+    fn known(&self) -> u64 {
+        let kept = self.header.and_then(|header| header.kept()).map_or(0, |kept| kept.block_seq);
+        self.index.map_or(0, |head| head.durable_upto.get()).max(kept)
     }
 }
 
@@ -81,7 +95,27 @@ pub(crate) fn kept_limit(found: &[Found], at: usize) -> u64 {
     assert!(at < found.len(), "a limit is that of a segment");
     let seq = found[at].seq;
     let later = found.iter().filter(|one| one.header_seq() > seq);
-    later.filter_map(Found::limit).min().unwrap_or(u64::MAX)
+    let limit = |one: &Found| {
+        let older = found.iter().filter(|older| older.header_seq() < one.header_seq());
+        one.limit(|| older.map(Found::known).max().unwrap_or(0))
+    };
+    later.filter_map(limit).min().unwrap_or(u64::MAX)
+}
+
+/// Whether what the header of `one` calls discarded is called so by a later one too. Then nothing is
+/// forgotten when its file is taken again.
+pub(crate) fn says_nothing_alone(found: &[Found], one: &Found) -> bool {
+    let limit = |one: &Found| one.header.and_then(|header| header.kept());
+    let Some(own) = limit(one) else { return true };
+    let says_it_too = |later: &Found| limit(later).is_some_and(|k| k.block_seq <= own.block_seq);
+    found.iter().any(|later| later.header_seq() > one.header_seq() && says_it_too(later))
+}
+
+/// Whether a block is the index of its segment: met by who walks past the last block.
+pub(crate) fn is_index(head: &BlockHead, block: &[u8]) -> bool {
+    let body = head.body(block).expect("a valid head fits its block");
+    let metas = check_headers_only(body, head.headers_crc.get());
+    metas.is_ok_and(|metas| metas.iter().any(|meta| meta.kind == Kind::SegmentIndex))
 }
 
 /// The sequence of the segment that a recovery starts: above every one in a name or a header.

@@ -248,8 +248,15 @@ impl IdentityFile {
         assert!(disk(&identity) == disk(&current), "a disk stays whose it is");
         assert!(generation < u64::MAX, "there is a next generation");
         self.target = Some(identity);
-        self.step = Step::Write(0);
+        self.step = Step::Write(self.first_copy());
         self.assert_invariants();
+    }
+
+    /// The copy that is written first: the damaged or older one. Until it is durable the good one
+    /// is left alone.
+    fn first_copy(&self) -> usize {
+        let [zero, one] = self.copies.map(|copy| copy.map_or(0, |(_, generation)| generation));
+        usize::from(one < zero)
     }
 
     /// Whether no change is under way and none failed.
@@ -356,9 +363,10 @@ impl IdentityFile {
     fn on_done(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
         let what = "an operation on the identity file";
         let reading = matches!(self.step, Step::Read(_));
+        let barrier = matches!(self.step, Step::SyncFile | Step::SyncDir);
         let count = match done.result {
             Ok(count) => count as usize,
-            Err(errno) if errno.is_transient() => return self.retry(what),
+            Err(errno) if errno.is_transient() && !barrier => return self.retry(what),
             Err(palisade_netio::Errno::NOENT) if self.step == Step::Open => {
                 assert!(!self.formatting, "a new file is made, not looked for");
                 self.event = Some(IdentityEvent::Missing);
@@ -387,7 +395,7 @@ impl IdentityFile {
             }
             (Step::Read(copy), _) => self.on_read(pool, copy, count),
             (Step::Write(_), _) if count < BLOCK_ALIGN => return self.retry(what),
-            (Step::Write(0), _) => Step::Write(1),
+            (Step::Write(copy), _) if copy == self.first_copy() => Step::Write(1 - copy),
             (Step::Write(_), _) if self.formatting => Step::SyncFile,
             (Step::SyncFile, _) => Step::OpenDir,
             (Step::SyncDir, _) => Step::CloseDir,
@@ -420,10 +428,11 @@ impl IdentityFile {
     fn on_updated(&mut self) -> Step {
         let target = self.target.take().expect("a change is under way");
         // The second copy was the last write: a crash from here on finds the new one.
-        assert!(matches!(self.step, Step::Write(1) | Step::CloseDir));
+        assert!(self.step == Step::Write(1 - self.first_copy()) || self.step == Step::CloseDir);
         assert!(self.formatting == (self.step == Step::CloseDir), "a new file has its name synced");
         let before = self.generation();
         self.current = Some((target, before + 1));
+        self.copies = [self.current; 2];
         assert!(self.generation() > before, "the new copies count");
         self.formatting = false;
         self.event = Some(IdentityEvent::Updated(target));

@@ -55,6 +55,7 @@ mod record;
 mod recover;
 mod replay;
 mod retire;
+mod room;
 mod scan;
 mod segment;
 mod table;
@@ -86,9 +87,10 @@ pub use parse::{
 };
 pub use record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
 pub use replay::{CorruptRange, Replay, Report, Tail};
+pub use room::{NewBlock, NoRoom, Space};
 pub use segment::{
     BadSegment, Kept, Place, SEGMENT_COPIES, SEGMENT_COPY_BYTES, SEGMENT_FORMAT, SEGMENT_MAGIC,
     SEGMENT_SEQ_MAX, SegmentHeader, parse_segment_name, segment_name,
 };
 pub use wal::Wal;
-pub use writer::{NewBlock, NoRoom, SegmentFacts, Space};
+pub use writer::SegmentFacts;

@@ -47,6 +47,16 @@ pub const CLOSING_AFTER_NS: u64 = 10_000_000;
 pub const SPACE_THROTTLE_PERCENT: u64 = 90;
 /// Above this part of the limit appends without `hard_state` are refused, in percent.
 pub const SPACE_REFUSE_PERCENT: u64 = 95;
+/// Files kept ready for as many starts on a full file system: each needs a new segment.
+pub const RESERVE_FILES: usize = 3;
+/// Time after a start until they are looked to: first the node gets to serve.
+pub const RESERVE_AFTER_NS: u64 = 50_000_000;
+/// Bytes of each of them, without the header.
+pub const RESERVE_BYTES: u64 = 1 << 20;
+/// A recovery that finds no space takes a file of at least this again, without the header.
+pub const RESERVE_BYTES_MIN: u64 = 64 << 10;
+/// On a full file system, bytes of the active segment that only `hard_state` takes.
+pub const FULL_RESERVE_BYTES: u64 = 1 << 20;
 /// Bytes of one read of recovery.
 pub const SCAN_READ_BYTES: usize = 1 << 20;
 /// Corrupt ranges that a recovery report lists; the rest is counted.
@@ -100,6 +110,9 @@ const _: () = assert!(SCAN_READ_BYTES <= BLOCK_BYTES_MAX, "a read fits the windo
 const _: () = assert!(PREPARE_PACE_NS < PREPARE_RETRY_NS, "a full disk is asked less often");
 
 // Space.
+const _: () = assert!(RESERVE_BYTES_MIN <= RESERVE_BYTES, "what is kept ready is enough");
+const _: () = assert!(RESERVE_BYTES.is_multiple_of(PREPARE_WRITE_BYTES as u64));
+const _: () = assert!(RESERVE_BYTES + SEGMENT_HEADER_BYTES as u64 <= PREPARE_STEP_BYTES);
 const _: () = assert!(SPACE_THROTTLE_PERCENT < SPACE_REFUSE_PERCENT, "slower before refused");
 const _: () = assert!(SPACE_REFUSE_PERCENT < 100, "hard state has a reserve");
 const _: () = assert!(
@@ -115,6 +128,11 @@ pub fn index_reserve(bytes: u64) -> u64 {
     assert!(reserve.is_multiple_of(align), "an index is a block");
     assert!(reserve < bytes, "the index leaves room for blocks");
     reserve
+}
+
+/// Bytes of the smallest file that a start on a full file system can do with.
+pub(crate) fn reserve_min(segment_bytes: u64) -> u64 {
+    (SEGMENT_HEADER_BYTES as u64 + RESERVE_BYTES_MIN).min(segment_bytes)
 }
 
 /// First byte of the index of a segment of `bytes`: blocks end at or before it.

@@ -9,7 +9,8 @@ use palisade_netio::{Completion, Errno, Handle, Op, OpenHow, Payload, Pool, Purp
 
 use crate::config::WalError;
 use crate::limits::{
-    BLOCK_ALIGN, PREPARE_STEP_BYTES, PREPARE_WRITE_BYTES, RETRIES_MAX, SEGMENT_HEADER_BYTES,
+    BLOCK_ALIGN, PREPARE_STEP_BYTES, PREPARE_WRITE_BYTES, RESERVE_BYTES, RETRIES_MAX,
+    SEGMENT_HEADER_BYTES, reserve_min,
 };
 use crate::recover::check_alignment;
 use crate::segment::{SegmentHeader, segment_name};
@@ -63,6 +64,8 @@ pub(crate) struct Preparer {
     dir_synced: bool,
     zeroed: u64,
     usable: u64,
+    /// Where the first step ends, if earlier than others.
+    first_goal: u64,
     slot: Option<SlotId>,
     retries: u32,
 }
@@ -87,6 +90,7 @@ impl Preparer {
             dir_synced: false,
             zeroed: 0,
             usable: 0,
+            first_goal: u64::MAX,
             slot: None,
             retries: 0,
         };
@@ -144,6 +148,35 @@ impl Preparer {
         self.step == Step::Zero
     }
 
+    /// Makes no more than a start on a full file system needs.
+    pub(crate) fn only_reserve(mut self) -> Preparer {
+        assert!(self.step == Step::Open, "nothing was done yet");
+        self.first_goal = (SEGMENT_HEADER_BYTES as u64 + RESERVE_BYTES).min(self.bytes());
+        self
+    }
+
+    /// Without space for more zeros, makes those usable that there are. False when these are too
+    /// few.
+    pub(crate) fn settle(&mut self) -> bool {
+        assert!(!self.in_flight && self.usable == 0, "nothing is usable yet");
+        if self.step != Step::Zero || self.zeroed < reserve_min(self.bytes()) {
+            return false;
+        }
+        self.first_goal = self.zeroed;
+        self.step = Step::SyncFile;
+        self.assert_invariants();
+        true
+    }
+
+    /// Whether less than a step is usable for want of space.
+    pub(crate) fn is_cut_short(&self) -> bool {
+        self.usable == self.first_goal && self.usable < self.bytes()
+    }
+
+    fn is_barrier(&self) -> bool {
+        matches!(self.step, Step::SyncHeader | Step::SyncFile | Step::SyncDir)
+    }
+
     /// First byte of the segment that will not be usable after the step under way.
     fn goal(&self) -> u64 {
         assert!(self.usable < self.bytes(), "a finished segment has no goal");
@@ -151,6 +184,7 @@ impl Preparer {
         // The index stands at the end, so a short last step joins the one before.
         let goal = step * PREPARE_STEP_BYTES;
         let goal = if goal + PREPARE_STEP_BYTES > self.bytes() { self.bytes() } else { goal };
+        let goal = if self.usable == 0 { goal.min(self.first_goal) } else { goal };
         assert!(goal > self.usable && goal <= self.bytes(), "every step brings more");
         goal
     }
@@ -227,6 +261,8 @@ impl Preparer {
         let what = self.what();
         let count = match done.result {
             Ok(count) => u64::from(count),
+            // No barrier that failed is asked again, whatever it says.
+            Err(errno) if self.is_barrier() => return Err(WalError::Io { what, errno }),
             Err(errno) if errno.is_transient() => return self.retry(what),
             Err(Errno::NOSPC) => {
                 self.give_back(pool);

@@ -7,17 +7,18 @@
 //! 4. *Start*: a new segment whose header names the last block kept.
 
 use palisade_netio::{
-    Completion, FileFacts, Handle, Op, OpenHow, Payload, Pool, Purpose, Run, SlotId,
+    Completion, Errno, FileFacts, Handle, Op, OpenHow, Payload, Pool, Purpose, Run, SlotId,
 };
 
 use crate::block::parse;
 use crate::config::{Config, WalError};
-use crate::found::{Found, kept_limit, next_seq};
+use crate::found::{Found, is_index, kept_limit, next_seq, says_nothing_alone};
 use crate::history::History;
 use crate::identity::IDENTITY_NAME;
 use crate::index::IndexBuilder;
 use crate::limits::{
     BLOCK_ALIGN, BLOCK_BYTES_MAX, REPORT_RANGES_MAX, RETRIES_MAX, SEGMENTS_MAX, data_end,
+    reserve_min,
 };
 use crate::prepare::{OpenSegment, Preparer, Progress};
 use crate::replay::{Replay, Report, Tail};
@@ -74,7 +75,8 @@ pub(crate) struct Recovery {
     index: Option<IndexBuilder>,
     /// Blocks of the segment being scanned above this were discarded by an earlier recovery.
     limit: u64,
-    spares: Vec<u64>,
+    /// Files that hold nothing, by size, each with its sequence.
+    spares: Vec<(u64, u64)>,
     /// The file that became the new segment, by its old sequence.
     taken_again: Option<u64>,
     start: Option<(Kept, Report)>,
@@ -137,7 +139,7 @@ impl Recovery {
         assert!(!closing || self.window.is_none(), "the window was given back");
         assert!(closing == self.start.is_some(), "what was kept is known at the end");
         assert!(closing || self.spares.is_empty(), "nothing is taken again before all is read");
-        assert!(self.taken_again.is_none_or(|seq| !self.spares.contains(&seq)), "taken once");
+        assert!(self.taken_again.is_none_or(|seq| !self.is_spare(seq)), "taken once");
     }
 
     pub(crate) fn poisoned(&self) -> Option<&WalError> {
@@ -182,26 +184,35 @@ impl Recovery {
         assert!(report.segment == preparer.seq(), "the report names the segment");
         assert!(kept.block_seq >= report.durable_upto, "what was promised is kept");
         let history = self.history.take().expect("a started log has a history");
-        let spares = std::mem::take(&mut self.spares);
-        let in_use = self.found.iter().filter(|one| !one.renamed && !spares.contains(&one.seq));
+        let in_use = self.found.iter().filter(|one| !one.renamed && !self.is_spare(one.seq));
         let sealed = in_use
             .filter(|one| Some(one.seq) != self.taken_again)
             .map(|one| SegmentFacts { seq: one.seq, end: one.end, sealed: true })
             .collect::<Vec<_>>();
         assert!(sealed.iter().all(|facts| facts.seq < preparer.seq()), "the new segment is last");
         assert!(history.hard_state_block <= kept.block_seq, "hard state is in what was kept");
+        let least = reserve_min(self.config.segment_bytes);
+        let spares = std::mem::take(&mut self.spares);
+        let (reserve, spares): (Vec<_>, Vec<_>) =
+            spares.into_iter().partition(|&(size, _)| size >= least);
+        let names = |files: Vec<(u64, u64)>| files.into_iter().map(|(_, seq)| seq).collect();
         Start {
             config: self.config.clone(),
             dir: self.dir.expect("the directory is open"),
             next_seq: preparer.seq() + 1,
             preparer: *preparer,
             sealed,
-            spares,
+            spares: names(spares),
+            reserve: names(reserve),
             last_block: kept.block_seq,
             last_crc: kept.header_crc,
             hard_state_block: history.hard_state_block,
             next_local: self.next_local,
         }
+    }
+
+    fn is_spare(&self, seq: u64) -> bool {
+        self.spares.iter().any(|&(_, spare)| spare == seq)
     }
 
     pub(crate) fn poll_ops(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
@@ -337,7 +348,8 @@ impl Recovery {
             Ok(count) => count,
             Err(errno) => {
                 let reading = matches!(self.step, Step::Header | Step::IndexHead);
-                let again = errno.is_transient() || (reading && self.retries == 0);
+                let barrier = matches!(self.step, Step::Sync(..));
+                let again = (errno.is_transient() && !barrier) || (reading && self.retries == 0);
                 self.retries += 1;
                 if again && self.retries <= RETRIES_MAX {
                     return Ok(());
@@ -422,7 +434,7 @@ impl Recovery {
                     return Err(WalError::Refused("the number of a segment is too high"));
                 }
                 Some(seq) if self.found.len() < SEGMENTS_MAX => {
-                    self.found.push(Found::new(seq, self.config.segment_bytes));
+                    self.found.push(Found::new(seq));
                 }
                 Some(_) => return Err(WalError::Refused("too many segments")),
                 None if name == IDENTITY_NAME || self.strangers.len() >= REPORT_RANGES_MAX => {}
@@ -494,7 +506,7 @@ impl Recovery {
     /// cannot say what was discarded before it.
     fn next_to_find(&self) -> usize {
         let ended = self.found.iter().any(|one| one.first_block.is_some());
-        let wanted = |one: &Found| !one.renamed && (!ended || one.unreadable);
+        let wanted = |one: &Found| !one.renamed && (!ended || one.header.is_none());
         let before = self.found[..self.at].iter().rposition(wanted);
         assert!(before.is_none_or(|before| before < self.at), "the end is looked for backwards");
         before.unwrap_or(self.found.len())
@@ -582,18 +594,26 @@ impl Recovery {
             Met::End => self.on_scanned(stage),
             Met::Block { offset, head } => {
                 let void = head.seq() > limit;
+                let Step::Scan(_, scanner) = &self.step else { unreachable!("a scan goes on") };
+                let block = scanner.block(pool, offset, &head);
+                // Where it stands is not known without the header.
+                let index = found.header.is_none() && is_index(&head, block);
+                let (segment, len) = (found.seq, head.total_len.get());
+                let place = Place { segment, offset, block: head.seq(), len };
                 if stage == Stage::FindEnd {
                     found.junk |= void;
                     if !void {
-                        found.first_block.get_or_insert(head.seq());
                         self.durable_upto = self.durable_upto.max(head.durable_upto.get());
+                        match index {
+                            true => found.index = Some(head),
+                            false => found.first_block = found.first_block.or(Some(place)),
+                        }
                     }
                     return;
                 }
-                let Step::Scan(_, scanner) = &self.step else { unreachable!("a scan goes on") };
-                let block = scanner.block(pool, offset, &head);
-                let (segment, len) = (found.seq, head.total_len.get());
-                let place = Place { segment, offset, block: head.seq(), len };
+                if index {
+                    return;
+                }
                 let history = self.history.as_mut().expect("a replay has a history");
                 let taken = history.on_block(place, &head, block, void);
                 found.junk |= !taken.kept;
@@ -626,7 +646,8 @@ impl Recovery {
         let index = self.index.take().expect("a scan has an index");
         assert!(found.kept == (index.last_block() > 0), "the index has every block kept");
         let complete = found.index.is_some_and(|head| head.seq() == index.last_block());
-        let retired = (found.kept && !complete).then(|| {
+        // Without its header nobody knows where its index should stand.
+        let retired = (found.kept && !complete && found.header.is_some()).then(|| {
             let (seq, bytes) = (found.seq, found.bytes);
             let segment = OpenSegment { seq, handle, bytes, usable: bytes };
             let history = self.history.as_ref().expect("a replay has a history");
@@ -639,9 +660,11 @@ impl Recovery {
     fn on_sealed(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
         assert!(self.found[self.at].kept, "only a segment that holds blocks is sealed");
         let Step::Seal(retired) = &mut self.step else { unreachable!("a segment is sealed") };
+        let writing = retired.is_writing();
         match retired.on_completion(pool, done) {
-            // An index can be made again, and a full disk must not keep the node from voting.
-            Err(WalError::Io { errno: palisade_netio::Errno::NOSPC, .. }) => {
+            // An index can be made again, and a full disk must not keep the node from voting. What
+            // its barrier says counts.
+            Err(WalError::Io { errno: Errno::NOSPC, .. }) if writing => {
                 retired.give_back(pool);
                 self.step = Step::Close(Stage::Replay);
             }
@@ -674,14 +697,16 @@ impl Recovery {
         // What holds nothing is taken again, so that a crash loop does not eat the disk. Where
         // promised blocks are missing at the end, only what is surely empty.
         let last = self.found.iter().rposition(|one| one.kept).map_or(0, |at| at + 1);
-        let usable =
-            |one: &&Found| one.renamed || !(one.kept || one.unreadable || lost && one.junk);
-        let mut spares: Vec<(u64, u64)> =
-            self.found[last..].iter().filter(usable).map(|one| (one.size, one.seq)).collect();
+        let usable = |&(at, one): &(usize, &Found)| {
+            let keeps = one.kept || one.unreadable || (lost || at < last) && one.junk;
+            one.renamed || !keeps && (at >= last || says_nothing_alone(&self.found, one))
+        };
+        let usable = self.found.iter().enumerate().filter(usable);
+        let mut spares: Vec<(u64, u64)> = usable.map(|(_, one)| (one.size, one.seq)).collect();
         spares.sort_unstable();
-        self.spares = spares.into_iter().map(|(_, seq)| seq).collect();
+        self.spares = spares;
         assert!(self.spares.len() + report.segments <= self.found.len(), "what is kept stays");
-        let spare = self.spares.pop();
+        let spare = self.spares.pop().map(|(_, seq)| seq);
         self.taken_again = spare;
         let kept_too = |one: &Found| one.kept && Some(one.seq) == spare;
         assert!(!self.found.iter().any(kept_too), "what was kept is not overwritten");
@@ -698,9 +723,11 @@ impl Recovery {
         let Step::Start(preparer) = &mut self.step else { unreachable!("a segment is started") };
         match preparer.on_completion(pool, done)? {
             Progress::Going => return Ok(()),
+            // What was kept ready is used as far as it goes: a full disk must not keep the node
+            // from voting.
+            Progress::NoSpace if preparer.settle() => return Ok(()),
             Progress::NoSpace => {
-                let errno = palisade_netio::Errno::NOSPC;
-                return Err(WalError::Io { what: "starting a segment", errno });
+                return Err(WalError::Io { what: "starting a segment", errno: Errno::NOSPC });
             }
             Progress::Usable => {}
         }
@@ -739,7 +766,8 @@ impl Recovery {
     }
 }
 
-/// Refuses file systems that cannot take blocks of 4096 bytes directly.
+/// Refuses file systems that cannot take blocks of 4096 bytes directly, or on which a torn write
+/// of one block could reach into another one.
 pub(crate) fn check_alignment(facts: &FileFacts) -> Result<(), WalError> {
     if facts.offset_align == 0 || facts.memory_align == 0 {
         return Err(WalError::Refused(
@@ -749,6 +777,11 @@ pub(crate) fn check_alignment(facts: &FileFacts) -> Result<(), WalError> {
     if facts.offset_align as usize > BLOCK_ALIGN || facts.memory_align as usize > BLOCK_ALIGN {
         return Err(WalError::Refused(
             "its direct-I/O alignment is above 4096; use a device with blocks of 512 or 4096 bytes",
+        ));
+    }
+    if facts.block as usize > BLOCK_ALIGN {
+        return Err(WalError::Refused(
+            "its blocks are above 4096 bytes; make the file system with blocks of 4096 bytes",
         ));
     }
     Ok(())

@@ -79,6 +79,11 @@ impl Retired {
         matches!(self.step, Step::Sealed | Step::Closed)
     }
 
+    /// Whether its index is not written yet.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.step == Step::Write
+    }
+
     /// The file, unless it is closed or being closed.
     pub(crate) fn open_handle(&self) -> Option<Handle> {
         (self.step != Step::Closed).then_some(self.segment.handle)
@@ -167,7 +172,7 @@ impl Retired {
         };
         let count = match done.result {
             Ok(count) => count as usize,
-            Err(errno) if errno.is_transient() => 0,
+            Err(errno) if errno.is_transient() && self.step == Step::Write => 0,
             // A close that fails has closed; nothing is written through it any more.
             Err(_) if self.step == Step::Closed => return Ok(()),
             Err(errno) => return Err(WalError::Io { what, errno }),
@@ -187,7 +192,6 @@ impl Retired {
                 }
                 self.retry(what)
             }
-            Step::Sync if done.result.is_err() => self.retry(what),
             Step::Sync => {
                 self.step = Step::Sealed;
                 self.assert_invariants();
@@ -199,7 +203,7 @@ impl Retired {
 
     fn retry(&mut self, what: &'static str) -> Result<(), WalError> {
         assert!(!self.in_flight, "a step is tried again after it ended");
-        assert!(matches!(self.step, Step::Write | Step::Sync), "a close is not tried again");
+        assert!(self.step == Step::Write, "no barrier and no close is tried again");
         self.retries += 1;
         if self.retries > RETRIES_MAX { Err(WalError::Stuck { what }) } else { Ok(()) }
     }

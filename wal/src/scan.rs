@@ -1,6 +1,6 @@
 //! Walking the blocks of one segment through a window of one slot.
 
-use palisade_netio::{Completion, Errno, Handle, Op, Pool, Run, SlotId};
+use palisade_netio::{Completion, Handle, Op, Pool, Run, SlotId};
 use zerocopy::FromBytes;
 
 use crate::block::{BadBlock, BlockHead, Expect, parse};
@@ -209,19 +209,20 @@ impl Scanner {
                     self.careful = false;
                 }
             }
-            Err(errno) if errno.is_transient() || (errno == Errno::IO && self.retries == 0) => {
-                self.retries += 1;
-                self.careful |= errno == Errno::IO;
-                if self.retries > RETRIES_MAX {
-                    return Err(WalError::Stuck { what });
-                }
-            }
-            Err(Errno::IO) if asked == BLOCK_ALIGN => {
+            // One page that was asked for twice.
+            Err(errno) if errno.is_media() && asked == BLOCK_ALIGN && self.retries > 0 => {
                 let (at, bytes) = (self.filled, pool.bytes_mut(self.slot));
                 bytes[at..at + BLOCK_ALIGN].fill(UNREADABLE);
                 self.filled += BLOCK_ALIGN;
                 self.unreadable += 1;
                 self.retries = 0;
+            }
+            Err(errno) if errno.is_transient() || errno.is_media() => {
+                self.retries += 1;
+                self.careful |= errno.is_media();
+                if self.retries > RETRIES_MAX {
+                    return Err(WalError::Stuck { what });
+                }
             }
             Err(errno) => return Err(WalError::Io { what, errno }),
         }

@@ -5,8 +5,9 @@ use palisade_netio::{Completion, Handle, Nanos, Op, Pool};
 use crate::config::{BadConfig, Config, WalError};
 use crate::recover::Recovery;
 use crate::replay::Replay;
+use crate::room::{NewBlock, NoRoom, Space};
 use crate::segment::Place;
-use crate::writer::{NewBlock, NoRoom, SegmentFacts, Space, Writer};
+use crate::writer::{SegmentFacts, Writer};
 
 /// The log of one shard.
 ///

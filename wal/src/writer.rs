@@ -5,70 +5,24 @@
 
 use std::collections::VecDeque;
 
-use palisade_netio::{Completion, Handle, Nanos, Op, Pool, Purpose, SlotId};
+use palisade_netio::{Completion, Handle, Nanos, Op, Pool, Purpose};
 
 use crate::block::{BlockFacts, seal};
-use crate::body::{Body, BodyBuilder};
+use crate::body::BodyBuilder;
 use crate::config::{Config, WalError};
 use crate::flight::{Flight, Stage, Waiting, Written, batch};
 use crate::index::IndexBuilder;
 use crate::limits::{
     BATCHES_MAX, BLOCK_ALIGN, BLOCK_BYTES_TARGET, BLOCK_HEAD_BYTES, BLOCKS_WAITING_MAX,
-    CLOSING_AFTER_NS, PREPARE_PACE_NS, PREPARE_RETRY_NS, SEGMENT_HEADER_BYTES,
-    SPACE_REFUSE_PERCENT, SPACE_THROTTLE_PERCENT, data_end,
+    CLOSING_AFTER_NS, FULL_RESERVE_BYTES, PREPARE_PACE_NS, PREPARE_RETRY_NS, RESERVE_AFTER_NS,
+    RESERVE_FILES, SEGMENT_HEADER_BYTES, SPACE_REFUSE_PERCENT, SPACE_THROTTLE_PERCENT, data_end,
 };
 use crate::lsn::{Ballot, Lsn};
 use crate::prepare::{OpenSegment, Preparer, Progress};
 use crate::record::Kind;
 use crate::retire::Retired;
+use crate::room::{NewBlock, NoRoom, Space};
 use crate::segment::{Place, SegmentHeader};
-
-/// A block to append.
-#[derive(Debug)]
-pub struct NewBlock {
-    /// Its slot: 512 bytes for the head, then the body and its pad.
-    pub slot: SlotId,
-    /// What is in the slot.
-    pub body: Body,
-    /// Hard state, checkpoints, moves and reconfirm may use the space above 95 %.
-    pub hard_state: bool,
-}
-
-/// Why a block found no place. Nothing changed; the slot is still the caller's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoRoom {
-    /// Recovery is not done.
-    #[error("the log is still recovering")]
-    NotReady,
-    /// The next segment is being prepared: try again after the next completions.
-    #[error("the next segment is not prepared yet")]
-    Preparing,
-    /// Too many blocks wait for the device: try again after the next completions.
-    #[error("too many blocks wait for the device")]
-    Busy,
-    /// The limit of space is reached.
-    #[error("the space of the log is used up")]
-    Full,
-    /// No segment of this log can hold the block.
-    #[error("the block is larger than a segment")]
-    TooLarge,
-    /// The log is poisoned.
-    #[error("the log is poisoned")]
-    Poisoned,
-}
-
-/// How full the log is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
-    /// Bytes used: whole sealed segments and the written part of the active one.
-    pub used: u64,
-    /// Bytes that may be used.
-    pub limit: u64,
-    /// Blocks without `hard_state` find no place.
-    pub refuse_appends: bool,
-    /// Appends should slow down.
-    pub throttle: bool,
-}
 
 /// A segment of the log as readers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +40,7 @@ enum Task {
     Write { flight: u64 },
     Sync,
     Prepare,
+    Close,
     Retire { seq: u64 },
 }
 
@@ -97,7 +52,9 @@ pub(crate) struct Start {
     /// The preparation of the new segment, past its first step.
     pub(crate) preparer: Preparer,
     pub(crate) sealed: Vec<SegmentFacts>,
+    /// Files that are taken again: too small for a start on a full file system, and others.
     pub(crate) spares: Vec<u64>,
+    pub(crate) reserve: Vec<u64>,
     pub(crate) next_seq: u64,
     pub(crate) last_block: u64,
     pub(crate) last_crc: u32,
@@ -116,12 +73,19 @@ pub(crate) struct Writer {
     index: IndexBuilder,
     next: Option<OpenSegment>,
     preparer: Option<Preparer>,
+    /// What is being prepared is for the reserve.
+    reserving: bool,
+    /// A file of the reserve that is ready, to be closed.
+    ready: Option<Handle>,
     /// The preparation waits until then: paced, or the disk was full.
     prepare_at: Nanos,
+    /// No space was found, and no whole step of a preparation succeeded since.
     disk_full: bool,
     retired: Vec<Retired>,
     sealed: Vec<SegmentFacts>,
     spares: Vec<u64>,
+    /// Files that hold nothing, for the next starts: a full file system makes no new one.
+    reserve: Vec<u64>,
     next_seq: u64,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
@@ -140,6 +104,8 @@ pub(crate) struct Writer {
     /// Blocks up to this stay without a witness: the log is full.
     unclosed: u64,
     now: Nanos,
+    /// When the time was told first.
+    started: Option<Nanos>,
     quiet_from: Nanos,
     touched: bool,
     error: Option<WalError>,
@@ -148,7 +114,9 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(start: Start) -> Writer {
         let active = start.preparer.segment().expect("recovery prepared a segment");
-        assert!(start.spares.iter().all(|&spare| spare < active.seq), "old files are spares");
+        let old = |files: &[u64]| files.iter().all(|&spare| spare < active.seq);
+        assert!(old(&start.spares) && old(&start.reserve), "old files are spares");
+        let disk_full = start.preparer.is_cut_short();
         let preparer = Some(start.preparer).filter(|preparer| !preparer.is_done());
         let writer = Writer {
             index: IndexBuilder::new(active.bytes),
@@ -158,11 +126,14 @@ impl Writer {
             at: SEGMENT_HEADER_BYTES as u64,
             next: None,
             preparer,
+            reserving: false,
+            ready: None,
             prepare_at: Nanos(0),
-            disk_full: false,
+            disk_full,
             retired: Vec::new(),
             sealed: start.sealed,
             spares: start.spares,
+            reserve: start.reserve,
             next_seq: start.next_seq,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -179,6 +150,7 @@ impl Writer {
             last_content: start.last_block,
             unclosed: 0,
             now: Nanos(0),
+            started: None,
             quiet_from: Nanos(0),
             touched: false,
             error: None,
@@ -204,7 +176,8 @@ impl Writer {
         assert!(first == self.durable + 1, "the block after the durable ones is in flight");
         assert!(last == self.submitted, "the last block submitted is in flight");
         assert!(self.flights.len() as u64 <= self.submitted - self.durable, "a write has blocks");
-        let tasks = self.flights.len() + self.retired.len() + 1;
+        // The preparation, and the closing of what it made before.
+        let tasks = self.flights.len() + self.retired.len() + 1 + RESERVE_FILES;
         assert!(self.tasks.len() <= tasks, "each part asks for one operation at a time");
 
         assert!(self.witnessed <= self.durable, "a witness is durable");
@@ -230,6 +203,7 @@ impl Writer {
         let preparing = self.preparer.as_ref().map(Preparer::seq);
         assert!(preparing.is_none_or(|seq| seq == active.seq || seq == self.next_seq - 1));
         assert!(!self.disk_full || preparing.is_some(), "what found no space is tried again");
+        assert!(!self.reserving || preparing.is_some(), "the reserve is being prepared");
         assert!(self.sealed.last().is_none_or(|facts| facts.seq < active.seq), "sealed is older");
         assert!(self.retired.last().is_none_or(|retired| retired.seq() < active.seq));
     }
@@ -305,12 +279,18 @@ impl Writer {
             return Err(NoRoom::Full);
         }
         if self.at + len > data_end(self.active.bytes) {
-            let next = self.next.take_if(|next| SEGMENT_HEADER_BYTES as u64 + len <= next.usable);
-            let Some(next) = next else {
-                let more = self.next.is_some() || self.preparer.is_some() || self.may_prepare();
+            let whole = self.active.usable == self.active.bytes;
+            let fits = |next: &mut OpenSegment| SEGMENT_HEADER_BYTES as u64 + len <= next.usable;
+            let Some(next) = self.next.take_if(|next| whole && fits(next)) else {
+                let making = self.preparer.is_some() && !self.reserving;
+                let more = self.next.is_some() || making || self.may_prepare();
+                let more = more && (hard_state || !self.disk_full);
                 return Err(if more { NoRoom::Preparing } else { NoRoom::Full });
             };
             self.switch(next);
+        }
+        if !hard_state && self.is_short_of(len) {
+            return Err(NoRoom::Full);
         }
         if self.at + len > self.active.usable {
             return Err(NoRoom::Preparing);
@@ -318,6 +298,15 @@ impl Writer {
         assert!(self.error.is_none(), "a poisoned log has no room");
         assert!(self.at + len <= data_end(self.active.bytes), "the index keeps its room");
         Ok(())
+    }
+
+    /// Whether the file system is full, and a block of groups of `len` bytes would take what a
+    /// node needs to vote, or to start once more.
+    fn is_short_of(&self, len: u64) -> bool {
+        let end = self.active.usable.min(data_end(self.active.bytes));
+        let reserve = FULL_RESERVE_BYTES.min(self.active.bytes / 4);
+        let short = self.next.is_none() && self.at + len + reserve > end;
+        self.disk_full && (short || self.reserve.len() < RESERVE_FILES)
     }
 
     fn switch(&mut self, next: OpenSegment) {
@@ -446,8 +435,17 @@ impl Writer {
     }
 
     fn poll_preparer(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
-        if self.preparer.is_none() && self.at >= self.active.bytes / 2 && self.may_prepare() {
-            self.start_preparing();
+        if let Some(handle) = self.ready.take() {
+            self.issue(Task::Close, Op::Close { handle }, out);
+        }
+        if self.reserve_due().is_some_and(|due| due <= self.now) {
+            self.reserving = true;
+            let preparer = self.new_preparer().only_reserve();
+            self.preparer = Some(preparer);
+        } else if self.preparer.is_none() && self.at >= self.active.bytes / 2 && self.may_prepare()
+        {
+            assert!(self.segments() < self.config.segments_max(), "the space is bounded");
+            self.preparer = Some(self.new_preparer());
         }
         let Some(preparer) = &mut self.preparer else { return };
         // Zeros compete with durable writes, so they go slowly while there is room to write.
@@ -457,7 +455,6 @@ impl Writer {
         if (self.disk_full && self.now < self.prepare_at) || (zeroing && !hungry && !calm) {
             return;
         }
-        self.disk_full = false;
         if let Some(op) = preparer.poll_op(pool) {
             assert!(!preparer.is_waiting(), "the preparation asks for one operation at a time");
             if zeroing {
@@ -467,15 +464,24 @@ impl Writer {
         }
     }
 
-    fn start_preparing(&mut self) {
-        assert!(self.preparer.is_none() && self.next.is_none());
-        assert!(self.segments() < self.config.segments_max(), "the space is bounded");
+    /// When a file of the reserve is to be prepared.
+    fn reserve_due(&self) -> Option<Nanos> {
+        let idle = self.preparer.is_none() && self.error.is_none();
+        self.started
+            .filter(|_| idle && self.reserve.len() < RESERVE_FILES)
+            .map(|at| at.after(RESERVE_AFTER_NS))
+    }
+
+    fn new_preparer(&mut self) -> Preparer {
+        assert!(self.preparer.is_none(), "one preparation at a time");
         let place = self.config.expect(self.next_seq, 0);
         let header = SegmentHeader::new(&place, self.config.segment_bytes, None);
-        let spare = self.spares.pop();
-        self.preparer = Some(Preparer::new(&self.config.dir, self.dir, header, spare));
+        let spare = match self.spares.pop() {
+            None if self.reserve.len() > RESERVE_FILES => self.reserve.pop(),
+            spare => spare,
+        };
         self.next_seq += 1;
-        self.assert_segments();
+        Preparer::new(&self.config.dir, self.dir, header, spare)
     }
 
     fn may_prepare(&self) -> bool {
@@ -485,7 +491,8 @@ impl Writer {
     /// Segments that take space, the one being prepared included.
     fn segments(&self) -> usize {
         let preparing =
-            self.preparer.as_ref().is_some_and(|preparer| preparer.seq() != self.active.seq);
+            self.preparer.as_ref().is_some_and(|preparer| preparer.seq() != self.active.seq)
+                && !self.reserving;
         let unsealed = self.retired.iter().filter(|retired| !retired.is_sealed()).count();
         assert!(unsealed <= self.retired.len(), "a retired segment counts once");
         self.sealed.len() + unsealed + 1 + usize::from(self.next.is_some() || preparing)
@@ -517,7 +524,9 @@ impl Writer {
             .expect("an empty slot takes an empty record");
         let body = body.finish();
         assert!(body.block_bytes() == BLOCK_ALIGN, "a closing block is small");
-        if let Err(why) = self.append(pool, NewBlock { slot, body, hard_state: true }) {
+        // It may use the space above 95 %, but not the last of a full file system.
+        let hard_state = !self.disk_full;
+        if let Err(why) = self.append(pool, NewBlock { slot, body, hard_state }) {
             pool.release(slot);
             self.quiet_from = self.now;
             if why == NoRoom::Full {
@@ -543,6 +552,8 @@ impl Writer {
             Task::Write { flight } => self.on_written(flight, done),
             Task::Sync => self.on_synced(local, done),
             Task::Prepare => self.on_prepared(pool, done),
+            // A close that fails has closed.
+            Task::Close => Ok(()),
             Task::Retire { seq } => self.on_retired(pool, seq, done),
         };
         if let Err(error) = result {
@@ -582,24 +593,19 @@ impl Writer {
     }
 
     fn on_synced(&mut self, local: u32, done: &Completion) -> Result<(), WalError> {
-        let again = matches!(done.result, Err(errno) if errno.is_transient());
         let what = "the barrier of a block";
-        let mut stuck = false;
         let covered = self.flights.iter_mut().filter(|flight| flight.is_synced_by(local));
         let mut count = 0;
         for flight in covered {
             count += 1;
             let failed = done.result.is_err();
             flight.stage = if failed { Stage::Sync } else { Stage::Done };
-            stuck |= again && !flight.may_retry();
         }
         assert!(count > 0, "a sync covers what is in flight");
         self.touched = true;
-        match done.result {
-            Err(errno) if !again => Err(WalError::Io { what, errno }),
-            _ if stuck => Err(WalError::Stuck { what }),
-            _ => Ok(()),
-        }
+        // Not even one that was interrupted is asked again: the next one succeeds and says nothing
+        // about what this one lost.
+        done.result.map(|_| ()).map_err(|errno| WalError::Io { what, errno })
     }
 
     fn on_prepared(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
@@ -613,6 +619,15 @@ impl Writer {
             }
             Progress::Usable => {
                 let segment = preparer.segment().expect("a usable segment is open");
+                self.disk_full = false;
+                if self.reserving {
+                    assert!(self.ready.is_none(), "the one before is closed");
+                    self.reserve.push(segment.seq);
+                    (self.ready, self.reserving) = (Some(segment.handle), false);
+                    preparer.give_back(pool);
+                    self.preparer = None;
+                    return Ok(());
+                }
                 if segment.seq == self.active.seq {
                     assert!(segment.usable > self.active.usable, "a step brings more");
                     assert!(segment.handle == self.active.handle, "it is the same file");
@@ -682,6 +697,7 @@ impl Writer {
 
     pub(crate) fn on_time(&mut self, now: Nanos) {
         self.now = self.now.max(now);
+        self.started.get_or_insert(self.now);
         if std::mem::take(&mut self.touched) {
             self.quiet_from = self.now;
         }
@@ -694,7 +710,7 @@ impl Writer {
         }
         let waits = self.preparer.as_ref().is_some_and(Preparer::is_waiting);
         let prepare = Some(self.prepare_at).filter(|&at| waits && at > self.now);
-        prepare.into_iter().chain(self.closing_due()).min()
+        prepare.into_iter().chain(self.closing_due()).chain(self.reserve_due()).min()
     }
 
     pub(crate) fn durable(&self) -> u64 {
@@ -724,11 +740,12 @@ impl Writer {
         let limit = self.config.segments_max() as u64 * self.config.segment_bytes;
         assert!(used >= self.at, "the active segment takes space");
         assert!(limit > self.config.segment_bytes, "there is room for a next segment");
+        let short = self.is_short_of(BLOCK_ALIGN as u64);
         Space {
             used,
             limit,
-            refuse_appends: used * 100 >= limit * SPACE_REFUSE_PERCENT,
-            throttle: used * 100 >= limit * SPACE_THROTTLE_PERCENT,
+            refuse_appends: short || used * 100 >= limit * SPACE_REFUSE_PERCENT,
+            throttle: self.disk_full || used * 100 >= limit * SPACE_THROTTLE_PERCENT,
         }
     }
 
@@ -753,11 +770,9 @@ impl Writer {
                 handles.push(handle);
             }
         }
-        handles.extend(self.retired.iter().filter_map(Retired::open_handle));
-        assert!(
-            handles.len() <= self.retired.len() + 4,
-            "two segments, the directory, the retired"
-        );
+        handles.extend(self.retired.iter().filter_map(Retired::open_handle).chain(self.ready));
+        let most = self.retired.len() + 5;
+        assert!(handles.len() <= most, "two segments, the directory, the retired, a spare");
         handles
     }
 }

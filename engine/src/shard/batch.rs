@@ -24,7 +24,8 @@ use crate::status::Protection;
 use crate::stream::producers::Verdict;
 
 /// What an operator of a full node is told.
-const LOG_FULL: &str = "the log disk is at its limit (log_bytes_max); raise it or free space";
+const LOG_FULL: &str =
+    "the log disk is full or at its limit (log_bytes_max); raise it or free space";
 /// Committed bytes after which a group carries the commit cursor as a record.
 const HINT_BYTES: u64 = 1 << 20;
 

@@ -107,9 +107,12 @@ impl Ledger {
             }
             let bytes: usize = self.own.iter().map(record_bytes).sum();
             let want = (bytes + HEAD_BYTES).min(BLOCK_BYTES_TARGET).next_multiple_of(PAGE_BYTES);
-            if self.wal.peek(want, true).is_err() {
+            // Where all of them find no place, the first one alone may: the last pages of a log.
+            let least = (record_bytes(first) + HEAD_BYTES).next_multiple_of(PAGE_BYTES);
+            let mut sizes = [want, least].into_iter();
+            let Some(want) = sizes.find(|&want| self.wal.peek(want, true).is_ok()) else {
                 return false;
-            }
+            };
             let Some(slot) = pool.take(Purpose::Write, want) else { return false };
             let mut items = Vec::new();
             let room = HEAD_BYTES..want;

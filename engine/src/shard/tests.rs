@@ -11,8 +11,9 @@ use palisade_netio::{
     Completion, Errno, LinkTiming, Nanos, Op, Pool, Purpose, Ring, Token, Uring, UringConfig, Wait,
     Wake, ZeroCopyMode,
 };
-use palisade_wal::{Lsn, SyncPath};
+use palisade_wal::{Ballot, Kind, Lsn, NoRoom, SyncPath};
 
+use super::ledger::OwnRecord;
 use super::{Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas};
 use crate::append::AppendFuture;
 use crate::client::{Client, ClientOptions};
@@ -320,6 +321,58 @@ fn a_poisoned_shard_answers_everyone() {
     assert_eq!(followed.kind(), ErrorKind::Poisoned);
     assert_over(&seat, &stream, ErrorKind::Poisoned);
     assert!(!seat.shard.turn(false), "it stays so");
+}
+
+#[test]
+fn a_poisoned_shard_serves_nobody_in_the_turn_that_learns_of_it() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let stream = seat.create(1).remove(0);
+    seat.meddler.fail_writes.store(true, Ordering::SeqCst);
+    let _logged = stream.append("it has a place when the write fails");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "it takes too long");
+        let mut report = seat.port.request(|reply| Command::Report { reply }).expect("room");
+        let goes_on = seat.shard.turn(false);
+        let answer = report.try_take().expect("each turn answers");
+        if !goes_on {
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::Poisoned);
+            return;
+        }
+        assert!(answer.is_ok());
+    }
+}
+
+#[test]
+fn the_last_pages_of_a_full_log_take_one_record_at_a_time() {
+    let home = Home::new(1);
+    let config = ShardConfig { log_bytes_max: 2 * SEGMENT_BYTES, ..home.config(0) };
+    let mut seat = home.seat(config, None, Arc::new(Board::new(1)));
+    seat.until(|seat| seat.shard.is_ready().then_some(()));
+    let record = |len: usize| OwnRecord {
+        stream: 0,
+        kind: Kind::CommitHint,
+        lsn: Lsn(0),
+        ballot: Ballot::NONE,
+        body: vec![1; len],
+        id: None,
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "it takes too long");
+        match seat.shard.ledger.wal.peek(128 << 10, true) {
+            Ok(_) => seat.shard.ledger.push(record(100 << 10)),
+            Err(NoRoom::Full) if seat.shard.ledger.is_settled() => break,
+            Err(_) => {}
+        }
+        assert!(seat.shard.turn(false), "{:?}", seat.shard.halted());
+    }
+    let before = seat.shard.ledger.wal.appended();
+    // Together more than is left.
+    (0..40).for_each(|_| seat.shard.ledger.push(record(4000)));
+    // One more may be the closing block.
+    seat.until(|seat| (seat.shard.ledger.wal.durable() > before + 2).then_some(()));
 }
 
 #[test]

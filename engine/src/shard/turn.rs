@@ -64,6 +64,10 @@ impl<R: Ring> Shard<R> {
     }
 
     fn work(&mut self) {
+        // The completions of this turn may have said it: then nobody is served any more.
+        if self.is_poisoned() {
+            return;
+        }
         self.take_commands();
         self.take_mesh();
         self.take_connections();
@@ -80,9 +84,16 @@ impl<R: Ring> Shard<R> {
         self.run_jobs();
         self.check_ceiling();
         self.check_drained();
-        if let Some(error) = self.ledger.wal.poisoned() {
+        self.is_poisoned();
+    }
+
+    /// Whether the log stopped for good; then the shard halts.
+    fn is_poisoned(&mut self) -> bool {
+        let error = self.ledger.wal.poisoned();
+        if let Some(error) = error {
             self.halt = Some(Halt::Poisoned(error.to_string()));
         }
+        error.is_some()
     }
 
     fn take_completions(&mut self) {

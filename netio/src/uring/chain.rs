@@ -5,6 +5,9 @@
 
 /// `EAGAIN`: the same operation, submitted again, may succeed.
 const AGAIN: i32 = -11;
+const INTERRUPTED: i32 = -4;
+const CANCELED: i32 = -125;
+const IO: i32 = -5;
 /// Marks the sync's half in the number that the kernel returns.
 pub(super) const SYNC_HALF: u64 = 1 << 31;
 
@@ -35,13 +38,21 @@ impl Chain {
             false => self.written = Some(result),
         }
         let (written, synced) = (self.written?, self.synced?);
+        // A sync that ran and failed is told before anything that leads to another one, which
+        // would succeed and say nothing about what this one lost. So is one that claims that it
+        // may be tried again.
+        match synced {
+            AGAIN | INTERRUPTED => return Some(IO),
+            error if error < 0 && error != CANCELED => return Some(error),
+            _ => {}
+        }
         // A write that failed or was short cancels its sync: what it says counts.
         let whole = u32::try_from(written).is_ok_and(|written| written >= self.bytes);
         Some(match synced {
             _ if !whole => written,
             _ if self.split => AGAIN,
             0.. => written,
-            error => error,
+            canceled => canceled,
         })
     }
 }
@@ -49,9 +60,6 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const CANCELED: i32 = -125;
-    const IO: i32 = -5;
 
     fn result(written: i32, synced: i32) -> i32 {
         let (mut one, mut other) = (Chain::new(8192), Chain::new(8192));
@@ -77,5 +85,18 @@ mod tests {
         let mut chain = Chain::new(4096);
         chain.split();
         assert_eq!((chain.end(true, 0), chain.end(false, 4096)), (None, Some(AGAIN)));
+    }
+
+    #[test]
+    fn a_failed_sync_is_told_whatever_the_write_came_to() {
+        let mut chain = Chain::new(4096);
+        chain.split();
+        assert_eq!((chain.end(true, IO), chain.end(false, 4096)), (None, Some(IO)));
+        assert_eq!(result(4096, IO), IO, "beside a short write");
+        assert_eq!(result(AGAIN, IO), IO, "beside one that may be tried again");
+        // Who is told that the operation may be tried again would sync again, and be told yes.
+        for transient in [-4, AGAIN] {
+            assert_eq!(result(8192, transient), IO);
+        }
     }
 }

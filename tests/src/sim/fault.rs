@@ -38,7 +38,7 @@ fault_kinds! {
     WriteError = 0,
     /// `EIO` on a sync or a write with barrier; what it covered may never become durable.
     BarrierError = 0,
-    /// `EIO` on a read.
+    /// A read fails as reads of a bad medium do: one of [`Errno::MEDIA`](palisade_netio::Errno).
     ReadError = 0,
     /// The disk is full although it has space.
     NoSpace = 0,

@@ -232,7 +232,8 @@ impl State {
             return Err(Errno::INVAL).into();
         }
         if self.disk_strikes(host, FaultKind::ReadError) {
-            return Err(Errno::IO).into();
+            let kind = self.random.below(Errno::MEDIA.len() as u64);
+            return Err(Errno::MEDIA[kind as usize]).into();
         }
         if self.disk_strikes(host, FaultKind::MisdirectedRead) {
             offset = self.beside(offset);

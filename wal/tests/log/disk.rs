@@ -81,6 +81,9 @@ pub struct Disk {
     pub dice: Dice,
     pub shuffled: bool,
     pub align: u32,
+    pub block: u32,
+    /// No file is made and none grows.
+    pub full: bool,
 }
 
 pub fn pool() -> Pool {
@@ -106,6 +109,8 @@ impl Disk {
             dice: Dice::new(seed),
             shuffled: false,
             align: 512,
+            block: 4096,
+            full: false,
         }
     }
 
@@ -172,6 +177,7 @@ impl Disk {
         let open = match (how, self.names.get(path)) {
             (OpenHow::Directory, _) => Open::Directory,
             (OpenHow::CreateNew, Some(_)) => return Err(Errno::EXIST),
+            (OpenHow::CreateNew, None) if self.full => return Err(Errno::NOSPC),
             (OpenHow::CreateNew, None) => {
                 let id = self.files.keys().last().map_or(1, |id| id + 1);
                 self.files.insert(id, File::default());
@@ -216,7 +222,7 @@ impl Disk {
             }
             Op::Facts { handle } => {
                 let (size, align) = (self.file(*handle).data.len() as u64, self.align);
-                let (offset_align, memory_align, block, free) = (align, align, 4096, 1 << 40);
+                let (offset_align, memory_align, block, free) = (align, align, self.block, 1 << 40);
                 let facts = FileFacts { size, offset_align, memory_align, block, free };
                 *payload = Payload::Facts(facts);
                 Ok(0)
@@ -226,6 +232,10 @@ impl Disk {
                 runs.iter().for_each(|run: &Run| bytes.extend_from_slice(pool.pinned(*run)));
                 if let Some(len) = short {
                     bytes.truncate(len as usize);
+                }
+                let end = *offset as usize + bytes.len();
+                if self.full && end > self.file(*handle).data.len() {
+                    return Err(Errno::NOSPC);
                 }
                 Ok(self.write(*handle, *offset, bytes, *barrier))
             }

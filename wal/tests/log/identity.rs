@@ -129,6 +129,41 @@ fn a_crash_in_a_change_keeps_the_old_or_the_new_identity() {
 }
 
 #[test]
+fn a_change_never_touches_the_only_good_copy_first() {
+    for copy in 0..2 {
+        let (_, mut disk, mut pool) = formatted();
+        damage(&mut disk, copy);
+        disk.stop(&mut pool);
+        let mut file = IdentityFile::open(&dir());
+        let found = drive(&mut file, &mut disk, &mut pool);
+        assert_eq!(found, Some(IdentityEvent::Found(identity())));
+        file.update(Identity { round_ceiling: 200, ..identity() });
+        let mut ops = Vec::new();
+        file.poll_ops(&mut pool, &mut ops);
+        let [(_, Op::Write { offset, .. })] = &ops[..] else { panic!("{ops:?}") };
+        assert_eq!(*offset, copy as u64 * 4096, "the damaged copy is written first");
+        // As if that write was torn: the good copy is still there.
+        assert_eq!(reopened(&mut disk, &mut pool), IdentityEvent::Found(identity()));
+        // The next changes find two good copies, and both are written in each.
+        let mut file = IdentityFile::open(&dir());
+        drive(&mut file, &mut disk, &mut pool);
+        for ceiling in [200, 300] {
+            let new = Identity { round_ceiling: ceiling, ..identity() };
+            file.update(new);
+            let event = drive(&mut file, &mut disk, &mut pool);
+            assert_eq!(event, Some(IdentityEvent::Updated(new)));
+            for copy in 0..2 {
+                damage(&mut disk, copy);
+                assert_eq!(reopened(&mut disk, &mut pool), IdentityEvent::Found(new));
+                damage(&mut disk, copy);
+            }
+            file = IdentityFile::open(&dir());
+            drive(&mut file, &mut disk, &mut pool);
+        }
+    }
+}
+
+#[test]
 fn a_failed_write_poisons_the_file() {
     let (mut file, mut disk, mut pool) = formatted();
     file.update(Identity { boots: 1, ..identity() });

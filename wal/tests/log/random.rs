@@ -37,7 +37,6 @@ fn run(seed: u64) {
                     _ => Fault::None,
                 }
             }
-            Op::Sync { .. } if weather.chance(5) => Fault::Errno(Errno(11)),
             _ => Fault::None,
         });
         for _ in 0..dice.below(60) {

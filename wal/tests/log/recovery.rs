@@ -262,6 +262,33 @@ fn an_unreadable_page_is_corrupt_and_the_rest_is_read() {
 }
 
 #[test]
+fn a_bad_sector_is_an_unreadable_page_whatever_the_kernel_calls_it() {
+    // EIO, ENODATA, EILSEQ, EREMOTEIO: what block devices answer for a bad medium.
+    for errno in [5, 61, 84, 121] {
+        // Also when the first answer for the large read was no error of the medium.
+        for interrupted in [false, true] {
+            let mut node = five();
+            node.disk.stop(&mut node.pool);
+            let bad = at(3) as u64;
+            let mut left = u32::from(interrupted);
+            node.disk.fault = Box::new(move |op| match op {
+                Op::Read { offset, run, .. }
+                    if (*offset..*offset + u64::from(run.len)).contains(&bad) =>
+                {
+                    let first = std::mem::take(&mut left) > 0;
+                    Fault::Errno(Errno(if first { 11 } else { errno }))
+                }
+                _ => Fault::None,
+            });
+            let node = Node::start_with(node.disk, node.config);
+            assert_eq!(node.blocks(), [1, 2, 4, 5], "errno {errno}");
+            assert_eq!(node.corrupt(), [((3, 3), false)]);
+            assert_eq!(node.report().unreadable_pages, 1);
+        }
+    }
+}
+
+#[test]
 fn a_crash_loop_does_not_eat_the_disk() {
     let mut node = five();
     for round in 0..6 {
@@ -311,6 +338,16 @@ fn a_file_system_without_direct_io_is_refused() {
         disk.align = align;
         let error = Node::unready(disk, config()).recover().unwrap_err();
         assert!(matches!(error, WalError::Refused(_)));
+    }
+}
+
+#[test]
+fn a_file_system_with_blocks_above_ours_is_refused() {
+    for (block, refused) in [(512, false), (4096, false), (8192, true), (65536, true)] {
+        let mut disk = Disk::new(1);
+        disk.block = block;
+        let error = Node::unready(disk, config()).recover().err();
+        assert_eq!(matches!(error, Some(WalError::Refused(_))), refused, "blocks of {block}");
     }
 }
 
@@ -394,4 +431,134 @@ fn a_whole_segment_that_is_lost_is_reported() {
     assert_eq!(node.corrupt(), [((own[0], *own.last().unwrap()), false)]);
     let rest: Vec<u64> = (1..=40).filter(|block| !own.contains(block)).collect();
     assert_eq!(node.blocks(), rest);
+}
+
+#[test]
+fn a_failed_barrier_of_a_recovery_is_never_asked_again() {
+    // Of the segment that was read, of its index, of the new segment, of the directory.
+    for fail in 1..=4 {
+        for errno in [Errno(4), Errno(11), Errno::NOSPC, Errno::IO] {
+            let mut node = five();
+            node.disk.stop(&mut node.pool);
+            let mut at = 0;
+            node.disk.fault = Box::new(move |op| match op {
+                Op::Sync { .. } => {
+                    at += 1;
+                    if at == fail { Fault::Errno(errno) } else { Fault::None }
+                }
+                _ => Fault::None,
+            });
+            let error = Node::unready(node.disk, node.config).recover();
+            assert!(matches!(error, Err(WalError::Io { .. })), "{fail}: {errno}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn an_index_that_finds_no_space_is_left_out() {
+    let mut node = five();
+    node.disk.stop(&mut node.pool);
+    let index = palisade_wal::limits::data_end(config().segment_bytes);
+    node.disk.fault = Box::new(move |op| match op {
+        Op::Write { offset, .. } if *offset == index => Fault::Errno(Errno::NOSPC),
+        _ => Fault::None,
+    });
+    let node = Node::start_with(node.disk, node.config);
+    assert_eq!(node.blocks(), [1, 2, 3, 4, 5]);
+}
+
+/// As [`hole`]: segment 1 holds block 1 and the discarded 3 and 4. Segment 2 then holds the real
+/// 2, 3 and 4, each on one page, and segment 3 holds 5.
+fn discarded_and_written_anew() -> Node {
+    let mut node = hole().restart();
+    (0..3).for_each(|_| {
+        node.append_durable(100);
+    });
+    let mut node = node.restart();
+    assert_eq!(node.append_durable(100).segment, 3);
+    assert_eq!(node.disk.segments().len(), 3);
+    node
+}
+
+#[test]
+fn a_segment_header_that_was_never_written_still_voids_what_was_discarded() {
+    let mut node = discarded_and_written_anew();
+    node.disk.damage(2, |bytes| bytes[..4096].fill(0));
+    let node = node.restart();
+    assert_eq!((node.blocks(), node.corrupt()), (vec![1, 2, 3, 4, 5], vec![]));
+    assert_eq!(node.report().records, 5);
+}
+
+#[test]
+fn a_header_lost_with_the_first_blocks_still_voids_what_was_discarded() {
+    for fill in [0, 7] {
+        let mut node = discarded_and_written_anew();
+        node.disk.damage(2, |bytes| bytes[..12288].fill(fill));
+        let node = node.restart();
+        assert_eq!((node.blocks(), node.corrupt()), (vec![1, 4, 5], vec![((2, 3), false)]));
+    }
+}
+
+#[test]
+fn a_header_lost_with_the_first_block_voids_nothing_that_an_index_names() {
+    let mut node = five().restart();
+    assert_eq!(node.append_durable(60_000).segment, 2);
+    node.append_durable(100);
+    // Fifteen blocks could have stood where block 6 was.
+    node.disk.damage(2, |bytes| bytes[..8192].fill(7));
+    let node = node.restart();
+    assert_eq!((node.blocks(), node.corrupt()), (vec![1, 2, 3, 4, 5, 7], vec![((6, 6), false)]));
+}
+
+#[test]
+fn a_segment_without_its_header_is_read_to_its_end_whatever_the_settings_say() {
+    for sealed in [false, true] {
+        for lost in [false, true] {
+            let mut settings = config();
+            settings.segment_bytes = 2 << 20;
+            let mut node = Node::start_with(Disk::new(1), settings);
+            (0..20).for_each(|_| {
+                node.append_durable(50_000);
+            });
+            if sealed {
+                node = node.restart();
+            }
+            let end = node.wal.segments()[0].end as usize;
+            node.disk.damage(1, |bytes| bytes[..if lost { end } else { 4096 }].fill(7));
+            node.config.segment_bytes = 256 << 10;
+            let node = node.restart();
+            let all: Vec<u64> = (1..=20).collect();
+            match (sealed, lost) {
+                (_, false) => assert_eq!((node.blocks(), node.corrupt()), (all, vec![])),
+                // Nothing else says that there were any.
+                (false, true) => assert_eq!((node.blocks(), node.corrupt()), (vec![], vec![])),
+                (true, true) => assert_eq!(node.corrupt(), [((1, 20), true)]),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_recovery_without_space_takes_what_is_zeroed() {
+    for (size, enough) in [(0, false), (64 << 10, false), (68 << 10, true), (1 << 20, true)] {
+        let mut settings = config();
+        settings.segment_bytes = 16 << 20;
+        let mut node = Node::start_with(Disk::new(1), settings);
+        node.append_durable(100);
+        node.disk.stop(&mut node.pool);
+        let path = node.config.dir.join(segment_name(9));
+        node.disk.files.insert(99, Default::default());
+        node.disk.names.insert(path, 99);
+        node.disk.damage(9, |bytes| bytes.resize(size, 0));
+        node.disk.full = true;
+        let mut node = Node::unready(node.disk, node.config);
+        let error = node.recover().err();
+        let full = WalError::Io { what: "starting a segment", errno: Errno::NOSPC };
+        assert_eq!(error, (!enough).then_some(full), "{size} bytes");
+        if enough {
+            assert_eq!(node.append_record(Kind::Promise, &[1; 100]).block, 2);
+            node.settle();
+            assert_eq!(node.wal.durable(), 2);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Order, prefix, short writes, errors, space, the closing block.
 
 use palisade_netio::{Errno, Op, Purpose};
+use palisade_wal::limits::RESERVE_FILES;
 use palisade_wal::{Kind, NoRoom, Replay, SyncPath, WalError, parse_block, parse_segment_index};
 
 use crate::disk::{Disk, Event, Fault};
@@ -219,10 +220,73 @@ fn an_error_of_a_write_or_a_barrier_poisons_and_nothing_is_durable_after_it() {
     }
 }
 
+/// A barrier that failed may have dropped what it should have made durable: the next one succeeds
+/// and says nothing about it.
+#[test]
+fn a_failed_barrier_is_never_asked_again() {
+    for errno in [Errno(4), Errno(11), Errno::NOSPC, Errno::IO] {
+        let mut settings = config();
+        settings.sync_path = SyncPath::WriteThenSync;
+        let mut node = Node::start_with(Disk::new(1), settings);
+        node.append_durable(100);
+        node.settle();
+        let mut left = 1;
+        node.disk.fault = Box::new(move |op| match op {
+            Op::Sync { .. } if left > 0 => {
+                left -= 1;
+                Fault::Errno(errno)
+            }
+            _ => Fault::None,
+        });
+        node.append(300);
+        node.settle();
+        assert_eq!(
+            node.wal.poisoned(),
+            Some(&WalError::Io { what: "the barrier of a block", errno })
+        );
+        assert_eq!(node.wal.durable(), 1);
+    }
+}
+
+/// As above, for each barrier of a preparation and of a seal in turn.
+#[test]
+fn a_failed_barrier_of_a_segment_is_never_asked_again() {
+    let run = |fail: u32, errno: Errno| {
+        let mut node = Node::start(1);
+        let mut at = 0;
+        node.disk.fault = Box::new(move |op| match op {
+            Op::Sync { .. } => {
+                at += 1;
+                if at == fail { Fault::Errno(errno) } else { Fault::None }
+            }
+            _ => Fault::None,
+        });
+        for _ in 0..20 {
+            if node.try_append(20_000).is_ok() {
+                node.settle();
+            }
+        }
+        node.settle();
+        node.wal.poisoned().cloned()
+    };
+    assert_eq!(run(0, Errno::IO), None);
+    // The file and the directory of the next segment; then the index of the first one.
+    for fail in 1..=3 {
+        for errno in [Errno(4), Errno(11), Errno::NOSPC, Errno::IO] {
+            let error = run(fail, errno);
+            assert!(matches!(error, Some(WalError::Io { .. })), "{fail}: {errno}: {error:?}");
+        }
+    }
+}
+
 #[test]
 fn the_closing_block_is_written_after_a_rest_and_once() {
     let mut node = Node::start(1);
-    node.pass(1);
+    for _ in 0..10 {
+        node.pass(100_000_000);
+        node.settle();
+    }
+    assert_eq!(node.disk.segments().len(), 1 + RESERVE_FILES);
     assert_eq!(node.wal.next_timer(), None);
     node.append_durable(100);
     node.settle();
@@ -314,12 +378,108 @@ fn a_full_disk_stops_the_preparation_and_not_the_log() {
             Err(why) => break why,
         }
     };
-    assert_eq!(refused, NoRoom::Preparing);
+    assert_eq!(refused, NoRoom::Full);
     assert_eq!(node.wal.poisoned(), None);
     release(&mut node);
-    node.pass(2_000_000_000);
-    node.settle();
+    for _ in 0..20 {
+        node.pass(2_000_000_000);
+        node.settle();
+    }
     assert!(node.try_append(20_000).is_ok());
+}
+
+/// A node that had time to get ready, on a file system that then fills up.
+fn on_a_full_file_system() -> Node {
+    let mut settings = config();
+    settings.segment_bytes = 16 << 20;
+    settings.log_bytes_max = 1 << 30;
+    let mut node = Node::start_with(Disk::new(1), settings);
+    for _ in 0..200 {
+        node.pass(1_000_000);
+        node.settle();
+    }
+    assert_eq!(node.disk.segments().len(), 1 + RESERVE_FILES);
+    node.disk.full = true;
+    node
+}
+
+#[test]
+fn a_full_file_system_takes_no_groups_and_all_hard_state() {
+    let mut node = on_a_full_file_system();
+    let refused = loop {
+        match node.try_append(100_000) {
+            Ok(_) => node.settle(),
+            Err(why) => break why,
+        }
+    };
+    assert_eq!(refused, NoRoom::Full, "refused, not put off");
+    let space = node.wal.space();
+    assert!(space.throttle && space.used < space.limit / 2);
+    assert!(node.wal.appended() > 100, "what was prepared was used");
+    while node.try_append(100).is_ok() {
+        node.settle();
+    }
+    assert!(node.wal.space().refuse_appends);
+    for _ in 0..100 {
+        node.append_record(Kind::Promise, &[1; 100]);
+        node.pass(50_000_000);
+        node.settle();
+    }
+    assert_eq!(node.wal.durable(), node.wal.appended());
+    // As soon as there is space again.
+    node.disk.full = false;
+    for _ in 0..200 {
+        node.pass(10_000_000);
+        node.settle();
+    }
+    assert!(!node.wal.space().refuse_appends);
+    node.append_durable(100_000);
+}
+
+#[test]
+fn a_node_starts_and_votes_on_a_full_file_system() {
+    let mut node = on_a_full_file_system();
+    node.append_durable(100);
+    for start in 1..=RESERVE_FILES as u64 {
+        node = node.restart();
+        assert_eq!(node.try_append(100), Err(NoRoom::Full), "start {start}");
+        assert!(node.wal.space().refuse_appends);
+        let promise = node.append_record(Kind::Promise, &[1; 100]);
+        for _ in 0..20 {
+            node.pass(100_000_000);
+            node.settle();
+        }
+        assert_eq!(node.wal.durable(), promise.block);
+        assert_eq!(node.try_append(100), Err(NoRoom::Full), "start {start}");
+    }
+    node.disk.full = false;
+    for _ in 0..500 {
+        node.pass(10_000_000);
+        node.settle();
+    }
+    assert_eq!(node.append_durable(100).block, RESERVE_FILES as u64 + 2);
+    let mut node = node.restart();
+    assert_eq!(node.blocks(), (1..=RESERVE_FILES as u64 + 2).collect::<Vec<_>>());
+    // Through the end of the first step, where what was cut short goes on.
+    (0..120).for_each(|_| {
+        node.append(100_000);
+    });
+}
+
+#[test]
+fn a_reserve_is_not_made_anew_by_every_start() {
+    let mut node = on_a_full_file_system();
+    node.disk.full = false;
+    for _ in 0..10 {
+        node.append_durable(100);
+        node = node.restart();
+        for _ in 0..300 {
+            node.pass(1_000_000);
+            node.settle();
+        }
+        let files = node.wal.segments().len() + RESERVE_FILES;
+        assert_eq!(node.disk.segments().len(), files, "no file is left behind");
+    }
 }
 
 #[test]
