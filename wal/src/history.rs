@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use crate::block::BlockHead;
 use crate::body::RecordMeta;
 
-use crate::limits::{BLOCK_ALIGN, REPORT_RANGES_MAX, SEGMENT_HEADER_BYTES};
+use crate::limits::REPORT_RANGES_MAX;
 use crate::parse::{BadBody, check_headers_only, check_record};
 use crate::record::Kind;
 use crate::replay::{CorruptRange, Replay, Report, Tail};
@@ -14,12 +14,20 @@ use crate::scan::Page;
 use crate::segment::{Kept, Place};
 use crate::table::{Seen, Verdict, decide};
 
+/// The block that is due first. Segments are never recycled: the log of a disk begins with its
+/// first block for ever, and what cannot be read before the first block met is lost. Recycling
+/// will have to say here where the log begins, from something that does not rot with the segments
+/// that it would tell about.
+const FIRST_DUE: u64 = 1;
+
+const _: () = assert!(FIRST_DUE > 0, "blocks are numbered from 1");
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct History {
     durable_upto: u64,
-    /// The block that is due; unknown before the first one.
-    next: Option<u64>,
+    /// The block that is due.
+    next: u64,
     cut: bool,
     /// The last block kept that is readable, and its checksum.
     last: Place,
@@ -46,7 +54,7 @@ impl History {
         assert!(report.blocks == 0 && report.corrupt.is_empty(), "nothing was met yet");
         History {
             durable_upto,
-            next: None,
+            next: FIRST_DUE,
             cut: false,
             last: Place::default(),
             last_crc: 0,
@@ -59,7 +67,7 @@ impl History {
     }
 
     fn assert_invariants(&self) {
-        let next = self.next.unwrap_or(u64::MAX);
+        let next = self.next;
         assert!(next > 0, "blocks are numbered from 1");
         assert!(self.last.block < next, "what was kept is not due again");
         assert!(self.hard_state_block < next, "hard state is in what was kept or lost");
@@ -96,9 +104,8 @@ impl History {
         }
         let body = head.body(block).expect("a valid head fits its block");
         let records = read_records(body, head.headers_crc.get());
-        let next = self.next.unwrap_or_else(|| first_due(&place));
-        let seen = if void { Seen::Void } else { self.seen(&records, head, next) };
-        let decision = decide(seen, next, self.durable_upto);
+        let seen = if void { Seen::Void } else { self.seen(&records, head) };
+        let decision = decide(seen, self.next, self.durable_upto);
         if let Some(lost) = decision.lost {
             self.lose(lost, Some(head.hard_state_block.get()));
         }
@@ -128,14 +135,13 @@ impl History {
         nothing
     }
 
-    fn seen(&self, records: &Records, head: &BlockHead, next: u64) -> Seen {
+    fn seen(&self, records: &Records, head: &BlockHead) -> Seen {
         let seq = head.seq();
-        assert!(self.next.is_none_or(|due| due == next), "block {next} is due");
         match records {
             Err(_) => Seen::BadHeaders { seq },
             Ok(records) if records.iter().any(|(_, good)| !good) => Seen::BadRecords { seq },
             Ok(_) => {
-                let known = seq == next && self.last_crc != 0 && self.last.block + 1 == seq;
+                let known = seq == self.next && self.last_crc != 0 && self.last.block + 1 == seq;
                 let before = head.previous_header_crc.get();
                 Seen::Whole { seq, linked: !known || before == 0 || before == self.last_crc }
             }
@@ -144,12 +150,12 @@ impl History {
 
     fn keep(&mut self, place: Place, head: &BlockHead) {
         assert!(place.block > self.last.block, "blocks are kept in order");
-        assert!(self.next.is_none_or(|next| place.block + 1 >= next), "no lost block is kept");
+        assert!(place.block + 1 >= self.next, "no lost block is kept");
         assert!(!self.cut, "nothing is kept behind the end");
         self.last = place;
         self.last_crc = head.crc.get();
         self.hard_state_block = head.hard_state_block.get();
-        self.next = Some(place.block + 1);
+        self.next = place.block + 1;
         self.report.blocks += 1;
         (self.torn, self.stale) = (0, 0);
         assert!(self.report.blocks <= place.block, "a block is kept once");
@@ -191,7 +197,7 @@ impl History {
     fn lose(&mut self, (first, last): (u64, u64), hard_state_block: Option<u64>) {
         assert!(first <= last, "lost blocks {first} to {last}");
         assert!(last <= self.durable_upto, "only promised blocks are lost");
-        assert!(self.next.is_none_or(|next| next == first), "what is lost is what was due");
+        assert!(self.next == first, "what is lost is what was due");
         assert!(self.last.block < first, "what was kept is not lost");
         // A later block names the last one with hard state. If that is before the lost ones,
         // none of them held any; if it is among or after them, one of them may have.
@@ -205,7 +211,7 @@ impl History {
         }
         let blocks = (first, last);
         self.queue.push_back(Replay::Corrupt { after, blocks, hard_state_maybe_lost });
-        self.next = Some(last + 1);
+        self.next = last + 1;
         self.last_crc = 0;
         self.assert_invariants();
     }
@@ -213,12 +219,11 @@ impl History {
     /// The end of the log. Returns the last block that counts, and whether promised blocks are
     /// missing at the end.
     pub(crate) fn finish(&mut self) -> (Kept, bool) {
-        let next = self.next.unwrap_or(1);
-        let lost = next <= self.durable_upto;
+        let lost = self.next <= self.durable_upto;
         if lost {
-            self.lose((next, self.durable_upto), None);
+            self.lose((self.next, self.durable_upto), None);
         }
-        let block_seq = self.next.unwrap_or(1) - 1;
+        let block_seq = self.next - 1;
         let readable = self.last.block == block_seq && block_seq > 0;
         let header_crc = if readable { self.last_crc } else { 0 };
         self.report.kept =
@@ -248,14 +253,4 @@ fn read_records(body: &[u8], headers_crc: u32) -> Records {
         Err(_) => (meta, false),
     };
     Ok(metas.into_iter().map(check).collect())
-}
-
-/// The block that is due at the start of the oldest segment, told from the first one that is
-/// readable: it stands first, or every page before it may have been one.
-fn first_due(place: &Place) -> u64 {
-    assert!(place.block > 0 && place.offset >= SEGMENT_HEADER_BYTES as u64);
-    let pages = (place.offset - SEGMENT_HEADER_BYTES as u64) / BLOCK_ALIGN as u64;
-    let due = place.block.saturating_sub(pages).max(1);
-    assert!(due <= place.block, "no block is due after the first one that was met");
-    due
 }

@@ -265,7 +265,8 @@ pub enum ReplayError {
 /// own change nothing; groups are replayed by the caller with `append` or `stage`.
 ///
 /// # Errors
-/// A record that cannot follow what was replayed before it; nothing is changed then.
+/// A record that cannot follow what was replayed before it. Nothing is changed then, but that a
+/// Takeover above a log with an unknown tail is a promise, and its members count.
 pub fn replay(
     log: &mut StreamLog,
     config: &mut Config,
@@ -281,19 +282,16 @@ pub fn replay(
             assert!(log.promised() == ballot && log.accepting() <= ballot);
             Ok(())
         }
+        Kind::Takeover if ballot < log.promised() => Err(ReplayError::BallotBackwards(ballot)),
         Kind::Takeover => {
-            let body = TakeoverBody::decode(body)?;
-            if ballot < log.promised() {
-                return Err(ReplayError::BallotBackwards(ballot));
+            let taken = replay_takeover(log, config, ballot, lsn, body);
+            if log.is_unknown() {
+                // The bytes below it are lost. That it was accepted is not: nothing below it may
+                // be taken again.
+                log.mark_unknown(ballot);
             }
-            if body.config.ballot != ballot {
-                return Err(ReplayError::Body(DecodeError::Inconsistent));
-            }
-            log.take_over(ballot, Boundary { lsn, chain: body.chain })?;
-            assert!(log.accepting() == ballot && log.promised() == ballot);
-            assert!(log.end() == Boundary { lsn, chain: body.chain });
-            *config = body.config;
-            Ok(())
+            assert!(log.promised() == ballot || taken.is_err());
+            taken
         }
         Kind::Config => {
             let newer = Config::decode(body)?;
@@ -308,6 +306,27 @@ pub fn replay(
         }
         _ => Ok(()),
     }
+}
+
+fn replay_takeover(
+    log: &mut StreamLog,
+    config: &mut Config,
+    ballot: Ballot,
+    lsn: Lsn,
+    body: &[u8],
+) -> Result<(), ReplayError> {
+    let body = TakeoverBody::decode(body)?;
+    if body.config.ballot != ballot {
+        return Err(ReplayError::Body(DecodeError::Inconsistent));
+    }
+    let taken = log.take_over(ballot, Boundary { lsn, chain: body.chain });
+    if taken.is_ok() || (log.is_unknown() && body.config.version() > config.version()) {
+        *config = body.config;
+    }
+    taken?;
+    assert!(log.accepting() == ballot && log.promised() == ballot && !log.is_unknown());
+    assert!(log.end() == Boundary { lsn, chain: body.chain });
+    Ok(())
 }
 
 pub(super) fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {

@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 
 use crate::config::Role;
 use crate::handle::ShardPort;
-use crate::paxos::{Config, Liveness, Me, Member, Replica, replay};
+use crate::paxos::{Config, Liveness, Me, Member, ReplayError, Replica, replay};
 use crate::shard::create::Creations;
 use crate::shard::import::Imports;
 use crate::shard::jobs::Jobs;
@@ -52,6 +52,8 @@ struct Replaying {
     role: Role,
     derived: Derived,
     floor: Lsn,
+    /// Lost records may have held a promise above those that were replayed.
+    ceiling_due: bool,
 }
 
 /// What is needed until the shard runs.
@@ -241,7 +243,7 @@ impl<R: Ring> Shard<R> {
         while let Some(item) = self.ledger.wal.poll_replay(&mut self.io.pool) {
             match item {
                 Replay::Record { meta, place, bytes } => self.replay(&meta, place, &bytes),
-                Replay::Damaged { meta, .. } => self.replay_damaged(meta.stream),
+                Replay::Damaged { meta, .. } => self.replay_damaged(&meta),
                 Replay::Corrupt { hard_state_maybe_lost, .. } => {
                     self.replay_corrupt(hard_state_maybe_lost);
                 }
@@ -254,7 +256,7 @@ impl<R: Ring> Shard<R> {
                         );
                         self.alarm("log-damaged", text);
                     }
-                    return self.on_recovered();
+                    return self.on_recovered(report.kept.block);
                 }
             }
         }
@@ -272,7 +274,8 @@ impl<R: Ring> Shard<R> {
                     log.mark_unknown(meta.ballot);
                 }
                 let (derived, floor) = (Derived::default(), start.lsn);
-                let fresh = Replaying { log, config, role, derived, floor };
+                let ceiling_due = false;
+                let fresh = Replaying { log, config, role, derived, floor, ceiling_due };
                 streams.insert(meta.stream, fresh);
             }
             return;
@@ -293,14 +296,7 @@ impl<R: Ring> Shard<R> {
                 }
                 Ok(())
             }
-            kind => {
-                let (log, config) = (&mut stream.log, &mut stream.config);
-                let done = replay(log, config, kind, meta.ballot, meta.lsn, bytes);
-                if kind == Kind::Takeover && done.is_ok() {
-                    stream.derived.on_takeover(meta.ballot, meta.lsn);
-                }
-                done
-            }
+            _ => stream.state(meta, bytes),
         };
         // What does not fit a log with an unknown tail is unknown itself; a sound log has no
         // such record.
@@ -317,21 +313,17 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    fn replay_damaged(&mut self, stream: u64) {
-        let ceiling = self.ceiling();
-        if let Some(stream) = self.booting.streams.get_mut(&stream) {
-            stream.log.mark_unknown(ceiling.max(stream.log.promised()));
+    fn replay_damaged(&mut self, meta: &RecordMeta) {
+        if let Some(stream) = self.booting.streams.get_mut(&meta.stream) {
+            stream.lose(meta.kind.is_hard_state());
         }
     }
 
     /// Lost blocks may have held records of any stream.
     fn replay_corrupt(&mut self, hard_state_maybe_lost: bool) {
         self.lost_hard_state |= hard_state_maybe_lost;
-        let ceiling = self.ceiling();
         for stream in self.booting.streams.values_mut() {
-            let promised = stream.log.promised();
-            let at_least = if hard_state_maybe_lost { ceiling.max(promised) } else { promised };
-            stream.log.mark_unknown(at_least);
+            stream.lose(hard_state_maybe_lost);
         }
     }
 
@@ -341,33 +333,36 @@ impl<R: Ring> Shard<R> {
         Ballot { round, node: u32::MAX, incarnation: u64::MAX }
     }
 
-    fn on_recovered(&mut self) {
+    /// Everything up to block `kept` was replayed, or reported as lost.
+    fn on_recovered(&mut self, kept: u64) {
+        let shards = self.me.shards;
+        let owned = [SYSTEM_STREAM, CATALOGUE_STREAM]
+            .into_iter()
+            .filter(|stream| shard_of(*stream, shards) == self.me.shard);
         if let Some(format) = self.config.format.clone() {
-            for stream in [SYSTEM_STREAM, CATALOGUE_STREAM] {
-                if shard_of(stream, self.me.shards) == self.me.shard {
-                    let config = Config::first(format.members.clone());
-                    let config = config.expect("checked before formatting");
-                    self.ledger.push(base_record(stream, format.role, &config));
-                }
+            for stream in owned {
+                let config = Config::first(format.members.clone());
+                let config = config.expect("checked before formatting");
+                self.ledger.push(base_record(stream, format.role, &config));
+            }
+            if self.ledger.is_settled() {
+                // So that a log without a block is a lost one.
+                self.ledger.push(empty_record());
             }
             self.phase = Phase::Formatting;
             return;
         }
-        let owned = [SYSTEM_STREAM, CATALOGUE_STREAM]
-            .into_iter()
-            .filter(|stream| shard_of(*stream, self.me.shards) == self.me.shard);
+        if kept == 0 {
+            return self.lost("the log is empty");
+        }
         if let Some(stream) = owned.into_iter().find(|s| !self.booting.streams.contains_key(s)) {
-            let text = format!(
-                "{}: the first record of stream {stream} is missing: format did not finish, or \
-                 the start of the log is lost",
-                self.config.dir.display()
-            );
-            self.halt = Some(Halt::Corrupt(text));
-            return;
+            return self.lost(&format!("the first record of stream {stream} is missing"));
         }
         self.phase = Phase::Running;
-        for (id, stream) in std::mem::take(&mut self.booting.streams) {
-            let Replaying { log, config, role, derived, floor } = stream;
+        let ceiling = self.ceiling();
+        for (id, mut stream) in std::mem::take(&mut self.booting.streams) {
+            stream.finish(ceiling);
+            let Replaying { log, config, role, derived, floor, .. } = stream;
             let mut derived = derived;
             for change in derived.take_seen() {
                 self.catalogue.on_logged(change);
@@ -395,6 +390,17 @@ impl<R: Ring> Shard<R> {
         for stream in streams {
             self.step(stream, |replica, now, fx| replica.start(now, fx));
         }
+    }
+
+    /// What this disk promised cannot be told any more: it must not come up as a new voter.
+    fn lost(&mut self, what: &str) {
+        let text = format!(
+            "{}: {what}: format did not finish, or the start of the log is lost. This disk may \
+             have voted and must not vote again: put its segments back if they were moved, else \
+             replace the node",
+            self.config.dir.display()
+        );
+        self.halt = Some(Halt::Corrupt(text));
     }
 
     /// The catalogue names streams whose first record never reached this disk.
@@ -503,6 +509,35 @@ impl<R: Ring> Shard<R> {
 }
 
 impl Replaying {
+    /// A record that a replica asked for.
+    fn state(&mut self, meta: &RecordMeta, bytes: &[u8]) -> Result<(), ReplayError> {
+        let RecordMeta { kind, ballot, lsn, .. } = *meta;
+        replay(&mut self.log, &mut self.config, kind, ballot, lsn, bytes)?;
+        if kind == Kind::Takeover {
+            self.derived.on_takeover(ballot, lsn);
+            // Every byte below it is here, and no promise made before it was higher: what was
+            // lost is made good, now and at every later start.
+            self.ceiling_due = false;
+        }
+        assert!(!self.ceiling_due || self.log.is_unknown(), "what was lost is unknown");
+        Ok(())
+    }
+
+    /// Records that followed those replayed so far are lost. The ceiling waits for the end of the
+    /// log: Takeovers that were logged since are below it.
+    fn lose(&mut self, hard_state: bool) {
+        self.log.mark_unknown(self.log.promised());
+        self.ceiling_due |= hard_state;
+    }
+
+    /// Everything was replayed.
+    fn finish(&mut self, ceiling: Ballot) {
+        if self.ceiling_due {
+            assert!(self.log.is_unknown(), "what was lost is unknown");
+            self.log.mark_unknown(ceiling.max(self.log.promised()));
+        }
+    }
+
     fn group(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
         let end = Boundary { lsn: meta.end, chain: meta.chain };
         let kind = crate::shard::batch::group_kind(bytes);
@@ -582,6 +617,12 @@ fn base_record(stream: u64, role: Role, config: &Config) -> OwnRecord {
     OwnRecord { stream, kind: Kind::Base, lsn: Lsn::ZERO, ballot: Ballot::NONE, body, id: None }
 }
 
+/// A record that says nothing; the block around it counts.
+fn empty_record() -> OwnRecord {
+    let (lsn, ballot, body) = (Lsn::ZERO, Ballot::NONE, Vec::new());
+    OwnRecord { stream: SYSTEM_STREAM, kind: Kind::Closing, lsn, ballot, body, id: None }
+}
+
 fn read_base(bytes: &[u8], lsn: Lsn) -> Option<(Role, Boundary, Config)> {
     let (head, config) = bytes.split_first_chunk::<16>()?;
     let role = match head[0] {
@@ -598,6 +639,7 @@ mod tests {
     use palisade_wal::{BodyBuilder, GroupKind, Origin};
 
     use super::*;
+    use crate::paxos::TakeoverBody;
 
     #[test]
     fn a_base_record_reads_back() {
@@ -624,18 +666,58 @@ mod tests {
         (meta, bytes)
     }
 
+    fn replaying() -> Replaying {
+        let addr = "127.0.0.1:7001".to_string();
+        let member = Member { node: 1, incarnation: None, addr, region: "sh".to_string() };
+        Replaying {
+            log: StreamLog::default(),
+            config: Config::first(vec![member]).unwrap(),
+            role: Role::Primary,
+            derived: Derived::default(),
+            floor: Lsn::ZERO,
+            ceiling_due: false,
+        }
+    }
+
+    /// What a log says of a takeover at the end of `stream`.
+    fn take_over(stream: &mut Replaying, round: u64) -> Result<(), ReplayError> {
+        let ballot = Ballot { round, node: 1, incarnation: 1 };
+        let (end, config) = (stream.log.end(), stream.config.stamped(ballot, &[]));
+        let body = TakeoverBody { chain: end.chain, config }.encode();
+        let mut bytes = vec![0; 4096];
+        let mut builder = BodyBuilder::new(&mut bytes);
+        builder.push_record(Kind::Takeover, 5, end.lsn, ballot, &body).unwrap();
+        let meta = builder.finish().metas[0];
+        stream.state(&meta, &body)
+    }
+
+    /// The ceiling stands for promises that were lost, and for those alone: not for groups, and
+    /// not for what a takeover that was logged since has made good.
+    #[test]
+    fn the_ceiling_stands_for_what_is_lost_at_the_end() {
+        let ceiling = Ballot { round: 1024, node: u32::MAX, incarnation: u64::MAX };
+        for (hard_state, healed) in [(false, false), (true, false), (true, true), (false, true)] {
+            let mut stream = replaying();
+            take_over(&mut stream, 1).unwrap();
+            stream.lose(hard_state);
+            assert_eq!(stream.log.promised().round, 1, "takeovers since are below the ceiling");
+            if healed {
+                take_over(&mut stream, 2).unwrap();
+            }
+            stream.finish(ceiling);
+            let promised = if hard_state && !healed { 1024 } else { 1 + u64::from(healed) };
+            let found = (stream.log.promised().round, stream.log.is_unknown());
+            assert_eq!(found, (promised, !healed), "{hard_state} {healed}");
+        }
+    }
+
     /// A lost block held the takeover that put another group in the place of the last one. What
     /// was staged later follows that group; with it the log would hold bytes that were voided.
     #[test]
     fn a_staged_run_that_follows_a_lost_group_is_not_part_of_the_log() {
         let place = Place { segment: 1, offset: 4096, block: 1, len: 4096 };
         let mut start = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
-        let addr = "127.0.0.1:7001".to_string();
-        let member = Member { node: 1, incarnation: None, addr, region: "sh".to_string() };
-        let config = Config::first(vec![member]).unwrap();
-        let (derived, floor) = (Derived::default(), Lsn::ZERO);
-        let log = StreamLog::default();
-        let mut stream = Replaying { log, config, role: Role::Primary, derived, floor };
+        let mut stream = replaying();
         let first = Ballot { round: 1, node: 1, incarnation: 1 };
         stream.log.take_over(first, start).unwrap();
         let mut lost = start;

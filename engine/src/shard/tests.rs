@@ -13,6 +13,7 @@ use palisade_netio::{
 };
 use palisade_wal::{Ballot, Kind, Lsn, NoRoom, SyncPath};
 
+use super::boot::Phase;
 use super::ledger::OwnRecord;
 use super::{Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas};
 use crate::append::AppendFuture;
@@ -260,6 +261,37 @@ fn a_request_to_stop_is_seen_although_it_rings_no_bell() {
     assert!(!seat.meddler.overslept.load(Ordering::SeqCst), "it sleeps on the request");
 }
 
+/// A shard without a stream, whose log is gone while its identity is there: it may have promised
+/// anything, and nothing on this disk would say so.
+#[test]
+fn a_log_that_is_gone_makes_no_new_voter() {
+    let home = Home::new(3);
+    let boot = || {
+        let mut seat = home.seat(home.config(2), None, Arc::new(Board::new(3)));
+        seat.try_until(|seat| (seat.shard.phase == Phase::Running).then_some(()));
+        seat.shard.halted().cloned()
+    };
+    let segments = || {
+        let names = std::fs::read_dir(home.config(2).dir).expect("a directory");
+        let paths = names.map(|name| name.expect("a name").path());
+        paths.filter(|path| path.extension().is_some()).collect::<Vec<_>>()
+    };
+    let is_corrupt = |halt: &Option<Halt>| matches!(halt, Some(Halt::Corrupt(text)) if text.contains("replace the node"));
+    assert_eq!(boot(), None, "a log without records is whole");
+    assert!(!segments().is_empty());
+    for path in segments() {
+        let len = std::fs::metadata(&path).expect("a file").len() as usize;
+        std::fs::write(path, vec![0; len]).expect("space");
+    }
+    let halt = boot();
+    assert!(is_corrupt(&halt), "{halt:?}");
+    segments().iter().for_each(|path| std::fs::remove_file(path).expect("a file"));
+    for again in 0..2 {
+        let halt = boot();
+        assert!(is_corrupt(&halt), "{again}: {halt:?}");
+    }
+}
+
 /// Everything that can be asked of a shard, and waits.
 struct Asked {
     append: AppendFuture,
@@ -333,7 +365,7 @@ fn a_poisoned_shard_serves_nobody_in_the_turn_that_learns_of_it() {
     let deadline = Instant::now() + PATIENCE;
     loop {
         assert!(Instant::now() < deadline, "it takes too long");
-        let mut report = seat.port.request(|reply| Command::Report { reply }).expect("room");
+        let report = seat.port.request(|reply| Command::Report { reply }).expect("room");
         let goes_on = seat.shard.turn(false);
         let answer = report.try_take().expect("each turn answers");
         if !goes_on {

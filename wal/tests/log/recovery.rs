@@ -562,3 +562,31 @@ fn a_recovery_without_space_takes_what_is_zeroed() {
         }
     }
 }
+
+/// Block 1 is due on every start. Else a log without its start, or with another one's, would come
+/// up as if nothing had ever been promised below it.
+#[test]
+fn a_lost_start_of_the_log_is_reported() {
+    let filled = || {
+        let mut node = Node::start(1);
+        node.append_record(Kind::Promise, &[1; 100]);
+        let places: Vec<_> = (0..40).map(|_| node.append(20_000)).collect();
+        node.settle();
+        node.disk.stop(&mut node.pool);
+        let lost = places.iter().filter(|place| place.segment == 1).count() as u64 + 1;
+        assert!((2..40).contains(&lost));
+        (node, lost)
+    };
+    let (mut node, lost) = filled();
+    let path = node.config.dir.join(segment_name(1));
+    node.disk.names.remove(&path);
+    let node = Node::start_with(node.disk, node.config);
+    assert_eq!(node.corrupt(), [((1, lost), true)]);
+
+    for garbage in [0, 7] {
+        let (mut node, lost) = filled();
+        node.disk.damage(1, |bytes| bytes.fill(garbage));
+        let node = Node::start_with(node.disk, node.config);
+        assert_eq!(node.corrupt(), [((1, lost), true)], "{garbage}");
+    }
+}

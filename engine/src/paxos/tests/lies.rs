@@ -1,5 +1,6 @@
 //! Peers and disks that say what cannot be: nothing is believed, and nothing panics.
 
+use palisade_netio::Nanos;
 use palisade_wal::{Ballot, Boundary, CHAIN_START, Kind, Lsn, StreamLog};
 
 use super::super::*;
@@ -103,4 +104,35 @@ fn a_takeover_record_with_members_of_another_ballot_is_not_replayed() {
     assert_eq!((log.accepting(), config.ballot), (Ballot::NONE, Ballot::NONE));
     assert_eq!(replay(&mut log, &mut config, Kind::Takeover, later, lsn, &body), Ok(()));
     assert_eq!((log.accepting(), config.ballot), (later, later));
+}
+
+/// A follower promises by its Takeover alone. Where bytes below it are lost it cannot be taken
+/// over again; an older leader is refused all the same, and the newer members count.
+#[test]
+fn a_takeover_above_lost_bytes_is_still_a_promise() {
+    let (mut log, mut config) = (StreamLog::default(), members(5));
+    let ballot = |round, node| Ballot { round, node, incarnation: 100 };
+    let takeover = |ballot, lsn: u64, chain| {
+        let body = TakeoverBody { chain, config: members(5).stamped(ballot, &[]) }.encode();
+        (ballot, Lsn(lsn), body)
+    };
+    let mut again = |log: &mut StreamLog, (ballot, lsn, body): (Ballot, Lsn, Vec<u8>)| {
+        replay(log, &mut config, Kind::Takeover, ballot, lsn, &body)
+    };
+    assert_eq!(again(&mut log, takeover(ballot(5, 1), 0, CHAIN_START)), Ok(()));
+    log.mark_unknown(ballot(5, 1));
+    let refused = again(&mut log, takeover(ballot(7, 2), GROUP_BYTES, 77));
+    assert!(matches!(refused, Err(ReplayError::Takeover(_))), "{refused:?}");
+    assert_eq!((log.promised(), log.accepting()), (ballot(7, 2), ballot(5, 1)));
+    assert!(log.is_unknown() && config.ballot == ballot(7, 2));
+
+    let me = Me { node: 5, incarnation: 100, region: String::new() };
+    let (tuning, mut fx) = (super::node::tuning(), Effects::default());
+    let mut replica = Replica::recovered(STREAM, me, config, log, tuning, 1, Nanos(0));
+    replica.start(Nanos(0), &mut fx);
+    let older = members(5).stamped(ballot(6, 3), &[]);
+    let end = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
+    let body = Body::Takeover { ballot: ballot(6, 3), end, config: older };
+    replica.on_message(key(3, 100), &Message { stream: STREAM, body }, Nanos(1), &mut fx);
+    assert_eq!((replica.log().accepting(), replica.log().is_unknown()), (ballot(5, 1), true));
 }
