@@ -14,6 +14,8 @@ use palisade_wal::{Ballot, BodyBuilder, CHAIN_START, FLAG_STAGED, GroupKind, Kin
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A ballot that nobody promised.
 const FOREIGN: Ballot = Ballot { round: 900, node: 1, incarnation: 77 };
+/// A round that cannot be.
+const LAST: Ballot = Ballot { round: u64::MAX, node: 1, incarnation: 77 };
 /// A stream that does not exist.
 const UNKNOWN: u64 = 77;
 
@@ -117,6 +119,15 @@ fn refused_on_bulk() -> Vec<(String, Vec<u8>)> {
     frames.push(("a body of zeros".to_owned(), [garbage, vec![0; 512]].concat()));
     let fetched = groups(KIND_FETCHED, &[9; 24], |builder| push_group(builder, 0, 0));
     frames.push(("a fetch for nothing".to_owned(), fetched));
+    // No round follows these: whoever took them could never be outbid.
+    let last = groups(KIND_GROUPS, &[], |builder| {
+        builder.push_record(Kind::CommitHint, 0, Lsn::ZERO, LAST, &[]).expect("room");
+        push_group(builder, 0, 0);
+    });
+    frames.push(("a record of the last round".to_owned(), last));
+    let prefix = [&u64::MAX.to_le_bytes()[..], &77_u64.to_le_bytes(), &[1, 0, 0, 0, 0, 0, 0, 0]];
+    let fetched = groups(KIND_FETCHED, &prefix.concat(), |builder| push_group(builder, 0, 0));
+    frames.push(("a fetch of the last round".to_owned(), fetched));
     let chunk = groups(KIND_CHUNK, &[], |builder| push_group(builder, 0, 0));
     frames.push(("a chunk".to_owned(), chunk));
     frames.push(("kind 63".to_owned(), FrameHead::encode(63, 0, 0, b"?")));
@@ -154,7 +165,7 @@ fn ignored() -> (Vec<u8>, Vec<u8>) {
     let mut messages = Vec::new();
     let upto = Lsn(1 << 20);
     for body in [
-        Said::Accepted { ballot: FOREIGN, upto },
+        Said::Accepted { ballot: FOREIGN, upto, seq: 0 },
         Said::Commit { ballot: FOREIGN, upto, end: upto },
         Said::StepDown { ballot: FOREIGN, successor: Some(9) },
     ] {

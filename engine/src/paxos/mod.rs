@@ -31,6 +31,7 @@
 
 mod abdicate;
 mod accept;
+mod binding;
 mod codec;
 mod effect;
 mod elect;
