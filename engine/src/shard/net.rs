@@ -31,6 +31,8 @@ pub(crate) enum Duty {
 pub(crate) struct Conn {
     pub(crate) link: Link,
     pub(crate) duty: Duty,
+    /// The node and disk at the other end of a link between peers, once it is up.
+    pub(crate) peer: Option<NodeKey>,
     /// Counted by the listener of this shard.
     listened: bool,
 }
@@ -40,7 +42,10 @@ pub(crate) struct Conn {
 pub(crate) struct Peer {
     control: Option<u32>,
     bulk: Option<u32>,
+    /// Whom the last control link was with.
     pub(crate) key: Option<NodeKey>,
+    /// That was another disk than before, since the peer was up last.
+    replaced: bool,
     control_up: bool,
     bulk_up: bool,
     /// Frames of messages for this turn; the last one is still open.
@@ -69,7 +74,11 @@ pub(crate) struct Net {
 /// A change of a peer's links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerChange {
-    Up(u32),
+    /// Whether it is another disk than that of the last time.
+    Up {
+        node: u32,
+        replaced: bool,
+    },
     Down(u32),
 }
 
@@ -101,6 +110,7 @@ impl Net {
             control: None,
             bulk: None,
             key: None,
+            replaced: false,
             control_up: false,
             bulk_up: false,
             outbox: Vec::new(),
@@ -132,7 +142,7 @@ impl Net {
         let mut link = Link::dial(conn_base(id), addr, hello, class, ring.random());
         self.tune(&mut link, class);
         link.start(ring, pool, now);
-        self.conns.insert(id, Conn { link, duty, listened: false });
+        self.conns.insert(id, Conn { link, duty, peer: None, listened: false });
         id
     }
 
@@ -180,7 +190,7 @@ impl Net {
         self.tune(&mut link, class);
         link.start(ring, pool, now);
         let listened = self.listener.is_some();
-        self.conns.insert(id, Conn { link, duty, listened });
+        self.conns.insert(id, Conn { link, duty, peer: None, listened });
         Ok(())
     }
 
@@ -198,11 +208,14 @@ impl Net {
         id: u32,
         identity: Identity,
     ) -> Option<PeerChange> {
-        let bulk = match self.conns.get(&id)?.duty {
+        let key = NodeKey { node: identity.node, incarnation: identity.incarnation };
+        let conn = self.conns.get_mut(&id)?;
+        let bulk = match conn.duty {
             Duty::Control(_) => false,
             Duty::Bulk(_) => true,
             _ => return None,
         };
+        conn.peer = Some(key);
         let peer = self.peers.get_mut(&identity.node)?;
         let was_up = peer.is_up();
         let (slot, up) = match bulk {
@@ -211,12 +224,15 @@ impl Net {
         };
         let old = slot.replace(id).filter(|old| *old != id);
         *up = true;
-        peer.key = Some(NodeKey { node: identity.node, incarnation: identity.incarnation });
+        if !bulk {
+            peer.replaced |= peer.key.replace(key).is_some_and(|old| old != key);
+        }
         let up = peer.is_up() && (!was_up || old.is_some());
+        let replaced = up && std::mem::take(&mut peer.replaced);
         if let Some(old) = old.and_then(|old| self.conns.get_mut(&old)) {
             old.link.close(ring, pool);
         }
-        up.then_some(PeerChange::Up(identity.node))
+        up.then_some(PeerChange::Up { node: identity.node, replaced })
     }
 
     /// A link is down.
