@@ -6,14 +6,20 @@ use std::time::{Duration, Instant};
 
 use palisade::config::Member;
 use palisade::kinds::{KIND_CHUNK, KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};
-use palisade::paxos::{Body as Said, Message};
+use palisade::paxos::{Body as Said, Config as Members, Member as Disk, Message, Promise};
 use palisade::{Config, Node, format};
-use palisade_netio::{Class, FrameHead, Hello, Identity, KIND_WELCOME, Target, Welcome};
-use palisade_wal::{Ballot, BodyBuilder, CHAIN_START, FLAG_STAGED, GroupKind, Kind, Lsn, Origin};
+use palisade_netio::{
+    Class, FrameHead, FrameLimits, Hello, Identity, KIND_WELCOME, Target, Welcome,
+};
+use palisade_wal::{
+    Ballot, BodyBuilder, Boundary, CHAIN_START, FLAG_STAGED, GroupKind, Kind, Lsn, Origin,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A ballot that nobody promised.
 const FOREIGN: Ballot = Ballot { round: 900, node: 1, incarnation: 77 };
+/// A round that cannot be.
+const LAST: Ballot = Ballot { round: u64::MAX, node: 1, incarnation: 77 };
 /// A stream that does not exist.
 const UNKNOWN: u64 = 77;
 
@@ -37,10 +43,10 @@ struct Peer {
     bulk: TcpStream,
 }
 
-fn dial(addr: SocketAddr, class: Class) -> TcpStream {
+fn dial(addr: SocketAddr, class: Class, incarnation: u64) -> TcpStream {
     let mut socket = TcpStream::connect(addr).expect("it listens");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let me = Identity { cluster: 1, node: 1, incarnation: 77, boot: 1, shard: 0, shards: 1 };
+    let me = Identity { cluster: 1, node: 1, incarnation, boot: 1, shard: 0, shards: 1 };
     let hello = Hello::new(class, me, Target { cluster: 1, node: 2, shard: 0 });
     socket.write_all(&hello.encode()).expect("room");
     let mut welcome = vec![0; Welcome::new(me).encode().len()];
@@ -51,7 +57,7 @@ fn dial(addr: SocketAddr, class: Class) -> TcpStream {
 
 impl Peer {
     fn new(addr: SocketAddr) -> Peer {
-        Peer { control: dial(addr, Class::Control), bulk: dial(addr, Class::Bulk) }
+        Peer { control: dial(addr, Class::Control, 77), bulk: dial(addr, Class::Bulk, 77) }
     }
 }
 
@@ -117,6 +123,15 @@ fn refused_on_bulk() -> Vec<(String, Vec<u8>)> {
     frames.push(("a body of zeros".to_owned(), [garbage, vec![0; 512]].concat()));
     let fetched = groups(KIND_FETCHED, &[9; 24], |builder| push_group(builder, 0, 0));
     frames.push(("a fetch for nothing".to_owned(), fetched));
+    // No round follows these: whoever took them could never be outbid.
+    let last = groups(KIND_GROUPS, &[], |builder| {
+        builder.push_record(Kind::CommitHint, 0, Lsn::ZERO, LAST, &[]).expect("room");
+        push_group(builder, 0, 0);
+    });
+    frames.push(("a record of the last round".to_owned(), last));
+    let prefix = [&u64::MAX.to_le_bytes()[..], &77_u64.to_le_bytes(), &[1, 0, 0, 0, 0, 0, 0, 0]];
+    let fetched = groups(KIND_FETCHED, &prefix.concat(), |builder| push_group(builder, 0, 0));
+    frames.push(("a fetch of the last round".to_owned(), fetched));
     let chunk = groups(KIND_CHUNK, &[], |builder| push_group(builder, 0, 0));
     frames.push(("a chunk".to_owned(), chunk));
     frames.push(("kind 63".to_owned(), FrameHead::encode(63, 0, 0, b"?")));
@@ -154,7 +169,7 @@ fn ignored() -> (Vec<u8>, Vec<u8>) {
     let mut messages = Vec::new();
     let upto = Lsn(1 << 20);
     for body in [
-        Said::Accepted { ballot: FOREIGN, upto },
+        Said::Accepted { ballot: FOREIGN, upto, seq: 0 },
         Said::Commit { ballot: FOREIGN, upto, end: upto },
         Said::StepDown { ballot: FOREIGN, successor: Some(9) },
     ] {
@@ -205,4 +220,78 @@ fn what_no_peer_sends_is_refused_without_harm() {
     node.stop().expect("nothing failed");
     let node = Node::open(config).expect("nothing that it cannot read was logged");
     assert_untouched(&node);
+}
+
+/// The messages of the next frame that holds some.
+fn next_messages(socket: &mut TcpStream) -> Vec<Message> {
+    loop {
+        let mut bytes = vec![0; palisade_netio::limits::FRAME_HEAD_BYTES];
+        socket.read_exact(&mut bytes).expect("a frame");
+        let head = FrameHead::parse(&bytes, &FrameLimits::ANY).expect("a head");
+        let mut body = vec![0; head.body_len as usize];
+        socket.read_exact(&mut body).expect("its body");
+        let (mut messages, mut rest) = (Vec::new(), &body[..]);
+        while head.kind == KIND_MESSAGES && !rest.is_empty() {
+            let (message, len) = Message::decode(rest).expect("messages");
+            messages.push(message);
+            rest = &rest[len..];
+        }
+        if !messages.is_empty() {
+            return messages;
+        }
+    }
+}
+
+/// A promise that the old disk sent is not one of the disk that has taken its place, although a
+/// link of that one is up already.
+#[test]
+fn a_promise_belongs_to_the_disk_that_its_own_link_named() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let config = node_config(dir.path());
+    format(&config).expect("an empty directory");
+    let node = Node::open(config).expect("it starts");
+    let addr = node.listening().expect("it listens");
+    let mut control = dial(addr, Class::Control, 77);
+    let _bulk = dial(addr, Class::Bulk, 78);
+    let member =
+        |node| Disk { node, incarnation: None, addr: String::new(), region: String::new() };
+    let first = Members::first([1, 2].map(member).to_vec()).expect("two members");
+    let end = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
+    let bound = loop {
+        let mut answers = Vec::new();
+        let mut bound = None;
+        for Message { stream, body } in next_messages(&mut control) {
+            let none = Ballot::NONE;
+            let answer = match body {
+                Said::PreVote { ballot } => {
+                    Said::PreVoteReply { ballot, granted: true, promised: none, leader: none }
+                }
+                Said::Prepare { ballot } => Said::Promise(Promise {
+                    ballot,
+                    accepting: none,
+                    end,
+                    committed: Lsn::ZERO,
+                    base: Lsn::ZERO,
+                    unknown: false,
+                    scn: 0,
+                    config: first.clone(),
+                }),
+                Said::Takeover { config, .. } => {
+                    bound = config.member(1).and_then(|member| member.incarnation);
+                    continue;
+                }
+                _ => continue,
+            };
+            Message { stream, body: answer }.encode_into(&mut answers);
+        }
+        if bound.is_some() {
+            break bound;
+        }
+        if !answers.is_empty() {
+            let frame = FrameHead::encode(KIND_MESSAGES, 0, 0, &answers);
+            control.write_all(&frame).expect("room");
+        }
+    };
+    assert_eq!(bound, Some(77));
+    node.stop().expect("nothing failed");
 }

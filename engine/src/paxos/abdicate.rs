@@ -109,7 +109,7 @@ impl Replica {
             NoSlot::Busy => Ok(ProposePosition::default()),
             why => Err(why),
         })?;
-        let able = successor != self.me.node && self.up.contains(&successor);
+        let able = successor != self.me.node && self.hears(successor);
         let Role::Leader(led) = &mut self.role else { return Err(NoSlot::NotLeading(self.leader)) };
         if !able {
             return Err(NoSlot::NotLeading(led.ballot));

@@ -121,7 +121,7 @@ impl Replica {
         assert!(from.node != self.me.node, "it asks itself for nothing");
         assert!(!self.leader.is_some() || self.leader.node != self.me.node);
         let holder_asks = self.leader.is_some() && self.leader.node == from.node;
-        let held = self.leader.is_some() && self.up.contains(&self.leader.node);
+        let held = self.leader.is_some() && self.hears(self.leader.node);
         holder_asks || (!held && now >= self.lease_until)
     }
 
@@ -157,7 +157,7 @@ impl Replica {
         if !matches!(self.role, Role::Follower) {
             self.step_down(StepDownReason::HigherBallot, fx);
         }
-        if self.up.contains(&ballot.node) {
+        if self.hears(ballot.node) {
             self.election_at = None;
         } else if self.leader != ballot || self.election_at.is_none() {
             self.lease_until = now.after(self.tuning.election_ns);
@@ -191,7 +191,7 @@ impl Replica {
     }
 
     pub(super) fn on_peer_up(&mut self, node: u32, fx: &mut Effects) {
-        assert!(self.up.contains(&node) && node != self.me.node);
+        assert!(self.hears(node) && node != self.me.node);
         if self.leader.is_some() && self.leader.node == node {
             self.election_at = None;
             self.probe(fx);
@@ -206,18 +206,23 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) {
-        assert!(!self.up.contains(&node) && node != self.me.node);
+        assert!(!self.hears(node) && node != self.me.node);
         if matches!(self.role, Role::Leader(_)) {
-            let heard = self.up.len() + 1;
-            assert!(heard <= self.config.members.len(), "hears more than there are");
-            if heard < self.config.majority() {
-                self.abdicate(StepDownReason::NoQuorum, None, now, fx);
-            }
+            self.check_quorum(now, fx);
         } else if self.leader.is_some() && self.leader.node == node {
             self.lease_until = lease_until;
             self.unfollow(fx);
             self.reason = "the leader is not heard";
             self.schedule_election(now, 0);
+        }
+    }
+
+    /// A leader goes on while it hears disks that can decide with its own.
+    pub(super) fn check_quorum(&mut self, now: Nanos, fx: &mut Effects) {
+        let own = self.me.key();
+        assert!(self.up.len() < self.config.members.len(), "hears more than there are");
+        if !self.config.is_quorum(self.up.iter().copied().chain([own])) {
+            self.abdicate(StepDownReason::NoQuorum, None, now, fx);
         }
     }
 

@@ -3,9 +3,9 @@
 use palisade_netio::Nanos;
 use palisade_wal::{Ballot, GroupHeader, Lsn};
 
-use super::effect::{Effect, Effects};
+use super::effect::{Effect, Effects, HaltReason};
 use super::event::{AcceptHead, AcceptVerdict, RefuseReason};
-use super::member::NodeKey;
+use super::member::{NodeKey, SCN_MAX};
 use super::message::{Body, FetchRequest};
 use super::replica::{Replica, Role};
 
@@ -134,6 +134,13 @@ impl Replica {
             None => self.log.chain_at(start).is_some_and(|chain| head.header.follows(chain)),
         };
         if !follows || end > pending.end.lsn {
+            let committed = self.log.committed().lsn;
+            if staged.is_none() && !follows && start <= committed {
+                // Not the tail, but what is committed here, is not what the leader has.
+                let ballot = head.ballot;
+                self.halt(HaltReason::CommittedMismatch { ballot, committed }, fx);
+                return AcceptVerdict::Refuse(RefuseReason::Halted);
+            }
             // The tails part further down than was hoped.
             if pending.from_committed && !pending.run {
                 return AcceptVerdict::Refuse(RefuseReason::ChainMismatch);
@@ -176,5 +183,6 @@ impl Replica {
 pub(super) fn is_sound(header: &GroupHeader, stream: u64) -> bool {
     let (start, end) = (header.lsn(), header.end());
     let aligned = start.0.is_multiple_of(Lsn::ALIGN) && end.0.is_multiple_of(Lsn::ALIGN);
-    header.stream.get() == stream && aligned && start < end && end < Lsn::MAX
+    let scn = header.scn.get() <= SCN_MAX;
+    header.stream.get() == stream && aligned && scn && start < end && end < Lsn::MAX
 }

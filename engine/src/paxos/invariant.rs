@@ -82,9 +82,13 @@ impl Replica {
                     assert!(*to == promise.ballot.node, "record {id} answers somebody else");
                     assert!(promise.ballot <= promised, "record {id} is ahead of the log");
                 }
-                Then::TakenOver(ballot, end) => {
+                Then::TakenOver(ballot, end, _) => {
                     assert!(*ballot <= accepting, "record {id} is ahead of the log in memory");
                     assert!(*ballot < accepting || *end <= self.log.end().lsn);
+                }
+                Then::Configured(ballot, seq) => {
+                    assert!(*ballot <= accepting, "record {id} changes members of no Takeover");
+                    assert!((*ballot, *seq) <= self.config.version(), "record {id} is ahead");
                 }
                 Then::Nothing => {}
             }
@@ -93,8 +97,9 @@ impl Replica {
 
     fn assert_members(&self) {
         let members = &self.config.members;
-        assert!(!self.up.contains(&self.me.node), "this node is not its own peer");
-        let up = members.iter().filter(|m| self.up.contains(&m.node)).count();
+        assert!(self.config_durable <= self.config.version(), "the disk is ahead");
+        assert!(!self.hears(self.me.node), "this node is not its own peer");
+        let up = members.iter().filter(|m| self.hears(m.node)).count();
         assert!(up == self.up.len(), "a node is heard twice, or is no member");
         // Two majorities meet, and all members together are one.
         assert!(2 * self.config.majority() > members.len());
@@ -235,7 +240,8 @@ impl Replica {
                 assert!(led.ballot == *ballot && led.start == *end, "a Takeover of another");
                 assert!(config.ballot == *ballot, "members of another ballot");
             }
-            Body::Accepted { ballot, upto } => {
+            Body::Accepted { ballot, upto, seq } => {
+                assert!((*ballot, *seq) <= self.config.version(), "has a config of the future");
                 assert!(*ballot == log.accepting() && ballot.node == to);
                 assert!(*upto <= log.end().lsn, "accepts what is not here");
             }

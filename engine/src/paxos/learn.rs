@@ -7,8 +7,8 @@ use super::effect::{Effect, Effects, StepDownReason};
 use super::elect::BallotOf;
 use super::member::NodeKey;
 use super::message::Body;
-use super::progress::Leadership;
-use super::replica::{Replica, Role, Then};
+use super::progress::{Leadership, Progress};
+use super::replica::{Replica, Role, Then, hears};
 
 /// Own bytes that a Takeover voided, until that Takeover is known to be on a majority.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ impl Replica {
         &mut self,
         from: NodeKey,
         ballot: Ballot,
-        upto: Lsn,
+        (upto, seq): (Lsn, u64),
         now: Nanos,
         fx: &mut Effects,
     ) {
@@ -33,33 +33,38 @@ impl Replica {
         }
         let Role::Leader(led) = &mut self.role else { return };
         assert!(led.ballot == ballot, "the leader that it follows is itself");
-        if upto < led.start.lsn || upto > self.log.end().lsn {
+        if upto < led.start.lsn || upto > self.log.end().lsn || seq > self.config.seq {
             return;
         }
         if upto > self.log.committed().lsn && self.log.chain_at(upto).is_none() {
             return; // No group ends there.
         }
-        led.note(from, upto);
+        led.note(from, upto, seq);
+        self.progressed(now, fx);
+    }
+
+    fn progressed(&mut self, now: Nanos, fx: &mut Effects) {
         self.count(fx);
+        self.bind_next(now, fx);
         self.finish_transfer(now, fx);
     }
 
     /// Something of this node became durable.
     pub(super) fn on_own_progress(&mut self, now: Nanos, fx: &mut Effects) {
         let (key, (ballot, upto)) = (self.me.key(), self.durable);
+        let seq = self.durable_seq(ballot);
         let Role::Leader(led) = &mut self.role else { return };
         assert!(led.ballot == ballot, "durable under another ballot than it leads");
         assert!(upto <= self.log.end().lsn, "durable beyond the end");
         if !self.config.counts(key) || upto < led.start.lsn {
             return;
         }
-        led.note(key, upto);
-        self.count(fx);
-        self.finish_transfer(now, fx);
+        led.note(key, upto, seq);
+        self.progressed(now, fx);
     }
 
     /// Commits what a majority holds under this ballot.
-    fn count(&mut self, fx: &mut Effects) {
+    pub(super) fn count(&mut self, fx: &mut Effects) {
         let Role::Leader(led) = &mut self.role else { return };
         let Some(held) = led.majority_holds() else { return };
         let ballot = led.ballot;
@@ -179,7 +184,8 @@ impl Replica {
             let (ballot, upto) = self.durable;
             let other = ballot.is_some() && ballot.node != self.me.node;
             if other && ballot == self.log.accepting() {
-                self.send(ballot.node, Body::Accepted { ballot, upto }, fx);
+                let seq = self.durable_seq(ballot);
+                self.send(ballot.node, Body::Accepted { ballot, upto, seq }, fx);
             }
         }
         let Some((ballot, upto)) = self.commit_cursor() else { return };
@@ -188,7 +194,7 @@ impl Replica {
         assert!(led.ballot == ballot && upto <= end, "says what another leader committed");
         let mut late = Vec::new();
         for member in led.members.iter_mut().filter(|m| m.node != me && m.told < upto) {
-            if member.holds().is_some() && self.up.contains(&member.node) {
+            if member.holds().is_some() && hears(&self.up, member.node) {
                 member.told = upto;
                 late.push(member.node);
             }
@@ -203,10 +209,13 @@ impl Replica {
 
     /// Whether a member that is heard lacks something.
     pub(super) fn is_behind(&self, led: &Leadership) -> bool {
-        let end = self.log.end().lsn;
         assert!(led.ballot == self.log.accepting(), "compares with the end of another log");
-        let heard = led.members.iter().filter(|m| self.up.contains(&m.node));
-        heard.into_iter().any(|m| m.holds().is_none_or(|held| held < end))
+        led.members.iter().any(|m| hears(&self.up, m.node) && self.lacks(m))
+    }
+
+    fn lacks(&self, member: &Progress) -> bool {
+        let end = self.log.end().lsn;
+        member.holds().is_none_or(|held| held < end) || !member.has_config(self.config.seq)
     }
 
     /// Says again where this leader stands, to those that lack something.
@@ -214,10 +223,8 @@ impl Replica {
         let Role::Leader(led) = &self.role else { return };
         let end = self.log.end().lsn;
         assert!(led.start.lsn <= end, "the log shrank under its leader");
-        for member in led.members.iter().filter(|m| self.up.contains(&m.node)) {
-            if member.holds().is_none_or(|held| held < end) {
-                self.remind(member.node, fx);
-            }
+        for member in led.members.iter().filter(|m| hears(&self.up, m.node) && self.lacks(m)) {
+            self.remind(member.node, fx);
         }
     }
 
@@ -228,10 +235,11 @@ impl Replica {
         assert!(led.ballot == self.log.accepting(), "leads a log that is not its own");
         assert!(led.serving || self.log.end() == led.start, "a group before it serves");
         let (ballot, upto) = (led.ballot, self.log.committed().lsn);
-        if member.holds().is_none() || !led.serving {
+        if member.holds().is_none() || !led.serving || !member.has_config(self.config.seq) {
             let config = self.config.clone();
             self.send(node, Body::Takeover { ballot, end: led.start, config }, fx);
-        } else {
+        }
+        if member.holds().is_some() && led.serving {
             self.send(node, Body::Commit { ballot, upto, end: self.log.end().lsn }, fx);
         }
     }

@@ -136,6 +136,24 @@ impl Liveness {
         }
     }
 
+    /// One more peer; what is known of the others stays.
+    ///
+    /// # Panics
+    /// When it is known, or one too many.
+    pub fn add(&mut self, node: u32) {
+        assert!(self.peers.len() < PEERS_MAX, "more peers than {PEERS_MAX}");
+        assert!(self.peer(node).is_none(), "a peer twice");
+        self.peers.push(Peer::new(node));
+    }
+
+    /// `node` came back on another disk, which counts its boots anew. It is linked after this.
+    pub fn on_replaced(&mut self, node: u32, fx: &mut Vec<LivenessEffect>) {
+        self.on_link_down(node, fx);
+        if let Some(peer) = self.peer(node) {
+            peer.heard = None;
+        }
+    }
+
     /// A link to `node` works: a heartbeat goes at once.
     pub fn on_link_up(&mut self, node: u32, now: Nanos, fx: &mut Vec<LivenessEffect>) {
         let (boot, stalled) = (self.boot, self.disk_stalled);

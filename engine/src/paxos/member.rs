@@ -12,7 +12,13 @@ pub const ADDR_BYTES_MAX: usize = 255;
 pub const REGION_BYTES_MAX: usize = 64;
 
 /// No election gets this far; a higher round is no ballot, so that rounds never wrap.
-pub(super) const ROUND_MAX: u64 = 1 << 62;
+pub(crate) const ROUND_MAX: u64 = 1 << 62;
+
+/// Nanoseconds of the year 2262; a group with a higher SCN is none, so that SCNs never wrap.
+pub(crate) const SCN_MAX: u64 = 1 << 63;
+
+/// Nor are there as many changes of members.
+const SEQ_MAX: u64 = 1 << 62;
 
 /// Longest encoding of a config.
 pub(super) const CONFIG_BYTES_MAX: usize =
@@ -23,6 +29,7 @@ const _: () = assert!(MEMBERS_MAX <= u16::MAX as usize, "their number is a u16")
 const _: () = assert!(ADDR_BYTES_MAX <= u16::MAX as usize, "its length is a u16");
 const _: () = assert!(REGION_BYTES_MAX <= u16::MAX as usize, "its length is a u16");
 const _: () = assert!(ROUND_MAX < u64::MAX, "a round follows each");
+const _: () = assert!(SCN_MAX < u64::MAX, "an SCN follows each");
 
 /// A node with one disk: what a vote belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,7 +63,7 @@ impl Me {
 pub struct Member {
     /// The node.
     pub node: u32,
-    /// The disk whose votes count; `None` until a Takeover binds it.
+    /// The disk whose votes count; `None` until a Takeover or a Config binds it.
     pub incarnation: Option<u64>,
     /// Where it listens.
     pub addr: String,
@@ -78,7 +85,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The first configuration: nobody is bound.
+    /// The first configuration of a stream: members are bound if other streams show their disks.
     ///
     /// # Errors
     /// As [`check`](Config::check).
@@ -121,10 +128,20 @@ impl Config {
         self.members.iter().find(|m| m.node == node)
     }
 
-    /// Whether a vote of `voter` counts: a member, on the disk that it is bound to.
+    /// Whether a vote of `voter` counts: a member, on the disk that it is bound to. One that is
+    /// not bound counts only until a majority is: it may have been bound, and have lost that disk
+    /// with what it accepted, where this config did not come to be known.
     pub fn counts(&self, voter: NodeKey) -> bool {
         let Some(member) = self.member(voter.node) else { return false };
-        member.incarnation.is_none_or(|bound| bound == voter.incarnation)
+        match member.incarnation {
+            Some(bound) => bound == voter.incarnation,
+            None => !self.is_bound(),
+        }
+    }
+
+    /// Whether the bound members alone can decide. So they can from the first Takeover on.
+    pub fn is_bound(&self) -> bool {
+        self.members.iter().filter(|m| m.incarnation.is_some()).count() >= self.majority()
     }
 
     /// Whether these voters are a majority. A node counts once.
@@ -163,6 +180,29 @@ impl Config {
         config
     }
 
+    /// The change that binds one more member, made by the leader of its ballot at `at`.
+    #[must_use]
+    pub(super) fn binding(&self, disk: NodeKey, at: Lsn) -> Config {
+        let mut config = self.clone();
+        (config.seq, config.at) = (self.seq + 1, at);
+        let member = config.members.iter_mut().find(|m| m.node == disk.node);
+        let bound = member.expect("a member").incarnation.replace(disk.incarnation);
+        assert!(bound.is_none(), "a binding is for ever");
+        assert!(config.extends(self) && config.counts(disk));
+        config
+    }
+
+    /// Whether it is a later config of the same ballot, with the same members, bound as they were.
+    pub(super) fn extends(&self, older: &Config) -> bool {
+        let kept = |(old, new): (&Member, &Member)| {
+            old.node == new.node && old.incarnation.is_none_or(|was| new.incarnation == Some(was))
+        };
+        self.ballot == older.ballot
+            && self.seq > older.seq
+            && self.members.len() == older.members.len()
+            && older.members.iter().zip(&self.members).all(kept)
+    }
+
     /// Appends the encoding.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         assert!(self.check().is_ok(), "a config is checked where it is made");
@@ -196,6 +236,9 @@ impl Config {
         let ballot = read_ballot(reader)?;
         let seq = reader.u64()?;
         let at = read_lsn(reader)?;
+        if seq > SEQ_MAX {
+            return Err(DecodeError::Inconsistent);
+        }
         let count = usize::from(reader.u16()?);
         if count > MEMBERS_MAX {
             return Err(DecodeError::TooLong);

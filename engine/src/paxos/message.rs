@@ -10,7 +10,8 @@ use palisade_wal::{Ballot, Boundary, Lsn};
 
 use super::codec::{DecodeError, Reader, put_u16, put_u32, put_u64};
 use super::member::{
-    CONFIG_BYTES_MAX, Config, put_ballot, put_boundary, read_ballot, read_boundary, read_lsn,
+    CONFIG_BYTES_MAX, Config, SCN_MAX, put_ballot, put_boundary, read_ballot, read_boundary,
+    read_lsn,
 };
 
 /// Bytes before the body.
@@ -88,6 +89,8 @@ pub enum Body {
         ballot: Ballot,
         /// Cumulative.
         upto: Lsn,
+        /// Number of the newest config of that ballot that is durable here.
+        seq: u64,
     },
     /// Everything below `upto` is committed.
     Commit {
@@ -215,9 +218,10 @@ impl Body {
                 put_boundary(out, *end);
                 config.encode_into(out);
             }
-            Body::Accepted { ballot, upto } => {
+            Body::Accepted { ballot, upto, seq } => {
                 put_ballot(out, *ballot);
                 put_u64(out, upto.0);
+                put_u64(out, *seq);
             }
             Body::Commit { ballot, upto, end } => {
                 put_ballot(out, *ballot);
@@ -259,7 +263,11 @@ impl Body {
                 end: read_boundary(reader)?,
                 config: Config::read(reader)?,
             },
-            7 => Body::Accepted { ballot: read_ballot(reader)?, upto: read_lsn(reader)? },
+            7 => Body::Accepted {
+                ballot: read_ballot(reader)?,
+                upto: read_lsn(reader)?,
+                seq: reader.u64()?,
+            },
             8 => Body::Commit {
                 ballot: read_ballot(reader)?,
                 upto: read_lsn(reader)?,
@@ -314,7 +322,7 @@ impl Promise {
         };
         let ordered = promise.base <= promise.committed && promise.committed <= promise.end.lsn;
         let stamped = promise.accepting.max(promise.config.ballot);
-        if !ordered || stamped > promise.ballot {
+        if !ordered || stamped > promise.ballot || promise.scn > SCN_MAX {
             return Err(DecodeError::Inconsistent);
         }
         Ok(promise)

@@ -31,6 +31,7 @@
 
 mod abdicate;
 mod accept;
+mod binding;
 mod codec;
 mod effect;
 mod elect;
@@ -59,6 +60,7 @@ pub use member::{
     ADDR_BYTES_MAX, Config, MEMBERS_MAX, Me, Member, NodeKey, REGION_BYTES_MAX, ReplayError,
     TakeoverBody, replay,
 };
+pub(crate) use member::{ROUND_MAX, SCN_MAX};
 pub use message::{
     Body, FetchRequest, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEAD_BYTES, Message, Promise,
 };

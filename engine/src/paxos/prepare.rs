@@ -291,7 +291,9 @@ impl Replica {
             self.deny(from, ballot, fx);
             return;
         }
-        if !self.config.counts(from) && !no_takeover {
+        // Who is bound to another disk disturbs nobody; who is not bound yet has to be won.
+        let unbound = self.config.member(from.node).is_some_and(|m| m.incarnation.is_none());
+        if !self.config.counts(from) && !unbound && !no_takeover {
             return;
         }
         match &self.role {

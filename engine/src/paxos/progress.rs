@@ -35,14 +35,29 @@ pub(super) struct Transfer {
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     pub(super) node: u32,
-    /// Whose Accepted counts: the bound one, or the first that was heard under this ballot.
-    voter: Option<u64>,
-    /// Durable there under the ballot; `None` before its Takeover is.
-    matched: Option<Lsn>,
-    /// The same of a disk that does not count.
-    shadow: Option<Lsn>,
+    /// The disk whose Accepted counts; until a Config binds the member, none does.
+    bound: Option<u64>,
+    /// What is durable there; `None` before its Takeover is.
+    matched: Option<Held>,
+    /// The same of a disk that does not count, and which one that is.
+    shadow: Option<(u64, Held)>,
     /// Commit cursor that was sent last.
     pub(super) told: Lsn,
+}
+
+/// What a disk holds under one ballot.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// Every group below.
+    upto: Lsn,
+    /// The config with this number.
+    seq: u64,
+}
+
+impl Held {
+    fn max(self, other: Held) -> Held {
+        Held { upto: self.upto.max(other.upto), seq: self.seq.max(other.seq) }
+    }
 }
 
 impl Leadership {
@@ -56,12 +71,10 @@ impl Leadership {
         assert!(ballot.is_some() && config.ballot == ballot, "members of another ballot");
         let leader = config.member(ballot.node).and_then(|m| m.incarnation);
         assert!(leader == Some(ballot.incarnation), "its own promise bound it");
-        assert!(
-            config.members.iter().filter(|m| m.incarnation.is_some()).count() >= config.majority()
-        );
+        assert!(config.is_bound(), "its promise majority is bound");
         let progress = |m: &super::member::Member| Progress {
             node: m.node,
-            voter: m.incarnation,
+            bound: m.incarnation,
             matched: None,
             shadow: None,
             told: Lsn::ZERO,
@@ -78,21 +91,45 @@ impl Leadership {
         }
     }
 
-    /// Notes that `from` holds everything below `upto` under this ballot.
-    pub(super) fn note(&mut self, from: NodeKey, upto: Lsn) {
+    /// Notes that `from` holds everything below `upto` under this ballot, and its config `seq`.
+    pub(super) fn note(&mut self, from: NodeKey, upto: Lsn, seq: u64) {
         assert!(upto >= self.start.lsn);
         let Some(member) = self.members.iter_mut().find(|m| m.node == from.node) else { return };
-        let voter = *member.voter.get_or_insert(from.incarnation);
-        assert!(member.matched.is_none_or(|held| held >= self.start.lsn));
-        let known =
-            if voter == from.incarnation { &mut member.matched } else { &mut member.shadow };
-        *known = Some(known.map_or(upto, |k| k.max(upto)));
-        assert!(known.is_some_and(|held| held >= upto), "a cumulative position went back");
+        assert!(member.matched.is_none_or(|held| held.upto >= self.start.lsn));
+        let held = Held { upto, seq };
+        if member.bound == Some(from.incarnation) {
+            member.matched = Some(member.matched.map_or(held, |known| known.max(held)));
+            return;
+        }
+        let known = member.shadow.filter(|(disk, _)| *disk == from.incarnation);
+        member.shadow = Some((from.incarnation, known.map_or(held, |(_, k)| k.max(held))));
+    }
+
+    /// A disk that has the Takeover, of a member that is not bound.
+    pub(super) fn unbound(&self) -> Option<NodeKey> {
+        let mut unbound = self.members.iter().filter(|m| m.bound.is_none());
+        unbound.find_map(|m| m.shadow.map(|(incarnation, _)| NodeKey { node: m.node, incarnation }))
+    }
+
+    /// Counts what `disk` holds from now on.
+    pub(super) fn bind(&mut self, disk: NodeKey) {
+        let member = self.members.iter_mut().find(|m| m.node == disk.node).expect("a member");
+        assert!(member.bound.is_none() && member.matched.is_none(), "bound twice");
+        member.bound = Some(disk.incarnation);
+        member.matched = member.shadow.take().map(|(_, held)| held);
+        assert!(member.matched.is_some(), "bound to a disk that was not heard");
+    }
+
+    /// Whether a majority holds the config `seq`.
+    pub(super) fn is_agreed(&self, seq: u64) -> bool {
+        let holds = |m: &&Progress| m.matched.is_some_and(|held| held.seq >= seq);
+        self.members.iter().filter(holds).count() > self.members.len() / 2
     }
 
     /// The position that a majority holds, once a majority has the Takeover.
     pub(super) fn majority_holds(&self) -> Option<Lsn> {
-        let mut held: Vec<Lsn> = self.members.iter().filter_map(|m| m.matched).collect();
+        let matched = self.members.iter().filter_map(|m| m.matched);
+        let mut held: Vec<Lsn> = matched.map(|held| held.upto).collect();
         held.sort_unstable();
         let majority = self.members.len() / 2 + 1;
         assert!(held.len() <= self.members.len(), "a member counts once");
@@ -127,14 +164,17 @@ impl Leadership {
     pub(super) fn assert_members(&self, config: &Config, committed: Lsn, end: Lsn) {
         assert!(self.members.len() == config.members.len(), "counts in other members");
         assert!(self.members.iter().zip(&config.members).all(|(p, m)| p.node == m.node));
-        for member in &self.members {
-            let held = [member.matched, member.shadow];
-            let fits = |held: &Lsn| (self.start.lsn..=end).contains(held);
+        for (member, known) in self.members.iter().zip(&config.members) {
+            let held = [member.matched, member.shadow.map(|(_, held)| held)];
+            let fits =
+                |held: &Held| (self.start.lsn..=end).contains(&held.upto) && held.seq <= config.seq;
             assert!(held.iter().flatten().all(fits), "holds what this ballot does not have");
             assert!(member.told <= committed, "was told of a commit that is none");
-            assert!(member.matched.is_none() || member.voter.is_some(), "counted for no disk");
+            assert!(member.bound == known.incarnation, "counts another disk than the bound one");
+            assert!(member.matched.is_none() || member.bound.is_some(), "counted for no disk");
         }
-        let hold = |upto: Lsn| self.members.iter().filter(|m| m.matched >= Some(upto)).count();
+        let matched = |m: &Progress| m.matched.map(|held| held.upto);
+        let hold = |upto: Lsn| self.members.iter().filter(|m| matched(m) >= Some(upto)).count();
         assert!(self.serving == (hold(self.start.lsn) >= config.majority()));
         assert!(!self.serving || hold(committed) >= config.majority(), "a minority committed");
     }
@@ -142,9 +182,18 @@ impl Leadership {
 
 impl Progress {
     /// What the member holds, counted or not; `None` without the Takeover.
+    fn most(&self) -> Option<Held> {
+        let shadow = self.shadow.map(|(_, held)| held);
+        self.matched.into_iter().chain(shadow).reduce(Held::max)
+    }
+
+    /// Up to where the member has the log, counted or not; `None` without the Takeover.
     pub(super) fn holds(&self) -> Option<Lsn> {
-        let most = self.matched.max(self.shadow);
-        assert!(most.is_none() || self.voter.is_some(), "its first Accepted named a disk");
-        most
+        self.most().map(|held| held.upto)
+    }
+
+    /// Whether the member has the config `seq`, counted or not.
+    pub(super) fn has_config(&self, seq: u64) -> bool {
+        self.most().is_some_and(|held| held.seq >= seq)
     }
 }

@@ -39,7 +39,7 @@ pub struct Replica {
     /// Highest round seen anywhere.
     pub(super) round_seen: u64,
     /// Other members that are heard.
-    pub(super) up: Vec<u32>,
+    pub(super) up: Vec<NodeKey>,
     /// Records on their way to the disk, and what follows each.
     pub(super) records: VecDeque<(u64, Then)>,
     pub(super) next_record: u64,
@@ -47,6 +47,8 @@ pub struct Replica {
     pub(super) promise_durable: Ballot,
     /// What is durable here, and the ballot under which it counts.
     pub(super) durable: (Ballot, Lsn),
+    /// Version of the newest config that is durable here.
+    pub(super) config_durable: (Ballot, u64),
     /// A Takeover that waits for its bytes.
     pub(super) pending: Option<Box<Pending>>,
     pub(super) fetch: Option<Fetch>,
@@ -80,7 +82,9 @@ pub(super) enum Role {
 pub(super) enum Then {
     Prepare(Ballot),
     Answer(u32, Promise),
-    TakenOver(Ballot, Lsn),
+    /// End of a Takeover, and the number of its config.
+    TakenOver(Ballot, Lsn, u64),
+    Configured(Ballot, u64),
     Nothing,
 }
 
@@ -110,7 +114,9 @@ impl Replica {
             Body::Takeover { ballot, end, config } => {
                 self.on_takeover(from, *ballot, *end, config, now, fx);
             }
-            Body::Accepted { ballot, upto } => self.on_accepted(from, *ballot, *upto, now, fx),
+            Body::Accepted { ballot, upto, seq } => {
+                self.on_accepted(from, *ballot, (*upto, *seq), now, fx);
+            }
             Body::Commit { ballot, upto, end } => {
                 self.on_commit(from, *ballot, *upto, *end, now, fx);
             }
@@ -142,7 +148,11 @@ impl Replica {
                     self.promise_durable = self.promise_durable.max(promise.ballot);
                     self.send(to, Body::Promise(promise), fx);
                 }
-                Then::TakenOver(ballot, end) => self.on_group_durable(ballot, end, now, fx),
+                Then::TakenOver(ballot, end, seq) => {
+                    self.config_durable = self.config_durable.max((ballot, seq));
+                    self.on_group_durable(ballot, end, now, fx);
+                }
+                Then::Configured(ballot, seq) => self.on_config_durable(ballot, seq, now, fx),
                 Then::Nothing => {}
             }
         }
@@ -233,21 +243,31 @@ impl Replica {
         self.assert_invariants();
     }
 
-    /// A member is heard again, or not any more.
-    pub fn on_peer(&mut self, node: u32, state: PeerState, now: Nanos, fx: &mut Effects) {
+    /// A member is heard again, on the disk that its handshake named, or not any more.
+    pub fn on_peer(&mut self, peer: NodeKey, state: PeerState, now: Nanos, fx: &mut Effects) {
+        let node = peer.node;
         if self.halted.is_some() || self.config.member(node).is_none() || node == self.me.node {
             return;
         }
-        self.up.retain(|&n| n != node);
+        let replaced = self.up.iter().any(|key| key.node == node && *key != peer);
+        self.up.retain(|key| key.node != node);
         match state {
             PeerState::Up => {
-                self.up.push(node);
+                self.up.push(peer);
                 self.on_peer_up(node, fx);
+                if replaced && matches!(self.role, Role::Leader(_)) {
+                    self.check_quorum(now, fx);
+                }
             }
             PeerState::Down { lease_until } => self.on_peer_down(node, lease_until, now, fx),
         }
-        assert!(self.up.contains(&node) == state.is_up(), "heard, and not heard");
+        assert!(self.hears(node) == state.is_up(), "heard, and not heard");
         self.assert_invariants();
+    }
+
+    /// Whether `node` is heard, counted or not.
+    pub(super) fn hears(&self, node: u32) -> bool {
+        hears(&self.up, node)
     }
 
     /// The log as the WAL remembers it.
@@ -342,4 +362,9 @@ impl Replica {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % limit
     }
+}
+
+/// Whether a disk of `node` is among those that are heard.
+pub(super) fn hears(up: &[NodeKey], node: u32) -> bool {
+    up.iter().any(|key| key.node == node)
 }

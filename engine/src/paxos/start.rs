@@ -41,6 +41,7 @@ impl Replica {
         assert!(config.check().is_ok(), "members that cannot be encoded or counted");
         assert!(tuning.check().is_ok(), "a timer or window out of its bounds");
         let round_seen = log.promised().round.max(config.ballot.round);
+        let config_durable = config.version();
         let recovered = Replica {
             stream,
             me,
@@ -56,6 +57,7 @@ impl Replica {
             next_record: 1,
             promise_durable: log.promised(),
             durable: (log.accepting(), log.end().lsn),
+            config_durable,
             pending: None,
             fetch: None,
             storing: None,

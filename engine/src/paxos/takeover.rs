@@ -65,6 +65,7 @@ impl Replica {
         let acts_again = cfg!(seeded_bug = "takeover_below_committed");
         if self.log.accepting() == ballot && !acts_again {
             // It acts once: what was appended above its end since then stays.
+            self.adopt(config, fx);
             self.accepted_due = true;
             return;
         }
@@ -150,12 +151,12 @@ impl Replica {
         assert!(self.log.committed() == committed, "a Takeover commits nothing by itself");
         self.config = pending.config;
         let config = &self.config;
-        self.up.retain(|&node| config.member(node).is_some());
+        self.up.retain(|key| config.member(key.node).is_some());
         self.fetch = None;
         self.storing = None;
         (self.leader_commit, self.leader_end) = (Lsn::ZERO, end.lsn);
         let body = TakeoverBody { chain: end.chain, config: self.config.clone() }.encode();
-        let then = Then::TakenOver(ballot, end.lsn);
+        let then = Then::TakenOver(ballot, end.lsn, self.config.seq);
         self.log_record(Kind::Takeover, end.lsn, ballot, body, then, fx);
         if let Some(void) = self.void.take() {
             fx.push(Effect::UnsettledVoid { from: void.from });

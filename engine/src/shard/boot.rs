@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 
 use crate::config::Role;
 use crate::handle::ShardPort;
-use crate::paxos::{Config, Liveness, Me, Member, ReplayError, Replica, replay};
+use crate::paxos::{Config, Liveness, Me, Member, NodeKey, ReplayError, Replica, replay};
 use crate::shard::create::Creations;
 use crate::shard::import::Imports;
 use crate::shard::jobs::Jobs;
@@ -427,8 +427,8 @@ impl<R: Ring> Shard<R> {
         if self.streams.contains_key(&stream) {
             return;
         }
-        let unbound = members.iter().map(|m| Member { incarnation: None, ..m.clone() });
-        let config = Config::first(unbound.collect()).expect("members of a stream that exists");
+        // Bound as in the catalogue: a disk that came since in the place of another counts nowhere.
+        let config = Config::first(members.to_vec()).expect("members of a stream that exists");
         let mut first = base_record(stream, role, &config);
         if self.lost_hard_state {
             first.ballot = self.ceiling();
@@ -459,18 +459,17 @@ impl<R: Ring> Shard<R> {
     /// A new replica hears who is alive.
     fn tell_liveness(&mut self, stream: u64) {
         let Some(liveness) = &self.liveness else { return };
-        let up: Vec<u32> =
-            self.net.peers.keys().copied().filter(|node| liveness.is_up(*node)).collect();
-        for node in up {
+        let up = self.net.peers.keys().copied().filter(|node| liveness.is_up(*node));
+        let up: Vec<NodeKey> = up.filter_map(|node| self.peer_key(node)).collect();
+        for peer in up {
             self.step(stream, |replica, now, fx| {
-                replica.on_peer(node, crate::paxos::PeerState::Up, now, fx);
+                replica.on_peer(peer, crate::paxos::PeerState::Up, now, fx);
             });
         }
     }
 
     /// Makes links to members that are new, and starts to tell them that this node lives.
     fn connect_peers(&mut self, members: &[Member]) {
-        let mut news = false;
         for member in members {
             let known = member.node == self.me.node || self.net.peers.contains_key(&member.node);
             if known {
@@ -479,11 +478,8 @@ impl<R: Ring> Shard<R> {
             let Ok(addr) = member.addr.parse() else { continue };
             let (now, io) = (self.io.now, &mut self.io);
             self.net.add_peer(&mut io.ring, &mut io.pool, now, member.node, addr);
-            news = true;
-        }
-        if news {
-            let nodes: Vec<u32> = self.net.peers.keys().copied().collect();
-            self.liveness = Some(Liveness::new(self.me.boot, &nodes, &self.config.tuning));
+            let (boot, tuning) = (self.me.boot, &self.config.tuning);
+            self.liveness.get_or_insert_with(|| Liveness::new(boot, &[], tuning)).add(member.node);
         }
     }
 

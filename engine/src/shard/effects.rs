@@ -229,11 +229,13 @@ impl<R: Ring> Shard<R> {
                     self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat, short);
                 }
                 LivenessEffect::Peer { node, state } => {
+                    // It was linked before it was heard.
+                    let Some(peer) = self.peer_key(node) else { continue };
                     let streams: Vec<u64> = self.streams.keys().copied().collect();
                     for stream in streams {
                         self.step(stream, |replica, now, fx| {
                             if replica.config().member(node).is_some() {
-                                replica.on_peer(node, state, now, fx);
+                                replica.on_peer(peer, state, now, fx);
                             }
                         });
                     }
@@ -247,7 +249,12 @@ impl<R: Ring> Shard<R> {
         let Some(liveness) = &mut self.liveness else { return };
         let mut effects = Vec::new();
         match change {
-            PeerChange::Up(node) => liveness.on_link_up(node, self.io.now, &mut effects),
+            PeerChange::Up { node, replaced } => {
+                if replaced {
+                    liveness.on_replaced(node, &mut effects);
+                }
+                liveness.on_link_up(node, self.io.now, &mut effects);
+            }
             PeerChange::Down(node) => liveness.on_link_down(node, &mut effects),
         }
         self.drain_liveness(effects);

@@ -7,7 +7,7 @@ use palisade_wal::{
 use zerocopy::FromBytes;
 
 use crate::kinds::{KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};
-use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey};
+use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey, ROUND_MAX};
 use crate::shard::Shard;
 use crate::shard::batch::take_for_groups;
 use crate::shard::ledger::{Claim, group_items};
@@ -65,13 +65,14 @@ impl<R: Ring> Shard<R> {
     }
 
     fn on_frame(&mut self, conn: u32, frame: &Frame) {
-        let node = match self.net.conns.get(&conn).map(|conn| &conn.duty) {
-            Some(Duty::Control(node) | Duty::Bulk(node)) => *node,
-            Some(Duty::Client(_)) => return self.on_client_frame(conn, frame),
-            Some(Duty::Upstream) => return self.on_upstream_frame(conn, frame),
+        let from = match self.net.conns.get(&conn).map(|conn| (&conn.duty, conn.peer)) {
+            // Who its own handshake named: another link may be with another disk of the node.
+            Some((Duty::Control(_) | Duty::Bulk(_), Some(from))) => from,
+            Some((Duty::Control(_) | Duty::Bulk(_), None)) => return,
+            Some((Duty::Client(_), _)) => return self.on_client_frame(conn, frame),
+            Some((Duty::Upstream, _)) => return self.on_upstream_frame(conn, frame),
             None => return,
         };
-        let Some(from) = self.peer_key(node) else { return };
         let good = match frame.head.kind {
             KIND_MESSAGES => self.on_messages(from, frame),
             KIND_HEARTBEAT => self.on_heartbeat(from, frame),
@@ -135,7 +136,7 @@ impl<R: Ring> Shard<R> {
             Kind::CommitHint => true,
             _ => false,
         };
-        if !metas.iter().all(fits) {
+        if !metas.iter().all(|meta| fits(meta) && meta.ballot.round <= ROUND_MAX) {
             return false;
         }
         if frame.body.at as usize != HEAD_BYTES {
@@ -166,9 +167,9 @@ impl<R: Ring> Shard<R> {
                     let hint = hints.iter().find(|(stream, _)| *stream == meta.stream);
                     let commit = hint.map_or(Lsn::ZERO, |(_, lsn)| *lsn);
                     whole &= self.take_group(from, slot, meta, source, commit, place, &mut taken);
-                    if self.ledger.has_own() && !taken.metas.is_empty() {
-                        // A record asked for meanwhile stands after these groups and before
-                        // the next ones.
+                    if self.ledger.has_own() {
+                        // A record asked for meanwhile stands after these groups, if any, and
+                        // before the next ones.
                         whole = false;
                         self.log_copies(slot, &mut taken, place, claim);
                         let ready = self.flush_own() && self.keep_spare(HEAD_BYTES + len);
@@ -291,6 +292,9 @@ fn read_fetched_prefix(bytes: &[u8]) -> Option<Source> {
     };
     let ballot =
         Ballot { round: number(0, 8)?, incarnation: number(8, 8)?, node: number(16, 4)? as u32 };
+    if ballot.round > ROUND_MAX {
+        return None;
+    }
     let staged = match number(20, 4)? {
         0 => false,
         1 => true,

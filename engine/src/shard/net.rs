@@ -33,6 +33,8 @@ pub(crate) enum Duty {
 pub(crate) struct Conn {
     pub(crate) link: Link,
     pub(crate) duty: Duty,
+    /// The node and disk at the other end of a link between peers, once it is up.
+    pub(crate) peer: Option<NodeKey>,
     /// Counted by the listener of this shard.
     listened: bool,
 }
@@ -42,9 +44,12 @@ pub(crate) struct Conn {
 pub(crate) struct Peer {
     control: Option<u32>,
     bulk: Option<u32>,
+    /// Whom the last control link was with.
     pub(crate) key: Option<NodeKey>,
     /// Its log has little space left, it says.
     pub(crate) short: bool,
+    /// That was another disk than before, since the peer was up last.
+    replaced: bool,
     control_up: bool,
     bulk_up: bool,
     /// Frames of messages for this turn; the last one is still open.
@@ -73,7 +78,11 @@ pub(crate) struct Net {
 /// A change of a peer's links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerChange {
-    Up(u32),
+    /// Whether it is another disk than that of the last time.
+    Up {
+        node: u32,
+        replaced: bool,
+    },
     Down(u32),
 }
 
@@ -109,6 +118,7 @@ impl Net {
             bulk: None,
             key: None,
             short: false,
+            replaced: false,
             control_up: false,
             bulk_up: false,
             outbox: Vec::new(),
@@ -140,7 +150,7 @@ impl Net {
         let mut link = Link::dial(conn_base(id), addr, hello, class, ring.random());
         self.tune(&mut link, class);
         link.start(ring, pool, now);
-        self.conns.insert(id, Conn { link, duty, listened: false });
+        self.conns.insert(id, Conn { link, duty, peer: None, listened: false });
         id
     }
 
@@ -188,7 +198,7 @@ impl Net {
         self.tune(&mut link, class);
         link.start(ring, pool, now);
         let listened = self.listener.is_some();
-        self.conns.insert(id, Conn { link, duty, listened });
+        self.conns.insert(id, Conn { link, duty, peer: None, listened });
         Ok(())
     }
 
@@ -206,11 +216,14 @@ impl Net {
         id: u32,
         identity: Identity,
     ) -> Option<PeerChange> {
-        let bulk = match self.conns.get(&id)?.duty {
+        let key = NodeKey { node: identity.node, incarnation: identity.incarnation };
+        let conn = self.conns.get_mut(&id)?;
+        let bulk = match conn.duty {
             Duty::Control(_) => false,
             Duty::Bulk(_) => true,
             _ => return None,
         };
+        conn.peer = Some(key);
         let peer = self.peers.get_mut(&identity.node)?;
         let was_up = peer.is_up();
         let (slot, up) = match bulk {
@@ -219,12 +232,15 @@ impl Net {
         };
         let old = slot.replace(id).filter(|old| *old != id);
         *up = true;
-        peer.key = Some(NodeKey { node: identity.node, incarnation: identity.incarnation });
+        if !bulk {
+            peer.replaced |= peer.key.replace(key).is_some_and(|old| old != key);
+        }
         let up = peer.is_up() && (!was_up || old.is_some());
+        let replaced = up && std::mem::take(&mut peer.replaced);
         if let Some(old) = old.and_then(|old| self.conns.get_mut(&old)) {
             old.link.close(ring, pool);
         }
-        up.then_some(PeerChange::Up(identity.node))
+        up.then_some(PeerChange::Up { node: identity.node, replaced })
     }
 
     /// A link is down.

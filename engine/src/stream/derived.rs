@@ -4,9 +4,10 @@
 
 use std::collections::VecDeque;
 
-use palisade_wal::{Ballot, GroupKind, Lsn, entries};
+use palisade_wal::{Ballot, GroupHeader, GroupKind, Lsn, entries};
+use zerocopy::FromBytes;
 
-use super::catalogue::Change;
+use super::catalogue::{CATALOGUE_STREAM, Change};
 use super::producers::{Mark, Producers};
 
 /// What one logged group implies.
@@ -114,6 +115,9 @@ impl Derived {
 
 fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Implied {
     let mut group = Implied { start, end, marks: Vec::new(), changes: Vec::new() };
+    // A group of that kind in another stream is the work of a peer or a client that errs.
+    let header = GroupHeader::read_from_prefix(bytes);
+    let of_catalogue = header.is_ok_and(|(header, _)| header.stream.get() == CATALOGUE_STREAM);
     for entry in entries(bytes) {
         if entry.producer != 0 {
             group.marks.push(Mark {
@@ -124,9 +128,33 @@ fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Imp
                 scn,
             });
         }
-        if kind == GroupKind::Catalogue {
+        if kind == GroupKind::Catalogue && of_catalogue {
             group.changes.extend(Change::decode(entry.payload));
         }
     }
     group
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_wal::{BodyBuilder, CHAIN_START, Origin};
+
+    use super::*;
+
+    #[test]
+    fn a_catalogue_group_of_another_stream_names_no_stream() {
+        for (stream, named) in [(CATALOGUE_STREAM, 1), (5, 0)] {
+            let mut bytes = vec![0; 4096];
+            let mut builder = BodyBuilder::new(&mut bytes);
+            let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
+            let kind = GroupKind::Catalogue;
+            builder.begin_group(stream, Lsn::ZERO, Ballot::NONE, kind, origin, 0).unwrap();
+            builder.push_entry(&Change::Create { stream: 9 }.encode(), 0, 0).unwrap();
+            let meta = builder.end_group(1, CHAIN_START);
+            let mut derived = Derived::default();
+            derived.on_logged(&bytes[meta.range()], kind, meta.lsn, meta.end, meta.scn);
+            assert_eq!(derived.take_seen().len(), named, "in stream {stream}");
+            assert_eq!(derived.on_committed(meta.end).len(), named);
+        }
+    }
 }

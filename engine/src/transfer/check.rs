@@ -4,6 +4,7 @@ use palisade_wal::{Boundary, GROUP_HEADER_BYTES, GroupHeader, Kind, Lsn, RecordM
 use zerocopy::FromBytes;
 
 use crate::forward::wire::ChunkHead;
+use crate::paxos::SCN_MAX;
 
 /// Part of a chunk's body that continues a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Conti
     let mut known = 0;
     for meta in &metas {
         let ours = meta.kind == Kind::Group && meta.stream == head.stream && meta.lsn == at;
-        if !ours {
+        if !ours || meta.scn > SCN_MAX {
             return Err(BadChunk::Damaged);
         }
         at = meta.end;

@@ -394,3 +394,28 @@ fn a_chunk_is_checked_whole() {
         assert_eq!(continues(&head, &bad, START), Err(BadChunk::Damaged), "byte {at}");
     }
 }
+
+#[test]
+fn a_chunk_with_an_scn_that_nothing_can_follow_is_refused() {
+    use palisade_wal::{Ballot, BodyBuilder, GroupKind, Origin};
+    for (scn, taken) in [(1 << 63, true), (u64::MAX, false)] {
+        let mut bytes = vec![0; 4096];
+        let mut builder = BodyBuilder::new(&mut bytes);
+        let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
+        builder.begin_group(1, START.lsn, Ballot::NONE, GroupKind::Data, origin, 0).unwrap();
+        builder.push_entry(b"late", 0, 0).unwrap();
+        let end = builder.end_group(scn, START.chain).end;
+        let body = builder.finish();
+        let head = ChunkHead {
+            stream: 1,
+            start: START.lsn,
+            end,
+            committed: end,
+            headers_crc: body.headers_crc,
+            role_epoch: 1,
+            body_len: body.len,
+        };
+        let found = continues(&head, &bytes[..body.len as usize], START);
+        assert_eq!(found.is_ok(), taken, "{found:?}");
+    }
+}

@@ -81,6 +81,7 @@ fn an_isolated_leader_learns_that_its_groups_are_void_and_when_that_is_settled()
 fn a_restart_during_a_staged_fetch_forgets_nothing_and_promises_the_old_log() {
     let mut c = Cluster::new(3, 3);
     c.elect(1);
+    c.rest(50);
     c.isolate(&[3]);
     for _ in 0..4 {
         c.propose(0).unwrap();
@@ -215,6 +216,118 @@ fn another_incarnation_of_a_bound_member_is_not_counted() {
     assert_eq!(c.log(leader as u32 + 1).committed().lsn, Lsn(GROUP_BYTES));
 }
 
+/// Puts an empty disk in the place of the one of `node`.
+fn replace_disk(c: &mut Cluster, node: u32, incarnation: u64) {
+    let at = node as usize - 1;
+    let first = c.nodes[at].first.clone();
+    c.nodes[at] = super::node::Node::new(NodeKey { node, incarnation }, first, 1);
+    c.run(at, |r, now, fx| r.start(now, fx));
+}
+
+fn bound(c: &Cluster, node: u32) -> Vec<Option<u64>> {
+    let replica = c.nodes[node as usize - 1].replica.as_ref().expect("the node runs");
+    replica.config().members.iter().map(|m| m.incarnation).collect()
+}
+
+fn is_accepted_of_the_third(packet: &Packet) -> bool {
+    packet.from.node == 3 && matches!(body_of(packet), Some(Body::Accepted { .. }))
+}
+
+/// Three nodes: the first leads on the promises of itself and the second, and the third has its
+/// Takeover, which it has not said yet.
+fn two_bound(seed: u64) -> Cluster {
+    let mut c = Cluster::new(3, seed);
+    c.cuts.insert((1, 3));
+    c.cuts.insert((2, 3));
+    c.elect(1);
+    c.rest(30);
+    c.cuts.clear();
+    assert_eq!(bound(&c, 1), [Some(100), Some(100), None]);
+    for _ in 0..20 {
+        c.now = c.now.after(15_000_000);
+        c.tick(0);
+        exchange(&mut c, &[1, 2, 3], |p| !is_accepted_of_the_third(p));
+    }
+    assert_eq!(c.log(3).accepting(), c.log(1).accepting());
+    c
+}
+
+/// The second node is down, the first and the third go on: what was acked must not be lost with
+/// the disk of the third while the first is down.
+#[test]
+fn an_acked_append_outlives_a_disk_that_was_bound_late() {
+    let mut c = two_bound(61);
+    c.network.clear();
+    // Nobody notices yet that the second is gone.
+    c.isolated = vec![2];
+    let group = c.propose(0).expect("it leads").chain.get();
+    exchange(&mut c, &[1, 3], |_| true);
+    assert_eq!(c.log(1).committed().chain, group, "it is acked");
+    c.isolate(&[1]);
+    replace_disk(&mut c, 3, 200);
+    c.link();
+    c.rest(2000);
+    assert!(c.leader().is_none(), "{:?}", bound(&c, 2));
+    // When the first is back, it is there.
+    c.isolate(&[]);
+    c.settle("the group everywhere", |c| (1..=3).all(|n| c.log(n).end().chain == group));
+}
+
+/// Were the promise of the third to count, then the second, which heard nothing of that, could go
+/// on with another disk of the third just as well.
+#[test]
+fn a_member_that_is_not_bound_elects_nobody_once_a_majority_is() {
+    let mut c = two_bound(62);
+    c.isolate(&[2]);
+    c.rest(2000);
+    assert!(c.leader().is_none(), "{:?}", bound(&c, 3));
+    c.isolate(&[]);
+    c.settle("a leader", |c| c.leader().is_some());
+    c.rest(200);
+    assert!((1..=3).all(|node| bound(&c, node) == [Some(100); 3]));
+}
+
+#[test]
+fn every_member_is_bound_soon_and_a_restart_forgets_no_binding() {
+    let mut c = Cluster::new(5, 63);
+    let down = [(1, 4), (2, 4), (3, 4), (4, 5), (1, 5), (2, 5), (3, 5)];
+    c.cuts.extend(down);
+    let ballot = c.elect(1);
+    c.rest(100);
+    assert_eq!(bound(&c, 2), [Some(100), Some(100), Some(100), None, None]);
+    c.cuts.clear();
+    c.rest(100);
+    let all = [Some(100); 5];
+    for node in 1..=5 {
+        assert_eq!(bound(&c, node), all, "on {node}");
+        c.nodes[node as usize - 1].check_replay();
+    }
+    assert_eq!(c.log(1).accepting(), ballot, "no election was needed");
+    assert!(c.nodes.iter().all(|n| n.replica.as_ref().unwrap().next_deadline().is_none()));
+    c.nodes[3].crash();
+    let now = c.now;
+    c.nodes[3].restart(1, now);
+    assert_eq!(bound(&c, 4), all);
+}
+
+#[test]
+fn a_leader_steps_down_when_the_disks_that_count_are_no_majority() {
+    let mut c = Cluster::new(3, 64);
+    c.elect(1);
+    c.rest(50);
+    assert_eq!(bound(&c, 1), [Some(100); 3]);
+    // The second comes back on an empty disk, then the third dies.
+    c.isolate(&[2]);
+    replace_disk(&mut c, 2, 200);
+    c.isolate(&[]);
+    c.rest(50);
+    assert_eq!(c.leader(), Some(0));
+    c.isolate(&[3]);
+    assert!(c.leader().is_none(), "nothing can be committed");
+    c.isolate(&[]);
+    c.settle("a leader", |c| c.leader().is_some());
+}
+
 #[test]
 fn a_commit_of_another_ballot_is_ignored() {
     let mut c = Cluster::new(3, 8);
@@ -259,6 +372,35 @@ fn a_takeover_below_the_committed_position_halts_the_stream() {
     assert!(matches!(fx.0.last(), Some(Effect::Halt { .. })), "{fx:?}");
     assert_eq!(c.nodes[1].replica().status().role, RoleName::Halted);
     assert_eq!(c.log(2).committed().lsn, Lsn(GROUP_BYTES));
+}
+
+/// The third claims a log that parts from the second's below what is committed there, and goes on
+/// above it.
+#[test]
+fn another_log_below_the_committed_position_halts_the_stream() {
+    let mut c = Cluster::new(3, 65);
+    let first = c.elect(1);
+    c.propose(0).unwrap();
+    c.rest(40);
+    let committed = c.log(2).committed().lsn;
+    assert_eq!(committed, Lsn(GROUP_BYTES));
+    let ballot = Ballot { round: first.round + 1, node: 3, incarnation: 100 };
+    let follow = |lsn: Lsn, chain_before: u64, value: u32| {
+        group(&ProposePosition { ballot, lsn, chain_before, scn_floor: 0 }, value)
+    };
+    let other = follow(Lsn::ZERO, palisade_wal::CHAIN_START, 90);
+    let next = follow(committed, other.chain.get(), 91);
+    let config = c.nodes[0].replica().config().stamped(ballot, &[]);
+    let end = Boundary { lsn: next.end(), chain: next.chain.get() };
+    let message = Message { stream: STREAM, body: Body::Takeover { ballot, end, config } };
+    let from = NodeKey { node: 3, incarnation: 100 };
+    c.run(1, |r, now, fx| r.on_message(from, &message, now, fx));
+    let head = AcceptHead { ballot, header: &next, commit: Lsn::ZERO, staged: true };
+    let (mut fx, now) = (Effects::default(), c.now);
+    let verdict = c.nodes[1].replica().on_fetched(from, &head, now, &mut fx);
+    assert_eq!(verdict, AcceptVerdict::Refuse(RefuseReason::Halted));
+    let reason = HaltReason::CommittedMismatch { ballot, committed };
+    assert_eq!(fx.0.last(), Some(&Effect::Halt { reason }));
 }
 
 /// Three nodes, the first leading with one group that only its own disk holds. What it sent to
@@ -348,6 +490,7 @@ fn a_promise_that_is_forgotten_was_never_heard() {
 fn a_candidate_without_the_bytes_of_its_tail_outranks_nobody() {
     let mut c = Cluster::new(3, 22);
     let first = c.elect(1);
+    c.rest(50);
     c.isolate(&[3]);
     let group = c.propose(0).unwrap().chain.get();
     c.rest(20);

@@ -228,7 +228,8 @@ impl Cluster {
 
     pub(super) fn peer(&mut self, at: usize, node: u32, state: PeerState) {
         if self.nodes[at].replica.is_some() {
-            self.run(at, |replica, now, fx| replica.on_peer(node, state, now, fx));
+            let peer = self.nodes[node as usize - 1].key;
+            self.run(at, |replica, now, fx| replica.on_peer(peer, state, now, fx));
         }
     }
 

@@ -106,3 +106,27 @@ fn a_stalled_disk_silences_the_node() {
     a.on_time(at(120), &mut fx);
     assert_eq!(fx.len(), 1);
 }
+
+#[test]
+fn a_new_peer_takes_nothing_from_those_that_are_up() {
+    let (mut a, _) = linked();
+    a.add(3);
+    assert!(a.is_up(2) && !a.is_up(3));
+    let mut fx = Vec::new();
+    a.on_time(at(50), &mut fx);
+    assert!(matches!(fx[..], [LivenessEffect::Send { to: 2, .. }]), "{fx:?}");
+}
+
+#[test]
+fn a_node_on_another_disk_is_heard_although_its_boots_begin_anew() {
+    let (mut a, _) = linked();
+    let later = Heartbeat { boot: 7, counter: 1, echo_boot: 0, echo_counter: 0 };
+    a.on_heartbeat(2, later, at(10), &mut Vec::new());
+    let mut b = Liveness::new(1, &[1], &Tuning::default());
+    let mut fx = Vec::new();
+    a.on_replaced(2, &mut fx);
+    a.on_link_up(2, at(20), &mut fx);
+    b.on_link_up(1, at(20), &mut Vec::new());
+    assert!(exchange(&mut a, &mut b, at(20), fx));
+    assert!(a.is_up(2) && b.is_up(1));
+}

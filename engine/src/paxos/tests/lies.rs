@@ -42,8 +42,8 @@ fn an_accepted_inside_of_a_group_counts_for_nothing() {
     c.propose(0).unwrap();
     let all = 2 * GROUP_BYTES;
     for upto in [8, GROUP_BYTES + 8, all + 8, u64::MAX / 2] {
-        say(&mut c, 1, key(2, 100), Body::Accepted { ballot, upto: Lsn(upto) });
-        say(&mut c, 1, key(3, 100), Body::Accepted { ballot, upto: Lsn(upto) });
+        say(&mut c, 1, key(2, 100), Body::Accepted { ballot, upto: Lsn(upto), seq: 0 });
+        say(&mut c, 1, key(3, 100), Body::Accepted { ballot, upto: Lsn(upto), seq: 0 });
         c.end_turn(0);
         assert_eq!(c.log(1).committed().lsn, Lsn::ZERO);
     }
@@ -90,6 +90,30 @@ fn a_round_that_nothing_can_follow_makes_no_ballot() {
     assert_eq!(c.nodes[0].replica().status().reason, "the rounds are used up");
     // The others do not mind.
     c.settle("another leader", |c| c.leader().is_some_and(|at| at != 0));
+}
+
+#[test]
+fn an_scn_that_nothing_can_follow_is_not_taken() {
+    let mut c = Cluster::new(3, 45);
+    c.elect(1);
+    let position = c.nodes[0].replica().leader_slot().unwrap();
+    let mut header = group(&position, 1);
+    header.scn = u64::MAX.into();
+    header.chain = palisade_wal::chain(position.chain_before, &header).into();
+    let (ballot, commit) = (position.ballot, Lsn::ZERO);
+    let head = AcceptHead { ballot, header: &header, commit, staged: false };
+    c.link();
+    let verdict = c.run(1, |r, now, fx| r.on_accept(key(1, 100), &head, now, fx));
+    assert_eq!(verdict, AcceptVerdict::Refuse(RefuseReason::ChainMismatch));
+    // Nor does a candidate start above it.
+    let end = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
+    let config = members(3);
+    let (accepting, committed, base) = (Ballot::NONE, Lsn::ZERO, Lsn::ZERO);
+    let promise =
+        Promise { ballot, accepting, end, committed, base, unknown: false, scn: u64::MAX, config };
+    let mut bytes = Vec::new();
+    Message { stream: STREAM, body: Body::Promise(promise) }.encode_into(&mut bytes);
+    assert_eq!(Message::decode(&bytes), Err(DecodeError::Inconsistent));
 }
 
 #[test]

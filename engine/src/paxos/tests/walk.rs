@@ -39,6 +39,15 @@ fn is_unknown(cluster: &Cluster) -> bool {
     cluster.nodes.iter().any(unknown)
 }
 
+/// A tail is lost for good with a member that counts when too few others do: what such a stream
+/// needs is a change of its members.
+fn is_bound(cluster: &Cluster) -> bool {
+    cluster.nodes.iter().all(|n| {
+        let (_, config) = super::node::rebuild(&n.first, &n.wal[..n.durable]);
+        config.members.iter().all(|m| m.incarnation.is_some())
+    })
+}
+
 fn restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     let now = cluster.now;
     cluster.nodes[at].restart(dice.next(), now);
@@ -61,7 +70,7 @@ fn crash_or_restart(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
 
 fn crash_or_restart_one(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     if cluster.nodes[at].replica.is_none() {
-        if dice.below(8) == 0 && !is_unknown(cluster) {
+        if dice.below(8) == 0 && !is_unknown(cluster) && is_bound(cluster) {
             let keep = cluster.nodes[at].durable - dice.below(4).min(cluster.nodes[at].durable);
             cluster.nodes[at].corrupt(keep);
             cluster.note(|| format!("{}: corrupted", at + 1));
@@ -238,6 +247,13 @@ fn heal(cluster: &mut Cluster, dice: &mut Dice) {
         };
         chains(&n.committed()) == chains(&first)
     }));
+    let bound = |n: &Node| {
+        let config = n.replica.as_ref().unwrap().config();
+        config.members.iter().all(|m| m.incarnation == Some(100))
+    };
+    if !cluster.nodes.iter().all(bound) {
+        cluster.settle("every member bound", |c| c.nodes.iter().all(bound));
+    }
     let idle = cluster.nodes.iter().all(|n| n.replica.as_ref().unwrap().next_deadline().is_none());
     if !idle {
         cluster.settle("no timer of an idle stream", |c| {
