@@ -434,11 +434,13 @@ pub enum RefusedCode {
     ScnTooFar,
     /// This node does not do that, or not yet.
     Unsupported,
+    /// Nobody knows whether it was done, or a part of it: look before asking again.
+    Unknown,
 }
 
 impl RefusedCode {
     /// Every code, in the order of its numbers, from 1.
-    pub const ALL: [RefusedCode; 12] = [
+    pub const ALL: [RefusedCode; 13] = [
         RefusedCode::NotLeader,
         RefusedCode::Standby,
         RefusedCode::Busy,
@@ -451,6 +453,7 @@ impl RefusedCode {
         RefusedCode::Malformed,
         RefusedCode::ScnTooFar,
         RefusedCode::Unsupported,
+        RefusedCode::Unknown,
     ];
 
     /// As in JSON and messages.
@@ -468,6 +471,7 @@ impl RefusedCode {
             RefusedCode::Malformed => "malformed",
             RefusedCode::ScnTooFar => "scn-too-far",
             RefusedCode::Unsupported => "unsupported",
+            RefusedCode::Unknown => "unknown",
         }
     }
 

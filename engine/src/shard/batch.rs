@@ -378,8 +378,9 @@ fn judge(state: &StreamState, record: &NewRecord) -> Result<Option<Appended>, Er
     }
     match state.judge(producer, sequence) {
         None => {
-            let text = "the original of this record is on its way; try again";
-            Err(Error::new(ErrorKind::Busy, text))
+            // Neither "failed" nor "nothing was done": it may well be committed.
+            let text = "the original of this record is on its way; ask again for its place";
+            Err(Error::new(ErrorKind::Unknown, text))
         }
         Some(Verdict::Fresh) => Ok(None),
         Some(Verdict::Duplicate(mark)) => Ok(Some(Appended {

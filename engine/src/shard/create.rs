@@ -27,6 +27,8 @@ struct Ticket {
     asker: Asker,
     ids: Vec<u64>,
     left: usize,
+    /// Entries that are committed, or may be.
+    done: usize,
     error: Option<Error>,
 }
 
@@ -67,7 +69,7 @@ impl<R: Ring> Shard<R> {
         let ids: Vec<u64> = self.catalogue.reserve(count).collect();
         self.creations.next += 1;
         let ticket = self.creations.next;
-        let waiting = Ticket { asker, ids: ids.clone(), left: count, error: None };
+        let waiting = Ticket { asker, ids: ids.clone(), left: count, done: 0, error: None };
         self.creations.tickets.insert(ticket, waiting);
         for stream in ids {
             let payload = Bytes::copy_from_slice(&Change::Create { stream }.encode());
@@ -92,11 +94,24 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn settle_create(&mut self, id: u64, outcome: Outcome) {
         let Some(ticket) = self.creations.tickets.get_mut(&id) else { return };
         ticket.left -= 1;
-        if let Err(error) = outcome {
-            ticket.error = Some(error);
+        match outcome {
+            Ok(_) => ticket.done += 1,
+            Err(error) => {
+                ticket.done += usize::from(is_unknown(error.kind()));
+                ticket.error = Some(error);
+            }
         }
         if ticket.left == 0 {
-            let ticket = self.creations.tickets.remove(&id).expect("found above");
+            let mut ticket = self.creations.tickets.remove(&id).expect("found above");
+            if ticket.done > 0 && ticket.error.is_some() {
+                // Asked for again, they would be there twice.
+                let (done, count) = (ticket.done, ticket.ids.len());
+                let text = format!(
+                    "{done} of {count} streams may exist; see `palisade stream list` before \
+                     asking again"
+                );
+                ticket.error = Some(Error::new(ErrorKind::Unknown, text));
+            }
             self.creations.unled.push(ticket);
             self.answer_led();
         }
@@ -146,4 +161,9 @@ impl<R: Ring> Shard<R> {
             (Asker::Client { conn, tag }, Err(error)) => self.refuse(conn, tag, &error),
         }
     }
+}
+
+/// Whether something may have been done all the same.
+fn is_unknown(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unknown | ErrorKind::Poisoned)
 }

@@ -135,7 +135,7 @@ impl<R: Ring> Shard<R> {
 
     /// Answers a request with a refusal.
     pub(crate) fn refuse(&mut self, conn: u32, tag: u64, error: &Error) {
-        let code = refused_code(error.kind()).unwrap_or(RefusedCode::Malformed);
+        let code = refused_code(error.kind()).unwrap_or(RefusedCode::Unknown);
         let mut refused = Refused::new(code, error.to_string());
         refused.expected = error.expected_sequence().unwrap_or(0);
         refused.leader = error.leader_hint().unwrap_or("").to_string();
