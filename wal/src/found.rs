@@ -102,8 +102,8 @@ pub(crate) fn kept_limit(found: &[Found], at: usize) -> u64 {
     later.filter_map(limit).min().unwrap_or(u64::MAX)
 }
 
-/// Whether what the header of `one` calls discarded is called so by a later one too. Then nothing is
-/// forgotten when its file is taken again.
+/// Whether what the header of `one` calls discarded is called so by a later one too. Then nothing
+/// is forgotten when its file is taken again.
 pub(crate) fn says_nothing_alone(found: &[Found], one: &Found) -> bool {
     let limit = |one: &Found| one.header.and_then(|header| header.kept());
     let Some(own) = limit(one) else { return true };
