@@ -228,7 +228,7 @@ fn the_driving_thread_is_told_instead_of_waiting_for_itself() {
     // Not even to stop does it wait for itself.
     let open = stream.append("never driven");
     node.stop().unwrap();
-    assert_eq!(driver.wait(open).unwrap_err().kind(), ErrorKind::Unknown);
+    assert_eq!(driver.wait(open).unwrap_err().kind(), ErrorKind::Shutdown);
 }
 
 #[test]
