@@ -228,6 +228,9 @@ impl<R: Ring> Shard<R> {
                     self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat);
                 }
                 LivenessEffect::Peer { node, state } => {
+                    if !state.is_up() {
+                        self.net.drop_bulk(&mut self.io.pool, node);
+                    }
                     let streams: Vec<u64> = self.streams.keys().copied().collect();
                     for stream in streams {
                         self.step(stream, |replica, now, fx| {

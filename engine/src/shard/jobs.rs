@@ -178,10 +178,10 @@ impl<R: Ring> Shard<R> {
             if !state.replica.may_serve(ballot, staged) {
                 return Start::Done;
             }
-            match self.net.bulk_backlog(to) {
+            match self.net.takes_fetched(&self.io.pool, to) {
                 None => return Start::Done,
-                Some(backlog) if backlog > READ_CHUNK_BYTES => return Start::Later(job),
-                Some(_) => {}
+                Some(false) => return Start::Later(job),
+                Some(true) => {}
             }
         }
         self.start_read(job)
