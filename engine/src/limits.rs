@@ -22,6 +22,8 @@ pub const HARD_STATE_SLOTS_BYTES: usize = 2 << 20;
 pub const TAIL_RUNS_BYTES_MAX: usize = 8 << 20;
 /// Bytes asked from a file by one read.
 pub const READ_CHUNK_BYTES: usize = 1 << 20;
+/// Reads of one place that may be cut short or interrupted before it counts as damaged.
+pub const READ_CUTS_MAX: u8 = 16;
 /// Messages between shards of a node that wait.
 pub const MESH_MAX: usize = 4096;
 /// Bytes of one frame of replica messages.
@@ -30,6 +32,9 @@ pub const MESSAGES_BYTES_MAX: usize = 48 << 10;
 pub const OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// Bytes of groups that wait for one peer; above it the peer catches up from disk.
 pub const PEER_BACKLOG_BYTES: usize = 16 << 20;
+/// All peers together may hold one part in so many of the slots for writes; above its share of
+/// that, a peer catches up from disk.
+pub const PEERS_WRITE_PART: usize = 2;
 /// Client connections of one shard.
 pub const SESSIONS_MAX: usize = 1024;
 /// Appends of one client connection that wait for their outcome.

@@ -1,10 +1,15 @@
 //! A few seeds of the simulated world: those that found a bug once, and some that must count.
 
+use std::collections::BTreeMap;
+
 use palisade::config::Role;
+use palisade::paxos::Tuning;
 use palisade::shard::Halt;
-use palisade_netio::Nanos;
-use palisade_tests::sim::{Random, Universe};
-use palisade_tests::world::{Fleet, SECOND, SeedReport, Settings, Turned, run_seed};
+use palisade::{AppendFuture, Error, ErrorKind, Record, Stream};
+use palisade_netio::{Nanos, ZeroCopyMode};
+use palisade_tests::sim::{FaultKind, Random, RingId, Universe};
+use palisade_tests::world::{Fleet, MS, SECOND, SeedReport, Settings, Turned, run_seed};
+use palisade_wal::Lsn;
 
 /// Seeds that found bugs: a number, and what it was.
 const SEEDS: &str = include_str!("../seeds.txt");
@@ -166,4 +171,217 @@ fn healed_damage_stays_healed_over_restarts() {
     [0, 1].into_iter().for_each(|node| small.fleet.start(node));
     assert_eq!(small.run(60 * SECOND, |fleet| fleet.leader(0, 1).is_some()), None);
     assert!(small.fleet.leader(0, 1).is_some(), "two of three elect a leader");
+}
+
+/// Three nodes of one shard each, and their stream 1.
+struct Three {
+    universe: Universe,
+    fleet: Fleet,
+    rings: BTreeMap<usize, RingId>,
+}
+
+impl Three {
+    fn new(seed: u64, tuning: Tuning) -> Three {
+        let universe = Universe::new(seed);
+        let mut settings = Settings::draw(&mut Random::new(seed));
+        (settings.shards, settings.writes_in_flight, settings.tuning) = (1, 4, tuning);
+        settings.zero_copy = ZeroCopyMode::Auto;
+        let mut fleet = Fleet::new(&universe, &settings);
+        fleet.add_cluster(Role::Primary, 3, settings.shards, &[]).expect("formatted");
+        (0..3).for_each(|node| fleet.start(node));
+        let mut three = Three { universe, fleet, rings: BTreeMap::new() };
+        assert!(three.run(120 * SECOND, |three| three.fleet.leader(0, 1).is_some()), "it is led");
+        three
+    }
+
+    fn leader(&self) -> usize {
+        self.fleet.leader(0, 1).expect("it is led")
+    }
+
+    /// Runs until `reached`; false when that takes longer than `ns`.
+    fn run(&mut self, ns: u64, mut reached: impl FnMut(&Three) -> bool) -> bool {
+        let end = self.universe.now().after(ns);
+        while !reached(self) {
+            if self.universe.now() >= end {
+                return false;
+            }
+            if self.universe.next_event().is_none_or(|at| at > end) {
+                self.universe.advance_to(end);
+            }
+            for ring in self.universe.step() {
+                match self.fleet.turn(ring) {
+                    Some((node, Turned::Halted(halt))) => panic!("node {node}: {halt:?}"),
+                    Some((node, _)) if self.fleet.shard(ring).is_some() => {
+                        self.rings.insert(node, ring);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        true
+    }
+
+    fn append(&self, node: usize, payload: Vec<u8>) -> AppendFuture {
+        Stream::new(1, self.fleet.port(node, 1).expect("it runs")).append(payload)
+    }
+
+    /// Appends, and says where the record stands.
+    fn append_now(&mut self, node: usize, payload: Vec<u8>) -> (Lsn, Lsn) {
+        let (mut future, mut outcome) = (self.append(node, payload), None);
+        self.run(10 * SECOND, |_| {
+            outcome = future.try_take();
+            outcome.is_some()
+        });
+        let appended = outcome.expect("in time").expect("it leads");
+        (appended.lsn, appended.end_lsn)
+    }
+
+    fn read(&mut self, node: usize, from: Lsn) -> Result<Vec<Record>, Error> {
+        let answer = self.fleet.port(node, 1).expect("it runs").read(1, from).expect("room");
+        let mut part = None;
+        self.run(10 * SECOND, |_| {
+            part = answer.try_take();
+            part.is_some()
+        });
+        part.expect("an answer in time").map(|part| part.records)
+    }
+
+    fn committed(&self, node: usize) -> Lsn {
+        let replica = self.fleet.replica(node, 1);
+        replica.map_or(Lsn::ZERO, |replica| replica.log().committed().lsn)
+    }
+
+    fn damaged(&self, node: usize) -> Option<Lsn> {
+        self.fleet.replica(node, 1).expect("it runs").damaged()
+    }
+
+    fn alarms(&self, node: usize) -> Vec<(&'static str, String)> {
+        let shard = self.fleet.shard(self.rings[&node]).expect("it runs");
+        shard.alarms().map(|(code, text)| (code, text.to_string())).collect()
+    }
+
+    /// Flips a bit of the first copy of `mark` on the disk of a node.
+    fn spoil(&self, node: usize, mark: &[u8]) {
+        let host = self.fleet.nodes[node].host;
+        let found = self.universe.files(host).into_iter().find_map(|(path, _)| {
+            let bytes = self.universe.read(host, &path)?;
+            let at = bytes.windows(mark.len()).position(|window| window == mark)?;
+            Some((path, at as u64))
+        });
+        let (path, at) = found.expect("it is on the disk");
+        assert!(self.universe.flip(host, path, at), "a byte of a file");
+    }
+}
+
+fn marked(number: usize) -> Vec<u8> {
+    let mut payload = format!("record {number:06} of the test").into_bytes();
+    payload.resize(3000, b'.');
+    payload
+}
+
+#[test]
+fn a_peer_that_reads_nothing_stops_no_appends_and_catches_up() {
+    // It is heard for long after it went silent.
+    let tuning = Tuning {
+        heartbeat_ns: SECOND,
+        election_ns: 60 * SECOND,
+        retry_ns: SECOND,
+        candidacy_ns: 10 * SECOND,
+        ..Tuning::default()
+    };
+    let mut three = Three::new(5, tuning);
+    let leader = three.leader();
+    let silent = (leader + 1) % 3;
+    let wakes = three.universe.now().after(30 * SECOND);
+    three.universe.pause(three.fleet.nodes[silent].process.expect("it runs"), wakes);
+    // A page for each record: more than all slots for writes.
+    let (mut futures, mut acked) = (Vec::new(), 0);
+    let blocks = |three: &Three| {
+        three.fleet.replica(leader, 1).map_or(0, |replica| replica.log().extents().count())
+    };
+    let enough = three.run(20 * SECOND, |three| {
+        futures.retain_mut(|future: &mut AppendFuture| match future.try_take() {
+            Some(outcome) => {
+                acked += usize::from(outcome.is_ok());
+                false
+            }
+            None => true,
+        });
+        while futures.len() < 4 {
+            futures.push(three.append(leader, vec![7; 100]));
+        }
+        blocks(three) >= 6000
+    });
+    assert!(enough, "{acked} records and {} blocks, and no more", blocks(&three));
+    assert!(three.universe.now() < wakes, "it reads nothing yet");
+    assert!(three.run(60 * SECOND, |three| three.universe.now() > wakes
+        && three.committed(silent) >= three.committed(leader)));
+    assert_eq!(three.leader(), leader);
+}
+
+#[test]
+fn who_lacks_what_its_leader_cannot_read_is_led_by_another() {
+    let mut three = Three::new(6, Tuning::default());
+    let leader = three.leader();
+    let late = (leader + 1) % 3;
+    three.append_now(leader, marked(0));
+    three.fleet.kill(late);
+    let places: Vec<(Lsn, Lsn)> = (1..=40).map(|n| three.append_now(leader, marked(n))).collect();
+    // Its group begins where the one before it ends.
+    let (bad, end) = (places[19].1, places[39].1);
+    three.spoil(leader, b"record 000021");
+    three.fleet.start(late);
+    assert!(three.run(60 * SECOND, |three| three.committed(late) >= end), "it lacks them for ever");
+    // Its readers are told where; what stands before and after is still to be had.
+    assert_eq!(three.damaged(leader), Some(bad));
+    let error = three.read(leader, bad).expect_err("a bad record");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let text = error.to_string();
+    assert!(text.contains("stream 1 ") && text.contains(&format!("LSN {bad} ")), "{text}");
+    assert!(three.read(leader, places[19].0).is_ok_and(|records| records[0].lsn == places[19].0));
+    assert!(three.read(leader, places[21].0).is_ok_and(|records| records[0].lsn == places[21].0));
+    assert!(three.read(late, bad).is_ok_and(|records| records[0].lsn == places[20].0));
+    let alarms = three.alarms(leader);
+    let told = format!("stream 1, LSN {bad}: ");
+    let names = |(code, text): &(&str, String)| *code == "block-damaged" && text.contains(&told);
+    assert!(alarms.iter().any(names), "{alarms:?}");
+    // Nothing is undone by it: another leads, and all go on.
+    let next = three.leader();
+    assert_ne!(next, leader);
+    let (_, end) = three.append_now(next, marked(41));
+    assert!(three.run(10 * SECOND, |three| (0..3).all(|node| three.committed(node) >= end)));
+}
+
+#[test]
+fn a_read_that_fails_once_is_done_again_and_one_that_fails_twice_is_damage() {
+    let mut three = Three::new(7, Tuning::default());
+    let leader = three.leader();
+    let (lsn, end) = three.append_now(leader, marked(1));
+    let host = three.fleet.nodes[leader].host;
+    three.universe.arm(host, FaultKind::ReadError, 1);
+    assert_eq!(three.read(leader, lsn).expect("the second read is good").len(), 1);
+    assert!(three.alarms(leader).is_empty() && three.leader() == leader);
+    three.universe.arm(host, FaultKind::ReadError, 2);
+    let error = three.read(leader, lsn).expect_err("no good read");
+    assert_eq!((error.kind(), three.damaged(leader)), (ErrorKind::Corrupt, Some(lsn)));
+    assert!(three.run(10 * SECOND, |three| three.fleet.leader(0, 1).is_some_and(|n| n != leader)));
+    // It was the way to the disk, not the disk.
+    assert!(three.read(leader, lsn).is_ok());
+    assert_eq!((three.damaged(leader), three.committed(leader)), (None, end));
+}
+
+#[test]
+fn a_block_that_is_always_read_in_part_is_damage() {
+    let mut three = Three::new(8, Tuning::default());
+    let leader = three.leader();
+    let mut payload = marked(1);
+    payload.resize(20_000, b'.');
+    let (lsn, _) = three.append_now(leader, payload);
+    let host = three.fleet.nodes[leader].host;
+    three.universe.arm(host, FaultKind::ShortRead, 3);
+    assert!(three.read(leader, lsn).is_ok(), "a short read is usual");
+    three.universe.arm(host, FaultKind::ShortRead, 1_000_000);
+    assert_eq!(three.read(leader, lsn).expect_err("no whole read").kind(), ErrorKind::Corrupt);
+    three.universe.calm();
+    three.run(100 * MS, |_| false);
 }

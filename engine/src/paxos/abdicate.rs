@@ -1,7 +1,7 @@
 //! The end of a leadership, and its handing over.
 
 use palisade_netio::Nanos;
-use palisade_wal::Ballot;
+use palisade_wal::{Ballot, Lsn};
 
 use super::effect::{Effect, Effects, StepDownReason};
 use super::elect::BallotOf;
@@ -93,6 +93,29 @@ impl Replica {
         self.reason = "the disk stalls";
         assert!(self.serving().is_none(), "leads with a stalled disk");
         self.assert_invariants();
+    }
+
+    /// What stands at `at` cannot be read from this disk; `fetched` says that a peer wants it.
+    ///
+    /// Where the log ends, what follows what and what was promised is in memory: this member goes
+    /// on to vote and to accept. But it cannot serve who lacks those bytes, so that a member with
+    /// the whole log should lead, and this one only if nobody else does. A member that is alone
+    /// goes on: nobody has more.
+    pub fn on_damaged(&mut self, at: Lsn, fetched: bool, now: Nanos, fx: &mut Effects) {
+        if self.halted.is_some() {
+            return;
+        }
+        let known = self.damaged.replace(self.damaged.map_or(at, |known| known.min(at)));
+        // Its own readers send it away once; a peer does so as often as it is led by this one.
+        if self.config.members.len() > 1 && (known.is_none() || fetched) {
+            self.abdicate(StepDownReason::Damaged, None, now, fx);
+        }
+        self.assert_invariants();
+    }
+
+    /// `[from, upto)` was read from this disk.
+    pub fn on_readable(&mut self, from: Lsn, upto: Lsn) {
+        self.damaged = self.damaged.filter(|at| !(from..upto).contains(at));
     }
 
     /// Hands leadership to `successor` once it has the whole log; no slots meanwhile.

@@ -116,6 +116,8 @@ pub enum StepDownReason {
     NoQuorum,
     /// The disk stalls.
     DiskStalled,
+    /// A part of the log cannot be read from this disk.
+    Damaged,
     /// Leadership was handed over.
     Transfer,
     /// A candidacy went nowhere.

@@ -132,7 +132,9 @@ impl Replica {
         let rank_ns = self.rank() * self.tuning.rank_step_ns;
         let jitter_ns = self.random_below(self.tuning.election_jitter_ns);
         assert!(jitter_ns < self.tuning.election_jitter_ns, "later than a member may come");
-        self.election_at = Some(at.after(rank_ns + jitter_ns + extra_ns));
+        // Whoever has the whole log comes first.
+        let damage_ns = if self.damaged.is_some() { 2 * self.tuning.election_ns } else { 0 };
+        self.election_at = Some(at.after(rank_ns + jitter_ns + damage_ns + extra_ns));
     }
 
     /// How many members should be asked before this one: those of the leader's region come

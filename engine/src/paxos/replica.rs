@@ -63,6 +63,8 @@ pub struct Replica {
     /// Last committed position that was logged.
     pub(super) hinted: Lsn,
     pub(super) disk_stalled: bool,
+    /// The first position of the log that could not be read from the disk.
+    pub(super) damaged: Option<Lsn>,
     pub(super) halted: Option<HaltReason>,
     /// Why it is in its role, for display.
     pub(super) reason: &'static str,

@@ -64,6 +64,11 @@ impl Replica {
         self.halted
     }
 
+    /// The first position of the log that this disk does not give back, if there is one.
+    pub fn damaged(&self) -> Option<Lsn> {
+        self.damaged
+    }
+
     /// The highest promise whose record is known to be durable.
     pub fn durable_promise(&self) -> Ballot {
         self.promise_durable

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use palisade_netio::{FrameHead, HEAD_BYTES, Purpose, Ring, Run, SlotId};
 use palisade_wal::{
-    Ballot, Body, BodyBuilder, Expect, GroupKind, Kind, Lsn, RecordMeta, check_headers_only,
-    check_record, entries, parse_block,
+    Ballot, Body, BodyBuilder, Expect, Extent, GroupKind, Kind, Lsn, RecordMeta,
+    check_headers_only, check_record, entries, parse_block,
 };
 
 use crate::error::{Error, ErrorKind};
@@ -36,45 +36,51 @@ struct Found {
 impl<R: Ring> Shard<R> {
     /// Hands over what a read brought.
     pub(crate) fn deliver(&mut self, running: Running) {
-        match self.find_groups(&running) {
-            Some(found) if !found.is_empty() => self.hand_over(running, &found),
-            _ => {
-                let place = running.extents[0].place;
-                let text = format!(
-                    "block {} at {} of segment {:016x} cannot be read",
-                    place.block, place.offset, place.segment
-                );
-                self.alarm("block-damaged", text);
-                self.answer_job(running.job, Err(ErrorKind::Corrupt));
-            }
+        let found = self.find_groups(&running);
+        let Some(last) = found.last() else {
+            return self.read_again(running, "its checksums are wrong");
+        };
+        let (stream, from, upto) = (running.job.stream, running.job.from, last.meta.end);
+        let state = self.streams.get(&stream);
+        if state.is_some_and(|state| state.replica.damaged().is_some()) {
+            self.step(stream, |replica, _, _| replica.on_readable(from, upto));
         }
+        self.hand_over(running, &found);
     }
 
-    fn find_groups(&self, running: &Running) -> Option<Vec<Found>> {
-        let bytes = self.io.pool.bytes(running.slot);
+    /// The good groups up to the first damage.
+    fn find_groups(&self, running: &Running) -> Vec<Found> {
         let mut found = Vec::new();
         for extent in &running.extents {
-            let start = (extent.place.offset - running.offset) as usize;
-            let block = bytes.get(start..start + extent.place.len as usize)?;
-            let expect = self.expect_block(extent.place.segment, extent.place.offset);
-            let head = parse_block(block, &expect).ok()?;
-            let body = head.body(block)?;
-            // A damaged record beside those that are wanted spoils none of them.
-            let metas = check_headers_only(body, head.headers_crc.get()).ok()?;
-            let wanted = metas.iter().filter(|meta| {
-                meta.kind == Kind::Group
-                    && meta.stream == running.job.stream
-                    && meta.ballot == extent.ballot
-                    && meta.lsn < extent.end
-                    && meta.end > extent.start.max(running.job.from)
-                    && meta.lsn < running.job.upto
-            });
-            for meta in wanted {
-                let meta = check_record(body, meta).ok()?;
-                found.push(Found { at: start + HEAD_BYTES + meta.range().start, meta });
+            if self.find_in(running, extent, &mut found).is_none() {
+                break;
             }
         }
-        Some(found)
+        found
+    }
+
+    fn find_in(&self, running: &Running, extent: &Extent, found: &mut Vec<Found>) -> Option<()> {
+        let bytes = self.io.pool.bytes(running.slot);
+        let start = (extent.place.offset - running.offset) as usize;
+        let block = bytes.get(start..start + extent.place.len as usize)?;
+        let expect = self.expect_block(extent.place.segment, extent.place.offset);
+        let head = parse_block(block, &expect).ok()?;
+        let body = head.body(block)?;
+        // A damaged record beside those that are wanted spoils none of them.
+        let metas = check_headers_only(body, head.headers_crc.get()).ok()?;
+        let wanted = metas.iter().filter(|meta| {
+            meta.kind == Kind::Group
+                && meta.stream == running.job.stream
+                && meta.ballot == extent.ballot
+                && meta.lsn < extent.end
+                && meta.end > extent.start.max(running.job.from)
+                && meta.lsn < running.job.upto
+        });
+        for meta in wanted {
+            let meta = check_record(body, meta).ok()?;
+            found.push(Found { at: start + HEAD_BYTES + meta.range().start, meta });
+        }
+        Some(())
     }
 
     fn hand_over(&mut self, running: Running, found: &[Found]) {
@@ -97,7 +103,7 @@ impl<R: Ring> Shard<R> {
             Destination::Peer { to, ballot, staged } => {
                 let (to, ballot, staged) = (*to, *ballot, *staged);
                 match self.hand_to_peer(to, ballot, staged, slot, found) {
-                    Handed::Sent => job.from = next,
+                    Handed::Sent => job.go_on(next),
                     Handed::Later => {}
                     Handed::Gone => return,
                 }
@@ -207,7 +213,7 @@ impl<R: Ring> Shard<R> {
         let base = self.floor_of(job.stream);
         let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
         match job.destination {
-            // It asks again, or somebody else.
+            // It asks again, or the next leader.
             Destination::Peer { .. } => {}
             Destination::Forward { id, .. } => {
                 let located = match result {
@@ -228,6 +234,14 @@ impl<R: Ring> Shard<R> {
                     ErrorKind::Busy => Error::new(kind, "too many reads wait; try again"),
                     ErrorKind::UnknownStream => {
                         Error::new(kind, format!("no stream {} here", job.stream))
+                    }
+                    ErrorKind::Corrupt => {
+                        let (stream, at) = (job.stream, job.from);
+                        let text = format!(
+                            "stream {stream} is damaged at LSN {at} on this node; read it from \
+                             another one"
+                        );
+                        Error::new(kind, text)
                     }
                     kind => {
                         Error::new(kind, format!("LSN {} cannot be read on this node", job.from))

@@ -229,6 +229,9 @@ impl<R: Ring> Shard<R> {
                     self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat, short);
                 }
                 LivenessEffect::Peer { node, state } => {
+                    if !state.is_up() {
+                        self.net.drop_bulk(&mut self.io.pool, node);
+                    }
                     // It was linked before it was heard.
                     let Some(peer) = self.peer_key(node) else { continue };
                     let streams: Vec<u64> = self.streams.keys().copied().collect();

@@ -11,7 +11,7 @@ use palisade_wal::{Ballot, Extent, Lsn};
 
 use crate::error::{Error, ErrorKind};
 use crate::handle::ReadPart;
-use crate::limits::{READ_CHUNK_BYTES, READS_MAX, READS_WAITING_MAX};
+use crate::limits::{READ_CHUNK_BYTES, READ_CUTS_MAX, READS_MAX, READS_WAITING_MAX};
 use crate::shard::Shard;
 use crate::shard::token::{OWNER_READ, local_of, local_token};
 
@@ -34,11 +34,20 @@ pub(crate) struct Job {
     pub(crate) from: Lsn,
     pub(crate) upto: Lsn,
     pub(crate) destination: Destination,
+    /// Reads at `from` that were cut short or interrupted.
+    cuts: u8,
+    /// A read at `from` brought damage or an error.
+    again: bool,
 }
 
 impl Job {
     pub(crate) fn new(stream: u64, from: Lsn, upto: Lsn, destination: Destination) -> Job {
-        Job { stream, from, upto, destination }
+        Job { stream, from, upto, destination, cuts: 0, again: false }
+    }
+
+    /// Everything below `next` was brought.
+    pub(crate) fn go_on(&mut self, next: Lsn) {
+        (self.from, self.cuts, self.again) = (next, 0, false);
     }
 }
 
@@ -178,10 +187,10 @@ impl<R: Ring> Shard<R> {
             if !state.replica.may_serve(ballot, staged) {
                 return Start::Done;
             }
-            match self.net.bulk_backlog(to) {
+            match self.net.takes_fetched(&self.io.pool, to) {
                 None => return Start::Done,
-                Some(backlog) if backlog > READ_CHUNK_BYTES => return Start::Later(job),
-                Some(_) => {}
+                Some(false) => return Start::Later(job),
+                Some(true) => {}
             }
         }
         self.start_read(job)
@@ -198,7 +207,7 @@ impl<R: Ring> Shard<R> {
                 // Logged, and not durable yet.
                 return Start::Later(job);
             }
-            self.answer_job(job, Err(ErrorKind::Corrupt));
+            self.on_damage(job, "no block of it is known");
             return Start::Done;
         };
         let (segment, offset) = (first.place.segment, first.place.offset);
@@ -313,16 +322,46 @@ impl<R: Ring> Shard<R> {
         match done.result {
             Ok(bytes) if bytes == running.len => self.deliver(running),
             // Beyond the end of a file that should be longer.
-            Ok(0) => self.answer_job(running.job, Err(ErrorKind::Corrupt)),
+            Ok(0) => self.read_again(running, "the file is too short"),
             // A short or interrupted read is simply done again.
-            Ok(_) => self.jobs.waiting.push_back(running.job),
-            Err(errno) if errno.is_transient() => self.jobs.waiting.push_back(running.job),
-            Err(errno) => {
-                self.alarm("read-failed", format!("stream {}: {errno}", running.job.stream));
-                self.answer_job(running.job, Err(ErrorKind::Io));
-            }
+            Ok(_) => self.read_rest(running),
+            Err(errno) if errno.is_transient() => self.read_rest(running),
+            Err(errno) => self.read_again(running, &errno.to_string()),
         }
         self.io.pool.release(slot);
+    }
+
+    fn read_rest(&mut self, mut running: Running) {
+        running.job.cuts += 1;
+        if running.job.cuts > READ_CUTS_MAX {
+            return self.read_again(running, "every read of it is cut short");
+        }
+        self.jobs.waiting.push_back(running.job);
+    }
+
+    /// A read brought nothing good. It may have come from the wrong place, or from an old copy:
+    /// once more, and then it is damage.
+    pub(crate) fn read_again(&mut self, mut running: Running, why: &str) {
+        if !std::mem::replace(&mut running.job.again, true) {
+            running.job.cuts = 0;
+            self.jobs.waiting.push_back(running.job);
+            return;
+        }
+        let place = running.extents[0].place;
+        let (block, offset, segment) = (place.block, place.offset, place.segment);
+        let text = format!("block {block} at {offset} of segment {segment:016x}: {why}");
+        self.on_damage(running.job, &text);
+    }
+
+    /// What a job wants next is not to be had from this disk: the replica learns of it, so that
+    /// who lacks those bytes is led by another.
+    fn on_damage(&mut self, job: Job, why: &str) {
+        let (stream, at) = (job.stream, job.from);
+        let todo = "check this disk; keep the other members up: they have these bytes";
+        self.alarm("block-damaged", format!("stream {stream}, LSN {at}: {why}; {todo}"));
+        let fetched = matches!(job.destination, Destination::Peer { .. });
+        self.step(stream, |replica, now, fx| replica.on_damaged(at, fetched, now, fx));
+        self.answer_job(job, Err(ErrorKind::Corrupt));
     }
 }
 

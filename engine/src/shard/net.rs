@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use palisade_netio::limits::ZERO_COPY_THRESHOLD_BYTES;
 use palisade_netio::{
     Class, Completion, Expect, FrameHead, Greeted, Hello, Identity, Link, LinkEvent, LinkTiming,
-    ListenEvent, Listener, Nanos, Outgoing, Pool, Refusal, RefusalCode, Ring, Run, Target, Token,
-    TokenBase, Welcome, ZeroCopy,
+    ListenEvent, Listener, Nanos, Outgoing, Pool, Purpose, Refusal, RefusalCode, Ring, Run, Target,
+    Token, TokenBase, Welcome, ZeroCopy,
 };
 
 use crate::kinds::{KIND_HEARTBEAT, KIND_MESSAGES};
-use crate::limits::{MESSAGES_BYTES_MAX, OUTBOX_BYTES_MAX, PEER_BACKLOG_BYTES, SESSIONS_MAX};
+use crate::limits::{
+    MESSAGES_BYTES_MAX, OUTBOX_BYTES_MAX, PEER_BACKLOG_BYTES, PEERS_WRITE_PART, READ_CHUNK_BYTES,
+    SESSIONS_MAX,
+};
 use crate::paxos::{Heartbeat, Message, NodeKey};
 use crate::shard::ShardConfig;
 use crate::shard::session::Session;
@@ -305,14 +308,37 @@ impl Net {
         body: Run,
     ) -> bool {
         let id = self.peers.get(&to).and_then(|p| p.bulk.filter(|_| p.is_up()));
+        let share = self.share(pool);
         let Some(conn) = id.and_then(|id| self.conns.get_mut(&id)) else { return false };
+        let pinned = conn.link.pinned_bytes();
+        if pinned > 0 && pinned + pool.capacity(body.slot) > share {
+            return false;
+        }
         conn.link.send(ring, pool, Outgoing { head, runs: vec![body] }).is_ok()
     }
 
-    /// Bytes that wait for a peer; none when it is not connected.
-    pub(crate) fn bulk_backlog(&self, to: u32) -> Option<usize> {
+    /// Bytes of slots that one peer may hold, so that those who do not read leave enough for new
+    /// groups.
+    fn share(&self, pool: &Pool) -> usize {
+        pool.quota(Purpose::Write) / PEERS_WRITE_PART / self.peers.len().max(1)
+    }
+
+    /// Whether a peer that fetches takes more now; none when it is not connected.
+    pub(crate) fn takes_fetched(&self, pool: &Pool, to: u32) -> Option<bool> {
         let id = self.peers.get(&to).and_then(|p| p.bulk.filter(|_| p.is_up()))?;
-        self.conns.get(&id).map(|conn| conn.link.backlog_bytes())
+        let link = &self.conns.get(&id)?.link;
+        let waits = link.backlog_bytes().max(link.backlog_slot_bytes());
+        let pinned = link.pinned_bytes();
+        let room = pinned == 0 || pinned + READ_CHUNK_BYTES <= self.share(pool);
+        Some(waits <= READ_CHUNK_BYTES && room)
+    }
+
+    /// A peer is not heard: what waits for it would hold its slots until it is. It fetches later.
+    pub(crate) fn drop_bulk(&mut self, pool: &mut Pool, node: u32) {
+        let id = self.peers.get(&node).and_then(|peer| peer.bulk);
+        if let Some(conn) = id.and_then(|id| self.conns.get_mut(&id)) {
+            conn.link.drop_waiting(pool);
+        }
     }
 
     /// Hands what the turn queued to the ring, and drops connections that are gone.

@@ -196,6 +196,15 @@ impl<R: Ring> Shard<R> {
             };
             return words("unknown-tail", reason, action);
         }
+        if let Some(at) = state.replica.damaged() {
+            let reason =
+                format!("LSN {at} cannot be read from this disk: it leads only if it must");
+            let action = match state.replica.config().members.len() {
+                1 => "nobody else has this log: see `palisade inspect verify`, restore a copy",
+                _ => "check the disk; keep the other members up: they have these bytes",
+            };
+            return words("damaged", &reason, action);
+        }
         if let Some(import) = self.import_state(id) {
             return import;
         }

@@ -22,7 +22,7 @@ use crate::pool::Pool;
 use crate::ring::{Nanos, Ring};
 use crate::token::TokenBase;
 use backoff::Backoff;
-use outbox::Outbox;
+use outbox::{Outbox, slot_bytes_of};
 
 const CONNECT: u16 = 1 << 12;
 const RECEIVE: u16 = 2 << 12;
@@ -61,6 +61,8 @@ struct InFlight {
     receive: bool,
     /// Number of the send, and whether it is zero-copy.
     send: Option<(u16, bool)>,
+    /// Bytes of the slots that it sends from.
+    send_slots: usize,
     shutdown: bool,
     close: bool,
     cancel: bool,
@@ -71,6 +73,7 @@ struct Pinned {
     number: u16,
     generation: u16,
     since: Nanos,
+    slot_bytes: usize,
 }
 
 /// One connection. A link that was dialled greets, and dials again for ever; one that was accepted
@@ -293,6 +296,24 @@ impl Link {
         self.outbox.backlog_bytes()
     }
 
+    /// Bytes of the slots that are queued: a small body holds a whole page.
+    pub fn backlog_slot_bytes(&self) -> usize {
+        self.outbox.slot_bytes()
+    }
+
+    /// Bytes of the slots that a slow peer keeps from others: those queued, and those that the
+    /// kernel has not let go.
+    pub fn pinned_bytes(&self) -> usize {
+        self.outbox.slot_bytes() + self.pinned.iter().map(|pin| pin.slot_bytes).sum::<usize>()
+    }
+
+    /// Drops queued frames of which no byte is sent or on its way.
+    pub fn drop_waiting(&mut self, pool: &mut Pool) {
+        if self.state == State::Up {
+            self.outbox.drop_waiting(pool, self.flying.send.is_some());
+        }
+    }
+
     /// Submits what is queued, unless a send is in flight, and receives again if slots had run
     /// out. Called once a turn, after the events.
     pub fn flush(&mut self, ring: &mut impl Ring, pool: &mut Pool) {
@@ -493,7 +514,8 @@ impl Link {
             self.flying.send = None;
             if c.more {
                 let (generation, since) = (self.generation, self.now);
-                self.pinned.push_back(Pinned { number, generation, since });
+                let slot_bytes = self.flying.send_slots;
+                self.pinned.push_back(Pinned { number, generation, since, slot_bytes });
             } else {
                 self.copies |= c.copied;
             }
@@ -533,6 +555,10 @@ impl Link {
     fn submit_send(&mut self, ring: &mut impl Ring, pool: &mut Pool, op: Op, zero_copy: bool) {
         let number = self.free_send_number();
         self.flying.send = Some((number, zero_copy));
+        self.flying.send_slots = match &op {
+            Op::Send { runs, .. } => slot_bytes_of(pool, runs),
+            _ => unreachable!("a send sends"),
+        };
         ring.submit(pool, self.base.token(SEND | number), op);
     }
 

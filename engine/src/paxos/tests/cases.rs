@@ -604,6 +604,32 @@ fn a_stalled_disk_does_not_lead() {
 }
 
 #[test]
+fn a_member_with_a_damaged_log_leads_only_if_it_must() {
+    let mut c = Cluster::new(3, 15);
+    c.elect(1);
+    let damage = |c: &mut Cluster, at: usize| {
+        c.run(at, |r, now, fx| r.on_damaged(Lsn(0), false, now, fx));
+    };
+    damage(&mut c, 0);
+    c.settle("another leader", |c| c.leader().is_some_and(|at| at != 0));
+    // Its own readers send it away once, the peers whenever it leads.
+    let (next, third) = if c.leader() == Some(1) { (1, 2) } else { (2, 1) };
+    damage(&mut c, next);
+    c.settle("the whole one", |c| c.leader() == Some(third));
+    damage(&mut c, third);
+    c.settle("a damaged one", |c| c.leader().is_some_and(|at| at != third));
+    let at = c.leader().unwrap();
+    damage(&mut c, at);
+    assert_eq!(c.leader(), Some(at));
+    c.run(at, |r, now, fx| r.on_damaged(Lsn(0), true, now, fx));
+    assert_ne!(c.leader(), Some(at));
+    c.settle("a leader", |c| c.leader().is_some());
+    // Read after all, it is as good as any.
+    c.run(at, |r, _, _| r.on_readable(Lsn(0), Lsn(8)));
+    assert_eq!(c.nodes[at].replica().damaged(), None);
+}
+
+#[test]
 fn a_full_window_is_busy() {
     let mut c = Cluster::new(3, 12);
     c.elect(1);
