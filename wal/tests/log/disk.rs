@@ -43,6 +43,15 @@ pub struct File {
     pending: Vec<(u64, Vec<u8>)>,
 }
 
+impl File {
+    /// What was written is durable.
+    fn sync(&mut self) {
+        for (offset, bytes) in std::mem::take(&mut self.pending) {
+            put(&mut self.durable, offset, &bytes);
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
     None,
@@ -256,10 +265,7 @@ impl Disk {
                     self.name_steps.clear();
                     return Ok(0);
                 }
-                let file = self.file(*handle);
-                for (offset, bytes) in std::mem::take(&mut file.pending) {
-                    put(&mut file.durable, offset, &bytes);
-                }
+                self.file(*handle).sync();
                 Ok(0)
             }
             Op::Rename { from, to } => {
