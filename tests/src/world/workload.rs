@@ -1,12 +1,12 @@
 //! Clients that append, create and read, and what they were told.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use palisade::shard::{Answer, ReadPart};
 use palisade::{Error, ErrorKind, NewRecord, Outcome, Stream};
 use palisade_netio::Nanos;
-use palisade_wal::Lsn;
+use palisade_wal::{Ballot, Lsn};
 
 use super::check::{Checks, Seat, Violation};
 use super::client::{Client, Open, Sent};
@@ -68,6 +68,8 @@ pub struct Workload {
     outcomes: Outcomes,
     /// Which client made an attempt.
     makers: Vec<usize>,
+    /// The newest ballot under which a stream has acknowledged something.
+    acked_under: BTreeMap<u64, Ballot>,
     /// Clients ask for nothing new.
     pub draining: bool,
 }
@@ -85,6 +87,7 @@ impl Workload {
             creator: Creator { wanted: settings.streams, ..Creator::default() },
             outcomes: Outcomes::default(),
             makers: Vec::new(),
+            acked_under: BTreeMap::new(),
             draining: false,
         }
     }
@@ -270,7 +273,13 @@ impl Workload {
             let Some((attempt, outcome)) = next else { return Ok(told) };
             let node = self.history.attempts[attempt].node;
             let stream = self.history.records[self.history.attempts[attempt].record].stream;
-            let by_leader = fleet.leader(PRIMARY, stream) == Some(node);
+            let ballot = fleet.replica(node, stream).map_or(Ballot::NONE, |r| r.log().accepting());
+            let newest = self.acked_under.entry(stream).or_default();
+            // Who leads under an older ballot need not know what was acknowledged since.
+            let by_leader = fleet.leader(PRIMARY, stream) == Some(node) && ballot >= *newest;
+            if outcome.is_ok() {
+                *newest = ballot.max(*newest);
+            }
             if outcome.is_ok() && !fleet.is_primary(node) {
                 let text = format!("node #{node} acknowledged an append to stream {stream}");
                 return Err(Violation::new("standby_refuses", text));
