@@ -139,7 +139,11 @@ fn a_shorter_stall_and_a_process_that_stood_still_stop_nothing() {
     alone.universe.stall(alone.fleet.nodes[0].host, began.after(2 * SECOND));
     alone.write();
     assert_eq!(alone.run(10 * SECOND, |_| false), None);
+    // The disk goes on, and the write ends, while the process does not look.
+    let now = alone.universe.now();
+    alone.universe.stall(alone.fleet.nodes[0].host, now.after(SECOND / 10));
     alone.write();
+    assert_eq!(alone.run(SECOND / 100, |_| false), None);
     let process = alone.fleet.nodes[0].process.expect("it runs");
     alone.universe.pause(process, alone.universe.now().after(20 * SECOND));
     assert_eq!(alone.run(40 * SECOND, |_| false), None);

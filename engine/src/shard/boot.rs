@@ -116,6 +116,7 @@ impl<R: Ring> Shard<R> {
             spare: None,
             stalled: false,
             overdue: false,
+            planned: None,
             seal_stuck: false,
             tail_bytes: 0,
             lost_hard_state: false,

@@ -69,6 +69,13 @@ impl Ledger {
         };
     }
 
+    /// Counts the age of what is in flight from now on.
+    pub(crate) fn restart_ages(&mut self, now: Nanos) {
+        if let Some((_, since)) = &mut self.oldest {
+            *since = now;
+        }
+    }
+
     /// Since when the oldest write waits, as far as [`note_writes`](Ledger::note_writes) saw.
     pub(crate) fn oldest_write(&self) -> Option<Nanos> {
         self.oldest.map(|(_, since)| since)

@@ -173,6 +173,8 @@ pub struct Shard<R: Ring> {
     pub(crate) stalled: bool,
     /// In the last turn a write was older than `disk_stall_hard_ns`.
     overdue: bool,
+    /// When the sleep before this turn was to end.
+    planned: Option<Nanos>,
     /// A batch could not be made for lack of memory or space.
     pub(crate) seal_stuck: bool,
     /// Bytes of groups that are kept for readers until they are committed.

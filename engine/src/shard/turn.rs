@@ -26,6 +26,8 @@ use crate::shard::{Halt, Shard, ShardConfig};
 
 /// How soon a shard looks again for what rings no bell.
 const LOOK_AGAIN_NS: u64 = 1_000_000;
+/// A wake-up this late means that the process was stopped or starved meanwhile.
+const STOOD_STILL_NS: u64 = 500_000_000;
 
 impl<R: Ring> Shard<R> {
     /// Runs one turn; with `may_wait` it sleeps when there is nothing to do. False when the shard
@@ -197,6 +199,10 @@ impl<R: Ring> Shard<R> {
     fn check_stall(&mut self) {
         let limit = self.config.disk_stall_ns;
         self.ledger.note_writes(self.io.now);
+        // Woken much later than planned, it was this process that stood still, not the disk.
+        if self.planned.take().is_some_and(|at| self.io.now.since(at) > STOOD_STILL_NS) {
+            self.ledger.restart_ages(self.io.now);
+        }
         let age = self.ledger.oldest_write_age(self.io.now);
         // Seen in two turns: between them the ring was asked, so it was not this process that
         // stood still.
@@ -274,7 +280,8 @@ impl<R: Ring> Shard<R> {
         if self.has_work() {
             return Wait::No;
         }
-        Wait::Until(self.next_timer())
+        self.planned = self.next_timer();
+        Wait::Until(self.planned)
     }
 
     fn has_work(&self) -> bool {
