@@ -1,11 +1,12 @@
 //! Groups that came from another cluster, taken over in place: an importing leader puts its
 //! ballot into the record headers, and nothing else changes.
 
-use zerocopy::{FromBytes, IntoBytes};
+use std::mem::offset_of;
 
 use crate::body::{Body, RecordMeta, pad};
 use crate::lsn::Ballot;
-use crate::record::{Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
+use crate::parse::restamp;
+use crate::record::{Kind, RECORD_ALIGN, RecordHeader};
 
 impl Body {
     /// Makes a body under `ballot` of records that stand in `bytes`, a slot without its head.
@@ -21,20 +22,17 @@ impl Body {
         if first > 0 {
             bytes.copy_within(first..last, 0);
         }
-        let (mut at, mut headers_crc) = (0, 0);
+        let mut at = 0;
         for meta in &mut metas {
             assert!(meta.kind == Kind::Group && meta.at as usize == first + at);
             meta.at = at as u32;
             (meta.ballot, meta.flags) = (ballot, 0);
-            let header = &mut bytes[at..at + RECORD_HEADER_BYTES];
-            let header = RecordHeader::mut_from_bytes(header).expect("its size is checked");
-            assert!(header.stream.get() == meta.stream && header.len.get() == meta.len);
-            header.set_ballot(ballot);
-            header.flags = 0;
-            headers_crc = crc32c::crc32c_append(headers_crc, header.as_bytes());
+            // What was staged over there is a group like any other here.
+            bytes[at + offset_of!(RecordHeader, flags)] = 0;
             at = meta.range().end.next_multiple_of(RECORD_ALIGN);
         }
         assert!(at == last - first, "records without gaps");
+        let headers_crc = restamp(&mut bytes[..at], ballot).expect("records that were checked");
         pad(bytes, at);
         Body { len: at as u32, headers_crc, metas }
     }
@@ -48,6 +46,7 @@ mod tests {
     use crate::limits::BLOCK_HEAD_BYTES;
     use crate::lsn::Lsn;
     use crate::parse::parse_body;
+    use crate::record::FLAG_STAGED;
 
     const MINE: Ballot = Ballot { round: 9, node: 3, incarnation: 7 };
 
@@ -57,7 +56,8 @@ mod tests {
         let mut builder = BodyBuilder::new(bytes);
         let (mut lsn, mut chain) = (Lsn::ZERO, CHAIN_START);
         for len in [3, 500, 77] {
-            builder.begin_group(5, lsn, ballot, GroupKind::Data, origin, 0).unwrap();
+            let flags = if len == 500 { FLAG_STAGED } else { 0 };
+            builder.begin_group(5, lsn, ballot, GroupKind::Data, origin, flags).unwrap();
             builder.push_entry(&vec![len as u8; len], 0, 0).unwrap();
             let meta = builder.end_group(u64::from(len as u32), chain);
             (lsn, chain) = (meta.end, meta.chain);
