@@ -18,6 +18,8 @@ use crate::sim::Random;
 
 /// Until a client asks again somewhere else.
 const PATIENCE_NS: u64 = 3 * SECOND;
+/// Until a client asks again, at most, once nothing new is asked for.
+const AGAIN_NS: u64 = 200 * MS;
 /// Attempts without an outcome of all clients together; more are not made.
 const OPEN_MAX: usize = 4096;
 /// Until a reader asks another node.
@@ -71,7 +73,7 @@ pub struct Workload {
     /// The newest ballot under which a stream has acknowledged something.
     acked_under: BTreeMap<u64, Ballot>,
     /// Clients ask for nothing new.
-    pub draining: bool,
+    draining: bool,
 }
 
 impl Workload {
@@ -116,6 +118,12 @@ impl Workload {
         self.creator.wanted > 0 || self.creator.waiting.is_some()
     }
 
+    /// Lets clients ask for nothing new, only again, soon: whom to wake.
+    pub fn drain(&mut self) -> Vec<Wake> {
+        self.draining = true;
+        (0..self.clients.len()).map(Wake::Client).collect()
+    }
+
     /// Whether nothing that was asked is without an outcome.
     pub fn is_settled(&self) -> bool {
         self.history.open == 0 && self.clients.iter().all(|client| client.open.is_empty())
@@ -153,7 +161,11 @@ impl Workload {
         match who {
             Wake::Client(client) => {
                 self.append(client, now, fleet);
-                Ok(self.settings.next_issue(now, &mut self.random))
+                // New records may come further apart than a run waits at its end.
+                Ok(match self.draining {
+                    true => now.after(self.random.between(MS, AGAIN_NS)),
+                    false => self.settings.next_issue(now, &mut self.random),
+                })
             }
             Wake::Reader(reader) => {
                 self.read(reader, now, fleet, checks)?;

@@ -247,7 +247,10 @@ impl World {
                 self.step(next)?;
             }
         }
-        self.workload.draining = true;
+        self.agenda.retain(|entry| !matches!(entry, Entry::Wake(Wake::Client(_))));
+        for who in self.workload.drain() {
+            self.agenda.add(self.universe.now(), Entry::Wake(who));
+        }
         let deadline = deadline.after(RECOVER_NS);
         while !self.workload.is_settled() {
             if self.universe.now() >= deadline {
