@@ -56,7 +56,7 @@ impl State {
     /// What is being done about it, or what a person should do.
     pub fn action(self) -> &'static str {
         match self {
-            State::Sync => "none",
+            State::Sync => "",
             State::Wait => "waits for the upstream",
             State::CheckNetwork => "dials the upstreams in turn; check the network",
             State::SourceHasAGap => "tries the other upstreams; else rebuild the standby",
