@@ -27,6 +27,7 @@ impl Replica {
         assert!(self.config.ballot == ballot, "changes members of another ballot");
         self.config = self.config.binding(disk, end);
         led.bind(disk);
+        assert!(self.config.counts(disk) && self.config.at == end, "its vote counts from here on");
         led.retry_at = led.retry_at.max(now.after(retry_ns));
         let config = self.config.clone();
         self.log_config(&config, fx);
@@ -42,12 +43,14 @@ impl Replica {
             && self.has_record_room()
         {
             self.config = config.clone();
+            assert!(self.config.version() > self.config_durable, "an older one is logged again");
             self.log_config(config, fx);
         }
     }
 
     fn log_config(&mut self, config: &Config, fx: &mut Effects) {
         let (ballot, seq) = config.version();
+        assert!(ballot == self.log.accepting(), "members of another ballot than the log's");
         let (end, then) = (self.log.end().lsn, Then::Configured(ballot, seq));
         let mut body = Vec::new();
         config.encode_into(&mut body);
@@ -62,6 +65,7 @@ impl Replica {
         fx: &mut Effects,
     ) {
         self.config_durable = self.config_durable.max((ballot, seq));
+        assert!(self.config_durable <= self.config.version(), "the disk is ahead of the memory");
         if ballot != self.log.accepting() {
             return;
         }

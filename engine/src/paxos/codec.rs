@@ -36,6 +36,7 @@ impl<'a> Reader<'a> {
     pub(super) fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or(DecodeError::Truncated)?;
         self.rest = rest;
+        assert!(taken.len() == len, "a field has its length");
         Ok(taken)
     }
 

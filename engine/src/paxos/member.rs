@@ -254,6 +254,7 @@ impl Config {
         }
         let config = Config { ballot, seq, at, members };
         config.check()?;
+        assert!(config.members.len() == count && count <= MEMBERS_MAX, "checked above");
         Ok(config)
     }
 }

@@ -178,6 +178,7 @@ impl Message {
         let mut body = Reader::new(reader.bytes(len)?);
         let message = Message { stream, body: Body::read(code, &mut body)? };
         body.finish()?;
+        assert!(MESSAGE_HEAD_BYTES + len <= bytes.len(), "no more is taken than there is");
         Ok((message, MESSAGE_HEAD_BYTES + len))
     }
 }
@@ -224,6 +225,7 @@ impl Body {
                 put_u64(out, *seq);
             }
             Body::Commit { ballot, upto, end } => {
+                assert!(upto <= end, "commits what is not there");
                 put_ballot(out, *ballot);
                 put_u64(out, upto.0);
                 put_u64(out, end.0);
@@ -325,6 +327,7 @@ impl Promise {
         if !ordered || stamped > promise.ballot || promise.scn > SCN_MAX {
             return Err(DecodeError::Inconsistent);
         }
+        assert!(promise.accepting <= promise.ballot && promise.base <= promise.end.lsn);
         Ok(promise)
     }
 }

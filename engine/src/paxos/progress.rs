@@ -98,7 +98,9 @@ impl Leadership {
         assert!(member.matched.is_none_or(|held| held.upto >= self.start.lsn));
         let held = Held { upto, seq };
         if member.bound == Some(from.incarnation) {
-            member.matched = Some(member.matched.map_or(held, |known| known.max(held)));
+            let known = member.matched.map_or(held, |known| known.max(held));
+            assert!(known.upto >= upto && known.seq >= seq, "what is held stays held");
+            member.matched = Some(known);
             return;
         }
         let known = member.shadow.filter(|(disk, _)| *disk == from.incarnation);
@@ -108,6 +110,7 @@ impl Leadership {
     /// A disk that has the Takeover, of a member that is not bound.
     pub(super) fn unbound(&self) -> Option<NodeKey> {
         let mut unbound = self.members.iter().filter(|m| m.bound.is_none());
+        assert!(unbound.clone().all(|m| m.matched.is_none()), "counted for no disk");
         unbound.find_map(|m| m.shadow.map(|(incarnation, _)| NodeKey { node: m.node, incarnation }))
     }
 
@@ -115,6 +118,7 @@ impl Leadership {
     pub(super) fn bind(&mut self, disk: NodeKey) {
         let member = self.members.iter_mut().find(|m| m.node == disk.node).expect("a member");
         assert!(member.bound.is_none() && member.matched.is_none(), "bound twice");
+        assert!(self.serving, "a change of members before the Takeover is on a majority");
         member.bound = Some(disk.incarnation);
         member.matched = member.shadow.take().map(|(_, held)| held);
         assert!(member.matched.is_some(), "bound to a disk that was not heard");
@@ -184,6 +188,7 @@ impl Progress {
     /// What the member holds, counted or not; `None` without the Takeover.
     fn most(&self) -> Option<Held> {
         let shadow = self.shadow.map(|(_, held)| held);
+        assert!(self.matched.is_none() || self.bound.is_some(), "counted for no disk");
         self.matched.into_iter().chain(shadow).reduce(Held::max)
     }
 

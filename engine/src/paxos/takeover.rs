@@ -190,6 +190,7 @@ impl Replica {
         self.reason = "its takeover is on its way to a majority";
         self.leader = ballot;
         fx.push(Effect::Leader { ballot });
+        assert!(self.config.ballot == ballot, "its members are stamped with its ballot");
         let takeover = Body::Takeover { ballot, end, config: self.config.clone() };
         self.send_all(&takeover, fx);
     }
