@@ -63,6 +63,10 @@ kinds! {
     KIND_STATUS = 0x107;
     /// The answer to [`KIND_STATUS`].
     KIND_STATUS_JSON = 0x108;
+    /// From a client: asks the leader of a stream to hand over to another node.
+    KIND_TRANSFER_LEADER = 0x109;
+    /// The answer to [`KIND_TRANSFER_LEADER`].
+    KIND_TRANSFERRED = 0x10a;
 }
 
 const _: () = {

@@ -45,6 +45,8 @@ pub const PRODUCERS_MAX: usize = 1024;
 pub const PRODUCER_SEQUENCES_MAX: usize = 4096;
 /// Further producers of a stream of which the last sequence alone is known.
 pub const PRODUCERS_LAST_MAX: usize = 16 << 10;
+/// Hand-overs of leadership of one shard that somebody waits for.
+pub const TRANSFERS_MAX: usize = 1024;
 /// Clients of a shard that wait for the state of the whole node.
 pub const SURVEYS_MAX: usize = 256;
 /// How long the shards of a node have to report their state to the one that is asked.

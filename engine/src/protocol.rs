@@ -201,7 +201,7 @@ fn messages() -> Vec<Body> {
         Body::Accepted { ballot, upto, seq: 0 },
         Body::Commit { ballot, upto, end: end.lsn },
         Body::Fetch(FetchRequest { ballot, from: Lsn(0), upto, staged: false }),
-        Body::StepDown { ballot, successor: None },
+        Body::StepDown { ballot, successor: None, appointed: false },
     ];
     let place = |body: &Body| match body {
         Body::PreVote { .. } => 0,

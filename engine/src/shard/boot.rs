@@ -114,6 +114,7 @@ impl<R: Ring> Shard<R> {
             pending_count: 0,
             pending_bytes: 0,
             spare: None,
+            hand_overs: Default::default(),
             stalled: false,
             overdue: false,
             planned: None,

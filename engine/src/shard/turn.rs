@@ -82,6 +82,7 @@ impl<R: Ring> Shard<R> {
         self.seal();
         self.flush_own();
         self.end_turn();
+        self.tell_handed_over();
         self.serve_forwarder();
         self.run_jobs();
         self.check_ceiling();
@@ -146,6 +147,10 @@ impl<R: Ring> Shard<R> {
                 Command::Report { reply } => {
                     self.publish_status();
                     let _ = reply.send(Ok(()));
+                }
+                Command::Transfer { stream, to, reply } => {
+                    let asker = crate::shard::hand_over::Asker::Embedder(reply);
+                    self.transfer_leader(stream, to, asker);
                 }
                 Command::Create { count, reply } => {
                     self.create_streams(count, Asker::Embedder(reply));
@@ -313,6 +318,7 @@ impl<R: Ring> Shard<R> {
         [replicas, liveness, stall, self.net.next_timer(), self.ledger.wal.next_timer()]
             .into_iter()
             .chain([self.next_import(), self.surveys.next_deadline(), again])
+            .chain([self.hand_overs.next_deadline()])
             .flatten()
             .min()
     }
