@@ -22,7 +22,8 @@ pub struct NewRecord {
     /// Who appends it; 0 for nobody. A producer's records are in the log at most once each, as
     /// long as the stream remembers it: a repetition is answered with the original place, or
     /// [`ErrorKind::Unknown`] when that is forgotten. 17,408 producers with newer records push it
-    /// out: then it counts as new, and its sequence 1 would be taken again.
+    /// out, and so does a record of another that is a week of SCN newer: then it counts as new,
+    /// and its sequence 1 would be taken again.
     pub producer: u64,
     /// The producer's number for it, from 1: one more than its last.
     pub sequence: u64,
