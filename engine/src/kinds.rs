@@ -69,6 +69,11 @@ kinds! {
     KIND_TRANSFERRED = 0x10a;
 }
 
+/// In the first tag of a heartbeat: the sender's log has little space left.
+pub const HEARTBEAT_SHORT: u64 = 1;
+/// In the first tag of a heartbeat: a part of the sender's log is damaged or unknown.
+pub const HEARTBEAT_IMPAIRED: u64 = 2;
+
 const _: () = {
     let mut at = 1;
     while at < ALL.len() {

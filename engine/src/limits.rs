@@ -49,6 +49,12 @@ pub const PRODUCERS_LAST_MAX: usize = 16 << 10;
 pub const TRANSFERS_MAX: usize = 1024;
 /// SCN after which a producer is forgotten, by what is committed later: a week.
 pub const PRODUCER_EXPIRY_NS: u64 = 7 * 24 * 3_600_000_000_000;
+/// Streams that a shard hands over to preferred members at a time.
+pub const HAND_OVERS_AT_ONCE: usize = 64;
+/// Between two such times.
+pub const HAND_OVER_PAUSE_NS: u64 = 1_000_000_000;
+/// What a preferred member may lack of a log that is handed over to it.
+pub const HAND_OVER_LAG_BYTES: u64 = 1 << 20;
 /// Clients of a shard that wait for the state of the whole node.
 pub const SURVEYS_MAX: usize = 256;
 /// How long the shards of a node have to report their state to the one that is asked.

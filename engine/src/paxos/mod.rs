@@ -68,7 +68,9 @@ pub use message::{
 };
 pub use replica::Replica;
 pub use status::{RoleName, Status};
-pub use tuning::{ELECTION_NS, HEARTBEAT_NS, RECORDS_IN_FLIGHT_MAX, Tuning, TuningError};
+pub use tuning::{
+    ELECTION_NS, HAND_OVER_NS, HEARTBEAT_NS, RECORDS_IN_FLIGHT_MAX, Tuning, TuningError,
+};
 
 #[cfg(test)]
 mod tests;

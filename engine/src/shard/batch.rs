@@ -88,7 +88,7 @@ impl<R: Ring> Shard<R> {
     /// in the log: it is refused before it gets one.
     fn check_members(&self, stream: u64) -> Result<(), Error> {
         let peers = &self.net.peers;
-        if !peers.values().any(|peer| peer.short) {
+        if self.net.short_peers == 0 {
             return Ok(());
         }
         let config = self.streams[&stream].replica.config();
@@ -219,6 +219,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn note_full(&mut self, body_bytes: usize) -> bool {
         let full = self.ledger.is_full(body_bytes);
         if full {
+            self.note_no_room();
             self.alarm("log-full", LOG_FULL.to_string());
         }
         full

@@ -1,14 +1,22 @@
-//! Leadership that goes to another node because somebody asks for it.
+//! Leadership that goes to another node: because somebody asks for it, because a member that is
+//! preferred is well again, or because this node's log is full.
+//!
+//! What is done without being asked is driven by what changes: a peer becomes fit, this node
+//! begins to lead, its log fills up. Then one look at the streams is due; an idle stream has no
+//! timer of its own.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
 
 use palisade_netio::{Nanos, Ring};
 
 use crate::client::wire;
 use crate::error::{Error, ErrorKind};
-use crate::limits::TRANSFERS_MAX;
+use crate::kinds::{HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT};
+use crate::limits::{HAND_OVER_LAG_BYTES, HAND_OVER_PAUSE_NS, HAND_OVERS_AT_ONCE, TRANSFERS_MAX};
 use crate::paxos::NoTransfer;
 use crate::shard::Shard;
+use crate::shard::stream::StreamState;
 
 /// Who asked.
 pub(crate) enum Asker {
@@ -24,19 +32,202 @@ struct Ticket {
     deadline: Nanos,
 }
 
+/// A peer that is well: heard, with space, a disk that answers, and an undamaged log.
+#[derive(Clone, Copy, Debug)]
+struct Fit {
+    since: Nanos,
+    /// How many times `hand_over_ns` it must be well: doubled when what it was given came back.
+    patience: u64,
+}
+
+/// The longest patience.
+const PATIENCE_MAX: u64 = 64;
+
 /// Leadership on its way to other nodes.
-#[derive(Default)]
 pub(crate) struct HandOvers {
     open: Vec<Ticket>,
+    fit: BTreeMap<u32, Fit>,
+    /// Peers with a write in flight that takes long.
+    slow: BTreeSet<u32>,
+    /// When the streams are to be looked at.
+    look_at: Option<Nanos>,
+    /// To whom streams went by themselves, and when.
+    gave: BTreeMap<u64, (u32, Nanos)>,
+    /// The own log takes no appends.
+    is_full: bool,
+    /// A part of some log here is damaged or unknown, or was when this was looked at last.
+    pub(crate) is_impaired: bool,
+}
+
+impl Default for HandOvers {
+    fn default() -> HandOvers {
+        HandOvers {
+            open: Vec::new(),
+            fit: BTreeMap::new(),
+            slow: BTreeSet::new(),
+            look_at: None,
+            gave: BTreeMap::new(),
+            is_full: false,
+            // Whatever recovery found.
+            is_impaired: true,
+        }
+    }
 }
 
 impl HandOvers {
     /// When somebody has waited long enough.
     pub(crate) fn next_deadline(&self) -> Option<Nanos> {
-        self.open.iter().map(|ticket| ticket.deadline).min()
+        let open = self.open.iter().map(|ticket| ticket.deadline);
+        open.chain(self.look_at).min()
+    }
+
+    /// Something changed that may matter `after` so long, or at once while the log is full.
+    fn look_soon(&mut self, now: Nanos, after: Option<u64>) {
+        if self.is_full {
+            self.look_by(now);
+        } else if let Some(after) = after {
+            self.look_by(now.after(after));
+        }
+    }
+
+    fn look_by(&mut self, at: Nanos) {
+        self.look_at = Some(self.look_at.map_or(at, |known| known.min(at)));
     }
 }
 
+/// Without being asked.
+impl<R: Ring> Shard<R> {
+    /// What a heartbeat says besides that this node lives.
+    pub(crate) fn heartbeat_tag(&mut self) -> u64 {
+        if self.hand_overs.is_impaired {
+            let impaired = |state: &StreamState| {
+                let replica = &state.replica;
+                state.halted.is_some() || replica.damaged().is_some() || replica.log().is_unknown()
+            };
+            self.hand_overs.is_impaired = self.streams.values().any(impaired);
+        }
+        let short = if self.ledger.wal.space().throttle { HEARTBEAT_SHORT } else { 0 };
+        let impaired = if self.hand_overs.is_impaired { HEARTBEAT_IMPAIRED } else { 0 };
+        short | impaired
+    }
+
+    /// A peer is heard, or not any more, or says something new of itself.
+    pub(crate) fn note_fitness(&mut self, node: u32) {
+        let waiting_us = self.liveness.as_ref().and_then(|liveness| liveness.waiting_us(node));
+        let slow = waiting_us.is_some_and(|us| us > self.config.disk_stall_ns / 2000);
+        self.note_slow(node, slow);
+        let well = self.net.peers.get(&node).is_some_and(|peer| !peer.short && !peer.impaired);
+        if !well || slow || waiting_us.is_none() {
+            self.hand_overs.fit.remove(&node);
+            return;
+        }
+        let after = self.config.tuning.hand_over_after();
+        let (now, overs) = (self.io.now, &mut self.hand_overs);
+        if overs.fit.contains_key(&node) {
+            return;
+        }
+        overs.fit.insert(node, Fit { since: now, patience: 1 });
+        overs.look_soon(now, after);
+    }
+
+    /// An operator is told of a peer whose disk is slow.
+    fn note_slow(&mut self, node: u32, slow: bool) {
+        let known = &mut self.hand_overs.slow;
+        let changed = if slow { known.insert(node) } else { known.remove(&node) };
+        if changed && slow {
+            let limit = self.config.disk_stall_ns / 2_000_000;
+            let hint = format!("node {node}: a write takes more than {limit} ms; check its disk");
+            self.alarm("peer-disk-slow", hint);
+        } else if changed && self.hand_overs.slow.is_empty() {
+            self.alarms.remove("peer-disk-slow");
+        }
+    }
+
+    /// This node begins to lead a stream.
+    pub(crate) fn note_leading(&mut self, stream: u64) {
+        let after = self.config.tuning.hand_over_after();
+        let (now, overs) = (self.io.now, &mut self.hand_overs);
+        if let Some((to, at)) = overs.gave.remove(&stream)
+            && after.is_some_and(|after| now.since(at) < after)
+            && let Some(fit) = overs.fit.get_mut(&to)
+        {
+            // It could not keep it.
+            let patience = (2 * fit.patience).min(PATIENCE_MAX);
+            *fit = Fit { since: now, patience };
+        }
+        if self.liveness.is_some() {
+            overs.look_soon(now, after);
+        }
+    }
+
+    /// The log has no room for a group.
+    pub(crate) fn note_no_room(&mut self) {
+        if !std::mem::replace(&mut self.hand_overs.is_full, true) && self.liveness.is_some() {
+            self.hand_overs.look_by(self.io.now);
+        }
+    }
+
+    /// Gives leaderships away that belong elsewhere, if it is time to look.
+    pub(crate) fn give_away(&mut self) {
+        if self.liveness.is_none() {
+            return;
+        }
+        let (now, space) = (self.io.now, self.ledger.wal.space());
+        if space.refuse_appends {
+            self.note_no_room();
+        }
+        // A log that found no room for a large group has some for small ones, but not enough.
+        self.hand_overs.is_full &= space.throttle;
+        if self.hand_overs.look_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.hand_overs.look_at = None;
+        let pause = now.after(HAND_OVER_PAUSE_NS.max(self.config.tuning.election_ns));
+        let mut left = HAND_OVERS_AT_ONCE;
+        let led: Vec<u64> =
+            self.streams.iter().filter(|(_, s)| s.leading).map(|(stream, _)| *stream).collect();
+        for stream in led {
+            let Some((to, from)) = self.heir_of(stream) else { continue };
+            if from > now || left == 0 {
+                self.hand_overs.look_by(from.max(pause));
+                continue;
+            }
+            // Another look, should it come to nothing.
+            self.hand_overs.look_by(pause);
+            let state = &self.streams[&stream];
+            if state.replica.lag_of(to).is_some_and(|lag| lag <= HAND_OVER_LAG_BYTES)
+                && self.step(stream, |r, now, fx| r.on_transfer(to, false, now, fx)) == Some(Ok(()))
+            {
+                left -= 1;
+                self.hand_overs.gave.insert(stream, (to, now));
+            }
+        }
+    }
+
+    /// Who should lead a stream rather than this node, and from when on.
+    fn heir_of(&self, stream: u64) -> Option<(u32, Nanos)> {
+        let (state, overs) = (&self.streams[&stream], &self.hand_overs);
+        if state.replica.is_transferring() {
+            return None;
+        }
+        let mut heirs = state.replica.successors();
+        if overs.is_full {
+            let heir = heirs.find(|(node, _)| overs.fit.contains_key(node));
+            return heir.map(|(node, _)| (node, self.io.now));
+        }
+        let after = self.config.tuning.hand_over_after()?;
+        if state.replica.is_appointed() {
+            return None;
+        }
+        let (to, fit) = heirs
+            .filter(|(_, before)| *before)
+            .find_map(|(node, _)| overs.fit.get(&node).map(|fit| (node, *fit)))?;
+        let well = fit.since.after(after.saturating_mul(fit.patience));
+        Some((to, well.max(state.led_since.after(after))))
+    }
+}
+
+/// Asked for.
 impl<R: Ring> Shard<R> {
     /// Hands the leadership of a stream to the node `to`, and answers when that leads.
     pub(crate) fn transfer_leader(&mut self, stream: u64, to: u32, asker: Asker) {

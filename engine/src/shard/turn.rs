@@ -77,6 +77,7 @@ impl<R: Ring> Shard<R> {
         self.run_timers();
         self.end_surveys();
         self.check_stall();
+        self.give_away();
         self.run_imports();
         self.end_turn();
         self.seal();
@@ -191,9 +192,12 @@ impl<R: Ring> Shard<R> {
                 }
             }
         }
+        self.ledger.note_writes(self.io.now);
+        let writes = (self.ledger.wal.durable(), self.ledger.oldest_write());
         if let Some(liveness) = &mut self.liveness
             && liveness.next_deadline() <= self.io.now
         {
+            liveness.on_writes(writes.0, writes.1);
             let mut effects = Vec::new();
             liveness.on_time(self.io.now, &mut effects);
             self.drain_liveness(effects);
@@ -203,7 +207,6 @@ impl<R: Ring> Shard<R> {
     /// A write that takes too long makes this node fall silent: it must not lead.
     fn check_stall(&mut self) {
         let limit = self.config.disk_stall_ns;
-        self.ledger.note_writes(self.io.now);
         // Woken much later than planned, it was this process that stood still, not the disk.
         if self.planned.take().is_some_and(|at| self.io.now.since(at) > STOOD_STILL_NS) {
             self.ledger.restart_ages(self.io.now);

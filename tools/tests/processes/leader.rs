@@ -79,3 +79,29 @@ fn who_cannot_lead_is_refused_with_the_reason() {
     refused.refused(1, &["not-up", &format!("node {gone}")]);
     assert_eq!(leader_of(alive, stream), Some(before));
 }
+
+#[test]
+fn the_first_member_leads_again_after_a_restart() {
+    let mut cluster = Cluster::plan("hand-over", 3, palisade::config::Role::Primary);
+    for node in &mut cluster.nodes {
+        node.config.timing.hand_over = Duration::from_secs(1);
+    }
+    cluster.format_and_start();
+    let stream = cluster.create_stream();
+    let file = cluster.dir.path().join("records");
+    std::fs::write(&file, "one\n").expect("a file");
+    let limit = Duration::from_secs(10);
+    let leads = |node: &Node, id| (leader_of(node, stream)? == id).then_some(());
+    eventually("node 1 leads", limit, || leads(&cluster.nodes[1], 1));
+    cluster.nodes[0].kill();
+    let other = || leader_of(&cluster.nodes[1], stream).filter(|id| *id != 1);
+    eventually("another one leads", limit, other);
+    append(&cluster.at(), stream, &file).ok();
+    cluster.nodes[0].spawn();
+    cluster.nodes[0].wait_ready();
+    eventually("node 1 leads again", limit, || leads(&cluster.nodes[0], 1));
+    append(&cluster.nodes[0].at(), stream, &file).ok();
+    let read = ["read", "--at", &cluster.at(), "--stream", &stream.to_string(), "--output", "raw"];
+    assert_eq!(palisade(&read).ok(), "oneone");
+    cluster.assert_healthy();
+}
