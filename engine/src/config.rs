@@ -178,6 +178,8 @@ pub struct TimingConfig {
     pub heartbeat: Duration,
     /// Silence of a leader after which a follower asks for votes.
     pub election: Duration,
+    /// How long a member that comes first is well before a leader hands over to it; 0 for never.
+    pub hand_over: Duration,
     /// Age of a leader's oldest write at which it stops its heartbeats.
     pub disk_stall_soft: Duration,
     /// Age of the oldest write at which the node stops by itself.

@@ -57,6 +57,15 @@ impl ShardDriver {
         self.drive(&answer)
     }
 
+    /// Hands the leadership of a stream over, and drives the shard until the successor leads.
+    ///
+    /// # Errors
+    /// As [`Stream::transfer_leader`](crate::Stream::transfer_leader).
+    pub fn transfer_leader(&mut self, stream: u64, to: u32) -> Result<u64, Error> {
+        let answer = self.port.transfer_leader(stream, to)?;
+        self.drive(&answer)
+    }
+
     /// Drives the shard until the outcome of an append is known.
     ///
     /// # Errors

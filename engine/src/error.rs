@@ -44,6 +44,16 @@ pub enum ErrorKind {
     Unreachable,
     /// The node is stopping.
     Shutdown,
+    /// The node that should lead is no member of the stream.
+    NotMember,
+    /// The node that should lead is not heard, or its disk does not count.
+    NotUp,
+    /// The node that should lead is the leader.
+    LeadsAlready,
+    /// The node that should lead lacks too much of the log; it catches up.
+    Behind,
+    /// It did not happen in time.
+    TimedOut,
     /// The calling thread drives the shard that would have to answer: ask through its
     /// [`ShardDriver`](crate::ShardDriver), or from another thread.
     WouldBlock,
@@ -89,7 +99,7 @@ impl Error {
     /// Whether the same call may succeed later or elsewhere without a change.
     pub fn is_retryable(&self) -> bool {
         use ErrorKind::*;
-        matches!(self.0.kind, NotLeader | Busy | Unreachable | NoSpace)
+        matches!(self.0.kind, NotLeader | Busy | Unreachable | NoSpace | Behind)
     }
 
     /// Address of the node that leads the stream, if known.

@@ -63,7 +63,16 @@ kinds! {
     KIND_STATUS = 0x107;
     /// The answer to [`KIND_STATUS`].
     KIND_STATUS_JSON = 0x108;
+    /// From a client: asks the leader of a stream to hand over to another node.
+    KIND_TRANSFER_LEADER = 0x109;
+    /// The answer to [`KIND_TRANSFER_LEADER`].
+    KIND_TRANSFERRED = 0x10a;
 }
+
+/// In the first tag of a heartbeat: the sender's log has little space left.
+pub const HEARTBEAT_SHORT: u64 = 1;
+/// In the first tag of a heartbeat: a part of the sender's log is damaged or unknown.
+pub const HEARTBEAT_IMPAIRED: u64 = 2;
 
 const _: () = {
     let mut at = 1;

@@ -201,7 +201,7 @@ fn messages() -> Vec<Body> {
         Body::Accepted { ballot, upto, seq: 0 },
         Body::Commit { ballot, upto, end: end.lsn },
         Body::Fetch(FetchRequest { ballot, from: Lsn(0), upto, staged: false }),
-        Body::StepDown { ballot, successor: None },
+        Body::StepDown { ballot, successor: None, appointed: false },
     ];
     let place = |body: &Body| match body {
         Body::PreVote { .. } => 0,
@@ -277,7 +277,7 @@ fn every_limit_is_listed_with_its_number() {
         client: APPEND_RECORDS_MAX APPEND_BODY_MAX CREATE_STREAMS_MAX STREAMS_MAX LEADER_BYTES_MAX
             TEXT_BYTES_MAX;
         limits: SESSIONS_MAX SESSION_APPENDS_MAX PRODUCERS_MAX PRODUCER_SEQUENCES_MAX
-            PRODUCERS_LAST_MAX;
+            PRODUCERS_LAST_MAX PRODUCER_EXPIRY_NS;
     };
     let listed: Vec<(&str, u64)> =
         table("## Limits").iter().map(|row| (row[0], number(row[1]))).collect();

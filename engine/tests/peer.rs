@@ -171,7 +171,7 @@ fn ignored() -> (Vec<u8>, Vec<u8>) {
     for body in [
         Said::Accepted { ballot: FOREIGN, upto, seq: 0 },
         Said::Commit { ballot: FOREIGN, upto, end: upto },
-        Said::StepDown { ballot: FOREIGN, successor: Some(9) },
+        Said::StepDown { ballot: FOREIGN, successor: Some(9), appointed: false },
     ] {
         Message { stream: UNKNOWN, body: body.clone() }.encode_into(&mut messages);
         Message { stream: 0, body }.encode_into(&mut messages);

@@ -389,3 +389,67 @@ fn a_block_that_is_always_read_in_part_is_damage() {
     three.universe.calm();
     three.run(100 * MS, |_| false);
 }
+
+#[test]
+fn the_first_member_leads_again_when_it_was_well_for_a_while() {
+    let tuning = Tuning { hand_over_ns: 2 * SECOND, ..Tuning::default() };
+    let mut three = Three::new(8, tuning);
+    let leads = |three: &Three, node| three.fleet.leader(0, 1) == Some(node);
+    assert!(three.run(10 * SECOND, |three| leads(three, 0)), "the first one leads");
+    let (_, end) = three.append_now(0, marked(0));
+    three.fleet.kill(0);
+    let other = |three: &Three| leads(three, 1) || leads(three, 2);
+    assert!(three.run(10 * SECOND, other), "another one while it is down");
+    three.fleet.start(0);
+    let back = three.universe.now();
+    assert!(three.run(10 * SECOND, |three| leads(three, 0)), "leadership comes back");
+    let took = three.universe.now().since(back);
+    assert!((2 * SECOND..4 * SECOND).contains(&took), "after {took} ns");
+    assert!(three.committed(0) >= end, "with all that was acked");
+    assert!(!three.run(20 * SECOND, |three| !leads(three, 0)), "and stays");
+    // What an operator wants is not undone.
+    let port = three.fleet.port(0, 1).expect("it runs");
+    let (answer, mut said) = (port.transfer_leader(1, 3).expect("room"), None);
+    assert!(three.run(10 * SECOND, |_| {
+        said = answer.try_take();
+        said.is_some()
+    }));
+    let ballot = three.fleet.replica(2, 1).and_then(|replica| replica.serving());
+    assert_eq!(said.map(|said| said.ok()), Some(ballot.map(|ballot| ballot.round)));
+    assert!(!three.run(20 * SECOND, |three| !leads(three, 2)), "it keeps what it was given");
+    // Its successor by itself does not.
+    three.fleet.kill(2);
+    assert!(three.run(10 * SECOND, |three| leads(three, 0)));
+    three.fleet.start(2);
+    assert!(!three.run(20 * SECOND, |three| !leads(three, 0)), "who comes later waits");
+}
+
+#[test]
+fn a_leader_with_a_full_disk_hands_over_to_a_member_with_space() {
+    let tuning = Tuning { hand_over_ns: 0, ..Tuning::default() };
+    let mut three = Three::new(9, tuning);
+    let leader = three.leader();
+    three.universe.set_full(three.fleet.nodes[leader].host, true);
+    let (mut future, mut acked, mut refused) = (None, 0, Vec::new());
+    let moved = three.run(60 * SECOND, |three| {
+        let next = future.get_or_insert_with(|| three.append(leader, vec![7; 100_000]));
+        match next.try_take() {
+            Some(Ok(_)) => acked += 1,
+            Some(Err(error)) => refused.push(error.kind()),
+            None => return three.fleet.leader(0, 1).is_some_and(|node| node != leader),
+        }
+        future = None;
+        false
+    });
+    assert!(moved, "{acked} records acked, {} refused", refused.len());
+    let allowed = [ErrorKind::NoSpace, ErrorKind::NotLeader];
+    assert!(refused.iter().all(|kind| allowed.contains(kind)), "{refused:?}");
+    let other = three.leader();
+    for number in 0..40 {
+        three.append_now(other, marked(number));
+    }
+    assert!(!three.run(10 * SECOND, |three| three.fleet.leader(0, 1) != Some(other)), "it stays");
+    // Space comes back: the node takes part as before.
+    three.universe.set_full(three.fleet.nodes[leader].host, false);
+    assert!(three.run(20 * SECOND, |three| three.committed(leader) >= three.committed(other)));
+}

@@ -9,6 +9,7 @@ pub mod demo;
 mod exit;
 mod host;
 mod inspect;
+mod leader;
 mod node;
 mod read;
 mod signals;

@@ -6,8 +6,9 @@ use palisade_netio::{Class, FrameHead, FrameLimits};
 
 use super::wire::{
     KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS, KIND_REFUSED, KIND_STATUS,
-    KIND_STATUS_JSON, KIND_STREAMS, Refused, RefusedCode, StreamEntry, encode_create_streams,
-    parse_created, parse_streams,
+    KIND_STATUS_JSON, KIND_STREAMS, KIND_TRANSFER_LEADER, KIND_TRANSFERRED, Refused, RefusedCode,
+    StreamEntry, encode_create_streams, encode_transfer, parse_created, parse_streams,
+    parse_transferred,
 };
 use super::{ClientError, Connection, Endpoints};
 
@@ -77,6 +78,23 @@ impl Client {
         parse_created(&answer).map_err(|error| ClientError::wire(self.endpoints.current(), error))
     }
 
+    /// Asks the leader of a stream to hand over to the node `to`, and waits until that leads: the
+    /// round of its ballot.
+    ///
+    /// # Errors
+    /// The refusal says why not; [`ClientError::Unknown`] when the leader went away meanwhile.
+    pub fn transfer_leader(&mut self, stream: u64, to: u32) -> Result<u64, ClientError> {
+        let answer =
+            self.ask(KIND_TRANSFER_LEADER, stream, &encode_transfer(to), KIND_TRANSFERRED)?;
+        let (leader, round) = parse_transferred(&answer)
+            .map_err(|error| ClientError::wire(self.endpoints.current(), error))?;
+        if leader == to {
+            return Ok(round);
+        }
+        let what = format!("node {leader} leads, asked for {to}");
+        Err(ClientError::Protocol { addr: self.endpoints.current(), what })
+    }
+
     /// The streams that a node knows.
     ///
     /// # Errors
@@ -133,7 +151,12 @@ impl Client {
             ClientError::Refused(refused) if refused.code == RefusedCode::NotLeader => {
                 self.endpoints.on_not_leader(error.leader_hint())
             }
-            ClientError::Refused(refused) if refused.code == RefusedCode::Busy => false,
+            // The leader says so, and nobody else can do it.
+            ClientError::Refused(refused)
+                if matches!(refused.code, RefusedCode::Busy | RefusedCode::Behind) =>
+            {
+                false
+            }
             _ => {
                 self.endpoints.on_failure();
                 false
@@ -155,7 +178,7 @@ impl Client {
         self.next_id += 1;
         connection.send(&FrameHead::encode(kind, id, stream, body))?;
         // Once it left, only what changes nothing may be asked again.
-        let harmless = kind != KIND_CREATE_STREAMS;
+        let harmless = !matches!(kind, KIND_CREATE_STREAMS | KIND_TRANSFER_LEADER);
         let frame = match connection.receive(&ANSWERS, deadline) {
             Ok(Some(frame)) => frame,
             Ok(None) if harmless => {

@@ -216,6 +216,7 @@ impl Reader {
             timing: TimingConfig {
                 heartbeat: self.time("timing.heartbeat"),
                 election: self.time("timing.election"),
+                hand_over: self.time("timing.hand_over"),
                 disk_stall_soft: self.time("timing.disk_stall_soft"),
                 disk_stall_hard: self.time("timing.disk_stall_hard"),
                 reconnect_min: self.time("timing.reconnect_min"),

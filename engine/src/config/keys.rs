@@ -6,7 +6,7 @@ use palisade_netio::SyncPath;
 use palisade_netio::limits::{BACKOFF_FIRST_NS, BACKOFF_LAST_NS, HANDSHAKE_NS, USER_TIMEOUT_MS};
 
 use super::{Role, ZeroCopy, format_size, format_time};
-use crate::paxos::{ELECTION_NS, HEARTBEAT_NS};
+use crate::paxos::{ELECTION_NS, HAND_OVER_NS, HEARTBEAT_NS};
 
 /// One key of node.toml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ const fn key(path: &'static str, shape: Shape, default: Preset, purpose: &'stati
 }
 
 /// Every key, in file order.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 30] = [
     key(
         "cluster.id",
         ID,
@@ -188,6 +188,14 @@ pub const KEYS: [Key; 29] = [
         Shape::Time(50 * MS, 60 * S),
         Preset::Nanos(ELECTION_NS),
         "silence of a leader after which a follower asks for votes, at least 3 heartbeats",
+    ),
+    key(
+        "timing.hand_over",
+        Shape::Time(0, 86_400 * S),
+        Preset::Nanos(HAND_OVER_NS),
+        "time that a member which comes first must be well before a leader hands over to it: members \
+         of the first one's region come first, then in the order of the list; 0s: \
+         never, else no sooner than timing.election",
     ),
     key(
         "timing.disk_stall_soft",

@@ -56,6 +56,7 @@ fn write_tail(out: &mut String, config: &Config) -> std::fmt::Result {
     for (name, time) in [
         ("heartbeat", timing.heartbeat),
         ("election", timing.election),
+        ("hand_over", timing.hand_over),
         ("disk_stall_soft", timing.disk_stall_soft),
         ("disk_stall_hard", timing.disk_stall_hard),
         ("reconnect_min", timing.reconnect_min),

@@ -159,6 +159,7 @@ impl Replica {
         if !matches!(self.role, Role::Follower) {
             self.step_down(StepDownReason::HigherBallot, fx);
         }
+        self.appointed = false;
         if self.hears(ballot.node) {
             self.election_at = None;
         } else if self.leader != ballot || self.election_at.is_none() {

@@ -50,6 +50,26 @@ pub enum NoSlot {
     Halted,
 }
 
+/// Why leadership does not go to another node now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTransfer {
+    /// This node does not lead, or does not serve yet, or the stream halted.
+    NotLeading,
+    /// It is on its way to a node already.
+    Transferring,
+    /// That node is the leader.
+    Leads,
+    /// That node is no member.
+    NotMember,
+    /// That member is not heard, or its disk does not count.
+    NotUp,
+    /// That member lacks too much of the log.
+    Behind {
+        /// So many bytes.
+        bytes: u64,
+    },
+}
+
 /// A group of the leader, or one that was fetched.
 #[derive(Clone, Copy, Debug)]
 pub struct AcceptHead<'a> {

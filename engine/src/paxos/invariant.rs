@@ -254,7 +254,8 @@ impl Replica {
                 assert!(request.from < request.upto, "asks for nothing");
                 assert!(request.staged == (request.ballot > log.accepting()));
             }
-            Body::StepDown { ballot, successor } => {
+            Body::StepDown { ballot, successor, appointed } => {
+                assert!(successor.is_some() || !appointed, "nobody was chosen");
                 assert!(ballot.is_of(self.me.key()), "ends another's leadership");
                 assert!(*successor != Some(self.me.node), "hands over to itself");
             }

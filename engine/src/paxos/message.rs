@@ -109,6 +109,8 @@ pub enum Body {
         ballot: Ballot,
         /// Who should follow it.
         successor: Option<u32>,
+        /// An operator chose the successor: it keeps what it leads.
+        appointed: bool,
     },
 }
 
@@ -236,9 +238,10 @@ impl Body {
                 put_u64(out, request.upto.0);
                 out.push(u8::from(request.staged));
             }
-            Body::StepDown { ballot, successor } => {
+            Body::StepDown { ballot, successor, appointed } => {
                 put_ballot(out, *ballot);
-                put_u16(out, u16::from(successor.is_some()));
+                let known = u16::from(successor.is_some()) + u16::from(*appointed);
+                put_u16(out, known);
                 put_u32(out, successor.unwrap_or(0));
             }
         }
@@ -281,14 +284,16 @@ impl Body {
                 upto: read_lsn(reader)?,
                 staged: reader.flag()?,
             }),
-            10 => Body::StepDown {
-                ballot: read_ballot(reader)?,
-                successor: match (reader.u16()?, reader.u32()?) {
-                    (0, _) => None,
-                    (1, node) => Some(node),
+            10 => {
+                let ballot = read_ballot(reader)?;
+                let (successor, appointed) = match (reader.u16()?, reader.u32()?) {
+                    (0, _) => (None, false),
+                    (1, node) => (Some(node), false),
+                    (2, node) => (Some(node), true),
                     _ => return Err(DecodeError::Inconsistent),
-                },
-            },
+                };
+                Body::StepDown { ballot, successor, appointed }
+            }
             code => return Err(DecodeError::UnknownCode(code)),
         })
     }

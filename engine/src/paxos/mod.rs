@@ -42,6 +42,7 @@ mod learn;
 mod liveness;
 mod member;
 mod message;
+mod prefer;
 mod prepare;
 mod progress;
 mod replica;
@@ -53,7 +54,8 @@ mod tuning;
 pub use codec::DecodeError;
 pub use effect::{Effect, Effects, HaltReason, LogRecord, StepDownReason};
 pub use event::{
-    AcceptHead, AcceptVerdict, GroupMark, NoSlot, PeerState, ProposePosition, RefuseReason,
+    AcceptHead, AcceptVerdict, GroupMark, NoSlot, NoTransfer, PeerState, ProposePosition,
+    RefuseReason,
 };
 pub use liveness::{HEARTBEAT_BYTES, Heartbeat, Liveness, LivenessEffect, PEERS_MAX};
 pub use member::{
@@ -66,7 +68,9 @@ pub use message::{
 };
 pub use replica::Replica;
 pub use status::{RoleName, Status};
-pub use tuning::{ELECTION_NS, HEARTBEAT_NS, RECORDS_IN_FLIGHT_MAX, Tuning, TuningError};
+pub use tuning::{
+    ELECTION_NS, HAND_OVER_NS, HEARTBEAT_NS, RECORDS_IN_FLIGHT_MAX, Tuning, TuningError,
+};
 
 #[cfg(test)]
 mod tests;

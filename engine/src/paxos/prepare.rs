@@ -322,7 +322,7 @@ impl Replica {
         let leads = self.leader == ballot && self.halted.is_none();
         if ballot.is_of(self.me.key()) && !leads {
             assert!(!matches!(&self.role, Role::Leader(led) if led.ballot == ballot));
-            self.send(to.node, Body::StepDown { ballot, successor: None }, fx);
+            self.send(to.node, Body::StepDown { ballot, successor: None, appointed: false }, fx);
         }
     }
 }

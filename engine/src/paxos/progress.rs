@@ -28,6 +28,8 @@ pub(super) struct Leadership {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transfer {
     pub(super) successor: u32,
+    /// An operator chose it.
+    pub(super) appointed: bool,
     pub(super) give_up_at: Nanos,
 }
 

@@ -63,6 +63,8 @@ pub struct Replica {
     /// Last committed position that was logged.
     pub(super) hinted: Lsn,
     pub(super) disk_stalled: bool,
+    /// An operator chose it: it keeps what it leads, whoever is preferred.
+    pub(super) appointed: bool,
     /// The first position of the log that could not be read from the disk.
     pub(super) damaged: Option<Lsn>,
     pub(super) halted: Option<HaltReason>,
@@ -123,8 +125,8 @@ impl Replica {
                 self.on_commit(from, *ballot, *upto, *end, now, fx);
             }
             Body::Fetch(request) => self.on_fetch(from, request, fx),
-            Body::StepDown { ballot, successor } => {
-                self.on_step_down(from, *ballot, *successor, now, fx);
+            Body::StepDown { ballot, successor, appointed } => {
+                self.on_step_down(from, *ballot, (*successor, *appointed), now, fx);
             }
         }
         self.assert_invariants();

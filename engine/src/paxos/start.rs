@@ -67,6 +67,7 @@ impl Replica {
             leader_end: Lsn::ZERO,
             hinted: log.committed().lsn,
             disk_stalled: false,
+            appointed: false,
             damaged: None,
             halted: None,
             reason: "restarted",

@@ -88,7 +88,7 @@ impl<R: Ring> Shard<R> {
     /// in the log: it is refused before it gets one.
     fn check_members(&self, stream: u64) -> Result<(), Error> {
         let peers = &self.net.peers;
-        if !peers.values().any(|peer| peer.short) {
+        if self.net.short_peers == 0 {
             return Ok(());
         }
         let config = self.streams[&stream].replica.config();
@@ -119,14 +119,23 @@ impl<R: Ring> Shard<R> {
 
     /// Whether this node takes appends for a stream.
     pub(crate) fn check_leads(&self, stream: u64) -> Result<(), Error> {
-        let Some(state) = self.streams.get(&stream) else {
-            let text = format!("no stream {stream} here; see `palisade stream list`");
-            return Err(Error::new(ErrorKind::UnknownStream, text));
-        };
+        let state = self.check_stream(stream)?;
         if state.role == Role::Standby {
             let text = "this cluster is a standby; append at its primary";
             return Err(Error::new(ErrorKind::Standby, text));
         }
+        self.check_leader(stream, state)
+    }
+
+    pub(crate) fn check_stream(&self, stream: u64) -> Result<&StreamState, Error> {
+        self.streams.get(&stream).ok_or_else(|| {
+            let text = format!("no stream {stream} here; see `palisade stream list`");
+            Error::new(ErrorKind::UnknownStream, text)
+        })
+    }
+
+    /// Whether this node leads a stream, in whichever role the cluster is.
+    pub(crate) fn check_leader(&self, stream: u64, state: &StreamState) -> Result<(), Error> {
         if state.leading {
             return Ok(());
         }
@@ -210,6 +219,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn note_full(&mut self, body_bytes: usize) -> bool {
         let full = self.ledger.is_full(body_bytes);
         if full {
+            self.note_no_room();
             self.alarm("log-full", LOG_FULL.to_string());
         }
         full

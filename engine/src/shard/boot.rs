@@ -114,6 +114,7 @@ impl<R: Ring> Shard<R> {
             pending_count: 0,
             pending_bytes: 0,
             spare: None,
+            hand_overs: Default::default(),
             stalled: false,
             overdue: false,
             planned: None,
@@ -480,7 +481,9 @@ impl<R: Ring> Shard<R> {
             let (now, io) = (self.io.now, &mut self.io);
             self.net.add_peer(&mut io.ring, &mut io.pool, now, member.node, addr);
             let (boot, tuning) = (self.me.boot, &self.config.tuning);
-            self.liveness.get_or_insert_with(|| Liveness::new(boot, &[], tuning)).add(member.node);
+            let stall_ns = self.config.disk_stall_ns;
+            let new = || Liveness::new(boot, &[], tuning).with_stall(stall_ns);
+            self.liveness.get_or_insert_with(new).add(member.node);
         }
     }
 

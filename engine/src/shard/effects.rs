@@ -124,11 +124,13 @@ impl<R: Ring> Shard<R> {
 
     fn on_leading(&mut self, stream: u64, ballot: Ballot) {
         assert!(ballot.node == self.me.node);
-        let wall = self.io.ring.wall_ns();
+        let (wall, now) = (self.io.ring.wall_ns(), self.io.now);
         self.board.listeners.tell(Event::Leading { stream, round: ballot.round });
+        self.note_leading(stream);
         let state = self.state(stream);
         state.leading = true;
         state.since_wall_ns = wall;
+        state.led_since = now;
         if state.role == Role::Standby {
             self.start_import(stream);
         }
@@ -199,6 +201,7 @@ impl<R: Ring> Shard<R> {
     }
 
     fn on_halt(&mut self, stream: u64, reason: HaltReason) {
+        self.hand_overs.is_impaired = true;
         self.state(stream).halted = Some(reason);
         self.alarm("stream-halted", format!("stream {stream}: {reason}"));
         self.on_stepped_down(stream);
@@ -224,11 +227,12 @@ impl<R: Ring> Shard<R> {
         for effect in effects {
             match effect {
                 LivenessEffect::Send { to, heartbeat } => {
-                    let short = self.ledger.wal.space().throttle;
+                    let tag = self.heartbeat_tag();
                     let io = &mut self.io;
-                    self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat, short);
+                    self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat, tag);
                 }
                 LivenessEffect::Peer { node, state } => {
+                    self.note_fitness(node);
                     if !state.is_up() {
                         self.net.drop_bulk(&mut self.io.pool, node);
                     }

@@ -6,7 +6,9 @@ use palisade_wal::{
 };
 use zerocopy::FromBytes;
 
-use crate::kinds::{KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};
+use crate::kinds::{
+    HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES,
+};
 use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey, ROUND_MAX};
 use crate::shard::Shard;
 use crate::shard::batch::take_for_groups;
@@ -110,18 +112,17 @@ impl<R: Ring> Shard<R> {
     fn on_heartbeat(&mut self, from: NodeKey, frame: &Frame) -> bool {
         let body = self.bytes_of(frame.slot, frame.body.at, frame.body.len);
         let Ok(heartbeat) = Heartbeat::decode(body) else { return false };
-        let short = match frame.head.tag {
-            0 => false,
-            1 => true,
-            _ => return false,
-        };
-        if let Some(peer) = self.net.peers.get_mut(&from.node) {
-            peer.short = short;
+        let tag = frame.head.tag;
+        if tag & !(HEARTBEAT_SHORT | HEARTBEAT_IMPAIRED) != 0 {
+            return false;
         }
+        let (short, impaired) = (tag & HEARTBEAT_SHORT != 0, tag & HEARTBEAT_IMPAIRED != 0);
+        self.net.note_state(from.node, short, impaired);
         let Some(liveness) = &mut self.liveness else { return true };
         let mut effects = Vec::new();
         liveness.on_heartbeat(from.node, heartbeat, self.io.now, &mut effects);
         self.drain_liveness(effects);
+        self.note_fitness(from.node);
         true
     }
 

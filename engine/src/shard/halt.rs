@@ -76,6 +76,7 @@ impl<R: Ring> Shard<R> {
         let why = self.halt.as_ref().map_or_else(stopped, halt_error);
         self.port.close(why.clone());
         self.creations = Default::default();
+        self.hand_overs = Default::default();
         for job in self.jobs.take_all() {
             if let Destination::Embedder { reply, .. } = job.destination {
                 // Who no longer listens needs no answer.

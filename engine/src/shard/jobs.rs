@@ -360,6 +360,7 @@ impl<R: Ring> Shard<R> {
         let todo = "check this disk; keep the other members up: they have these bytes";
         self.alarm("block-damaged", format!("stream {stream}, LSN {at}: {why}; {todo}"));
         let fetched = matches!(job.destination, Destination::Peer { .. });
+        self.hand_overs.is_impaired = true;
         self.step(stream, |replica, now, fx| replica.on_damaged(at, fetched, now, fx));
         self.answer_job(job, Err(ErrorKind::Corrupt));
     }

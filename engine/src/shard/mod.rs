@@ -22,6 +22,7 @@ mod deliver;
 mod effects;
 mod frames;
 mod halt;
+mod hand_over;
 mod import;
 mod jobs;
 mod ledger;
@@ -161,6 +162,7 @@ pub struct Shard<R: Ring> {
     pub(crate) jobs: jobs::Jobs,
     pub(crate) surveys: survey::Surveys,
     pub(crate) imports: import::Imports,
+    pub(crate) hand_overs: hand_over::HandOvers,
     pub(crate) liveness: Option<Liveness>,
     pub(crate) effects: Effects,
     pub(crate) touched: Vec<u64>,

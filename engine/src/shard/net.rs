@@ -51,6 +51,8 @@ pub(crate) struct Peer {
     pub(crate) key: Option<NodeKey>,
     /// Its log has little space left, it says.
     pub(crate) short: bool,
+    /// A part of its log is damaged or unknown, it says.
+    pub(crate) impaired: bool,
     /// That was another disk than before, since the peer was up last.
     replaced: bool,
     control_up: bool,
@@ -71,6 +73,8 @@ pub(crate) struct Net {
     pub(crate) me: Identity,
     pub(crate) conns: BTreeMap<u32, Conn>,
     pub(crate) peers: BTreeMap<u32, Peer>,
+    /// How many of them have little space left.
+    pub(crate) short_peers: usize,
     pub(crate) listener: Option<Listener>,
     next: u32,
     zero_copy: ZeroCopy,
@@ -95,6 +99,7 @@ impl Net {
             me,
             conns: BTreeMap::new(),
             peers: BTreeMap::new(),
+            short_peers: 0,
             listener: None,
             next: 0,
             zero_copy: ZeroCopy {
@@ -121,6 +126,7 @@ impl Net {
             bulk: None,
             key: None,
             short: false,
+            impaired: false,
             replaced: false,
             control_up: false,
             bulk_up: false,
@@ -277,6 +283,15 @@ impl Net {
         peer.outbox_bytes += frame.len() - before;
     }
 
+    /// A peer says how its log is.
+    pub(crate) fn note_state(&mut self, node: u32, short: bool, impaired: bool) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        self.short_peers += usize::from(short);
+        self.short_peers -= usize::from(peer.short);
+        (peer.short, peer.impaired) = (short, impaired);
+        assert!(self.short_peers <= self.peers.len(), "more are short of space than there are");
+    }
+
     /// Sends a heartbeat at once.
     pub(crate) fn send_heartbeat(
         &mut self,
@@ -284,14 +299,14 @@ impl Net {
         pool: &mut Pool,
         to: u32,
         heartbeat: Heartbeat,
-        short: bool,
+        tag: u64,
     ) {
         let Some(id) = self.peers.get(&to).and_then(|p| p.control.filter(|_| p.control_up)) else {
             return;
         };
         let mut body = Vec::with_capacity(crate::paxos::HEARTBEAT_BYTES);
         heartbeat.encode_into(&mut body);
-        let frame = FrameHead::encode(KIND_HEARTBEAT, u64::from(short), 0, &body);
+        let frame = FrameHead::encode(KIND_HEARTBEAT, tag, 0, &body);
         if let Some(conn) = self.conns.get_mut(&id) {
             // A full queue delays no heartbeat that would still be of use.
             let _ = conn.link.send(ring, pool, Outgoing::inline(frame));

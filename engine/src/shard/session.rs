@@ -44,6 +44,7 @@ impl<R: Ring> Shard<R> {
             wire::KIND_APPEND => self.on_append_request(conn, tag, stream, &body),
             wire::KIND_CREATE_STREAMS => self.on_create_request(conn, tag, &body),
             wire::KIND_LIST_STREAMS => self.survey(conn, tag, Wanted::Streams),
+            wire::KIND_TRANSFER_LEADER => self.on_transfer_request(conn, tag, stream, &body),
             wire::KIND_STATUS => self.survey(conn, tag, Wanted::Status),
             kind => {
                 let text = format!("frames of kind {kind:#x} mean nothing to this node");
@@ -92,6 +93,19 @@ impl<R: Ring> Shard<R> {
             }
         };
         self.create_streams(count, crate::shard::create::Asker::Client { conn, tag });
+    }
+
+    fn on_transfer_request(&mut self, conn: u32, tag: u64, stream: u64, body: &[u8]) {
+        match wire::parse_transfer(body) {
+            Ok(to) => {
+                let asker = crate::shard::hand_over::Asker::Client { conn, tag };
+                self.transfer_leader(stream, to, asker);
+            }
+            Err(error) => {
+                let refused = Refused::new(RefusedCode::Malformed, error.to_string());
+                self.answer(conn, wire::KIND_REFUSED, tag, &refused.encode());
+            }
+        }
     }
 
     fn open_request(&mut self, conn: u32, tag: u64, stream: u64, count: usize) -> Option<u64> {
@@ -187,6 +201,11 @@ fn refused_code(kind: ErrorKind) -> Option<RefusedCode> {
         ErrorKind::ScnTooFarAhead => RefusedCode::ScnTooFar,
         ErrorKind::Shutdown => RefusedCode::Shutdown,
         ErrorKind::Config => RefusedCode::Unsupported,
+        ErrorKind::NotMember => RefusedCode::NotMember,
+        ErrorKind::NotUp => RefusedCode::NotUp,
+        ErrorKind::LeadsAlready => RefusedCode::LeadsAlready,
+        ErrorKind::Behind => RefusedCode::Behind,
+        ErrorKind::TimedOut => RefusedCode::TimedOut,
         _ => return None,
     })
 }

@@ -76,6 +76,8 @@ pub(crate) struct StreamState {
     pub(crate) hinted: Lsn,
     /// Since when the replica is in its present role.
     pub(crate) since_wall_ns: u64,
+    /// Since when this node leads it, if it does.
+    pub(crate) led_since: Nanos,
 }
 
 impl StreamState {
@@ -98,6 +100,7 @@ impl StreamState {
             touched: false,
             blocked: false,
             since_wall_ns: wall_ns,
+            led_since: Nanos(0),
         }
     }
 

@@ -77,11 +77,13 @@ impl<R: Ring> Shard<R> {
         self.run_timers();
         self.end_surveys();
         self.check_stall();
+        self.give_away();
         self.run_imports();
         self.end_turn();
         self.seal();
         self.flush_own();
         self.end_turn();
+        self.tell_handed_over();
         self.serve_forwarder();
         self.run_jobs();
         self.check_ceiling();
@@ -147,6 +149,10 @@ impl<R: Ring> Shard<R> {
                     self.publish_status();
                     let _ = reply.send(Ok(()));
                 }
+                Command::Transfer { stream, to, reply } => {
+                    let asker = crate::shard::hand_over::Asker::Embedder(reply);
+                    self.transfer_leader(stream, to, asker);
+                }
                 Command::Create { count, reply } => {
                     self.create_streams(count, Asker::Embedder(reply));
                 }
@@ -186,9 +192,12 @@ impl<R: Ring> Shard<R> {
                 }
             }
         }
+        self.ledger.note_writes(self.io.now);
+        let writes = (self.ledger.wal.durable(), self.ledger.oldest_write());
         if let Some(liveness) = &mut self.liveness
             && liveness.next_deadline() <= self.io.now
         {
+            liveness.on_writes(writes.0, writes.1);
             let mut effects = Vec::new();
             liveness.on_time(self.io.now, &mut effects);
             self.drain_liveness(effects);
@@ -198,7 +207,6 @@ impl<R: Ring> Shard<R> {
     /// A write that takes too long makes this node fall silent: it must not lead.
     fn check_stall(&mut self) {
         let limit = self.config.disk_stall_ns;
-        self.ledger.note_writes(self.io.now);
         // Woken much later than planned, it was this process that stood still, not the disk.
         if self.planned.take().is_some_and(|at| self.io.now.since(at) > STOOD_STILL_NS) {
             self.ledger.restart_ages(self.io.now);
@@ -313,6 +321,7 @@ impl<R: Ring> Shard<R> {
         [replicas, liveness, stall, self.net.next_timer(), self.ledger.wal.next_timer()]
             .into_iter()
             .chain([self.next_import(), self.surveys.next_deadline(), again])
+            .chain([self.hand_overs.next_deadline()])
             .flatten()
             .min()
     }

@@ -140,6 +140,127 @@ mod tests {
     use palisade_wal::{BodyBuilder, CHAIN_START, Origin};
 
     use super::*;
+    use crate::limits::PRODUCER_EXPIRY_NS;
+    use crate::stream::producers::Verdict;
+
+    /// A group of a log that is made by chance.
+    #[derive(Clone)]
+    struct Made {
+        bytes: Vec<u8>,
+        start: Lsn,
+        end: Lsn,
+        scn: u64,
+        producers: Vec<(u64, u64)>,
+    }
+
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, limit: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) % limit
+        }
+    }
+
+    /// A group with records of few producers, after `start`, days after `scn` now and then.
+    fn made(dice: &mut Dice, start: Lsn, scn: u64) -> Made {
+        let mut buffer = vec![0; 4096];
+        let mut builder = BodyBuilder::new(&mut buffer);
+        let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
+        builder.begin_group(5, start, Ballot::NONE, GroupKind::Data, origin, 0).unwrap();
+        let mut producers = Vec::new();
+        for _ in 0..=dice.below(3) {
+            let (producer, sequence) = (dice.below(6), 1 + dice.below(4));
+            let sequence = if producer == 0 { 0 } else { sequence };
+            builder.push_entry(b"x", producer, sequence).unwrap();
+            producers.push((producer, sequence));
+        }
+        let scn = scn + 1 + dice.below(4) * PRODUCER_EXPIRY_NS / 5;
+        let meta = builder.end_group(scn, CHAIN_START);
+        let bytes = buffer[meta.range()].to_vec();
+        Made { bytes, start, end: meta.end, scn, producers }
+    }
+
+    fn log(dice: &mut Dice, groups: u64, start: Lsn, scn: u64) -> Vec<Made> {
+        let mut log: Vec<Made> = Vec::new();
+        for _ in 0..groups {
+            let (start, scn) = log.last().map_or((start, scn), |last| (last.end, last.scn));
+            log.push(made(dice, start, scn));
+        }
+        log
+    }
+
+    fn logged(derived: &mut Derived, group: &Made) {
+        derived.on_logged(&group.bytes, GroupKind::Data, group.start, group.end, group.scn);
+    }
+
+    /// The log as a replica sees it that is led by many: groups that a Takeover voids again, some
+    /// staged, commits now and then.
+    fn lived(dice: &mut Dice, log: &[Made]) -> Derived {
+        let mut derived = Derived::default();
+        let (mut at, mut committed, mut round) = (0, 0, 0);
+        while at < log.len() {
+            round += 1;
+            let ballot = Ballot { round, node: 1, incarnation: 1 };
+            match dice.below(4) {
+                0 => {
+                    // Another leader's groups, in place of those above; none is ever committed.
+                    let (start, scn) = (log[at].start, log[at].scn);
+                    let void = self::log(dice, 3, start, scn + 9 * PRODUCER_EXPIRY_NS);
+                    void.iter().for_each(|group| logged(&mut derived, group));
+                    derived.on_takeover(ballot, start);
+                }
+                1 => {
+                    // Back to what is committed, and there again by a fetch for a Takeover.
+                    for Made { bytes, start, end, scn, .. } in &log[committed..=at] {
+                        derived.on_staged(ballot, bytes, GroupKind::Data, *start, *end, *scn);
+                    }
+                    derived.on_takeover(ballot, log[at].end);
+                    at += 1;
+                }
+                2 if at > committed => {
+                    committed += 1 + dice.below((at - committed) as u64) as usize;
+                    derived.on_committed(log[committed - 1].end);
+                }
+                _ => {
+                    logged(&mut derived, &log[at]);
+                    at += 1;
+                }
+            }
+        }
+        derived.on_committed(log[log.len() - 1].end);
+        derived
+    }
+
+    #[test]
+    fn a_table_is_a_function_of_the_committed_log() {
+        let (mut fresh, mut known) = (0, 0);
+        for seed in 0..300 {
+            let mut dice = Dice(seed);
+            let log = log(&mut dice, 40, Lsn::ZERO, 1 << 50);
+            let mut plain = Derived::default();
+            for group in &log {
+                logged(&mut plain, group);
+                plain.on_committed(group.end);
+            }
+            for _ in 0..3 {
+                let lived = lived(&mut dice, &log);
+                assert_eq!(lived.producers, plain.producers, "seed {seed}");
+            }
+            // Who is known is who was heard of in time, by the newest record of any producer.
+            let numbered = log.iter().filter(|g| g.producers.iter().any(|(id, _)| *id != 0));
+            let newest = numbered.map(|group| group.scn).max().expect("some have producers");
+            for id in 1..6 {
+                let named = log.iter().filter(|g| g.producers.iter().any(|(p, _)| *p == id));
+                let last = named.map(|group| group.scn).max();
+                let expected = last.is_some_and(|scn| scn + PRODUCER_EXPIRY_NS >= newest);
+                let is_new = plain.producers.check(id, 1, None) == Verdict::Fresh;
+                assert_eq!(is_new, !expected, "seed {seed}, producer {id}");
+                (fresh, known) = (fresh + u32::from(is_new), known + u32::from(!is_new));
+            }
+        }
+        assert!(fresh > 100 && known > 100, "both happen: {fresh} expired, {known} known");
+    }
 
     #[test]
     fn a_catalogue_group_of_another_stream_names_no_stream() {

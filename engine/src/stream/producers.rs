@@ -2,14 +2,18 @@
 //!
 //! The table derives from the log alone. What is committed is in `settled`; what is logged above
 //! that is an overlay that a takeover may void. It is bounded: of the producers with the oldest
-//! SCN the places are forgotten first and the last sequence later. Whoever is forgotten entirely
-//! counts as new.
+//! SCN the places are forgotten first and the last sequence later. And it expires: a committed
+//! record forgets every producer whose last one is more than [`PRODUCER_EXPIRY_NS`] of SCN older.
+//! Nothing else ages a producer, no clock and no restart, so that every replica that has
+//! committed the same has the same table. Whoever is forgotten entirely counts as new.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use palisade_wal::Lsn;
 
-use crate::limits::{PRODUCER_SEQUENCES_MAX, PRODUCERS_LAST_MAX, PRODUCERS_MAX};
+use crate::limits::{
+    PRODUCER_EXPIRY_NS, PRODUCER_SEQUENCES_MAX, PRODUCERS_LAST_MAX, PRODUCERS_MAX,
+};
 
 /// Where a producer's record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +46,7 @@ pub enum Verdict {
     },
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Producer {
     last: u64,
     scn: u64,
@@ -50,7 +54,7 @@ struct Producer {
 }
 
 /// Producers whose places are forgotten: the last sequence of each, and its SCN.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Lasts {
     by_id: BTreeMap<u64, (u64, u64)>,
     by_scn: BTreeSet<(u64, u64)>,
@@ -70,6 +74,15 @@ impl Lasts {
         }
     }
 
+    /// Forgets those whose SCN is below `scn`.
+    fn expire(&mut self, scn: u64) {
+        while let Some((_, id)) = self.by_scn.first().copied().filter(|(at, _)| *at < scn) {
+            self.by_scn.pop_first();
+            self.by_id.remove(&id);
+        }
+        assert!(self.by_id.len() == self.by_scn.len(), "one for each id");
+    }
+
     fn take(&mut self, producer: u64) -> Option<(u64, u64)> {
         let (last, scn) = self.by_id.remove(&producer)?;
         assert!(self.by_scn.remove(&(scn, producer)), "one for each id");
@@ -78,9 +91,11 @@ impl Lasts {
 }
 
 /// The producers of one stream.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Producers {
     settled: BTreeMap<u64, Producer>,
+    /// No SCN in `settled` is below this.
+    oldest: u64,
     lasts: Lasts,
     /// Logged above the committed cursor, in log order.
     overlay: VecDeque<Mark>,
@@ -133,7 +148,19 @@ impl Producers {
         }
     }
 
+    /// Forgets entirely who was last heard of before `scn`.
+    fn expire(&mut self, scn: u64) {
+        self.lasts.expire(scn);
+        if self.oldest >= scn {
+            return;
+        }
+        self.settled.retain(|_, producer| producer.scn >= scn);
+        self.oldest = self.settled.values().map(|p| p.scn).min().unwrap_or(scn);
+        assert!(self.oldest >= scn, "who has expired is still there");
+    }
+
     fn settle(&mut self, mark: Mark) {
+        self.expire(mark.scn.saturating_sub(PRODUCER_EXPIRY_NS));
         if self.settled.len() >= PRODUCERS_MAX && !self.settled.contains_key(&mark.producer) {
             let oldest = self.settled.iter().min_by_key(|(id, p)| (p.scn, **id));
             let oldest = *oldest.expect("the table is full").0;
@@ -209,6 +236,61 @@ mod tests {
         producers
     }
 
+    /// Commits the record of a producer at an SCN.
+    fn commit(producers: &mut Producers, producer: u64, sequence: u64, scn: u64) -> Mark {
+        let mark = Mark { scn, ..mark(producer, sequence) };
+        producers.on_logged(mark);
+        producers.on_committed(Lsn::MAX);
+        mark
+    }
+
+    #[test]
+    fn a_producer_expires_by_the_scn_of_what_is_committed() {
+        let mut producers = Producers::default();
+        let first = commit(&mut producers, 7, 1, 1000);
+        commit(&mut producers, 8, 1, 2000);
+        // Exactly that old is not too old.
+        commit(&mut producers, 9, 1, 1000 + PRODUCER_EXPIRY_NS);
+        assert_eq!(producers.check(7, 1, None), Verdict::Duplicate(first));
+        // What is logged and not committed forgets nobody.
+        let next = Mark { scn: 1001 + PRODUCER_EXPIRY_NS, ..mark(9, 2) };
+        producers.on_logged(next);
+        assert_eq!(producers.check(7, 2, None), Verdict::Fresh);
+        producers.on_voided(Lsn::ZERO);
+        assert_eq!(producers.check(7, 1, None), Verdict::Duplicate(first));
+        commit(&mut producers, 9, 2, next.scn);
+        assert_eq!(producers.check(7, 1, None), Verdict::Fresh, "it counts as new");
+        assert_eq!(producers.check(7, 2, None), Verdict::Gap { expected: 1 });
+        assert_eq!(producers.check(8, 2, None), Verdict::Fresh, "the others stay");
+        assert_eq!(producers.check(9, 3, None), Verdict::Fresh);
+    }
+
+    #[test]
+    fn a_last_sequence_expires_like_a_place() {
+        let mut producers = crowd(PRODUCERS_MAX as u64 + 2);
+        assert_eq!(producers.check(1, 2, None), Verdict::Fresh);
+        commit(&mut producers, 1 << 40, 1, 2 + PRODUCER_EXPIRY_NS);
+        assert_eq!(producers.check(1, 2, None), Verdict::Gap { expected: 1 });
+        assert_eq!(producers.check(2, 2, None), Verdict::Fresh);
+    }
+
+    #[test]
+    fn a_producer_whose_uncommitted_record_outlives_it_goes_on() {
+        let mut producers = Producers::default();
+        commit(&mut producers, 7, 4, 1000);
+        // Another producer's record forgets it while its own next one is on its way.
+        let late = 2000 + PRODUCER_EXPIRY_NS;
+        let (other, own) = (mark(8, 1), mark(7, 5));
+        producers.on_logged(Mark { scn: late, ..other });
+        producers.on_logged(Mark { scn: late, ..own });
+        producers.on_committed(other.end_lsn);
+        assert_eq!(producers.check(7, 6, None), Verdict::Fresh);
+        assert_eq!(producers.check(7, 4, None), Verdict::Forgotten);
+        producers.on_committed(own.end_lsn);
+        assert_eq!(producers.check(7, 6, None), Verdict::Fresh);
+        assert_eq!(producers.check(7, 4, None), Verdict::Forgotten);
+    }
+
     #[test]
     fn a_producer_that_others_pushed_out_is_not_new() {
         let mut producers = crowd(PRODUCERS_MAX as u64 + 1);
@@ -216,7 +298,7 @@ mod tests {
         assert_eq!(producers.check(1, 2, None), Verdict::Fresh);
         assert_eq!(producers.check(1, 3, None), Verdict::Gap { expected: 2 });
         // It comes back, with its place in the order; another one goes.
-        let back = Mark { sequence: 2, scn: u64::MAX, ..mark(1, 1 << 40) };
+        let back = Mark { sequence: 2, scn: PRODUCER_EXPIRY_NS, ..mark(1, 1 << 40) };
         producers.on_logged(back);
         producers.on_committed(Lsn::MAX);
         assert_eq!(producers.check(1, 2, None), Verdict::Duplicate(back));

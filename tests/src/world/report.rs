@@ -46,6 +46,8 @@ pub struct SeedReport {
     pub steps: u64,
     /// Turns of shards.
     pub turns: u64,
+    /// Leaderships that an operator moved.
+    pub moved: u64,
     /// Whether the run was long and hard enough to count.
     pub ok: bool,
 }

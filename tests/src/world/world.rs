@@ -9,6 +9,7 @@ use super::agenda::Agenda;
 use super::check::{Checks, FullCopy, Seat, Violation};
 use super::faults::{Faults, Step};
 use super::fleet::{Fleet, Node, Turned};
+use super::operator::Operator;
 use super::report::{Failure, SeedReport};
 use super::settings::{MS, SECOND, Settings, Upstream};
 use super::workload::{Wake, Workload};
@@ -31,6 +32,7 @@ const RUN_NS_MIN: u64 = 60 * SECOND;
 enum Entry {
     Wake(Wake),
     Fault(Step),
+    Operator,
 }
 
 /// Nodes that a standby fetches from, in the order of its list.
@@ -55,6 +57,7 @@ pub struct World {
     fleet: Fleet,
     workload: Workload,
     faults: Faults,
+    operator: Operator,
     checks: Checks,
     agenda: Agenda<Entry>,
     began: Nanos,
@@ -69,7 +72,8 @@ impl World {
     /// A directory could not be formatted.
     pub fn new(seed: u64) -> Result<World, Violation> {
         let mut random = Random::new(seed ^ 0x0077_6F72_6C64);
-        let settings = Settings::draw(&mut random);
+        let mut settings = Settings::draw(&mut random);
+        let operator = Operator::new(seed, &mut settings);
         let universe = Universe::new(seed);
         universe.set_latencies(Latencies::swarm(&mut random));
         let began = universe.now();
@@ -83,6 +87,7 @@ impl World {
             seed,
             workload: Workload::new(&settings, random.bits()),
             faults: Faults::draw(random.bits()),
+            operator,
             checks: Checks::default(),
             agenda: Agenda::default(),
             universe,
@@ -124,6 +129,7 @@ impl World {
             fault_counts,
             steps: self.universe.trace_len(),
             turns: self.turns,
+            moved: self.operator.moved,
         }
     }
 
@@ -199,6 +205,7 @@ impl World {
         let mut random = Random::new(self.seed ^ 0x0066_6175_6C74);
         self.universe.set_faults(FaultPlan::swarm(&mut random));
         self.agenda.add(now, Entry::Fault(Step::Draw));
+        self.agenda.add(now, Entry::Operator);
         let end = self.began.after(self.settings.faulty_ns);
         while self.universe.now() < end {
             self.step(end)?;
@@ -210,7 +217,7 @@ impl World {
     fn recover(&mut self) -> Result<(), Violation> {
         self.faults.over = true;
         self.universe.calm();
-        self.agenda.retain(|entry| !matches!(entry, Entry::Fault(_)));
+        self.agenda.retain(|entry| !matches!(entry, Entry::Fault(_) | Entry::Operator));
         for node in 0..self.fleet.nodes.len() {
             if self.fleet.nodes[node].process.is_none() {
                 self.fleet.start(node);
@@ -299,6 +306,11 @@ impl World {
                     self.agenda.add(next, Entry::Wake(who));
                 }
             }
+            Entry::Operator => {
+                if let Some(next) = self.operator.wake(now, &self.fleet)? {
+                    self.agenda.add(next, Entry::Operator);
+                }
+            }
             Entry::Fault(Step::Draw) => {
                 let blow = self.faults.draw_blow(&self.fleet);
                 self.agenda.add(now, Entry::Fault(Step::Strike(blow)));
@@ -328,7 +340,7 @@ impl World {
         let Some(shard) = self.fleet.shard(ring) else { return Ok(()) };
         let (cluster, boot) = (self.fleet.nodes[node].cluster, self.fleet.nodes[node].boots);
         for (code, text) in shard.alarms() {
-            let excused = code == "disk-stalled"
+            let excused = ["disk-stalled", "peer-disk-slow"].contains(&code)
                 || code == "log-full" && self.faults.may_fill_disks()
                 || self.faults.may_spoil_reads(node, &self.fleet);
             if !excused {

@@ -6,6 +6,7 @@ mod cluster;
 mod contract;
 mod history;
 mod kills;
+mod leader;
 mod machine;
 mod producer;
 mod reading;

@@ -585,7 +585,7 @@ fn leadership_is_handed_over_with_the_whole_log() {
         c.propose(0).unwrap();
     }
     let before = c.now;
-    c.run(0, |r, now, fx| r.on_transfer(2, now, fx)).unwrap();
+    c.run(0, |r, now, fx| r.on_transfer(2, false, now, fx)).unwrap();
     assert_eq!(c.nodes[0].replica().leader_slot(), Err(NoSlot::Transferring));
     c.settle("the successor", |c| c.leader() == Some(1));
     assert!(c.now.since(before) < 60_000_000, "took {} ns", c.now.since(before));

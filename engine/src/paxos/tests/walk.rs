@@ -195,7 +195,7 @@ fn step(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
     } else if hit(mix.transfer) {
         if cluster.nodes[at].replica.is_some() {
             let to = other as u32 + 1;
-            let _ = cluster.run(at, |r, now, fx| r.on_transfer(to, now, fx));
+            let _ = cluster.run(at, |r, now, fx| r.on_transfer(to, to == 1, now, fx));
         }
     } else if hit(1) {
         cluster.nodes[at].check_replay();
