@@ -68,6 +68,7 @@ impl Replica {
             hinted: log.committed().lsn,
             disk_stalled: false,
             damaged: None,
+            floor: 0,
             halted: None,
             reason: "restarted",
             log,
