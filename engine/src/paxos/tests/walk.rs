@@ -149,7 +149,11 @@ fn network(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
 /// A turn of the floors of any node. Its clock is behind or ahead of others.
 fn close(cluster: &mut Cluster, dice: &mut Dice) {
     let at = dice.below(cluster.nodes.len());
-    let wall = (cluster.last_scn + dice.below(5) as u64).saturating_sub(2);
+    let wall = (cluster.last_scn + dice.below(40) as u64).saturating_sub(10);
+    if dice.below(6) == 0 {
+        // As another shard or a standby may want it, although this one has nothing new.
+        cluster.nodes[at].floors.on_spread(wall);
+    }
     cluster.floors(at, wall);
 }
 
