@@ -29,6 +29,10 @@ kinds! {
     KIND_GROUPS = 18;
     /// Between shards: groups that were fetched, `tag` the `headers_crc`; the prefix says for what.
     KIND_FETCHED = 19;
+    /// Between shards: a [`FloorAsk`](crate::paxos::FloorAsk).
+    KIND_FLOOR_ASK = 20;
+    /// Between shards: a [`FloorHeld`](crate::paxos::FloorHeld).
+    KIND_FLOOR_HELD = 21;
 
     /// From a reader: a [`Fetch`](crate::forward::wire::Fetch).
     KIND_FETCH = 64;

@@ -197,7 +197,7 @@ fn messages() -> Vec<Body> {
         Body::Prepare { ballot },
         Body::Promise(promise),
         Body::Refuse { ballot, promised: ballot, no_takeover: false },
-        Body::Takeover { ballot, end, config },
+        Body::Takeover { ballot, end, scn: 0, config },
         Body::Accepted { ballot, upto, seq: 0 },
         Body::Commit { ballot, upto, end: end.lsn },
         Body::Fetch(FetchRequest { ballot, from: Lsn(0), upto, staged: false }),

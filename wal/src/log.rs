@@ -167,7 +167,8 @@ impl StreamLog {
         self.unknown
     }
 
-    /// Highest SCN of any group ever logged here, voided and staged ones included.
+    /// Highest SCN of any group ever logged here, voided and staged ones included, and of those
+    /// that a Takeover named.
     pub fn last_scn(&self) -> u64 {
         self.last_scn
     }
@@ -319,6 +320,14 @@ impl StreamLog {
         assert!(self.promised >= ballot, "a takeover is a promise");
         self.assert_invariants();
         Ok(())
+    }
+
+    /// A Takeover named `scn`: those that it was taken over from gave none above, or vouched that
+    /// none up to it is given again.
+    pub fn raise_scn(&mut self, scn: u64) {
+        let before = self.last_scn;
+        self.last_scn = before.max(scn);
+        assert!(self.last_scn >= before && self.last_scn >= scn, "an SCN goes up");
     }
 
     /// Everything below `lsn` is committed. Positions that are no boundary above the known

@@ -32,7 +32,7 @@ impl Replica {
         if full || led.window.len() >= self.tuning.window_groups_max {
             return Err(NoSlot::Busy);
         }
-        let scn_floor = self.log.last_scn().max(led.scn_floor);
+        let scn_floor = self.log.last_scn().max(led.scn_floor).max(self.floor);
         assert!(scn_floor >= self.log.last_scn(), "an SCN would go backwards");
         assert!(end.lsn.0.is_multiple_of(Lsn::ALIGN), "a group begins aligned");
         let (ballot, lsn, chain_before) = (led.ballot, end.lsn, end.chain);
@@ -47,7 +47,7 @@ impl Replica {
         assert!(led.transfer.is_none(), "a group that the successor may miss");
         assert!(led.window.len() < self.tuning.window_groups_bound(), "the window was full");
         self.log.append(mark.start, mark.end, led.ballot, mark.scn, mark.place);
-        led.push(mark.start, mark.end.lsn);
+        led.push(mark.start, mark.end.lsn, mark.scn);
         assert!(self.log.end() == mark.end, "the next group follows this one");
         if idle {
             led.retry_at = now.after(retry_ns);

@@ -24,6 +24,7 @@ impl Replica {
         }
         let Some(disk) = led.unbound() else { return };
         let (ballot, start, end) = (led.ballot, led.start, self.log.end().lsn);
+        let scn = led.scn_floor;
         assert!(self.config.ballot == ballot, "changes members of another ballot");
         self.config = self.config.binding(disk, end);
         led.bind(disk);
@@ -31,7 +32,7 @@ impl Replica {
         led.retry_at = led.retry_at.max(now.after(retry_ns));
         let config = self.config.clone();
         self.log_config(&config, fx);
-        self.send_all(&Body::Takeover { ballot, end: start, config }, fx);
+        self.send_all(&Body::Takeover { ballot, end: start, scn, config }, fx);
         self.count(fx);
     }
 

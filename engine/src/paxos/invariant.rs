@@ -235,9 +235,10 @@ impl Replica {
                 assert!(*said >= promised, "says less than it promised");
                 assert!(!no_takeover || log.accepting() < *ballot, "has that Takeover");
             }
-            Body::Takeover { ballot, end, config } => {
+            Body::Takeover { ballot, end, scn, config } => {
                 let led = self.led().expect("only a leader says its Takeover");
                 assert!(led.ballot == *ballot && led.start == *end, "a Takeover of another");
+                assert!(led.scn_floor == *scn, "the floor of another Takeover");
                 assert!(config.ballot == *ballot, "members of another ballot");
             }
             Body::Accepted { ballot, upto, seq } => {

@@ -237,7 +237,8 @@ impl Replica {
         let (ballot, upto) = (led.ballot, self.log.committed().lsn);
         if member.holds().is_none() || !led.serving || !member.has_config(self.config.seq) {
             let config = self.config.clone();
-            self.send(node, Body::Takeover { ballot, end: led.start, config }, fx);
+            let (end, scn) = (led.start, led.scn_floor);
+            self.send(node, Body::Takeover { ballot, end, scn, config }, fx);
         }
         if member.holds().is_some() && led.serving {
             self.send(node, Body::Commit { ballot, upto, end: self.log.end().lsn }, fx);

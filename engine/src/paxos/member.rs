@@ -259,11 +259,13 @@ impl Config {
     }
 }
 
-/// The body of a Takeover record: the chain at its end, and the members.
+/// The body of a Takeover record: the chain at its end, an SCN floor, and the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakeoverBody {
     /// The chain at the end that the record's LSN names.
     pub chain: u64,
+    /// No group is given an SCN at or below it under this ballot or a higher one.
+    pub scn: u64,
     /// The members, stamped with the record's ballot.
     pub config: Config,
 }
@@ -273,7 +275,9 @@ impl TakeoverBody {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         assert!(self.config.ballot.is_some(), "a Takeover stamps its members");
+        assert!(self.scn <= SCN_MAX, "an SCN above them all");
         put_u64(&mut out, self.chain);
+        put_u64(&mut out, self.scn);
         self.config.encode_into(&mut out);
         out
     }
@@ -284,10 +288,13 @@ impl TakeoverBody {
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<TakeoverBody, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let chain = reader.u64()?;
+        let (chain, scn) = (reader.u64()?, reader.u64()?);
         let config = Config::read(&mut reader)?;
         reader.finish()?;
-        Ok(TakeoverBody { chain, config })
+        if scn > SCN_MAX {
+            return Err(DecodeError::Inconsistent);
+        }
+        Ok(TakeoverBody { chain, scn, config })
     }
 }
 
@@ -363,6 +370,7 @@ fn replay_takeover(
     if body.config.ballot != ballot {
         return Err(ReplayError::Body(DecodeError::Inconsistent));
     }
+    log.raise_scn(body.scn);
     let taken = log.take_over(ballot, Boundary { lsn, chain: body.chain });
     if taken.is_ok() || (log.is_unknown() && body.config.version() > config.version()) {
         *config = body.config;

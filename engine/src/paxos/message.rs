@@ -80,6 +80,8 @@ pub enum Body {
         ballot: Ballot,
         /// End of the log that was chosen.
         end: Boundary,
+        /// Highest SCN that its promises named: no group from here on has one at or below it.
+        scn: u64,
         /// The members, stamped with `ballot`.
         config: Config,
     },
@@ -129,7 +131,7 @@ pub struct Promise {
     pub base: Lsn,
     /// Bytes or promises may be missing: not counted.
     pub unknown: bool,
-    /// Highest SCN ever logged.
+    /// Highest SCN that may not be given again: of any group ever logged, and the shard's floor.
     pub scn: u64,
     /// Newest members known.
     pub config: Config,
@@ -216,9 +218,10 @@ impl Body {
                 put_ballot(out, *promised);
                 out.push(u8::from(*no_takeover));
             }
-            Body::Takeover { ballot, end, config } => {
+            Body::Takeover { ballot, end, scn, config } => {
                 put_ballot(out, *ballot);
                 put_boundary(out, *end);
+                put_u64(out, *scn);
                 config.encode_into(out);
             }
             Body::Accepted { ballot, upto, seq } => {
@@ -266,6 +269,7 @@ impl Body {
             6 => Body::Takeover {
                 ballot: read_ballot(reader)?,
                 end: read_boundary(reader)?,
+                scn: read_scn(reader)?,
                 config: Config::read(reader)?,
             },
             7 => Body::Accepted {
@@ -324,15 +328,20 @@ impl Promise {
             committed: read_lsn(reader)?,
             base: read_lsn(reader)?,
             unknown: reader.flag()?,
-            scn: reader.u64()?,
+            scn: read_scn(reader)?,
             config: Config::read(reader)?,
         };
         let ordered = promise.base <= promise.committed && promise.committed <= promise.end.lsn;
         let stamped = promise.accepting.max(promise.config.ballot);
-        if !ordered || stamped > promise.ballot || promise.scn > SCN_MAX {
+        if !ordered || stamped > promise.ballot {
             return Err(DecodeError::Inconsistent);
         }
         assert!(promise.accepting <= promise.ballot && promise.base <= promise.end.lsn);
         Ok(promise)
     }
+}
+
+fn read_scn(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
+    let scn = reader.u64()?;
+    if scn <= SCN_MAX { Ok(scn) } else { Err(DecodeError::Inconsistent) }
 }

@@ -15,6 +15,7 @@
 //! - [`Replica::on_durable`] for each record and [`Replica::on_group_durable`] for the groups that
 //!   are no staged ones, in WAL order. Groups are named by the ballot of their record header,
 //!   since a Takeover may put others at the same positions.
+//! - [`Replica::set_floor`] before any other input, after the floor of the shard's [`Floors`] rose.
 //! - [`Replica::on_peer`] for what its [`Liveness`] says: nobody is up before that, and nothing is
 //!   said again to those that are not.
 //! - [`Replica::on_turn_end`] after the inputs of a turn.
@@ -32,11 +33,13 @@
 mod abdicate;
 mod accept;
 mod binding;
+mod closed;
 mod codec;
 mod effect;
 mod elect;
 mod event;
 mod fetch;
+mod floor;
 mod invariant;
 mod learn;
 mod liveness;
@@ -51,12 +54,14 @@ mod status;
 mod takeover;
 mod tuning;
 
+pub use closed::Closed;
 pub use codec::DecodeError;
 pub use effect::{Effect, Effects, HaltReason, LogRecord, StepDownReason};
 pub use event::{
     AcceptHead, AcceptVerdict, GroupMark, NoSlot, NoTransfer, PeerState, ProposePosition,
     RefuseReason,
 };
+pub use floor::{FLOOR_NS, FloorAsk, FloorEffect, FloorHeld, Floors, VIEWS_MAX, View};
 pub use liveness::{HEARTBEAT_BYTES, Heartbeat, Liveness, LivenessEffect, PEERS_MAX};
 pub use member::{
     ADDR_BYTES_MAX, Config, MEMBERS_MAX, Me, Member, NodeKey, REGION_BYTES_MAX, ReplayError,

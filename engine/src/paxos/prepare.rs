@@ -40,7 +40,7 @@ impl Replica {
             committed: log.committed().lsn,
             base: log.base().lsn,
             unknown: log.is_unknown(),
-            scn: log.last_scn(),
+            scn: log.last_scn().max(self.floor),
             config: self.config.clone(),
         }
     }
@@ -227,6 +227,7 @@ impl Replica {
         let yields = best.base > self.log.end().lsn;
         let committed = counted.iter().map(|(_, p)| p.committed).max().unwrap_or_default();
         let config = config.stamped(ballot, &voters);
+        let scn = candidacy.scn_floor;
         candidacy.chosen = true;
         candidacy.give_up_at = now.after(self.tuning.candidacy_ns);
         if end.lsn < committed {
@@ -235,7 +236,8 @@ impl Replica {
             self.give_up("the best tail begins above this log", now, fx);
         } else {
             self.reason = "fetches what its log lacks";
-            self.pending = Some(Box::new(Pending::new(ballot, end, config, source, &self.log)));
+            self.pending =
+                Some(Box::new(Pending::new(ballot, (end, scn), config, source, &self.log)));
             self.advance_takeover(now, fx);
         }
     }
@@ -309,8 +311,8 @@ impl Replica {
             }
             Role::Leader(led) if no_takeover => {
                 assert!(led.ballot == self.config.ballot, "counts in members of another ballot");
-                let (end, config) = (led.start, self.config.clone());
-                self.send(from.node, Body::Takeover { ballot, end, config }, fx);
+                let (end, scn, config) = (led.start, led.scn_floor, self.config.clone());
+                self.send(from.node, Body::Takeover { ballot, end, scn, config }, fx);
             }
             _ => {}
         }

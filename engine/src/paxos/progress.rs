@@ -18,6 +18,8 @@ pub(super) struct Leadership {
     pub(super) members: Vec<Progress>,
     /// Ends of own groups above the committed position.
     pub(super) window: VecDeque<Lsn>,
+    /// Their SCNs.
+    pub(super) scns: VecDeque<u64>,
     /// SCNs that members hold, from their promises.
     pub(super) scn_floor: u64,
     pub(super) retry_at: Nanos,
@@ -87,6 +89,7 @@ impl Leadership {
             serving: false,
             members: config.members.iter().map(progress).collect(),
             window: VecDeque::new(),
+            scns: VecDeque::new(),
             scn_floor,
             retry_at,
             transfer: None,
@@ -153,17 +156,20 @@ impl Leadership {
     pub(super) fn slide(&mut self, committed: Lsn) {
         while self.window.front().is_some_and(|&end| end <= committed) {
             self.window.pop_front();
+            self.scns.pop_front();
         }
+        assert!(self.window.len() == self.scns.len(), "a group has an SCN");
         assert!(self.window.front().is_none_or(|&end| end > committed));
         assert!(self.serving || self.window.is_empty(), "a group before its Takeover is agreed");
     }
 
     /// A group ends at `end`, the one before it at `start`.
-    pub(super) fn push(&mut self, start: Lsn, end: Lsn) {
+    pub(super) fn push(&mut self, start: Lsn, end: Lsn, scn: u64) {
         assert!(start < end, "a group without bytes");
         assert!(self.window.back().is_none_or(|&last| last == start), "a hole in the window");
         assert!(self.window.is_empty() || self.serving);
         self.window.push_back(end);
+        self.scns.push_back(scn);
     }
 
     /// What is known of the members fits the log that they were counted for.

@@ -67,6 +67,8 @@ pub struct Replica {
     pub(super) appointed: bool,
     /// The first position of the log that could not be read from the disk.
     pub(super) damaged: Option<Lsn>,
+    /// No SCN at or below it is given by this node, in any stream of its shard.
+    pub(super) floor: u64,
     pub(super) halted: Option<HaltReason>,
     /// Why it is in its role, for display.
     pub(super) reason: &'static str,
@@ -115,8 +117,8 @@ impl Replica {
             Body::Refuse { ballot, promised, no_takeover } => {
                 self.on_refuse(from, *ballot, *promised, *no_takeover, now, fx);
             }
-            Body::Takeover { ballot, end, config } => {
-                self.on_takeover(from, *ballot, *end, config, now, fx);
+            Body::Takeover { ballot, end, scn, config } => {
+                self.on_takeover(from, *ballot, (*end, *scn), config, now, fx);
             }
             Body::Accepted { ballot, upto, seq } => {
                 self.on_accepted(from, *ballot, (*upto, *seq), now, fx);

@@ -69,6 +69,7 @@ impl Replica {
             disk_stalled: false,
             appointed: false,
             damaged: None,
+            floor: 0,
             halted: None,
             reason: "restarted",
             log,

@@ -16,6 +16,8 @@ use super::replica::{Replica, Role, Then};
 pub(super) struct Pending {
     pub(super) ballot: Ballot,
     pub(super) end: Boundary,
+    /// Highest SCN that its promises named.
+    pub(super) scn: u64,
     pub(super) config: Config,
     /// Who has the bytes.
     pub(super) source: u32,
@@ -30,7 +32,7 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn new(
         ballot: Ballot,
-        end: Boundary,
+        (end, scn): (Boundary, u64),
         config: Config,
         source: u32,
         log: &StreamLog,
@@ -39,7 +41,7 @@ impl Pending {
         assert!(ballot > log.accepting() || cfg!(seeded_bug = "takeover_below_committed"));
         assert!(config.ballot == ballot, "members of another Takeover");
         let run = log.staged_end(ballot).is_some();
-        Pending { ballot, end, config, source, run, run_start: None, from_committed: false }
+        Pending { ballot, end, scn, config, source, run, run_start: None, from_committed: false }
     }
 }
 
@@ -48,7 +50,7 @@ impl Replica {
         &mut self,
         from: NodeKey,
         ballot: Ballot,
-        end: Boundary,
+        (end, scn): (Boundary, u64),
         config: &Config,
         now: Nanos,
         fx: &mut Effects,
@@ -71,7 +73,7 @@ impl Replica {
         }
         assert!(self.log.accepting() < ballot || acts_again, "a lower one was refused");
         if self.pending.as_ref().is_none_or(|p| p.ballot < ballot) {
-            let pending = Pending::new(ballot, end, config.clone(), from.node, &self.log);
+            let pending = Pending::new(ballot, (end, scn), config.clone(), from.node, &self.log);
             self.pending = Some(Box::new(pending));
             self.fetch = None;
         } else if self.fetch.is_some() {
@@ -127,7 +129,7 @@ impl Replica {
         let (ballot, config, own) = (pending.ballot, pending.config.clone(), self.log.end());
         if self.log.accepting() < ballot && self.log.take_over(ballot, own).is_ok() {
             self.config = config.clone();
-            let body = TakeoverBody { chain: own.chain, config }.encode();
+            let body = TakeoverBody { chain: own.chain, scn: 0, config }.encode();
             self.log_record(Kind::Takeover, own.lsn, ballot, body, Then::Nothing, fx);
         }
     }
@@ -149,13 +151,15 @@ impl Replica {
         assert!(self.log.accepting() == ballot && self.log.promised() == ballot);
         assert!(self.log.end() == end, "the log is what the Takeover names");
         assert!(self.log.committed() == committed, "a Takeover commits nothing by itself");
+        self.log.raise_scn(pending.scn);
         self.config = pending.config;
         let config = &self.config;
         self.up.retain(|key| config.member(key.node).is_some());
         self.fetch = None;
         self.storing = None;
         (self.leader_commit, self.leader_end) = (Lsn::ZERO, end.lsn);
-        let body = TakeoverBody { chain: end.chain, config: self.config.clone() }.encode();
+        let (chain, scn) = (end.chain, pending.scn);
+        let body = TakeoverBody { chain, scn, config: self.config.clone() }.encode();
         let then = Then::TakenOver(ballot, end.lsn, self.config.seq);
         self.log_record(Kind::Takeover, end.lsn, ballot, body, then, fx);
         if let Some(void) = self.void.take() {
@@ -191,7 +195,8 @@ impl Replica {
         self.leader = ballot;
         fx.push(Effect::Leader { ballot });
         assert!(self.config.ballot == ballot, "its members are stamped with its ballot");
-        let takeover = Body::Takeover { ballot, end, config: self.config.clone() };
+        let scn = scn_floor;
+        let takeover = Body::Takeover { ballot, end, scn, config: self.config.clone() };
         self.send_all(&takeover, fx);
     }
 }

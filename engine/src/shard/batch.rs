@@ -21,6 +21,7 @@ use crate::shard::Shard;
 use crate::shard::ledger::{Claim, group_items};
 use crate::shard::stream::{Pending, Reply, StreamState, TailRun, Waiting};
 use crate::status::Protection;
+use crate::stream::catalogue::SYSTEM_STREAM;
 use crate::stream::producers::Verdict;
 
 /// What an operator of a full node is told.
@@ -242,6 +243,7 @@ impl<R: Ring> Shard<R> {
         for _ in 0..self.dirty.len() {
             let id = self.dirty.pop_front().expect("counted");
             let state = self.streams.get_mut(&id).expect("dirty streams exist");
+            state.replica.set_floor(self.floors.bound());
             // Its records wait until it may go on, or are answered when it steps down.
             let Ok(position) = state.replica.leader_slot() else {
                 state.blocked = true;
@@ -278,6 +280,9 @@ impl<R: Ring> Shard<R> {
             let group = waiting.next().expect("one waiting list per group");
             assert!(group.stream == meta.stream);
             self.note_logged(slot, meta);
+            if meta.stream != SYSTEM_STREAM {
+                self.floors.on_scn(meta.scn);
+            }
             let state = self.streams.get_mut(&meta.stream).expect("sealed from it");
             let end = Boundary { lsn: meta.end, chain: meta.chain };
             let mark = GroupMark { start: meta.lsn, end, scn: meta.scn, place };

@@ -11,8 +11,9 @@ use zerocopy::FromBytes;
 
 use crate::config::Role;
 use crate::handle::ShardPort;
-use crate::paxos::{Config, Liveness, Me, Member, NodeKey, ReplayError, Replica, replay};
+use crate::paxos::{Config, Floors, Liveness, Me, Member, NodeKey, ReplayError, Replica, replay};
 use crate::shard::create::Creations;
+use crate::shard::floor::read_floor;
 use crate::shard::import::Imports;
 use crate::shard::jobs::Jobs;
 use crate::shard::ledger::{Ledger, OwnRecord};
@@ -107,6 +108,8 @@ impl<R: Ring> Shard<R> {
             surveys: Default::default(),
             imports: Imports::default(),
             liveness: None,
+            closing: Default::default(),
+            floors: Floors::new(NodeKey { node, incarnation: 0 }, 0),
             effects: Default::default(),
             touched: Vec::new(),
             timers: Default::default(),
@@ -235,6 +238,8 @@ impl<R: Ring> Shard<R> {
         match Wal::open(wal_config(&self.config, &self.me)) {
             Ok(wal) => {
                 self.ledger = Ledger::new(wal);
+                let key = NodeKey { node: self.me.node, incarnation: self.me.incarnation };
+                self.floors = Floors::new(key, self.me.boot);
                 self.phase = Phase::Recovering;
             }
             Err(error) => self.halt = Some(Halt::Identity(error.to_string())),
@@ -282,6 +287,13 @@ impl<R: Ring> Shard<R> {
             }
             return;
         }
+        if meta.kind == Kind::ScnFloor {
+            match read_floor(bytes) {
+                Some(floor) => self.floors.on_replayed(floor),
+                None => self.replay_corrupt(true),
+            }
+            return;
+        }
         let Some(stream) = streams.get_mut(&meta.stream) else { return };
         let result = match meta.kind {
             Kind::Group => {
@@ -316,6 +328,10 @@ impl<R: Ring> Shard<R> {
     }
 
     fn replay_damaged(&mut self, meta: &RecordMeta) {
+        if meta.kind == Kind::ScnFloor {
+            // What it vouched for it did for every stream.
+            return self.replay_corrupt(true);
+        }
         if let Some(stream) = self.booting.streams.get_mut(&meta.stream) {
             stream.lose(meta.kind.is_hard_state());
         }
@@ -683,7 +699,7 @@ mod tests {
     fn take_over(stream: &mut Replaying, round: u64) -> Result<(), ReplayError> {
         let ballot = Ballot { round, node: 1, incarnation: 1 };
         let (end, config) = (stream.log.end(), stream.config.stamped(ballot, &[]));
-        let body = TakeoverBody { chain: end.chain, config }.encode();
+        let body = TakeoverBody { chain: end.chain, scn: 0, config }.encode();
         let mut bytes = vec![0; 4096];
         let mut builder = BodyBuilder::new(&mut bytes);
         builder.push_record(Kind::Takeover, 5, end.lsn, ballot, &body).unwrap();

@@ -12,7 +12,7 @@ use crate::shard::Shard;
 use crate::shard::jobs::{Destination, Job};
 use crate::shard::net::PeerChange;
 use crate::shard::stream::{TailRun, Waiting};
-use crate::stream::catalogue::Change;
+use crate::stream::catalogue::{Change, SYSTEM_STREAM};
 
 impl<R: Ring> Shard<R> {
     /// Gives an input to a replica and does what it wants. Nothing happens for an unknown stream.
@@ -23,7 +23,12 @@ impl<R: Ring> Shard<R> {
     ) -> Option<T> {
         let now = self.io.now;
         let state = self.streams.get_mut(&stream)?;
+        state.replica.set_floor(self.floors.bound());
         let output = input(&mut state.replica, now, &mut self.effects);
+        let promised = state.replica.log().promised();
+        if std::mem::replace(&mut state.promised, promised) != promised {
+            self.floors.on_promised(stream, promised);
+        }
         self.drain(stream);
         self.touch(stream);
         Some(output)
@@ -133,6 +138,10 @@ impl<R: Ring> Shard<R> {
         state.led_since = now;
         if state.role == Role::Standby {
             self.start_import(stream);
+        } else if stream != SYSTEM_STREAM {
+            let scn = state.replica.log().last_scn();
+            self.closing.streams.insert(stream);
+            self.floors.on_leading(scn);
         }
         self.on_led(stream);
     }
@@ -157,6 +166,7 @@ impl<R: Ring> Shard<R> {
             self.settle(record.reply, Err(error.unwrap_or_else(gone)));
         }
         self.stop_import(stream);
+        self.closing.streams.remove(&stream);
         if led {
             self.board.listeners.tell(Event::SteppedDown { stream });
         }
@@ -257,12 +267,18 @@ impl<R: Ring> Shard<R> {
         let mut effects = Vec::new();
         match change {
             PeerChange::Up { node, replaced } => {
+                if let Some(peer) = self.net.peers.get(&node).and_then(|peer| peer.key) {
+                    self.floors.on_link_up(peer);
+                }
                 if replaced {
                     liveness.on_replaced(node, &mut effects);
                 }
                 liveness.on_link_up(node, self.io.now, &mut effects);
             }
-            PeerChange::Down(node) => liveness.on_link_down(node, &mut effects),
+            PeerChange::Down(node) => {
+                self.floors.on_link_down(node);
+                liveness.on_link_down(node, &mut effects);
+            }
         }
         self.drain_liveness(effects);
     }

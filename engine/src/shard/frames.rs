@@ -7,7 +7,8 @@ use palisade_wal::{
 use zerocopy::FromBytes;
 
 use crate::kinds::{
-    HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES,
+    HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_FETCHED, KIND_FLOOR_ASK, KIND_FLOOR_HELD,
+    KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES,
 };
 use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey, ROUND_MAX};
 use crate::shard::Shard;
@@ -78,6 +79,8 @@ impl<R: Ring> Shard<R> {
         let good = match frame.head.kind {
             KIND_MESSAGES => self.on_messages(from, frame),
             KIND_HEARTBEAT => self.on_heartbeat(from, frame),
+            KIND_FLOOR_ASK => self.on_floor_ask(from, frame),
+            KIND_FLOOR_HELD => self.on_floor_held(from, frame),
             KIND_GROUPS => self.on_groups(from, frame, Source::Leader),
             KIND_FETCHED => {
                 read_fetched_prefix(self.bytes_of(frame.slot, frame.prefix.at, frame.prefix.len))
@@ -92,7 +95,7 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    fn bytes_of(&self, slot: SlotId, at: u32, len: u32) -> &[u8] {
+    pub(crate) fn bytes_of(&self, slot: SlotId, at: u32, len: u32) -> &[u8] {
         &self.io.pool.bytes(slot)[at as usize..(at + len) as usize]
     }
 

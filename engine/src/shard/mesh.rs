@@ -19,6 +19,8 @@ pub(crate) enum Mail {
     Created { stream: u64, role: Role, members: Vec<Member> },
     /// A created stream has a leader: it can be used.
     Led { stream: u64 },
+    /// An SCN was given that the streams of other shards are to close.
+    Scn { scn: u64 },
     /// A client of another shard asks how this one is.
     Report { to: u16, number: u64 },
     /// The answer: the state is on the board.
@@ -84,6 +86,7 @@ impl<R: Ring> Shard<R> {
                     self.creations.led(stream);
                     self.answer_led();
                 }
+                Mail::Scn { scn } => self.floors.on_spread(scn),
                 Mail::Report { to, number } => self.report_to(to, number),
                 Mail::Reported { shard, number } => self.on_reported(shard, number),
             }

@@ -20,6 +20,7 @@ mod boot;
 mod create;
 mod deliver;
 mod effects;
+mod floor;
 mod frames;
 mod halt;
 mod hand_over;
@@ -50,7 +51,7 @@ use palisade_netio::{
 use crate::config::Role;
 use crate::forward::{ForwardPort, Lease};
 pub use crate::handle::{Answer, ReadPart, ShardPort};
-use crate::paxos::{Effects, Liveness, Member, Replica, Tuning};
+use crate::paxos::{Effects, Floors, Liveness, Member, Replica, Tuning};
 use crate::stream::catalogue::Catalogue;
 
 pub(crate) use boot::Phase;
@@ -164,6 +165,8 @@ pub struct Shard<R: Ring> {
     pub(crate) imports: import::Imports,
     pub(crate) hand_overs: hand_over::HandOvers,
     pub(crate) liveness: Option<Liveness>,
+    pub(crate) floors: Floors,
+    pub(crate) closing: floor::Closing,
     pub(crate) effects: Effects,
     pub(crate) touched: Vec<u64>,
     pub(crate) timers: BTreeSet<(Nanos, u64)>,

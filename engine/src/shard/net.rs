@@ -16,9 +16,9 @@ use crate::limits::{
     SESSIONS_MAX,
 };
 use crate::paxos::{Heartbeat, Message, NodeKey};
-use crate::shard::ShardConfig;
 use crate::shard::session::Session;
 use crate::shard::token::{OWNER_CONN, owner_base};
+use crate::shard::{Io, ShardConfig};
 
 /// What a connection is for.
 pub(crate) enum Duty {
@@ -311,6 +311,20 @@ impl Net {
             // A full queue delays no heartbeat that would still be of use.
             let _ = conn.link.send(ring, pool, Outgoing::inline(frame));
         }
+    }
+
+    /// Sends a small frame to a peer. False when it is not connected or takes none now.
+    pub(crate) fn send_control<R: Ring>(
+        &mut self,
+        io: &mut Io<R>,
+        to: u32,
+        kind: u16,
+        body: &[u8],
+    ) -> bool {
+        let id = self.peers.get(&to).and_then(|p| p.control.filter(|_| p.control_up));
+        let Some(conn) = id.and_then(|id| self.conns.get_mut(&id)) else { return false };
+        let frame = Outgoing::inline(FrameHead::encode(kind, 0, 0, body));
+        conn.link.send(&mut io.ring, &mut io.pool, frame).is_ok()
     }
 
     /// Sends a body that stands in a slot. False when the peer takes none now: it will fetch.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use palisade_netio::{Nanos, SlotId};
-use palisade_wal::{GroupKind, Lsn};
+use palisade_wal::{Ballot, GroupKind, Lsn};
 
 use crate::append::{Appended, Promise};
 use crate::config::Role;
@@ -69,6 +69,8 @@ pub(crate) struct StreamState {
     pub(crate) floor: Lsn,
     pub(crate) halted: Option<HaltReason>,
     pub(crate) timer: Option<Nanos>,
+    /// The promise that the shard's floors know of.
+    pub(crate) promised: Ballot,
     pub(crate) touched: bool,
     /// It has records, and the replica takes none now.
     pub(crate) blocked: bool,
@@ -97,6 +99,7 @@ impl StreamState {
             floor: Lsn::ZERO,
             halted: None,
             timer: None,
+            promised: Ballot::NONE,
             touched: false,
             blocked: false,
             since_wall_ns: wall_ns,

@@ -80,6 +80,7 @@ impl<R: Ring> Shard<R> {
         self.give_away();
         self.run_imports();
         self.end_turn();
+        self.run_floors();
         self.seal();
         self.flush_own();
         self.end_turn();
@@ -185,6 +186,7 @@ impl<R: Ring> Shard<R> {
                 Durable::Record { stream, id } => {
                     self.step(stream, |replica, now, fx| replica.on_durable(id, now, fx));
                 }
+                Durable::Floor { floor } => self.floors.on_durable(floor),
                 Durable::Groups { stream, ballot, upto } => {
                     self.step(stream, |replica, now, fx| {
                         replica.on_group_durable(ballot, upto, now, fx);
@@ -320,7 +322,7 @@ impl<R: Ring> Shard<R> {
         let again = waits.then(|| self.io.now.after(LOOK_AGAIN_NS));
         [replicas, liveness, stall, self.net.next_timer(), self.ledger.wal.next_timer()]
             .into_iter()
-            .chain([self.next_import(), self.surveys.next_deadline(), again])
+            .chain([self.next_import(), self.next_floor(), self.surveys.next_deadline(), again])
             .chain([self.hand_overs.next_deadline()])
             .flatten()
             .min()

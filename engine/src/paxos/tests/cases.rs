@@ -363,7 +363,7 @@ fn a_takeover_below_the_committed_position_halts_the_stream() {
     let ballot = Ballot { round: first.round + 1, node: 3, incarnation: 100 };
     let config = c.nodes[0].replica().config().stamped(ballot, &[]);
     let end = Boundary { lsn: Lsn::ZERO, chain: palisade_wal::CHAIN_START };
-    let takeover = Body::Takeover { ballot, end, config };
+    let takeover = Body::Takeover { ballot, end, scn: 0, config };
     let message = Message { stream: STREAM, body: takeover };
     let from = NodeKey { node: 3, incarnation: 100 };
     let mut fx = Effects::default();
@@ -392,7 +392,7 @@ fn another_log_below_the_committed_position_halts_the_stream() {
     let next = follow(committed, other.chain.get(), 91);
     let config = c.nodes[0].replica().config().stamped(ballot, &[]);
     let end = Boundary { lsn: next.end(), chain: next.chain.get() };
-    let message = Message { stream: STREAM, body: Body::Takeover { ballot, end, config } };
+    let message = Message { stream: STREAM, body: Body::Takeover { ballot, end, scn: 0, config } };
     let from = NodeKey { node: 3, incarnation: 100 };
     c.run(1, |r, now, fx| r.on_message(from, &message, now, fx));
     let head = AcceptHead { ballot, header: &next, commit: Lsn::ZERO, staged: true };
@@ -517,7 +517,7 @@ fn a_takeover_that_comes_twice_acts_once() {
     assert_eq!(c.log(1).committed().lsn, Lsn(GROUP_BYTES));
     assert_eq!(c.log(2).committed().lsn, Lsn::ZERO, "it was not told");
     let end = Boundary { lsn: Lsn::ZERO, chain: palisade_wal::CHAIN_START };
-    let message = Message { stream: STREAM, body: Body::Takeover { ballot, end, config } };
+    let message = Message { stream: STREAM, body: Body::Takeover { ballot, end, scn: 0, config } };
     let from = NodeKey { node: 1, incarnation: 100 };
     c.run(1, |r, now, fx| r.on_message(from, &message, now, fx));
     assert_eq!(c.log(2).end().chain, group, "what followed it stays");
@@ -551,7 +551,7 @@ fn taken_over_while_the_old_leader_is_heard(seed: u64) -> (Cluster, Ballot, Boun
     let led = |header, commit| Load::Group { ballot: first, header, commit };
     let config = c.nodes[0].replica().config().stamped(later, &[]);
     let end = Boundary { lsn: new.end(), chain: new.chain.get() };
-    let body = Body::Takeover { ballot: later, end, config };
+    let body = Body::Takeover { ballot: later, end, scn: 0, config };
     let mut bytes = Vec::new();
     Message { stream: STREAM, body }.encode_into(&mut bytes);
     send(&mut c, 2, Load::Message(bytes));
@@ -647,7 +647,7 @@ fn bytes_that_are_no_message_are_refused() {
     let config = c.nodes[0].replica().config().clone();
     let ballot = c.log(1).accepting();
     let end = Boundary { lsn: Lsn(64), chain: 7 };
-    let message = Message { stream: 3, body: Body::Takeover { ballot, end, config } };
+    let message = Message { stream: 3, body: Body::Takeover { ballot, end, scn: 0, config } };
     let mut bytes = Vec::new();
     message.encode_into(&mut bytes);
     assert_eq!(Message::decode(&bytes), Ok((message, bytes.len())));

@@ -4,7 +4,7 @@ use palisade_netio::Nanos;
 use palisade_wal::{Ballot, GroupHeader, Lsn};
 
 use super::super::*;
-use super::node::{Node, Record, group, members, takeover_of};
+use super::node::{Node, Record, STREAM, group, members, takeover_of};
 use super::oracle::Oracle;
 
 /// What travels.
@@ -13,6 +13,8 @@ pub(super) enum Load {
     Message(Vec<u8>),
     Group { ballot: Ballot, header: GroupHeader, commit: Lsn },
     Fetched { ballot: Ballot, header: GroupHeader, staged: bool },
+    Ask(FloorAsk),
+    Held(FloorHeld),
 }
 
 #[derive(Clone, Debug)]
@@ -28,6 +30,10 @@ pub(super) struct Cluster {
     pub(super) oracle: Oracle,
     pub(super) now: Nanos,
     pub(super) next_value: u32,
+    /// Highest SCN ever given, by anybody.
+    pub(super) last_scn: u64,
+    /// Floors are asked for while nothing else happens.
+    pub(super) closes: bool,
     pub(super) trace: Vec<String>,
     pub(super) tracing: bool,
     /// Nodes that nothing comes from or goes to.
@@ -51,6 +57,8 @@ impl Cluster {
             oracle: Oracle::default(),
             now: Nanos(1_000_000_000),
             next_value: 1,
+            last_scn: 0,
+            closes: false,
             trace: Vec::new(),
             tracing: std::env::var("PAXOS_TRACE").is_ok(),
             isolated: Vec::new(),
@@ -78,8 +86,9 @@ impl Cluster {
     ) -> T {
         let mut fx = Effects::default();
         let now = self.now;
-        let replica = self.nodes[at].replica();
-        let result = input(replica, now, &mut fx);
+        self.nodes[at].bind();
+        let result = input(self.nodes[at].replica(), now, &mut fx);
+        self.nodes[at].bind();
         self.drain(at, fx);
         result
     }
@@ -121,7 +130,11 @@ impl Cluster {
                     self.post(Packet { from, to, load });
                 }
             }
-            Effect::Leading { ballot } => self.oracle.on_leading(ballot, node),
+            Effect::Leading { ballot } => {
+                let scn = node.replica().log().last_scn();
+                node.floors.on_leading(scn);
+                self.oracle.on_leading(ballot, node);
+            }
             Effect::Committed { upto } => {
                 let cursor = node.replica().commit_cursor();
                 self.oracle.on_committed(node, cursor.map(|(ballot, _)| ballot), upto);
@@ -167,7 +180,53 @@ impl Cluster {
                 self.note(|| format!("{} fetched {} {verdict:?}", packet.to, header.lsn()));
                 self.store(at, verdict, header, ballot);
             }
+            Load::Ask(ask) => {
+                let mut bytes = Vec::new();
+                ask.encode_into(&mut bytes);
+                self.nodes[at].floors.on_ask(from, &FloorAsk::decode(&bytes).unwrap());
+            }
+            Load::Held(held) => {
+                let mut bytes = Vec::new();
+                held.encode_into(&mut bytes);
+                let held = FloorHeld::decode(&bytes).unwrap();
+                assert!(self.nodes[at].floors.on_held(from, &held));
+            }
         }
+    }
+
+    /// A turn of a node's floors, with this as its clock.
+    pub(super) fn floors(&mut self, at: usize, wall: u64) {
+        let Some(replica) = &self.nodes[at].replica else { return };
+        let (leads, from) = (replica.serving().is_some(), self.nodes[at].key);
+        // Several times as fast as the streams.
+        let (now, mut effects) = (Nanos(self.now.0 * 8), Vec::new());
+        self.nodes[at].floors.on_time(now, wall, leads, &mut effects);
+        self.nodes[at].bind();
+        for effect in effects {
+            let node = at + 1;
+            self.note(|| format!("{node}: {effect:?}"));
+            match effect {
+                FloorEffect::Log { floor } => self.nodes[at].wal.push(Record::Floor(floor)),
+                FloorEffect::Ask { to, ask } => {
+                    self.post(Packet { from, to, load: Load::Ask(ask) })
+                }
+                FloorEffect::Held { to, held } => {
+                    self.post(Packet { from, to, load: Load::Held(held) });
+                }
+                FloorEffect::Spread { .. } => {}
+                FloorEffect::Close => self.close(at),
+            }
+        }
+    }
+
+    fn close(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let (floors, replica) = (&mut node.floors, node.replica.as_ref().expect("it runs"));
+        let floor_of = |key, ballot| floors.floor_of(key, STREAM, ballot);
+        let Some(closed) = replica.closed(floors.durable(), floor_of) else { return };
+        floors.on_closed(closed.scn);
+        self.oracle.on_closed(closed);
+        self.note(|| format!("{}: {closed:?}", at + 1));
     }
 
     fn store(&mut self, at: usize, verdict: AcceptVerdict, header: GroupHeader, ballot: Ballot) {
@@ -182,8 +241,12 @@ impl Cluster {
 
     /// Appends a group if the node leads and has room.
     pub(super) fn propose(&mut self, at: usize) -> Option<GroupHeader> {
-        let position = self.nodes[at].replica.as_ref()?.leader_slot().ok()?;
+        self.nodes[at].replica.as_ref()?;
+        self.nodes[at].bind();
+        let position = self.nodes[at].replica().leader_slot().ok()?;
         let header = group(&position, self.next_value);
+        self.nodes[at].floors.on_scn(header.scn.get());
+        self.last_scn = self.last_scn.max(header.scn.get());
         self.next_value += 1;
         let mark = self.nodes[at].append(header, position.ballot, false);
         let now = self.now;
@@ -212,6 +275,7 @@ impl Cluster {
                 Record::Group { header, ballot, staged: false } => self.run(at, |r, now, fx| {
                     r.on_group_durable(ballot, header.end(), now, fx);
                 }),
+                Record::Floor(floor) => self.nodes[at].floors.on_durable(floor),
                 Record::Group { .. } | Record::Unknown(_) => {}
                 Record::State(state) => {
                     self.run(at, |r, now, fx| r.on_durable(state.id, now, fx));
@@ -229,6 +293,10 @@ impl Cluster {
     pub(super) fn peer(&mut self, at: usize, node: u32, state: PeerState) {
         if self.nodes[at].replica.is_some() {
             let peer = self.nodes[node as usize - 1].key;
+            match state {
+                PeerState::Up => self.nodes[at].floors.on_link_up(peer),
+                PeerState::Down { .. } => self.nodes[at].floors.on_link_down(node),
+            }
             self.run(at, |replica, now, fx| replica.on_peer(peer, state, now, fx));
         }
     }
@@ -297,6 +365,9 @@ impl Cluster {
                 self.tick(at);
                 self.sync(at, usize::MAX);
                 self.end_turn(at);
+                if self.closes {
+                    self.floors(at, self.last_scn);
+                }
             }
             for packet in std::mem::take(&mut self.network) {
                 self.deliver(packet);

@@ -73,7 +73,7 @@ fn who_is_no_member_any_more_is_not_heard() {
     let mut config = c.nodes[0].replica().config().stamped(ballot, &[]);
     config.members.retain(|m| m.node != 3);
     let end = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
-    say(&mut c, 2, key(1, 100), Body::Takeover { ballot, end, config });
+    say(&mut c, 2, key(1, 100), Body::Takeover { ballot, end, scn: 0, config });
     assert_eq!(c.log(2).accepting(), ballot);
     assert_eq!(c.nodes[1].replica().status().up, 2);
 }
@@ -121,7 +121,8 @@ fn a_takeover_record_with_members_of_another_ballot_is_not_replayed() {
     let (mut log, mut config) = (StreamLog::default(), members(3));
     let ballot = Ballot { round: 3, node: 1, incarnation: 100 };
     let later = Ballot { round: 4, ..ballot };
-    let body = TakeoverBody { chain: CHAIN_START, config: config.stamped(later, &[]) }.encode();
+    let body =
+        TakeoverBody { chain: CHAIN_START, scn: 0, config: config.stamped(later, &[]) }.encode();
     let lsn = Lsn::ZERO;
     let refused = replay(&mut log, &mut config, Kind::Takeover, ballot, lsn, &body);
     assert_eq!(refused, Err(ReplayError::Body(DecodeError::Inconsistent)));
@@ -137,7 +138,7 @@ fn a_takeover_above_lost_bytes_is_still_a_promise() {
     let (mut log, mut config) = (StreamLog::default(), members(5));
     let ballot = |round, node| Ballot { round, node, incarnation: 100 };
     let takeover = |ballot, lsn: u64, chain| {
-        let body = TakeoverBody { chain, config: members(5).stamped(ballot, &[]) }.encode();
+        let body = TakeoverBody { chain, scn: 0, config: members(5).stamped(ballot, &[]) }.encode();
         (ballot, Lsn(lsn), body)
     };
     let mut again = |log: &mut StreamLog, (ballot, lsn, body): (Ballot, Lsn, Vec<u8>)| {
@@ -156,7 +157,7 @@ fn a_takeover_above_lost_bytes_is_still_a_promise() {
     replica.start(Nanos(0), &mut fx);
     let older = members(5).stamped(ballot(6, 3), &[]);
     let end = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
-    let body = Body::Takeover { ballot: ballot(6, 3), end, config: older };
+    let body = Body::Takeover { ballot: ballot(6, 3), end, scn: 0, config: older };
     replica.on_message(key(3, 100), &Message { stream: STREAM, body }, Nanos(1), &mut fx);
     assert_eq!((replica.log().accepting(), replica.log().is_unknown()), (ballot(5, 1), true));
 }

@@ -3,6 +3,7 @@
 mod cases;
 mod cluster;
 mod failover;
+mod floors;
 mod hand_over;
 mod heartbeats;
 mod lies;

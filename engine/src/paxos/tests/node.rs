@@ -21,6 +21,7 @@ pub(super) enum Record {
         staged: bool,
     },
     State(LogRecord),
+    Floor(u64),
     /// What recovery found after a corruption.
     Unknown(Ballot),
 }
@@ -33,6 +34,9 @@ pub(super) struct Node {
     pub(super) first: Config,
     pub(super) tuning: Tuning,
     pub(super) voids: Vec<Effect>,
+    pub(super) floors: Floors,
+    boots: u64,
+    promised: Ballot,
 }
 
 pub(super) fn tuning() -> Tuning {
@@ -98,6 +102,7 @@ pub(super) fn rebuild(first: &Config, wal: &[Record]) -> (StreamLog, Config) {
             Record::State(r) => {
                 replay(&mut log, &mut config, r.kind, r.ballot, r.lsn, &r.body).unwrap();
             }
+            Record::Floor(_) => {}
             Record::Unknown(ceiling) => log.mark_unknown(*ceiling),
         }
     }
@@ -116,6 +121,9 @@ impl Node {
             first,
             tuning: tuning(),
             voids: Vec::new(),
+            floors: Floors::new(key, 1),
+            boots: 1,
+            promised: Ballot::NONE,
         }
     }
 
@@ -151,6 +159,24 @@ impl Node {
         let tuning = self.tuning.clone();
         let replica = Replica::recovered(STREAM, me, config, log, tuning, seed, now);
         self.replica = Some(replica);
+        self.boots += 1;
+        self.floors = Floors::new(self.key, self.boots);
+        self.promised = Ballot::NONE;
+        for record in &self.wal {
+            if let Record::Floor(floor) = record {
+                self.floors.on_replayed(*floor);
+            }
+        }
+    }
+
+    /// What the shard does around every input.
+    pub(super) fn bind(&mut self) {
+        let (floor, replica) = (self.floors.bound(), self.replica.as_mut().expect("it runs"));
+        replica.set_floor(floor);
+        let promised = replica.log().promised();
+        if std::mem::replace(&mut self.promised, promised) != promised {
+            self.floors.on_promised(STREAM, promised);
+        }
     }
 
     /// The log in memory is what replay makes of the WAL.

@@ -146,6 +146,17 @@ fn network(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
     }
 }
 
+/// A turn of the floors of any node. Its clock is behind or ahead of others.
+fn close(cluster: &mut Cluster, dice: &mut Dice) {
+    let at = dice.below(cluster.nodes.len());
+    let wall = (cluster.last_scn + dice.below(40) as u64).saturating_sub(10);
+    if dice.below(6) == 0 {
+        // As another shard or a standby may want it, although this one has nothing new.
+        cluster.nodes[at].floors.on_spread(wall);
+    }
+    cluster.floors(at, wall);
+}
+
 fn step(cluster: &mut Cluster, mix: &Mix, dice: &mut Dice) {
     let at = dice.below(cluster.nodes.len());
     let other = dice.below(cluster.nodes.len());
@@ -254,6 +265,8 @@ fn heal(cluster: &mut Cluster, dice: &mut Dice) {
     if !cluster.nodes.iter().all(bound) {
         cluster.settle("every member bound", |c| c.nodes.iter().all(bound));
     }
+    cluster.closes = true;
+    cluster.settle("every group closed", |c| c.oracle.closed() >= c.oracle.last_scn());
     let idle = cluster.nodes.iter().all(|n| n.replica.as_ref().unwrap().next_deadline().is_none());
     if !idle {
         cluster.settle("no timer of an idle stream", |c| {
@@ -271,8 +284,12 @@ fn walk(count: u32, seed: u64, steps: usize) -> (u64, u64) {
         }
     }
     let mix = Mix::draw(&mut dice);
+    let mut closes = Dice(!seed);
     for _ in 0..steps {
         step(&mut cluster, &mix, &mut dice);
+        if closes.below(3) == 0 {
+            close(&mut cluster, &mut closes);
+        }
     }
     heal(&mut cluster, &mut dice);
     assert!(cluster.now > Nanos(0));
