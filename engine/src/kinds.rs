@@ -63,6 +63,14 @@ kinds! {
     KIND_STATUS = 0x107;
     /// The answer to [`KIND_STATUS`].
     KIND_STATUS_JSON = 0x108;
+    /// From a client: asks for a change of the registry of clusters or of the protection mode.
+    KIND_CONTROL = 0x110;
+    /// The answer to [`KIND_CONTROL`].
+    KIND_CONTROLLED = 0x111;
+    /// From a client: asks which clusters there are.
+    KIND_REGISTRY = 0x112;
+    /// The answer to [`KIND_REGISTRY`].
+    KIND_REGISTRY_JSON = 0x113;
 }
 
 const _: () = {

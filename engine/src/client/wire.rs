@@ -15,6 +15,10 @@
 //! | `STREAMS` | count u32, 0 u32; streams |
 //! | `STATUS` | nothing |
 //! | `STATUS_JSON` | the JSON of [`Status`](crate::status::Status) |
+//! | `CONTROL` | a [`Request`](crate::control::Request) |
+//! | `CONTROLLED` | the JSON of [`Controlled`](crate::control::Controlled) |
+//! | `REGISTRY` | nothing |
+//! | `REGISTRY_JSON` | the JSON of [`RegistryView`](crate::control::RegistryView) |
 //!
 //! A record: len u32, 0 u32, producer u64, sequence u64, SCN floor u64, payload padded with zeros
 //! to 8. A fate: outcome u8, level u8, 0 \[6\], LSN u64, end LSN u64, SCN u64. A stream: id u64,
@@ -25,8 +29,9 @@
 use crate::status::Protection;
 
 pub use crate::kinds::{
-    KIND_APPEND, KIND_APPENDED, KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS, KIND_REFUSED,
-    KIND_STATUS, KIND_STATUS_JSON, KIND_STREAMS,
+    KIND_APPEND, KIND_APPENDED, KIND_CONTROL, KIND_CONTROLLED, KIND_CREATE_STREAMS, KIND_CREATED,
+    KIND_LIST_STREAMS, KIND_REFUSED, KIND_REGISTRY, KIND_REGISTRY_JSON, KIND_STATUS,
+    KIND_STATUS_JSON, KIND_STREAMS,
 };
 
 /// Most records of one [`KIND_APPEND`].
@@ -436,11 +441,15 @@ pub enum RefusedCode {
     Unsupported,
     /// Nobody knows whether it was done, or a part of it: look before asking again.
     Unknown,
+    /// A rule forbids it; the text starts with the rule's name.
+    Forbidden,
+    /// Somebody else changed the same at the same time.
+    Conflict,
 }
 
 impl RefusedCode {
     /// Every code, in the order of its numbers, from 1.
-    pub const ALL: [RefusedCode; 13] = [
+    pub const ALL: [RefusedCode; 15] = [
         RefusedCode::NotLeader,
         RefusedCode::Standby,
         RefusedCode::Busy,
@@ -454,6 +463,8 @@ impl RefusedCode {
         RefusedCode::ScnTooFar,
         RefusedCode::Unsupported,
         RefusedCode::Unknown,
+        RefusedCode::Forbidden,
+        RefusedCode::Conflict,
     ];
 
     /// As in JSON and messages.
@@ -472,6 +483,8 @@ impl RefusedCode {
             RefusedCode::ScnTooFar => "scn-too-far",
             RefusedCode::Unsupported => "unsupported",
             RefusedCode::Unknown => "unknown",
+            RefusedCode::Forbidden => "forbidden",
+            RefusedCode::Conflict => "conflict",
         }
     }
 
@@ -484,6 +497,7 @@ impl RefusedCode {
                 | RefusedCode::NoSpace
                 | RefusedCode::Poisoned
                 | RefusedCode::Shutdown
+                | RefusedCode::Conflict
         )
     }
 }

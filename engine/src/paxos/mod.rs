@@ -32,7 +32,7 @@
 mod abdicate;
 mod accept;
 mod binding;
-mod codec;
+pub(crate) mod codec;
 mod effect;
 mod elect;
 mod event;

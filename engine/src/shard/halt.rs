@@ -94,6 +94,7 @@ impl<R: Ring> Shard<R> {
                 tell(reply, &unknown);
             }
         }
+        self.controls.give_up(&unknown);
     }
 }
 
@@ -101,7 +102,7 @@ fn tell(reply: Reply, error: &Error) {
     match reply {
         Reply::Promise(promise) => promise.settle(Err(error.clone())),
         // Nothing is sent any more, and the creations are gone.
-        Reply::Session { .. } | Reply::Create(_) => {}
+        Reply::Session { .. } | Reply::Create(_) | Reply::Control(_) => {}
     }
 }
 

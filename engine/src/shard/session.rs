@@ -45,6 +45,8 @@ impl<R: Ring> Shard<R> {
             wire::KIND_CREATE_STREAMS => self.on_create_request(conn, tag, &body),
             wire::KIND_LIST_STREAMS => self.survey(conn, tag, Wanted::Streams),
             wire::KIND_STATUS => self.survey(conn, tag, Wanted::Status),
+            wire::KIND_CONTROL => self.on_control_request(conn, tag, &body),
+            wire::KIND_REGISTRY => self.answer_registry(conn, tag),
             kind => {
                 let text = format!("frames of kind {kind:#x} mean nothing to this node");
                 self.refuse(conn, tag, &Error::new(ErrorKind::Config, text));
@@ -187,6 +189,8 @@ fn refused_code(kind: ErrorKind) -> Option<RefusedCode> {
         ErrorKind::ScnTooFarAhead => RefusedCode::ScnTooFar,
         ErrorKind::Shutdown => RefusedCode::Shutdown,
         ErrorKind::Config => RefusedCode::Unsupported,
+        ErrorKind::Forbidden => RefusedCode::Forbidden,
+        ErrorKind::Conflict => RefusedCode::Conflict,
         _ => return None,
     })
 }

@@ -9,6 +9,7 @@ use super::agenda::Agenda;
 use super::check::{Checks, FullCopy, Seat, Violation};
 use super::faults::{Faults, Step};
 use super::fleet::{Fleet, Node, Turned};
+use super::operator::Operator;
 use super::report::{Failure, SeedReport};
 use super::settings::{MS, SECOND, Settings, Upstream};
 use super::workload::{Wake, Workload};
@@ -81,7 +82,11 @@ impl World {
         }
         Ok(World {
             seed,
-            workload: Workload::new(&settings, random.bits()),
+            workload: Workload::new(
+                &settings,
+                random.bits(),
+                Operator::new(settings.standbys.len(), seed),
+            ),
             faults: Faults::draw(random.bits()),
             checks: Checks::default(),
             agenda: Agenda::default(),
@@ -252,7 +257,7 @@ impl World {
             self.agenda.add(self.universe.now(), Entry::Wake(who));
         }
         let deadline = deadline.after(RECOVER_NS);
-        while !self.workload.is_settled() {
+        while !self.workload.is_settled(&self.fleet) {
             if self.universe.now() >= deadline {
                 return Err(Violation::new("liveness", self.workload.unsettled()));
             }
@@ -393,6 +398,7 @@ impl World {
                 copies.push(self.copy(node, stream, deadline)?);
             }
         }
+        self.workload.operator.at_end(&self.fleet)?;
         self.checks.at_end(&self.workload.history, &copies)
     }
 

@@ -10,6 +10,7 @@ mod machine;
 mod producer;
 mod reading;
 mod refusals;
+mod registry;
 mod run;
 mod seen;
 mod shards;
