@@ -57,6 +57,10 @@ pub enum ErrorKind {
     /// The calling thread drives the shard that would have to answer: ask through its
     /// [`ShardDriver`](crate::ShardDriver), or from another thread.
     WouldBlock,
+    /// A rule forbids it: the text starts with its name, a lower-kebab word and a colon.
+    Forbidden,
+    /// Somebody else changed the same at the same time; nothing was done, ask again.
+    Conflict,
 }
 
 /// An error: cheap to make, to clone and to pass on.
@@ -99,7 +103,7 @@ impl Error {
     /// Whether the same call may succeed later or elsewhere without a change.
     pub fn is_retryable(&self) -> bool {
         use ErrorKind::*;
-        matches!(self.0.kind, NotLeader | Busy | Unreachable | NoSpace | Behind)
+        matches!(self.0.kind, NotLeader | Busy | Unreachable | NoSpace | Behind | Conflict)
     }
 
     /// Address of the node that leads the stream, if known.

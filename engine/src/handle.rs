@@ -11,6 +11,7 @@ use palisade_netio::Wake;
 use palisade_wal::{Lsn, RECORD_BYTES_MAX};
 
 use crate::append::{AppendFuture, Promise, promise};
+use crate::control::{Controlled, RegistryView, Request};
 use crate::error::{Error, ErrorKind};
 use crate::limits::{COMMANDS_MAX, READ_BYTES_MAX};
 
@@ -86,6 +87,8 @@ pub(crate) enum Command {
     Transfer { stream: u64, to: u32, reply: SyncSender<Result<u64, Error>> },
     Create { count: usize, reply: SyncSender<Result<Vec<u64>, Error>> },
     Read { stream: u64, from: Lsn, follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
+    Control { request: Box<Request>, dry_run: bool, reply: SyncSender<Result<Controlled, Error>> },
+    Registry { reply: SyncSender<Result<RegistryView, Error>> },
 }
 
 impl Command {
@@ -103,6 +106,8 @@ impl Command {
             Command::Transfer { reply, .. } => reply.send(Err(error)).map_err(drop),
             Command::Create { reply, .. } => reply.send(Err(error)).map_err(drop),
             Command::Read { reply, .. } => reply.send(Err(error)).map_err(drop),
+            Command::Control { reply, .. } => reply.send(Err(error)).map_err(drop),
+            Command::Registry { reply } => reply.send(Err(error)).map_err(drop),
         };
     }
 }
@@ -220,6 +225,16 @@ impl ShardPort {
     /// [`ErrorKind::Busy`] when the queue is full.
     pub fn transfer_leader(&self, stream: u64, to: u32) -> Result<Answer<u64>, Error> {
         self.request(|reply| Command::Transfer { stream, to, reply })
+    }
+
+    /// Asks for a change of the registry of clusters or of the protection mode. Only the shard of
+    /// the catalogue on the node that leads it at the primary can make one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when the queue is full.
+    pub fn control(&self, request: Request) -> Result<Answer<Controlled>, Error> {
+        let request = Box::new(request);
+        self.request(|reply| Command::Control { request, dry_run: false, reply })
     }
 
     /// Called once by the shard when its ring is up.

@@ -71,6 +71,14 @@ kinds! {
     KIND_TRANSFER_LEADER = 0x109;
     /// The answer to [`KIND_TRANSFER_LEADER`].
     KIND_TRANSFERRED = 0x10a;
+    /// From a client: asks for a change of the registry of clusters or of the protection mode.
+    KIND_CONTROL = 0x110;
+    /// The answer to [`KIND_CONTROL`].
+    KIND_CONTROLLED = 0x111;
+    /// From a client: asks which clusters there are.
+    KIND_REGISTRY = 0x112;
+    /// The answer to [`KIND_REGISTRY`].
+    KIND_REGISTRY_JSON = 0x113;
 }
 
 /// In the first tag of a heartbeat: the sender's log has little space left.

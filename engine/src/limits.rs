@@ -67,6 +67,8 @@ pub const STREAMS_MAX: usize = 64 << 10;
 pub const CREATE_MAX: usize = 16 << 10;
 /// Events that one listener has not taken yet; above it the listener is dropped.
 pub const EVENTS_MAX: usize = 1024;
+/// Changes of the registry of clusters under way.
+pub const CONTROLS_MAX: usize = 64;
 /// How far an embedder may push a stream's SCN ahead of this node's clock.
 pub const SCN_AHEAD_MAX_NS: u64 = 3_600_000_000_000;
 

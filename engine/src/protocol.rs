@@ -7,6 +7,7 @@ use palisade_netio::{Class, FrameHead, Hello, Identity, RefusalCode, Target, lim
 use palisade_wal::{Ballot, Boundary, Lsn};
 
 use crate::client::wire::{self as client, Outcome, RefusedCode};
+use crate::control::limits as control;
 use crate::forward::limits as forward;
 use crate::forward::wire::EndReason;
 use crate::kinds;
@@ -278,6 +279,8 @@ fn every_limit_is_listed_with_its_number() {
             TEXT_BYTES_MAX;
         limits: SESSIONS_MAX SESSION_APPENDS_MAX PRODUCERS_MAX PRODUCER_SEQUENCES_MAX
             PRODUCERS_LAST_MAX PRODUCER_EXPIRY_NS;
+        control: CLUSTERS_MAX NAME_BYTES_MAX ENDPOINTS_MAX ENDPOINT_BYTES_MAX TIME_MS_MIN
+            TIME_MS_MAX CHANGE_BYTES_MAX;
     };
     let listed: Vec<(&str, u64)> =
         table("## Limits").iter().map(|row| (row[0], number(row[1]))).collect();

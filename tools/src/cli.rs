@@ -8,8 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use palisade::config::ZeroCopy;
 use palisade_wal::RECORD_BYTES_MAX;
 
+use crate::control_cli::{ModeCommand, PrimaryCommand, StandbyCommand};
 use crate::exit::{Exit, Failure};
-use crate::{append, bench, config_file, demo, inspect, leader, node, read, status, stream};
+use crate::{
+    append, bench, config_file, demo, inspect, leader, mode, node, read, standby, status, stream,
+};
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 65 corrupt data, 69 unreachable, \
 70 broken invariant, 73 data directory in use, 74 I/O, 78 configuration.";
@@ -42,6 +45,15 @@ enum Command {
     /// Move the leadership of a stream
     #[command(subcommand)]
     Leader(LeaderCommand),
+    /// Say which standby clusters there are and how each is served
+    #[command(subcommand)]
+    Standby(StandbyCommand),
+    /// Say how the primary is served when it becomes a standby
+    #[command(subcommand)]
+    Primary(PrimaryCommand),
+    /// Show or set the protection mode
+    #[command(subcommand)]
+    Mode(ModeCommand),
     /// Look into segment files of a stopped or running node
     #[command(subcommand)]
     Inspect(InspectCommand),
@@ -467,6 +479,9 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Read(options) => read::run(&options),
         Command::Stream(command) => stream::run(&command),
         Command::Leader(command) => leader::run(&command),
+        Command::Standby(command) => standby::run(&command),
+        Command::Primary(command) => standby::set_primary(&command),
+        Command::Mode(command) => mode::run(&command),
         Command::Inspect(command) => inspect::run(&command),
         Command::Bench(command) => bench::run(&command),
         Command::Config(command) => config_file::run(&command),

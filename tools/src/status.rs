@@ -56,7 +56,7 @@ pub(crate) fn parse(json: &[u8]) -> Result<NodeStatus, Failure> {
         .map_err(|error| Failure::new(Exit::Failed, format!("unreadable status: {error}")))
 }
 
-fn kebab(value: impl serde::Serialize) -> String {
+pub(crate) fn kebab(value: impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),

@@ -17,6 +17,10 @@
 //! | `STATUS_JSON` | the JSON of [`Status`](crate::status::Status) |
 //! | `TRANSFER_LEADER` | node u32, 0 u32 |
 //! | `TRANSFERRED` | node u32, 0 u32, round u64 of the ballot under which it leads |
+//! | `CONTROL` | a [`Request`](crate::control::Request) |
+//! | `CONTROLLED` | the JSON of [`Controlled`](crate::control::Controlled) |
+//! | `REGISTRY` | nothing |
+//! | `REGISTRY_JSON` | the JSON of [`RegistryView`](crate::control::RegistryView) |
 //!
 //! A record: len u32, 0 u32, producer u64, sequence u64, SCN floor u64, payload padded with zeros
 //! to 8. A fate: outcome u8, level u8, 0 \[6\], LSN u64, end LSN u64, SCN u64. A stream: id u64,
@@ -27,8 +31,9 @@
 use crate::status::Protection;
 
 pub use crate::kinds::{
-    KIND_APPEND, KIND_APPENDED, KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS, KIND_REFUSED,
-    KIND_STATUS, KIND_STATUS_JSON, KIND_STREAMS, KIND_TRANSFER_LEADER, KIND_TRANSFERRED,
+    KIND_APPEND, KIND_APPENDED, KIND_CONTROL, KIND_CONTROLLED, KIND_CREATE_STREAMS, KIND_CREATED,
+    KIND_LIST_STREAMS, KIND_REFUSED, KIND_REGISTRY, KIND_REGISTRY_JSON, KIND_STATUS,
+    KIND_STATUS_JSON, KIND_STREAMS, KIND_TRANSFER_LEADER, KIND_TRANSFERRED,
 };
 
 /// Most records of one [`KIND_APPEND`].
@@ -448,11 +453,15 @@ pub enum RefusedCode {
     Behind,
     /// It did not happen in time; the answer's text says who leads.
     TimedOut,
+    /// A rule forbids it; the text starts with the rule's name.
+    Forbidden,
+    /// Somebody else changed the same at the same time.
+    Conflict,
 }
 
 impl RefusedCode {
     /// Every code, in the order of its numbers, from 1.
-    pub const ALL: [RefusedCode; 18] = [
+    pub const ALL: [RefusedCode; 20] = [
         RefusedCode::NotLeader,
         RefusedCode::Standby,
         RefusedCode::Busy,
@@ -471,6 +480,8 @@ impl RefusedCode {
         RefusedCode::LeadsAlready,
         RefusedCode::Behind,
         RefusedCode::TimedOut,
+        RefusedCode::Forbidden,
+        RefusedCode::Conflict,
     ];
 
     /// As in JSON and messages.
@@ -494,6 +505,8 @@ impl RefusedCode {
             RefusedCode::LeadsAlready => "leads-already",
             RefusedCode::Behind => "behind",
             RefusedCode::TimedOut => "timed-out",
+            RefusedCode::Forbidden => "forbidden",
+            RefusedCode::Conflict => "conflict",
         }
     }
 
@@ -507,6 +520,7 @@ impl RefusedCode {
                 | RefusedCode::Poisoned
                 | RefusedCode::Shutdown
                 | RefusedCode::Behind
+                | RefusedCode::Conflict
         )
     }
 }

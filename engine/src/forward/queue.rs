@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
 use palisade_netio::{Handle, Hello, SlotView, Wake};
 use palisade_wal::{Ballot, Expect, Lsn};
 
 use super::limits::{EVENTS_MAX, LOCATES_MAX, REQUESTS_MAX};
+use crate::control::Registry;
 
 /// A socket that is handed over; whoever holds it closes it.
 #[derive(Debug)]
@@ -176,6 +177,10 @@ struct Shared {
     /// Tail events that did not fit.
     dropped: AtomicU64,
     role_epoch: AtomicU64,
+    /// Who may be served, by the newest catalogue; counted, so that a look costs no lock.
+    registry: Mutex<Arc<Registry>>,
+    registry_set: AtomicU64,
+    feeds: Mutex<Vec<Feed>>,
     /// The forwarder is gone.
     closed: AtomicBool,
     waker: OnceLock<Arc<dyn Wake>>,
@@ -205,6 +210,9 @@ pub fn port() -> (ForwardPort, ForwarderSide) {
         overflow: AtomicBool::new(false),
         dropped: AtomicU64::new(0),
         role_epoch: AtomicU64::new(0),
+        registry: Mutex::default(),
+        registry_set: AtomicU64::new(0),
+        feeds: Mutex::default(),
         closed: AtomicBool::new(false),
         waker: OnceLock::new(),
         bell: OnceLock::new(),
@@ -215,7 +223,11 @@ pub fn port() -> (ForwardPort, ForwarderSide) {
         missed: BTreeMap::new(),
         rung: true,
     };
-    (port, ForwarderSide { shared })
+    (port, ForwarderSide { shared, registry_seen: 0 })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, Default)]
@@ -243,6 +255,19 @@ impl ForwardPort {
     /// Says the role epoch that chunks carry.
     pub fn set_role_epoch(&mut self, epoch: u64) {
         self.shared.role_epoch.fetch_max(epoch, Ordering::Relaxed);
+    }
+
+    /// Says which clusters may be served. Never lost, and only the newest counts.
+    pub fn set_registry(&mut self, registry: Arc<Registry>) {
+        *lock(&self.shared.registry) = registry;
+        self.shared.registry_set.fetch_add(1, Ordering::SeqCst);
+        self.rung = false;
+        self.flush();
+    }
+
+    /// What other clusters take here, as last reported.
+    pub fn feeds(&self) -> Vec<Feed> {
+        lock(&self.shared.feeds).clone()
     }
 
     /// Whether anybody reads the stream; if not, publishing for it is a waste of time.
@@ -374,9 +399,23 @@ impl ForwardPort {
     }
 }
 
+/// What the forwarder sends to one other cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Feed {
+    /// The cluster.
+    pub cluster: u32,
+    /// Its connections.
+    pub connections: u32,
+    /// Committed bytes of the streams that it reads here that were not sent to it yet.
+    pub lag_bytes: u64,
+    /// How long it has been behind, in microseconds.
+    pub lag_us: u64,
+}
+
 /// The forwarder's end. Dropping it closes the port.
 pub struct ForwarderSide {
     shared: Arc<Shared>,
+    registry_seen: u64,
 }
 
 impl ForwarderSide {
@@ -403,7 +442,26 @@ impl ForwarderSide {
     /// Whether nothing waits here. To be looked at after arming the bell, before sleeping.
     pub fn is_empty(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.shared.events.is_empty() && self.shared.replies.is_empty()
+        let seen = self.shared.registry_set.load(Ordering::SeqCst) == self.registry_seen;
+        self.shared.events.is_empty() && self.shared.replies.is_empty() && seen
+    }
+
+    /// The registry of clusters, if it was set since the last call.
+    pub fn pop_registry(&mut self) -> Option<Arc<Registry>> {
+        let set = self.shared.registry_set.load(Ordering::SeqCst);
+        if set == self.registry_seen {
+            return None;
+        }
+        self.registry_seen = set;
+        Some(lock(&self.shared.registry).clone())
+    }
+
+    /// Says what other clusters take here.
+    pub fn set_feeds(&mut self, feeds: &[Feed]) {
+        let mut known = lock(&self.shared.feeds);
+        if *known != feeds {
+            *known = feeds.to_vec();
+        }
     }
 
     /// Asks the shard; call [`wake`](ForwarderSide::wake) after the last one.

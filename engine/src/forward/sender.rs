@@ -33,6 +33,8 @@ pub enum CloseReason {
     Stalled,
     /// It asks for more small frames than it reads.
     Flood,
+    /// Its cluster may not be served any more.
+    Unwanted,
 }
 
 /// What is to be done.
@@ -249,6 +251,21 @@ impl Readers {
         for &stream in reader.cursors.keys() {
             self.forget(id, stream);
         }
+    }
+
+    /// A reader is not to be served any more.
+    pub fn on_unwanted(&mut self, id: ReaderId) {
+        self.close(id, CloseReason::Unwanted);
+    }
+
+    /// Committed bytes of the streams of a reader that were not sent to it yet.
+    pub fn lag_bytes(&self, id: ReaderId) -> u64 {
+        let Some(reader) = self.readers.get(&id) else { return 0 };
+        let behind = reader.cursors.iter().map(|(stream, cursor)| {
+            let committed = self.streams.get(stream).and_then(|stream| stream.committed);
+            committed.map_or(0, |committed| committed.0.saturating_sub(cursor.position.0))
+        });
+        behind.sum()
     }
 
     /// A reader asks for a stream.

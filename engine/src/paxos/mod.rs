@@ -34,7 +34,7 @@ mod abdicate;
 mod accept;
 mod binding;
 mod closed;
-mod codec;
+pub(crate) mod codec;
 mod effect;
 mod elect;
 mod event;

@@ -375,6 +375,7 @@ impl<R: Ring> Shard<R> {
                 self.settle_session(conn, request, index, outcome);
             }
             Reply::Create(ticket) => self.settle_create(ticket, outcome),
+            Reply::Control(ticket) => self.settle_control(ticket, outcome),
         }
     }
 }

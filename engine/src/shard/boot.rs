@@ -1,6 +1,7 @@
 //! From a directory to a shard that serves: identity, recovery, replicas, listener, peers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring};
 use palisade_wal::{
@@ -12,6 +13,7 @@ use zerocopy::FromBytes;
 use crate::config::Role;
 use crate::handle::ShardPort;
 use crate::paxos::{Config, Floors, Liveness, Me, Member, NodeKey, ReplayError, Replica, replay};
+use crate::shard::control::Controls;
 use crate::shard::create::Creations;
 use crate::shard::floor::read_floor;
 use crate::shard::import::Imports;
@@ -103,6 +105,8 @@ impl<R: Ring> Shard<R> {
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),
             creations: Creations::default(),
+            registry: Arc::default(),
+            controls: Controls::default(),
             net: Net::new(me, &config),
             jobs: Jobs::default(),
             surveys: Default::default(),
@@ -307,6 +311,10 @@ impl<R: Ring> Shard<R> {
                     for change in changes {
                         self.catalogue.on_committed(change);
                     }
+                    let registry = Arc::make_mut(&mut self.registry);
+                    for (_, change) in stream.derived.take_registry() {
+                        registry.apply(&change);
+                    }
                 }
                 Ok(())
             }
@@ -400,6 +408,7 @@ impl<R: Ring> Shard<R> {
         }
         self.start_listener();
         self.open_missing_streams();
+        self.tell_registry();
         let streams: Vec<u64> = self.streams.keys().copied().collect();
         for stream in &streams {
             let members = self.streams[stream].replica.config().members.clone();

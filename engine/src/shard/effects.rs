@@ -185,8 +185,13 @@ impl<R: Ring> Shard<R> {
                 self.on_created(stream);
             }
         }
+        let stale = self.on_registry_committed(stream);
         for Waiting { appended, reply } in settled {
-            self.settle(reply, Ok(appended));
+            let outcome = match stale.contains(&appended.end_lsn) {
+                true => Err(Error::new(ErrorKind::Conflict, "the registry changed meanwhile")),
+                false => Ok(appended),
+            };
+            self.settle(reply, outcome);
         }
         self.publish_committed(stream, upto, &runs);
         self.release_runs(runs);

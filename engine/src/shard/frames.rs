@@ -56,7 +56,8 @@ impl<R: Ring> Shard<R> {
                     }
                     self.on_upstream_link(conn, Some(peer));
                 }
-                LinkEvent::Down { .. } => {
+                LinkEvent::Down { reason } => {
+                    self.on_upstream_refused(conn, &reason);
                     if let Some(change) = self.net.on_down(conn) {
                         self.on_peer_change(change);
                     }

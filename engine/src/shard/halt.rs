@@ -95,6 +95,7 @@ impl<R: Ring> Shard<R> {
                 tell(reply, &unknown);
             }
         }
+        self.controls.give_up(&unknown);
     }
 }
 
@@ -102,7 +103,7 @@ fn tell(reply: Reply, error: &Error) {
     match reply {
         Reply::Promise(promise) => promise.settle(Err(error.clone())),
         // Nothing is sent any more, and the creations are gone.
-        Reply::Session { .. } | Reply::Create(_) => {}
+        Reply::Session { .. } | Reply::Create(_) | Reply::Control(_) => {}
     }
 }
 

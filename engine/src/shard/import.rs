@@ -2,22 +2,27 @@
 //! this cluster's own replicas, at the same LSN and SCN.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use palisade_netio::{
-    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, Frame, HEAD_BYTES, Identity, Nanos, Outgoing, Purpose,
-    Ring, Run, SlotId, Target,
+    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, DownReason, Frame, HEAD_BYTES, Identity, Nanos,
+    Outgoing, Purpose, Ring, Run, SlotId, Target,
 };
 use palisade_wal::{Body, Boundary, GroupHeader, Kind, Lsn, RecordMeta};
 use zerocopy::FromBytes;
 
+use crate::config::Role;
+use crate::control::Hold;
 use crate::forward::wire::{FromForwarder, FromReader, KIND_CHUNK};
 use crate::paxos::GroupMark;
 use crate::shard::Shard;
 use crate::shard::batch::has_room_for_groups;
 use crate::shard::ledger::{Claim, group_items};
 use crate::shard::net::Duty;
+use crate::shard::stream::StreamState;
 use crate::status::UpstreamStatus;
 use crate::stream::catalogue::SYSTEM_STREAM;
+use crate::transfer::limits::ENDPOINTS_MAX;
 use crate::transfer::{Output, Receiver, ReceiverLimits};
 
 /// The new part of a chunk that waits for its place in the log.
@@ -36,18 +41,25 @@ pub(crate) struct Imports {
     outputs: Vec<Output>,
     /// Bounded by the credit that the receiver gives.
     waiting: VecDeque<Incoming>,
+    /// Where to ask, the first to be asked first.
+    upstreams: Vec<SocketAddr>,
+    /// The shard of the catalogue has said whether this standby is held back.
+    may_start: bool,
 }
 
 impl<R: Ring> Shard<R> {
     /// This node leads a stream of a standby: it fetches the stream.
     pub(crate) fn start_import(&mut self, stream: u64) {
-        if stream == SYSTEM_STREAM || self.config.upstream.is_empty() {
+        let nowhere = stream == SYSTEM_STREAM || self.config.upstream.is_empty();
+        if nowhere || !self.imports.may_start {
             return;
         }
         if self.imports.receiver.is_none() {
-            let (endpoints, seed) = (self.config.upstream.len(), self.io.ring.random());
+            self.imports.upstreams = self.upstreams();
+            let (endpoints, seed) = (self.imports.upstreams.len(), self.io.ring.random());
             let receiver = Receiver::new(ReceiverLimits::default(), endpoints, seed);
             self.imports.receiver = Some(receiver);
+            self.hold_imports();
         }
         let position = self.streams[&stream].replica.log().end();
         let now = self.io.now;
@@ -101,6 +113,63 @@ impl<R: Ring> Shard<R> {
         }
         self.hang_up();
         self.with_receiver(|receiver, out| receiver.on_link_down(now, out));
+    }
+
+    /// The upstream did not want the connection.
+    pub(crate) fn on_upstream_refused(&mut self, conn: u32, reason: &DownReason) {
+        let DownReason::Refused(refusal) = reason else { return };
+        if self.imports.conn == Some(conn) {
+            let (text, now) = (refusal.text().to_owned(), self.io.now);
+            self.hang_up();
+            self.with_receiver(|receiver, out| receiver.on_refused(&text, now, out));
+        }
+    }
+
+    /// Whether this standby is held back is known, or known anew.
+    pub(crate) fn hold_imports(&mut self) {
+        let own = self.registry.standby(self.me.cluster);
+        let hold = own.and_then(|cluster| cluster.hold).map(Hold::limit);
+        let now = self.io.now;
+        self.with_receiver(|receiver, out| receiver.on_hold(hold, now, out));
+    }
+
+    /// The nodes of the standby that an operator named, if any, and then those of the
+    /// configuration: so there is a way back when the named one is gone.
+    fn upstreams(&self) -> Vec<SocketAddr> {
+        let named = self.registry.standby(self.me.cluster).map_or(0, |own| own.upstream);
+        let named = self.registry.standby(named).into_iter().flat_map(|named| &named.endpoints);
+        let named = named.filter_map(|endpoint| endpoint.parse().ok());
+        let mut all: Vec<SocketAddr> = named.collect();
+        for addr in &self.config.upstream {
+            if !all.contains(addr) {
+                all.push(*addr);
+            }
+        }
+        all.truncate(ENDPOINTS_MAX);
+        all
+    }
+
+    /// The operator may have named another upstream.
+    pub(crate) fn choose_upstreams(&mut self) {
+        let upstreams = self.upstreams();
+        if self.imports.receiver.is_none() || upstreams == self.imports.upstreams {
+            return;
+        }
+        let (count, now) = (upstreams.len(), self.io.now);
+        self.imports.upstreams = upstreams;
+        self.with_receiver(|receiver, out| receiver.on_endpoints(count, now, out));
+    }
+
+    /// What may be imported is known: streams that are led already are fetched.
+    pub(crate) fn imports_may_start(&mut self) {
+        if std::mem::replace(&mut self.imports.may_start, true) {
+            return;
+        }
+        let led = |state: &StreamState| state.leading && state.role == Role::Standby;
+        let led = self.streams.iter().filter(|(_, state)| led(state)).map(|(stream, _)| *stream);
+        for stream in led.collect::<Vec<_>>() {
+            self.start_import(stream);
+        }
     }
 
     fn hang_up(&mut self) {
@@ -174,7 +243,7 @@ impl<R: Ring> Shard<R> {
 
     fn dial_upstream(&mut self, endpoint: usize) {
         self.hang_up();
-        let addr = self.config.upstream[endpoint];
+        let addr = self.imports.upstreams[endpoint];
         let target = Target { cluster: ANY_CLUSTER, node: ANY_NODE, shard: ANY_SHARD };
         let now = self.io.now;
         let io = &mut self.io;

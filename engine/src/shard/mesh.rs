@@ -6,6 +6,7 @@ use crossbeam::queue::ArrayQueue;
 use palisade_netio::{Class, Greeted, Refusal, RefusalCode, Ring, Wake};
 
 use crate::config::Role;
+use crate::control::Registry;
 use crate::forward::{ForwardEvent, Socket};
 use crate::limits::MESH_MAX;
 use crate::paxos::Member;
@@ -25,6 +26,8 @@ pub(crate) enum Mail {
     Report { to: u16, number: u64 },
     /// The answer: the state is on the board.
     Reported { shard: u16, number: u64 },
+    /// The registry of clusters changed.
+    Registry(Arc<Registry>),
 }
 
 struct Inbox {
@@ -89,6 +92,7 @@ impl<R: Ring> Shard<R> {
                 Mail::Scn { scn } => self.floors.on_spread(scn),
                 Mail::Report { to, number } => self.report_to(to, number),
                 Mail::Reported { shard, number } => self.on_reported(shard, number),
+                Mail::Registry(registry) => self.on_registry(registry),
             }
         }
         self.retry_mail();

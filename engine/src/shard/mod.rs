@@ -17,6 +17,7 @@
 
 mod batch;
 mod boot;
+mod control;
 mod create;
 mod deliver;
 mod effects;
@@ -49,6 +50,7 @@ use palisade_netio::{
 };
 
 use crate::config::Role;
+use crate::control::Registry;
 use crate::forward::{ForwardPort, Lease};
 pub use crate::handle::{Answer, ReadPart, ShardPort};
 use crate::paxos::{Effects, Floors, Liveness, Member, Replica, Tuning};
@@ -159,6 +161,9 @@ pub struct Shard<R: Ring> {
     pub(crate) streams: BTreeMap<u64, stream::StreamState>,
     pub(crate) catalogue: Catalogue,
     pub(crate) creations: create::Creations,
+    /// As far as the catalogue is committed here; of another shard's catalogue, as last told.
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) controls: control::Controls,
     pub(crate) net: net::Net,
     pub(crate) jobs: jobs::Jobs,
     pub(crate) surveys: survey::Surveys,
@@ -246,6 +251,11 @@ impl<R: Ring> Shard<R> {
     /// The replicas of this shard by their streams, for who looks on.
     pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
         self.streams.values().map(|state| &state.replica)
+    }
+
+    /// The registry of clusters as far as the catalogue is committed at this node.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// What this shard complains about: code and words.

@@ -8,13 +8,16 @@ use palisade_netio::{Nanos, Ring};
 use crate::client::wire::StreamEntry;
 use crate::config::Role;
 use crate::event::Listeners;
+use crate::forward::{Feed, ForwardPort};
 use crate::paxos::RoleName;
 use crate::shard::Shard;
+use crate::shard::mesh::shard_of;
 use crate::shard::stream::StreamState;
 use crate::status::{
-    Alarm, BallotStatus, ClusterRole, ClusterStatus, DiskStatus, NodeStatus, ReplicaRole, Status,
-    StreamStatus,
+    Alarm, BallotStatus, ClusterRole, ClusterStatus, DiskStatus, NodeStatus, ReplicaRole,
+    StandbyStatus, Status, StreamStatus, Transfer,
 };
+use crate::stream::catalogue::CATALOGUE_STREAM;
 
 /// One shard's part.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +28,7 @@ struct Part {
     cluster: ClusterStatus,
     node: NodeStatus,
     streams: Vec<StreamStatus>,
+    standbys: Vec<StandbyStatus>,
     disk: DiskStatus,
     alarms: Vec<Alarm>,
 }
@@ -56,6 +60,7 @@ impl Board {
                 status.cluster = part.cluster.clone();
             }
             status.streams.extend(part.streams.iter().cloned());
+            status.standbys.extend(part.standbys.iter().cloned());
             status.disk.used += part.disk.used;
             status.disk.limit += part.disk.limit;
             status.disk.sync_path = part.disk.sync_path.clone();
@@ -107,6 +112,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn publish_status(&mut self) {
         let role = self.streams.values().next().map_or(Role::Primary, |state| state.role);
         let space = self.ledger.wal.space();
+        let (protection_mode, protection_level) = self.registry.shown_at(self.me.cluster);
         let part = Part {
             at: self.io.now,
             wall_ns: self.io.ring.wall_ns(),
@@ -118,6 +124,8 @@ impl<R: Ring> Shard<R> {
                     Role::Standby => ClusterRole::Standby,
                 },
                 role_epoch: self.role_epoch,
+                protection_mode,
+                protection_level,
                 ..ClusterStatus::default()
             },
             node: NodeStatus {
@@ -127,6 +135,7 @@ impl<R: Ring> Shard<R> {
                 version: env!("CARGO_PKG_VERSION").to_string(),
             },
             streams: self.streams.iter().map(|(id, s)| self.stream_status(*id, s)).collect(),
+            standbys: self.standby_statuses(),
             disk: DiskStatus {
                 used: space.used,
                 limit: space.limit,
@@ -143,6 +152,31 @@ impl<R: Ring> Shard<R> {
                 .collect(),
         };
         self.board.lock()[usize::from(self.me.shard)] = Some(part);
+    }
+
+    /// The other clusters, as the shard of the catalogue knows them.
+    fn standby_statuses(&self) -> Vec<StandbyStatus> {
+        if shard_of(CATALOGUE_STREAM, self.me.shards) != self.me.shard {
+            return Vec::new();
+        }
+        let feeds = self.forward.as_ref().map(ForwardPort::feeds).unwrap_or_default();
+        let others = self.registry.standbys().filter(|known| known.id != self.me.cluster);
+        let known = others.map(|cluster| {
+            let feed = feeds.iter().find(|feed| feed.cluster == cluster.id);
+            let state = match (cluster.hold, feed) {
+                (Some(_), _) => "suspended",
+                (None, Some(_)) => "connected",
+                (None, None) => "not-connected",
+            };
+            let (region, transfer) = (cluster.region.clone(), cluster.transfer);
+            standby_status(feed, cluster.id, region, transfer, state)
+        });
+        let strange = feeds.iter().filter(|feed| self.registry.standby(feed.cluster).is_none());
+        let strange = strange.map(|feed| {
+            let (region, transfer) = (String::new(), Transfer::default());
+            standby_status(Some(feed), feed.cluster, region, transfer, "unregistered")
+        });
+        known.chain(strange).collect()
     }
 
     fn stream_status(&self, id: u64, state: &StreamState) -> StreamStatus {
@@ -214,4 +248,15 @@ impl<R: Ring> Shard<R> {
             false => words("no-leader", status.reason, "wait; a majority must be up"),
         }
     }
+}
+
+fn standby_status(
+    feed: Option<&Feed>,
+    cluster: u32,
+    region: String,
+    transfer: Transfer,
+    state: &str,
+) -> StandbyStatus {
+    let Feed { lag_bytes, lag_us, .. } = feed.copied().unwrap_or_default();
+    StandbyStatus { cluster, region, transfer, state: state.to_string(), lag_bytes, lag_us }
 }

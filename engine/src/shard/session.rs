@@ -46,6 +46,8 @@ impl<R: Ring> Shard<R> {
             wire::KIND_LIST_STREAMS => self.survey(conn, tag, Wanted::Streams),
             wire::KIND_TRANSFER_LEADER => self.on_transfer_request(conn, tag, stream, &body),
             wire::KIND_STATUS => self.survey(conn, tag, Wanted::Status),
+            wire::KIND_CONTROL => self.on_control_request(conn, tag, &body),
+            wire::KIND_REGISTRY => self.answer_registry(conn, tag),
             kind => {
                 let text = format!("frames of kind {kind:#x} mean nothing to this node");
                 self.refuse(conn, tag, &Error::new(ErrorKind::Config, text));
@@ -206,6 +208,8 @@ fn refused_code(kind: ErrorKind) -> Option<RefusedCode> {
         ErrorKind::LeadsAlready => RefusedCode::LeadsAlready,
         ErrorKind::Behind => RefusedCode::Behind,
         ErrorKind::TimedOut => RefusedCode::TimedOut,
+        ErrorKind::Forbidden => RefusedCode::Forbidden,
+        ErrorKind::Conflict => RefusedCode::Conflict,
         _ => return None,
     })
 }

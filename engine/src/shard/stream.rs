@@ -20,6 +20,8 @@ pub(crate) enum Reply {
     Session { conn: u32, request: u64, index: u32 },
     /// The creation of streams, by this ticket.
     Create(u64),
+    /// A change of the registry, by this ticket.
+    Control(u64),
 }
 
 /// A record that was taken and is in no group yet.

@@ -13,6 +13,7 @@ use palisade_netio::{Completion, ListenEvent, Nanos, Ring, Wait};
 use crate::handle::Command;
 use crate::limits::COMMANDS_MAX;
 use crate::shard::boot::Phase;
+use crate::shard::control;
 use crate::shard::create::Asker;
 use crate::shard::jobs::{Destination, Job};
 use crate::shard::ledger::Durable;
@@ -160,6 +161,12 @@ impl<R: Ring> Shard<R> {
                 Command::Read { stream, from, follow, reply } => {
                     let destination = Destination::Embedder { follow, reply };
                     self.push_job(Job::new(stream, from, from, destination));
+                }
+                Command::Control { request, dry_run, reply } => {
+                    self.control(&request, dry_run, control::Asker::Embedder(reply));
+                }
+                Command::Registry { reply } => {
+                    let _ = reply.send(Ok(self.registry_view()));
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! Everything that a stream's log implies beyond its bytes: producers, and for stream 1 the
-//! catalogue. Changed in log order by what is logged, committed and voided, when a node runs and
+//! catalogue and the registry of clusters. Changed in log order by what is logged, committed and voided, when a node runs and
 //! when it recovers, so that no derived table outlives the bytes that it came from.
 
 use std::collections::VecDeque;
@@ -9,6 +9,7 @@ use zerocopy::FromBytes;
 
 use super::catalogue::{CATALOGUE_STREAM, Change};
 use super::producers::{Mark, Producers};
+use crate::control;
 
 /// What one logged group implies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +18,11 @@ struct Implied {
     end: Lsn,
     marks: Vec<Mark>,
     changes: Vec<Change>,
+    registry: Vec<Entry>,
 }
+
+/// A change of the registry, and where its entry ends.
+type Entry = (Lsn, control::Change);
 
 #[derive(Clone, Debug)]
 struct Staged {
@@ -32,6 +37,8 @@ pub struct Derived {
     pub producers: Producers,
     /// Catalogue changes above the committed cursor.
     changes: VecDeque<(Lsn, Change)>,
+    /// Changes of the registry above the committed cursor, by the ends of their groups.
+    registry: VecDeque<(Lsn, Entry)>,
     /// Groups of the run staged for one takeover.
     staged: Option<Staged>,
     /// Highest catalogue id seen in any group, voided ones included.
@@ -77,6 +84,9 @@ impl Derived {
         while self.changes.back().is_some_and(|(at, _)| *at > void) {
             self.changes.pop_back();
         }
+        while self.registry.back().is_some_and(|(at, _)| *at > void) {
+            self.registry.pop_back();
+        }
         // A run may begin below the committed position; what is committed is known already.
         let news = self.committed..end;
         for group in staged.into_iter().flat_map(|s| s.groups) {
@@ -97,6 +107,13 @@ impl Derived {
         committed
     }
 
+    /// The changes of the registry that are committed and were not taken yet, in the order of the
+    /// log, each with the end of its entry.
+    pub fn take_registry(&mut self) -> Vec<(Lsn, control::Change)> {
+        let committed = self.registry.partition_point(|(end, _)| *end <= self.committed);
+        self.registry.drain(..committed).map(|(_, entry)| entry).collect()
+    }
+
     /// Catalogue changes logged since the last call, committed or not: their ids are taken.
     pub fn take_seen(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.seen)
@@ -110,11 +127,15 @@ impl Derived {
             self.changes.push_back((group.end, change));
             self.seen.push(change);
         }
+        for entry in group.registry {
+            self.registry.push_back((group.end, entry));
+        }
     }
 }
 
 fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Implied {
-    let mut group = Implied { start, end, marks: Vec::new(), changes: Vec::new() };
+    let (changes, registry) = (Vec::new(), Vec::new());
+    let mut group = Implied { start, end, marks: Vec::new(), changes, registry };
     // A group of that kind in another stream is the work of a peer or a client that errs.
     let header = GroupHeader::read_from_prefix(bytes);
     let of_catalogue = header.is_ok_and(|(header, _)| header.stream.get() == CATALOGUE_STREAM);
@@ -131,6 +152,10 @@ fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Imp
         if kind == GroupKind::Catalogue && of_catalogue {
             group.changes.extend(Change::decode(entry.payload));
         }
+        if kind == GroupKind::Registry && of_catalogue {
+            let change = control::Change::decode(entry.payload);
+            group.registry.extend(change.map(|change| (entry.end, change)));
+        }
     }
     group
 }
@@ -140,6 +165,7 @@ mod tests {
     use palisade_wal::{BodyBuilder, CHAIN_START, Origin};
 
     use super::*;
+    use crate::control::{Cluster, Registry, What};
     use crate::limits::PRODUCER_EXPIRY_NS;
     use crate::stream::producers::Verdict;
 
@@ -276,6 +302,98 @@ mod tests {
             derived.on_logged(&bytes[meta.range()], kind, meta.lsn, meta.end, meta.scn);
             assert_eq!(derived.take_seen().len(), named, "in stream {stream}");
             assert_eq!(derived.on_committed(meta.end).len(), named);
+        }
+    }
+
+    const ROUNDS: u64 = 300;
+
+    fn mix(seed: &mut u64) -> u64 {
+        *seed =
+            seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *seed >> 33
+    }
+
+    type Made = (Vec<u8>, Lsn, Vec<control::Change>);
+
+    /// A group of the catalogue with one or two changes, one of which may be of this version.
+    fn registry_group(start: Lsn, version: u64, seed: &mut u64) -> Made {
+        let mut bytes = vec![0; 4096];
+        let mut builder = BodyBuilder::new(&mut bytes);
+        let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
+        let kind = GroupKind::Registry;
+        builder.begin_group(CATALOGUE_STREAM, start, Ballot::NONE, kind, origin, 0).unwrap();
+        let mut changes = Vec::new();
+        for _ in 0..=mix(seed) % 2 {
+            let id = 2 + (mix(seed) % 4) as u32;
+            let what = match mix(seed) % 3 {
+                0 => What::Remove(id),
+                _ => What::Put(Cluster::new(id, crate::status::Transfer::Sync)),
+            };
+            let on = (version + mix(seed) % 3).saturating_sub(1);
+            let change = control::Change { by: 1, on, what };
+            builder.push_entry(&change.encode(), 0, 0).unwrap();
+            changes.push(change);
+        }
+        let meta = builder.end_group(1, CHAIN_START);
+        (bytes[meta.range()].to_vec(), meta.end, changes)
+    }
+
+    /// Groups are logged, staged, voided by takeovers and committed in any order: the registry is
+    /// what the committed log says, and nothing of a voided group is ever seen.
+    #[test]
+    fn the_registry_is_what_the_committed_log_says() {
+        for round in 0..ROUNDS {
+            let mut seed = round;
+            let mut derived = Derived::default();
+            let (mut registry, mut expected) = (Registry::default(), Registry::default());
+            // The log as it stands: ends and changes of its groups.
+            let mut log: Vec<(Lsn, Vec<control::Change>)> = Vec::new();
+            let (mut committed, mut ballot) = (0, 0);
+            for _ in 0..60 {
+                let end = log.last().map_or(Lsn::ZERO, |(end, _)| *end);
+                let kind = GroupKind::Registry;
+                match mix(&mut seed) % 4 {
+                    0 | 1 => {
+                        let version = registry.version();
+                        let (bytes, to, changes) = registry_group(end, version, &mut seed);
+                        derived.on_logged(&bytes, kind, end, to, 1);
+                        log.push((to, changes));
+                    }
+                    2 => {
+                        // A takeover keeps some of what is not committed, and brings other groups.
+                        ballot += 1;
+                        let ballot = Ballot { round: ballot, node: 1, incarnation: 1 };
+                        let keep =
+                            committed + mix(&mut seed) as usize % (log.len() - committed + 1);
+                        log.truncate(keep);
+                        let mut end = log.last().map_or(Lsn::ZERO, |(end, _)| *end);
+                        for _ in 0..mix(&mut seed) % 3 {
+                            let version = registry.version();
+                            let (bytes, to, changes) = registry_group(end, version, &mut seed);
+                            derived.on_staged(ballot, &bytes, kind, end, to, 1);
+                            log.push((to, changes));
+                            end = to;
+                        }
+                        derived.on_takeover(ballot, end);
+                    }
+                    _ => {
+                        let upto =
+                            committed + mix(&mut seed) as usize % (log.len() - committed + 1);
+                        for (_, changes) in &log[committed..upto] {
+                            for change in changes {
+                                expected.apply(change);
+                            }
+                        }
+                        committed = upto;
+                        let upto = log[..upto].last().map_or(Lsn::ZERO, |(end, _)| *end);
+                        derived.on_committed(upto);
+                        for (_, change) in derived.take_registry() {
+                            registry.apply(&change);
+                        }
+                    }
+                }
+                assert_eq!(registry, expected, "round {round}");
+            }
         }
     }
 }

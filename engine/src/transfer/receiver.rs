@@ -4,6 +4,8 @@
 //! where its log ends, grants credit, checks that every chunk continues its log and hands it out
 //! to be imported at the same LSN. No I/O, no clock, no randomness but the seed.
 
+mod hold;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -36,6 +38,10 @@ pub enum State {
     SourceDamaged,
     /// The upstream is behind us.
     SourceBehind,
+    /// The upstream does not serve us.
+    SourceRefuses,
+    /// An operator holds the standby back.
+    Suspended,
 }
 
 impl State {
@@ -50,6 +56,8 @@ impl State {
             State::SourceUnknown => "source-unknown-stream",
             State::SourceDamaged => "source-damaged",
             State::SourceBehind => "source-behind",
+            State::SourceRefuses => "source-refuses",
+            State::Suspended => "suspended",
         }
     }
 
@@ -64,12 +72,21 @@ impl State {
             State::SourceUnknown => "tries again and tries the other upstreams",
             State::SourceDamaged => "tries again and tries the other upstreams; scrub the source",
             State::SourceBehind => "tries the other upstreams",
+            State::SourceRefuses => "dials the upstreams in turn; see the reason",
+            State::Suspended => "`palisade standby resume` at the primary",
         }
     }
 
     /// Whether another upstream may do better.
     fn is_stuck(self) -> bool {
-        !matches!(self, State::Sync | State::Wait | State::CheckNetwork)
+        !matches!(
+            self,
+            State::Sync
+                | State::Wait
+                | State::CheckNetwork
+                | State::SourceRefuses
+                | State::Suspended
+        )
     }
 }
 
@@ -172,6 +189,8 @@ enum Phase {
     Fetching,
     /// Not to be asked for before this time.
     Paused(Nanos),
+    /// Not to be asked for until the hold changes.
+    Held,
 }
 
 #[derive(Debug)]
@@ -219,6 +238,8 @@ pub struct Receiver {
     rotated: Nanos,
     role_epoch: u64,
     seed: u64,
+    /// The highest SCN of the embedder's streams that may be imported.
+    hold: Option<u64>,
 }
 
 impl Receiver {
@@ -242,6 +263,7 @@ impl Receiver {
             rotated: Nanos(0),
             role_epoch: 0,
             seed,
+            hold: None,
         }
     }
 
@@ -289,6 +311,7 @@ impl Receiver {
         };
         self.streams.insert(stream, inbound);
         self.start(stream, out);
+        self.show_held(stream, now, out);
         self.on_time(now, out);
     }
 
@@ -315,6 +338,9 @@ impl Receiver {
         let streams: Vec<u64> = self.streams.keys().copied().collect();
         for stream in streams {
             let inbound = self.streams.get_mut(&stream).expect("it was just there");
+            if inbound.phase == Phase::Held {
+                continue;
+            }
             inbound.phase = Phase::Idle;
             self.set_state(stream, State::Wait, "asked the upstream", now, out);
             self.start(stream, out);
@@ -340,6 +366,9 @@ impl Receiver {
             let inbound = self.streams.get_mut(&stream).expect("it was just there");
             self.held -= inbound.credit;
             inbound.credit = 0;
+            if inbound.phase == Phase::Held {
+                continue;
+            }
             inbound.phase = Phase::Idle;
             inbound.behind_since = None;
             let stuck = inbound.state.is_stuck();
@@ -405,7 +434,20 @@ impl Receiver {
                 out.push(Output::Skip { stream });
                 self.grant(stream, out);
             }
-            Ok(found) => {
+            Ok(mut found) => {
+                let allowed = self.allowed(stream, &found.metas);
+                if allowed == 0 {
+                    out.push(Output::Skip { stream });
+                    self.suspend(stream, now, out);
+                    return self.feed(out);
+                }
+                let held = allowed < found.metas.len();
+                if held {
+                    found.metas.truncate(allowed);
+                    let last = &found.metas[allowed - 1];
+                    found.end = Boundary { lsn: last.end, chain: last.chain };
+                }
+                let inbound = self.streams.get_mut(&stream).expect("it is expected");
                 inbound.position = found.end;
                 inbound.pending.push_back((found.end.lsn, len));
                 inbound.pending_bytes += len;
@@ -414,6 +456,10 @@ impl Receiver {
                 self.failures = 0;
                 let (start, end) = (position.lsn, found.end);
                 out.push(Output::Import { stream, metas: found.metas, start, end });
+                if held {
+                    self.suspend(stream, now, out);
+                    return self.feed(out);
+                }
                 self.set_state(stream, State::Sync, "follows", now, out);
                 self.widen(stream);
                 self.grant(stream, out);
@@ -600,12 +646,17 @@ impl Receiver {
 
     /// Asks for a stream, if it can be asked for now.
     fn start(&mut self, stream: u64, out: &mut Vec<Output>) {
-        if !self.is_up() || self.stopping.contains_key(&stream) {
-            return;
-        }
-        let total = self.limits.total;
+        let (total, held) = (self.limits.total, self.is_held(stream));
+        let ready = self.is_up() && !self.stopping.contains_key(&stream);
         let Some(inbound) = self.streams.get_mut(&stream) else { return };
         if inbound.phase != Phase::Idle {
+            return;
+        }
+        if held {
+            inbound.phase = Phase::Held;
+            return;
+        }
+        if !ready {
             return;
         }
         assert!(inbound.credit == 0, "credit without a fetch");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use palisade::config::Role;
+use palisade::control::Registry;
 use palisade::forward::ForwarderConfig;
 use palisade::paxos::{Member, Replica};
 use palisade::shard::{
@@ -343,6 +344,14 @@ impl Fleet {
         let shard = self.shard_of(node, stream);
         let driven = self.nodes[node].shards.get(shard)?;
         driven.shard.replicas().find(|replica| replica.stream() == stream)
+    }
+
+    /// The registry of clusters as each shard of a node knows it, that of the catalogue first; none
+    /// while the node does not run.
+    pub fn registries(&self, node: usize) -> impl Iterator<Item = &Registry> {
+        let shards = &self.nodes[node].shards;
+        let first = self.shard_of(node, 1).min(shards.len());
+        shards[first..].iter().chain(&shards[..first]).map(|driven| driven.shard.registry())
     }
 
     /// Streams that any running node of a cluster has.

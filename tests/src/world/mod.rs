@@ -22,6 +22,7 @@ mod forwarder;
 mod history;
 mod operator;
 mod payload;
+mod registrar;
 mod report;
 mod run;
 mod settings;

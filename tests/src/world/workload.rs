@@ -13,6 +13,7 @@ use super::client::{Client, Open, Sent};
 use super::fleet::Fleet;
 use super::history::{History, Stretch, Told};
 use super::payload::{PAYLOAD_BYTES_MIN, payload};
+use super::registrar::Registrar;
 use super::settings::{MS, SECOND, Settings};
 use crate::sim::Random;
 
@@ -40,6 +41,8 @@ pub enum Wake {
     Reader(usize),
     /// The one that creates streams.
     Creator,
+    /// The one that changes the registry of clusters.
+    Registrar,
 }
 
 struct Reader {
@@ -67,6 +70,8 @@ pub struct Workload {
     clients: Vec<Client>,
     readers: Vec<Reader>,
     creator: Creator,
+    /// Who changes the registry of clusters.
+    pub registrar: Registrar,
     outcomes: Outcomes,
     /// Which client made an attempt.
     makers: Vec<usize>,
@@ -78,7 +83,7 @@ pub struct Workload {
 
 impl Workload {
     /// Nobody has asked for anything.
-    pub fn new(settings: &Settings, seed: u64) -> Workload {
+    pub fn new(settings: &Settings, seed: u64, registrar: Registrar) -> Workload {
         Workload {
             settings: settings.clone(),
             random: Random::new(seed),
@@ -87,6 +92,7 @@ impl Workload {
             clients: Vec::new(),
             readers: Vec::new(),
             creator: Creator { wanted: settings.streams, ..Creator::default() },
+            registrar,
             outcomes: Outcomes::default(),
             makers: Vec::new(),
             acked_under: BTreeMap::new(),
@@ -110,7 +116,8 @@ impl Workload {
         self.creator.wanted += self.settings.late_streams;
         let clients = (0..self.clients.len()).map(Wake::Client);
         let readers = (0..self.readers.len()).map(Wake::Reader);
-        clients.chain(readers).collect()
+        let registrar = self.registrar.active.then_some(Wake::Registrar);
+        clients.chain(readers).chain(registrar).collect()
     }
 
     /// Whether streams are still to be created.
@@ -125,8 +132,10 @@ impl Workload {
     }
 
     /// Whether nothing that was asked is without an outcome.
-    pub fn is_settled(&self) -> bool {
-        self.history.open == 0 && self.clients.iter().all(|client| client.open.is_empty())
+    pub fn is_settled(&self, fleet: &Fleet) -> bool {
+        self.registrar.is_settled(fleet)
+            && self.history.open == 0
+            && self.clients.iter().all(|client| client.open.is_empty())
     }
 
     /// What is not settled, for a report.
@@ -170,6 +179,10 @@ impl Workload {
             Wake::Reader(reader) => {
                 self.read(reader, now, fleet, checks)?;
                 Ok(now.after(self.random.between(MS, 40 * MS)))
+            }
+            Wake::Registrar => {
+                self.registrar.act(fleet, self.draining)?;
+                Ok(now.after(self.registrar.pause(self.draining)))
             }
             Wake::Creator => {
                 self.create(fleet)?;

@@ -10,6 +10,7 @@ use super::check::{Checks, FullCopy, Seat, Violation};
 use super::faults::{Faults, Step};
 use super::fleet::{Fleet, Node, Turned};
 use super::operator::Operator;
+use super::registrar::Registrar;
 use super::report::{Failure, SeedReport};
 use super::settings::{MS, SECOND, Settings, Upstream};
 use super::workload::{Wake, Workload};
@@ -85,7 +86,11 @@ impl World {
         }
         Ok(World {
             seed,
-            workload: Workload::new(&settings, random.bits()),
+            workload: Workload::new(
+                &settings,
+                random.bits(),
+                Registrar::new(settings.standbys.len(), seed),
+            ),
             faults: Faults::draw(random.bits()),
             operator,
             checks: Checks::default(),
@@ -259,7 +264,7 @@ impl World {
             self.agenda.add(self.universe.now(), Entry::Wake(who));
         }
         let deadline = deadline.after(RECOVER_NS);
-        while !self.workload.is_settled() {
+        while !self.workload.is_settled(&self.fleet) {
             if self.universe.now() >= deadline {
                 return Err(Violation::new("liveness", self.workload.unsettled()));
             }
@@ -405,6 +410,7 @@ impl World {
                 copies.push(self.copy(node, stream, deadline)?);
             }
         }
+        self.workload.registrar.at_end(&self.fleet)?;
         self.checks.at_end(&self.workload.history, &copies)
     }
 

@@ -11,6 +11,7 @@ mod machine;
 mod producer;
 mod reading;
 mod refusals;
+mod registry;
 mod run;
 mod seen;
 mod shards;

@@ -1,0 +1,92 @@
+//! What others decide for a standby: an operator who holds it back or names its upstream, an
+//! upstream that does not want it.
+
+use palisade_netio::Nanos;
+use palisade_wal::RecordMeta;
+
+use super::{Link, Output, Phase, Receiver, State};
+use crate::stream::catalogue::FIRST_STREAM;
+use crate::transfer::limits::ENDPOINTS_MAX;
+
+impl Receiver {
+    /// An operator holds the standby back: nothing of the embedder's streams with an SCN above
+    /// `hold` is imported. The catalogue goes on, or nobody here would hear of the end of it.
+    pub fn on_hold(&mut self, hold: Option<u64>, now: Nanos, out: &mut Vec<Output>) {
+        if hold == self.hold {
+            return;
+        }
+        self.hold = hold;
+        let streams: Vec<u64> = self.streams.keys().copied().collect();
+        for stream in streams.into_iter().filter(|stream| *stream >= FIRST_STREAM) {
+            let phase = self.streams[&stream].phase;
+            if hold == Some(0) {
+                self.suspend(stream, now, out);
+            } else if phase == Phase::Held {
+                self.streams.get_mut(&stream).expect("it was just there").phase = Phase::Idle;
+                self.set_state(stream, State::Wait, "goes on", now, out);
+                self.start(stream, out);
+            }
+        }
+        self.feed(out);
+    }
+
+    /// Whether nothing at all of a stream may be imported.
+    pub(super) fn is_held(&self, stream: u64) -> bool {
+        self.hold == Some(0) && stream >= FIRST_STREAM
+    }
+
+    pub(super) fn suspend(&mut self, stream: u64, now: Nanos, out: &mut Vec<Output>) {
+        let fetching = self.streams[&stream].phase == Phase::Fetching;
+        self.release(stream, Phase::Held);
+        if fetching {
+            self.stop(stream, out);
+        }
+        self.show_held(stream, now, out);
+    }
+
+    pub(super) fn show_held(&mut self, stream: u64, now: Nanos, out: &mut Vec<Output>) {
+        if self.streams.get(&stream).is_some_and(|inbound| inbound.phase == Phase::Held) {
+            let reason = match self.hold {
+                None | Some(0) => "held back by an operator".to_owned(),
+                Some(scn) => format!("held back by an operator at SCN {scn}"),
+            };
+            self.set_state(stream, State::Suspended, &reason, now, out);
+        }
+    }
+
+    /// How many of these groups may be imported.
+    pub(super) fn allowed(&self, stream: u64, metas: &[RecordMeta]) -> usize {
+        let limit = self.hold.filter(|_| stream >= FIRST_STREAM).unwrap_or(u64::MAX);
+        // SCNs never decrease in a stream.
+        metas.partition_point(|meta| meta.scn <= limit)
+    }
+
+    /// There is another list of upstreams, the first to be asked first.
+    ///
+    /// # Panics
+    /// When there is none, or more than [`ENDPOINTS_MAX`].
+    pub fn on_endpoints(&mut self, endpoints: usize, now: Nanos, out: &mut Vec<Output>) {
+        assert!(endpoints > 0 && endpoints <= ENDPOINTS_MAX, "{endpoints} upstreams");
+        self.endpoints = endpoints;
+        self.endpoint = 0;
+        if !matches!(self.link, Link::Down { .. }) {
+            out.push(Output::Hangup);
+            self.drop_link("the upstreams changed", now, out);
+            (self.endpoint, self.failures) = (0, 0);
+        }
+    }
+
+    /// The upstream did not want the connection.
+    pub fn on_refused(&mut self, why: &str, now: Nanos, out: &mut Vec<Output>) {
+        if matches!(self.link, Link::Down { .. }) {
+            return;
+        }
+        self.drop_link(why, now, out);
+        let streams: Vec<u64> = self.streams.keys().copied().collect();
+        for stream in streams {
+            if self.streams[&stream].phase != Phase::Held {
+                self.set_state(stream, State::SourceRefuses, why, now, out);
+            }
+        }
+    }
+}
