@@ -231,8 +231,7 @@ impl Client {
         self.next_id += 1;
         connection.send(&FrameHead::encode(kind, id, stream, body))?;
         // Once it left, only what changes nothing may be asked again.
-        let harmless =
-            !matches!(kind, KIND_CREATE_STREAMS | KIND_TRANSFER_LEADER | KIND_CONTROL);
+        let harmless = !matches!(kind, KIND_CREATE_STREAMS | KIND_TRANSFER_LEADER | KIND_CONTROL);
         let frame = match connection.receive(&ANSWERS, deadline) {
             Ok(Some(frame)) => frame,
             Ok(None) if harmless => {

@@ -313,10 +313,10 @@ mod tests {
         *seed >> 33
     }
 
-    type Made = (Vec<u8>, Lsn, Vec<control::Change>);
+    type Registered = (Vec<u8>, Lsn, Vec<control::Change>);
 
     /// A group of the catalogue with one or two changes, one of which may be of this version.
-    fn registry_group(start: Lsn, version: u64, seed: &mut u64) -> Made {
+    fn registry_group(start: Lsn, version: u64, seed: &mut u64) -> Registered {
         let mut bytes = vec![0; 4096];
         let mut builder = BodyBuilder::new(&mut bytes);
         let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };

@@ -85,7 +85,7 @@ fn a_closed_scn_outlives_the_loss_of_a_floor() {
     c.run(1, |r, now, fx| r.start(now, fx));
     assert!(c.nodes[1].floors.durable() < 1000 && c.log(2).is_unknown());
     c.isolate(&[]);
-    c.run(0, |r, now, fx| r.on_transfer(3, now, fx)).expect("it leads");
+    c.run(0, |r, now, fx| r.on_transfer(3, true, now, fx)).expect("it leads");
     c.settle("the third leads", |c| c.leader() == Some(2));
     c.settle("the loss is made good", |c| !c.log(2).is_unknown());
     // The third forgets what it was promised but for its log; the first is gone.
