@@ -11,8 +11,8 @@ fn transfer(c: &mut Cluster, at: usize, to: u32, appointed: bool) -> Result<(), 
 #[test]
 fn members_of_the_first_ones_region_come_first_then_the_order_of_the_list() {
     // Regions r1, r0, r1, r0, r1.
-    let c = Cluster::new(5, 30);
-    let order = |at: usize| c.nodes[at].replica().successors().collect::<Vec<_>>();
+    let mut c = Cluster::new(5, 30);
+    let mut order = |at: usize| c.nodes[at].replica().successors().collect::<Vec<_>>();
     assert_eq!(order(0), [(3, false), (5, false), (2, false), (4, false)]);
     assert_eq!(order(1), [(1, true), (3, true), (5, true), (4, false)]);
     assert_eq!(order(4), [(1, true), (3, true), (2, false), (4, false)]);
