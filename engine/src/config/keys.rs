@@ -193,9 +193,9 @@ pub const KEYS: [Key; 30] = [
         "timing.hand_over",
         Shape::Time(0, 86_400 * S),
         Preset::Nanos(HAND_OVER_NS),
-        "time that a member which comes first must be well before a leader hands over to it: members \
-         of the first one's region come first, then in the order of the list; 0s: \
-         never, else no sooner than timing.election",
+        "time that a member which comes first must be well before a leader hands over to it: \
+         members of the first one's region come first, then in the order of the list; 0s: never, \
+         else no sooner than timing.election",
     ),
     key(
         "timing.disk_stall_soft",
