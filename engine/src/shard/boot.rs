@@ -85,10 +85,7 @@ impl<R: Ring> Shard<R> {
         if let Some(forward) = &mut shared.forward {
             forward.set_waker(ring.waker());
         }
-        let identity = match &config.format {
-            Some(format) => IdentityFile::format(&config.dir, first_identity(&config, format)),
-            None => IdentityFile::open(&config.dir),
-        };
+        let identity = identity_file(&config);
         let ShardConfig { cluster, node, shard, shards, .. } = config;
         // Incarnation and boot count are in the identity file.
         let me = Peer { cluster, node, shard, shards, ..Peer::default() };
@@ -592,6 +589,13 @@ fn wal_config(config: &ShardConfig, me: &Peer) -> palisade_wal::Config {
         log_bytes_max: config.log_bytes_max,
         in_flight_max: config.writes_in_flight,
         sync_path: config.sync_path,
+    }
+}
+
+fn identity_file(config: &ShardConfig) -> IdentityFile {
+    match &config.format {
+        Some(format) => IdentityFile::format(&config.dir, first_identity(config, format)),
+        None => IdentityFile::open(&config.dir),
     }
 }
 

@@ -46,6 +46,10 @@ pub struct SeedReport {
     pub steps: u64,
     /// Turns of shards.
     pub turns: u64,
+    /// Changes of the registry of clusters that were acknowledged.
+    pub changes: u64,
+    /// Requests that a rule forbade, or that somebody else outran.
+    pub forbidden: u64,
     /// Whether the run was long and hard enough to count.
     pub ok: bool,
 }

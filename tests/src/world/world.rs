@@ -129,6 +129,8 @@ impl World {
             fault_counts,
             steps: self.universe.trace_len(),
             turns: self.turns,
+            changes: self.workload.operator.changes,
+            forbidden: self.workload.operator.forbidden,
         }
     }
 
