@@ -66,8 +66,8 @@ impl Cluster {
     }
 }
 
-/// See the [module](self). Derived from the committed catalogue alone: the same on every replica
-/// of every cluster.
+/// Which clusters there are, how each is served, and the protection mode. Derived from the
+/// committed catalogue alone: the same on every replica of every cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     /// Changes that took effect.

@@ -86,10 +86,7 @@ impl<R: Ring> Shard<R> {
         if let Some(forward) = &mut shared.forward {
             forward.set_waker(ring.waker());
         }
-        let identity = match &config.format {
-            Some(format) => IdentityFile::format(&config.dir, first_identity(&config, format)),
-            None => IdentityFile::open(&config.dir),
-        };
+        let identity = identity_file(&config);
         let ShardConfig { cluster, node, shard, shards, .. } = config;
         // Incarnation and boot count are in the identity file: nothing is asked of the log before.
         let me = Peer { cluster, node, shard, shards, ..Peer::default() };
@@ -610,6 +607,13 @@ fn wal_config(config: &ShardConfig, me: &Peer) -> palisade_wal::Config {
         log_bytes_max: config.log_bytes_max,
         in_flight_max: config.writes_in_flight,
         sync_path: config.sync_path,
+    }
+}
+
+fn identity_file(config: &ShardConfig) -> IdentityFile {
+    match &config.format {
+        Some(format) => IdentityFile::format(&config.dir, first_identity(config, format)),
+        None => IdentityFile::open(&config.dir),
     }
 }
 

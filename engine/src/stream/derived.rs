@@ -1,6 +1,7 @@
 //! Everything that a stream's log implies beyond its bytes: producers, and for stream 1 the
-//! catalogue and the registry of clusters. Changed in log order by what is logged, committed and voided, when a node runs and
-//! when it recovers, so that no derived table outlives the bytes that it came from.
+//! catalogue and the registry of clusters. Changed in log order by what is logged, committed and
+//! voided, when a node runs and when it recovers, so that no derived table outlives the bytes that
+//! it came from.
 
 use std::collections::VecDeque;
 

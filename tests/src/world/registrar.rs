@@ -29,6 +29,10 @@ pub struct Registrar {
     waiting: Option<Answer<Controlled>>,
     /// Version of the registry after the last change that was acknowledged.
     told: u64,
+    /// Changes that were acknowledged.
+    pub changes: u64,
+    /// Requests that a rule forbade, or that somebody else outran.
+    pub forbidden: u64,
 }
 
 impl Registrar {
@@ -36,7 +40,16 @@ impl Registrar {
     pub fn new(standbys: usize, seed: u64) -> Registrar {
         let mut random = Random::new(seed ^ 0x6F70_6572_6174);
         let active = random.coin();
-        Registrar { random, active, standbys: standbys as u32, node: 0, waiting: None, told: 0 }
+        Registrar {
+            random,
+            active,
+            standbys: standbys as u32,
+            node: 0,
+            waiting: None,
+            told: 0,
+            changes: 0,
+            forbidden: 0,
+        }
     }
 
     /// Nanoseconds until it acts again.
@@ -87,13 +100,15 @@ impl Registrar {
                 Err(Violation::new("registry_order", text))
             }
             Ok(Controlled { version, changed }) => {
+                self.changes += u64::from(changed);
                 self.told = if changed { version } else { self.told };
                 Ok(())
             }
             Err(error) => {
                 let hint = error.leader_hint().and_then(|hint| fleet.at(hint));
-                if !matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::Conflict) {
-                    self.node = hint.unwrap_or_else(|| self.any_node(fleet));
+                match error.kind() {
+                    ErrorKind::Forbidden | ErrorKind::Conflict => self.forbidden += 1,
+                    _ => self.node = hint.unwrap_or_else(|| self.any_node(fleet)),
                 }
                 Ok(())
             }

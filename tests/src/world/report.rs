@@ -48,6 +48,10 @@ pub struct SeedReport {
     pub turns: u64,
     /// Leaderships that an operator moved.
     pub moved: u64,
+    /// Changes of the registry of clusters that were acknowledged.
+    pub changes: u64,
+    /// Requests that a rule forbade, or that somebody else outran.
+    pub forbidden: u64,
     /// Whether the run was long and hard enough to count.
     pub ok: bool,
 }

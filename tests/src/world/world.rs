@@ -135,6 +135,8 @@ impl World {
             steps: self.universe.trace_len(),
             turns: self.turns,
             moved: self.operator.moved,
+            changes: self.workload.registrar.changes,
+            forbidden: self.workload.registrar.forbidden,
         }
     }
 
