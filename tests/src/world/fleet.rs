@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use palisade::config::Role;
 use palisade::forward::ForwarderConfig;
-use palisade::paxos::{Member, Replica};
+use palisade::paxos::{Closed, Member, Replica};
 use palisade::shard::{
     Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas, shard_of,
 };
@@ -343,6 +343,11 @@ impl Fleet {
         let shard = self.shard_of(node, stream);
         let driven = self.nodes[node].shards.get(shard)?;
         driven.shard.replicas().find(|replica| replica.stream() == stream)
+    }
+
+    /// What a node knows to be closed in a stream.
+    pub fn closed(&self, node: usize, stream: u64) -> Option<Closed> {
+        self.nodes[node].shards.get(self.shard_of(node, stream))?.shard.closed(stream)
     }
 
     /// Streams that any running node of a cluster has.
