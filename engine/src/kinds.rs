@@ -33,6 +33,8 @@ kinds! {
     KIND_FLOOR_ASK = 20;
     /// Between shards: a [`FloorHeld`](crate::paxos::FloorHeld).
     KIND_FLOOR_HELD = 21;
+    /// Between shards: a [`ClosedNews`](crate::paxos::ClosedNews).
+    KIND_CLOSED = 22;
 
     /// From a reader: a [`Fetch`](crate::forward::wire::Fetch).
     KIND_FETCH = 64;

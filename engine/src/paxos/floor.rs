@@ -348,9 +348,12 @@ impl Floors {
             self.spread = self.wanted;
             fx.push(FloorEffect::Spread { scn: self.wanted });
         }
-        if !leads {
-            self.next_at = now.after(FLOOR_NS);
+        if !leads || !(self.wanted > self.settled || self.led_anew) {
             return;
+        }
+        if !self.looked {
+            // Somebody does not answer: what the others said may be enough.
+            fx.push(FloorEffect::Close);
         }
         if self.wanted > self.asked || self.led_anew {
             let least = self.wanted.max(self.asked + u64::from(self.led_anew));
@@ -362,7 +365,6 @@ impl Floors {
                 (self.led_anew, self.settled) = (false, 0);
             }
         } else {
-            fx.push(FloorEffect::Close);
             self.next_at = now.after(self.again_ns);
             self.again_ns = (2 * self.again_ns).min(AGAIN_MAX_NS);
         }

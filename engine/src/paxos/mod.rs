@@ -48,6 +48,7 @@ mod message;
 mod prefer;
 mod prepare;
 mod progress;
+mod publication;
 mod replica;
 mod start;
 mod status;
@@ -71,6 +72,7 @@ pub(crate) use member::{ROUND_MAX, SCN_MAX};
 pub use message::{
     Body, FetchRequest, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEAD_BYTES, Message, Promise,
 };
+pub use publication::{ClosedNews, ENDS_MAX, Published, Publisher};
 pub use replica::Replica;
 pub use status::{RoleName, Status};
 pub use tuning::{

@@ -12,7 +12,9 @@ use zerocopy::FromBytes;
 
 use crate::config::Role;
 use crate::handle::ShardPort;
-use crate::paxos::{Config, Floors, Liveness, Me, Member, NodeKey, ReplayError, Replica, replay};
+use crate::paxos::{
+    Config, Floors, Liveness, Me, Member, NodeKey, Publisher, ReplayError, Replica, replay,
+};
 use crate::shard::control::Controls;
 use crate::shard::create::Creations;
 use crate::shard::floor::read_floor;
@@ -240,6 +242,7 @@ impl<R: Ring> Shard<R> {
                 self.ledger = Ledger::new(wal);
                 let key = NodeKey { node: self.me.node, incarnation: self.me.incarnation };
                 self.floors = Floors::new(key, self.me.boot);
+                self.closing.publisher = Publisher::new(self.me.boot);
                 self.phase = Phase::Recovering;
             }
             Err(error) => self.halt = Some(Halt::Identity(error.to_string())),

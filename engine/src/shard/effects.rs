@@ -166,7 +166,7 @@ impl<R: Ring> Shard<R> {
             self.settle(record.reply, Err(error.unwrap_or_else(gone)));
         }
         self.stop_import(stream);
-        self.closing.streams.remove(&stream);
+        self.stop_closing(stream);
         if led {
             self.board.listeners.tell(Event::SteppedDown { stream });
         }
@@ -274,14 +274,17 @@ impl<R: Ring> Shard<R> {
             PeerChange::Up { node, replaced } => {
                 if let Some(peer) = self.net.peers.get(&node).and_then(|peer| peer.key) {
                     self.floors.on_link_up(peer);
+                    self.closing.publisher.on_link_up(node);
                 }
                 if replaced {
                     liveness.on_replaced(node, &mut effects);
                 }
                 liveness.on_link_up(node, self.io.now, &mut effects);
+                self.tell_closed();
             }
             PeerChange::Down(node) => {
                 self.floors.on_link_down(node);
+                self.closing.publisher.on_link_down(node);
                 liveness.on_link_down(node, &mut effects);
             }
         }

@@ -7,8 +7,8 @@ use palisade_wal::{
 use zerocopy::FromBytes;
 
 use crate::kinds::{
-    HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_FETCHED, KIND_FLOOR_ASK, KIND_FLOOR_HELD,
-    KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES,
+    HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_CLOSED, KIND_FETCHED, KIND_FLOOR_ASK,
+    KIND_FLOOR_HELD, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES,
 };
 use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey, ROUND_MAX};
 use crate::shard::Shard;
@@ -80,6 +80,7 @@ impl<R: Ring> Shard<R> {
         let good = match frame.head.kind {
             KIND_MESSAGES => self.on_messages(from, frame),
             KIND_HEARTBEAT => self.on_heartbeat(from, frame),
+            KIND_CLOSED => self.on_closed_news(from, frame),
             KIND_FLOOR_ASK => self.on_floor_ask(from, frame),
             KIND_FLOOR_HELD => self.on_floor_held(from, frame),
             KIND_GROUPS => self.on_groups(from, frame, Source::Leader),

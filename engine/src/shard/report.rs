@@ -52,12 +52,14 @@ impl Board {
     /// All shards together.
     pub fn status(&self) -> Status {
         let mut status = Status::default();
+        let mut closed = u64::MAX;
         for part in self.lock().iter().flatten() {
             if part.node.id != 0 {
                 status.node = part.node.clone();
             }
             if part.cluster.id != 0 && !part.streams.is_empty() {
                 status.cluster = part.cluster.clone();
+                closed = closed.min(part.cluster.sync_scn);
             }
             status.streams.extend(part.streams.iter().cloned());
             status.standbys.extend(part.standbys.iter().cloned());
@@ -67,6 +69,8 @@ impl Board {
             status.alarms.extend(part.alarms.iter().cloned());
         }
         status.streams.sort_by_key(|stream| stream.id);
+        // A shard with no stream that others read holds back nobody.
+        status.cluster.sync_scn = if closed == u64::MAX { 0 } else { closed };
         status
     }
 
@@ -126,6 +130,7 @@ impl<R: Ring> Shard<R> {
                 role_epoch: self.role_epoch,
                 protection_mode,
                 protection_level,
+                sync_scn: self.closed_scn(),
                 ..ClusterStatus::default()
             },
             node: NodeStatus {

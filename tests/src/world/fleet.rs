@@ -8,7 +8,7 @@ use std::sync::Arc;
 use palisade::config::Role;
 use palisade::control::Registry;
 use palisade::forward::ForwarderConfig;
-use palisade::paxos::{Member, Replica};
+use palisade::paxos::{Closed, Member, Replica};
 use palisade::shard::{
     Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas, shard_of,
 };
@@ -352,6 +352,11 @@ impl Fleet {
         let shards = &self.nodes[node].shards;
         let first = self.shard_of(node, 1).min(shards.len());
         shards[first..].iter().chain(&shards[..first]).map(|driven| driven.shard.registry())
+    }
+
+    /// What a node knows to be closed in a stream.
+    pub fn closed(&self, node: usize, stream: u64) -> Option<Closed> {
+        self.nodes[node].shards.get(self.shard_of(node, stream))?.shard.closed(stream)
     }
 
     /// Streams that any running node of a cluster has.

@@ -359,6 +359,9 @@ impl World {
         for replica in shard.replicas() {
             let seat = Seat { cluster, node, boot, stream: replica.stream() };
             let raised = self.checks.on_turn(seat, replica)?;
+            if let Some(closed) = shard.closed(replica.stream()) {
+                self.checks.on_closed(seat, closed)?;
+            }
             for (id, ballot) in replica.promisers() {
                 let promiser = self.fleet.clusters[cluster].nodes[id as usize - 1];
                 self.checks.on_counted(promiser, replica.stream(), ballot);
@@ -406,6 +409,7 @@ impl World {
                 self.step(deadline)?;
             }
         }
+        self.await_closed()?;
         let mut copies = Vec::new();
         for node in 0..self.fleet.nodes.len() {
             for stream in self.fleet.streams(self.fleet.nodes[node].cluster) {
@@ -414,6 +418,34 @@ impl World {
         }
         self.workload.registrar.at_end(&self.fleet)?;
         self.checks.at_end(&self.workload.history, &copies)
+    }
+
+    /// Waits until every node of the primary knows that every group is closed.
+    fn await_closed(&mut self) -> Result<(), Violation> {
+        let deadline = self.universe.now().after(CATCH_UP_NS);
+        for stream in self.fleet.streams(0).into_iter().filter(|stream| *stream > 0) {
+            while !self.is_closed(stream) {
+                if self.universe.now() >= deadline {
+                    let known: Vec<_> = (self.fleet.clusters[0].nodes.iter())
+                        .map(|node| self.fleet.closed(*node, stream))
+                        .collect();
+                    let text = format!("stream {stream} is not closed to its end: {known:?}");
+                    return Err(Violation::new("liveness", text));
+                }
+                self.step(deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_closed(&self, stream: u64) -> bool {
+        let nodes = &self.fleet.clusters[0].nodes;
+        let Some(leader) = self.fleet.leader(0, stream) else { return false };
+        let Some(last) = self.fleet.replica(leader, stream) else { return false };
+        let (scn, end) = (last.log().last_scn(), last.log().end().lsn);
+        nodes.iter().all(|node| {
+            self.fleet.closed(*node, stream).is_some_and(|c| c.scn >= scn && c.end == end)
+        })
     }
 
     /// A shard with nothing to do sleeps: turns follow from what happened.

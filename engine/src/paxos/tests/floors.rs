@@ -88,11 +88,14 @@ fn a_closed_scn_outlives_the_loss_of_a_floor() {
     c.run(0, |r, now, fx| r.on_transfer(3, true, now, fx)).expect("it leads");
     c.settle("the third leads", |c| c.leader() == Some(2));
     c.settle("the loss is made good", |c| !c.log(2).is_unknown());
-    // The third forgets what it was promised but for its log; the first is gone.
-    c.nodes[2].crash();
-    let now = c.now;
-    c.nodes[2].restart(8, now);
-    c.run(2, |r, now, fx| r.start(now, fx));
+    // Both forget what they were told but for their logs; the first is gone.
+    for at in [1, 2] {
+        c.sync(at, usize::MAX);
+        c.nodes[at].crash();
+        let now = c.now;
+        c.nodes[at].restart(8, now);
+        c.run(at, |r, now, fx| r.start(now, fx));
+    }
     c.isolate(&[1]);
     c.settle("another leader", |c| c.leader().is_some_and(|at| at != 0));
     let at = c.leader().expect("just seen");
