@@ -81,13 +81,7 @@ impl<R: Ring> Shard<R> {
         port: std::sync::Arc<ShardPort>,
         mut shared: Shared,
     ) -> Shard<R> {
-        port.attach(ring.waker());
-        if let Some(mesh) = &shared.mesh {
-            mesh.attach(config.shard, ring.waker());
-        }
-        if let Some(forward) = &mut shared.forward {
-            forward.set_waker(ring.waker());
-        }
+        attach(&ring, config.shard, &port, &mut shared);
         let identity = identity_file(&config);
         let ShardConfig { cluster, node, shard, shards, .. } = config;
         // Incarnation and boot count are in the identity file: nothing is asked of the log before.
@@ -596,6 +590,17 @@ impl Replaying {
         let staged = self.log.staged_end(meta.ballot).filter(|end| end.lsn == meta.lsn);
         let chains = [staged.map(|end| end.chain), self.log.chain_at(meta.lsn)];
         chains.into_iter().flatten().any(|chain| header.follows(chain))
+    }
+}
+
+/// Whoever asks something of the shard wakes its ring.
+fn attach<R: Ring>(ring: &R, shard: u16, port: &ShardPort, shared: &mut Shared) {
+    port.attach(ring.waker());
+    if let Some(mesh) = &shared.mesh {
+        mesh.attach(shard, ring.waker());
+    }
+    if let Some(forward) = &mut shared.forward {
+        forward.set_waker(ring.waker());
     }
 }
 
