@@ -85,7 +85,7 @@ pub struct StreamLog {
     pub(crate) extents: VecDeque<Extent>,
     /// The next group starts an extent of its own (something was voided before it).
     pub(crate) split: bool,
-    pub(crate) staged: Option<Staged>,
+    pub(crate) staged: Option<Box<Staged>>,
     pub(crate) promised: Ballot,
     pub(crate) accepting: Ballot,
     pub(crate) unknown: bool,
@@ -265,8 +265,8 @@ impl StreamLog {
         let continues =
             self.staged.as_ref().is_some_and(|s| s.ballot == ballot && s.end() == start);
         if !continues {
-            self.staged =
-                Some(Staged { ballot, start, extents: Vec::new(), boundaries: Vec::new() });
+            let (extents, boundaries) = (Vec::new(), Vec::new());
+            self.staged = Some(Box::new(Staged { ballot, start, extents, boundaries }));
         }
         let staged = self.staged.as_mut().expect("set above");
         let extent = Extent { start, end: end.lsn, place, ballot, moved: false };
@@ -339,7 +339,7 @@ impl StreamLog {
             self.staged.take().filter(|s| s.ballot == ballot && s.boundaries.contains(&end));
         self.void_above(void_from);
         if let Some(staged) = staged {
-            self.adopt(staged, void_from, end.lsn);
+            self.adopt(*staged, void_from, end.lsn);
         }
         assert!(self.end() == end, "takeover left {:?}, not {end:?}", self.end());
         assert!(self.committed.lsn <= end.lsn, "committed bytes are never voided");

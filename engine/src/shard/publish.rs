@@ -109,7 +109,8 @@ impl<R: Ring> Shard<R> {
         while let Some(extent) = log.find(next).filter(|_| next < committed) {
             let enough = next.0 - from.0 >= u64::from(max_bytes) || extents.len() == EXTENTS_MAX;
             let sealed = self.ledger.wal.is_sealed(extent.place.segment);
-            if !sealed || enough {
+            // The forwarder knows groups in their first place only.
+            if !sealed || enough || extent.moved {
                 break;
             }
             next = extent.end;

@@ -118,6 +118,34 @@ impl Producers {
         }
     }
 
+    /// A record that was lost came back: others that stand above it were logged before.
+    pub fn on_logged_late(&mut self, mark: Mark, committed: Lsn) {
+        assert!(mark.end_lsn > mark.lsn);
+        if mark.producer == 0 {
+            return;
+        }
+        if mark.end_lsn > committed {
+            let at = self.overlay.partition_point(|known| known.lsn < mark.lsn);
+            if self.overlay.get(at).is_none_or(|known| known.lsn != mark.lsn) {
+                self.overlay.insert(at, mark);
+            }
+            return;
+        }
+        let known = self.settled.get(&mark.producer);
+        if known.is_some_and(|p| p.recent.iter().any(|known| known.lsn == mark.lsn)) {
+            return;
+        }
+        let oldest = self.settled.values().map(|p| p.scn).min().unwrap_or(0);
+        if known.is_none() && self.settled.len() >= PRODUCERS_MAX && mark.scn < oldest {
+            let (last, scn) = self.lasts.take(mark.producer).unwrap_or_default();
+            self.lasts.insert(mark.producer, last.max(mark.sequence), scn.max(mark.scn));
+            return;
+        }
+        self.settle(mark);
+        let recent = &mut self.settled.get_mut(&mark.producer).expect("settled above").recent;
+        recent.make_contiguous().sort_unstable_by_key(|mark| mark.lsn);
+    }
+
     /// Everything below `upto` is committed.
     pub fn on_committed(&mut self, upto: Lsn) {
         while self.overlay.front().is_some_and(|m| m.end_lsn <= upto) {
