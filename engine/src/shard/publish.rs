@@ -75,7 +75,7 @@ impl<R: Ring> Shard<R> {
     }
 
     fn locate(&mut self, request: LocateRequest) {
-        let LocateRequest { id, stream, from, max_bytes } = request;
+        let LocateRequest { id, stream, from, max_bytes, missed } = request;
         let Some(state) = self.streams.get(&stream) else {
             return self.reply_forward(id, stream, Located::Unknown);
         };
@@ -87,7 +87,10 @@ impl<R: Ring> Shard<R> {
         if from >= committed {
             return self.reply_forward(id, stream, Located::NotYet);
         }
-        let sealed = self.sealed_extents(stream, from, committed, max_bytes);
+        let sealed = match missed {
+            true => Vec::new(),
+            false => self.sealed_extents(stream, from, committed, max_bytes),
+        };
         if !sealed.is_empty() {
             return self.reply_forward(id, stream, Located::Sealed(sealed));
         }
