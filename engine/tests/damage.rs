@@ -255,3 +255,34 @@ fn three_nodes_that_lost_different_records_have_them_all_again() {
     settle(&nodes, stream, upto, &expected);
     nodes.into_iter().for_each(|node| node.stop().unwrap());
 }
+
+/// Old damage to hard state stays in its segment for a long time. A stream that is created later
+/// cannot have lost anything by it.
+#[test]
+fn a_stream_that_is_created_after_the_damage_is_in_no_doubt() {
+    for shards in [1, 2] {
+        let (_dir, mut config) = config();
+        config.node.shards = shards;
+        format(&config).unwrap();
+        let node = Node::open(config.clone()).unwrap();
+        let first = node.create_streams(2).unwrap()[0];
+        node.stream(first).append("one").wait().unwrap();
+        node.stop().unwrap();
+        // Takeovers of this start stand behind the damage.
+        Node::open(config.clone()).unwrap().stop().unwrap();
+        assert_eq!(first % 2, 0, "it is in the first shard");
+        lose_first_record(&config.node.data, first);
+
+        let mut created = Vec::new();
+        for start in 1..=3 {
+            let node = Node::open(config.clone()).unwrap();
+            created.extend(node.create_streams(2).unwrap());
+            for stream in &created {
+                let appended = node.stream(*stream).append("two").wait();
+                assert!(appended.is_ok(), "start {start}, {:?}", condition(&node, *stream));
+            }
+            assert_eq!(condition(&node, first).state, "unknown-tail");
+            node.stop().unwrap();
+        }
+    }
+}

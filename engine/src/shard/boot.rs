@@ -377,6 +377,9 @@ impl<R: Ring> Shard<R> {
         for (id, mut stream) in std::mem::take(&mut self.booting.streams) {
             stream.finish(ceiling);
             let Replaying { log, config, role, derived, floor, .. } = stream;
+            if id == CATALOGUE_STREAM && !log.is_unknown() {
+                self.creations.fresh_from = Some(log.end().lsn);
+            }
             let mut derived = derived;
             for change in derived.take_seen() {
                 self.catalogue.on_logged(change);
@@ -421,7 +424,7 @@ impl<R: Ring> Shard<R> {
     fn open_missing_streams(&mut self) {
         let named: Vec<u64> = self.catalogue.streams().collect();
         for stream in named {
-            self.on_created(stream);
+            self.on_created(stream, false);
         }
     }
 
@@ -436,15 +439,17 @@ impl<R: Ring> Shard<R> {
         self.net.listener = Some(listener);
     }
 
-    /// Opens a stream that the catalogue names: its first record goes to the log.
-    pub(crate) fn open_stream(&mut self, stream: u64, role: Role, members: &[Member]) {
+    /// Opens a stream that the catalogue names: its first record goes to the log. A `fresh` one
+    /// was never open on this disk before.
+    pub(crate) fn open_stream(&mut self, stream: u64, role: Role, members: &[Member], fresh: bool) {
+        let lost = self.lost_hard_state && !fresh;
         if self.streams.contains_key(&stream) {
             return;
         }
         // Bound as in the catalogue: a disk that came since in the place of another counts nowhere.
         let config = Config::first(members.to_vec()).expect("members of a stream that exists");
         let mut first = base_record(stream, role, &config);
-        if self.lost_hard_state {
+        if lost {
             first.ballot = self.ceiling();
         }
         self.ledger.push(first);
@@ -454,7 +459,7 @@ impl<R: Ring> Shard<R> {
             region: self.config.region.clone(),
         };
         let (tuning, seed) = (self.config.tuning.clone(), self.io.ring.random());
-        let replica = if self.lost_hard_state {
+        let replica = if lost {
             // The lost records may have been this stream's first ones and its promises.
             let mut log = StreamLog::default();
             log.mark_unknown(self.ceiling());

@@ -10,9 +10,10 @@ use crate::event::Event;
 use crate::paxos::{Effect, Effects, HaltReason, LivenessEffect, LogRecord, NodeKey, Replica};
 use crate::shard::Shard;
 use crate::shard::jobs::{Destination, Job};
+use crate::shard::mesh::shard_of;
 use crate::shard::net::PeerChange;
 use crate::shard::stream::{StreamState, TailRun, Waiting};
-use crate::stream::catalogue::Change;
+use crate::stream::catalogue::{CATALOGUE_STREAM, Change};
 
 impl<R: Ring> Shard<R> {
     /// Gives an input to a replica and does what it wants. Nothing happens for an unknown stream.
@@ -120,6 +121,10 @@ impl<R: Ring> Shard<R> {
             state.derived.on_takeover(ballot, end);
             let seen = state.derived.take_seen();
             seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
+            if stream == CATALOGUE_STREAM && self.creations.fresh_from.is_none() {
+                // Whatever was committed before is below it.
+                self.creations.fresh_from = Some(end);
+            }
         }
         self.ledger.push_record(stream, record);
     }
@@ -204,12 +209,18 @@ impl<R: Ring> Shard<R> {
 
     /// Opens the streams of catalogue entries that became committed.
     fn create_committed(&mut self, changes: Vec<(Lsn, Change)>) {
-        for (_, change) in changes {
+        for (end, change) in changes {
             let Change::Create { stream } = change;
             if !self.catalogue.on_committed(change) {
                 continue;
             }
-            self.on_created(stream);
+            let fresh = self.creations.fresh_from.is_some_and(|from| end > from);
+            if fresh && shard_of(stream, self.me.shards) != self.me.shard {
+                self.creations.undurable.push_back((end, stream));
+                self.tell_created();
+            } else {
+                self.on_created(stream, fresh);
+            }
         }
     }
 

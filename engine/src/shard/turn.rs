@@ -186,6 +186,9 @@ impl<R: Ring> Shard<R> {
                 }
             }
         }
+        if !self.creations.undurable.is_empty() {
+            self.tell_created();
+        }
         if let Some(liveness) = &mut self.liveness
             && liveness.next_deadline() <= self.io.now
         {
