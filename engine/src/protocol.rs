@@ -12,7 +12,7 @@ use crate::forward::limits as forward;
 use crate::forward::wire::EndReason;
 use crate::kinds;
 use crate::limits;
-use crate::paxos::{self, Body, Config, FetchRequest, Member, Message, Promise};
+use crate::paxos::{self, Body, Config, FetchRequest, Member, Message, Promise, Want};
 
 const TEXT: &str = include_str!("../PROTOCOL.md");
 
@@ -189,6 +189,7 @@ fn messages() -> Vec<Body> {
         committed: upto,
         base: Lsn(0),
         unknown: false,
+        holes: vec![(Lsn(0), Lsn(64))],
         scn: 5,
         config: config.clone(),
     };
@@ -201,7 +202,7 @@ fn messages() -> Vec<Body> {
         Body::Takeover { ballot, end, scn: 0, config },
         Body::Accepted { ballot, upto, seq: 0 },
         Body::Commit { ballot, upto, end: end.lsn },
-        Body::Fetch(FetchRequest { ballot, from: Lsn(0), upto, staged: false }),
+        Body::Fetch(FetchRequest { ballot, from: Lsn(0), upto, want: Want::Next }),
         Body::StepDown { ballot, successor: None, appointed: false },
     ];
     let place = |body: &Body| match body {

@@ -23,7 +23,7 @@ pub struct RecordMeta {
     pub stream: u64,
     /// Its position.
     pub lsn: Lsn,
-    /// First byte after a Group; for other kinds the same as `lsn`.
+    /// First byte after a group; for other kinds the same as `lsn`.
     pub end: Lsn,
     /// Ballot under which this node took it.
     pub ballot: Ballot,
@@ -347,6 +347,32 @@ impl<'a> BodyBuilder<'a> {
         ballot: Ballot,
         flags: u8,
     ) -> Result<RecordMeta, BadPush> {
+        self.copy_group(Kind::Group, group_bytes, ballot, flags)
+    }
+
+    /// Copies a group whose first copy here is lost.
+    ///
+    /// # Errors
+    /// [`BadPush`]: nothing changed.
+    ///
+    /// # Panics
+    /// When a group is open.
+    pub fn push_moved_group(
+        &mut self,
+        group_bytes: &[u8],
+        ballot: Ballot,
+    ) -> Result<RecordMeta, BadPush> {
+        self.copy_group(Kind::Moved, group_bytes, ballot, 0)
+    }
+
+    fn copy_group(
+        &mut self,
+        kind: Kind,
+        group_bytes: &[u8],
+        ballot: Ballot,
+        flags: u8,
+    ) -> Result<RecordMeta, BadPush> {
+        assert!(kind.is_group(), "a record of another kind");
         assert!(self.state.open.is_none(), "a group is open");
         let group = parse_group(group_bytes).map_err(BadPush::Group)?;
         if self.room() < RECORD_HEADER_BYTES + group_bytes.len() {
@@ -355,7 +381,7 @@ impl<'a> BodyBuilder<'a> {
         let start = self.state.len + RECORD_HEADER_BYTES;
         self.bytes[start..start + group_bytes.len()].copy_from_slice(group_bytes);
         let (stream, lsn) = (group.stream.get(), group.lsn());
-        let mut record = record_header(Kind::Group, flags, stream, lsn, ballot, 0);
+        let mut record = record_header(kind, flags, stream, lsn, ballot, 0);
         record.len = group.len;
         let meta = self.seal_group(record, &group);
         assert!(meta.len as usize == group_bytes.len(), "the group is there whole");
@@ -370,7 +396,7 @@ impl<'a> BodyBuilder<'a> {
     /// [`Full`]: nothing changed.
     ///
     /// # Panics
-    /// When a group is open, `kind` is a Group, or a Takeover has no chain.
+    /// When a group is open, `kind` is one of groups, or a Takeover has no chain.
     pub fn push_record(
         &mut self,
         kind: Kind,
@@ -380,7 +406,7 @@ impl<'a> BodyBuilder<'a> {
         body: &[u8],
     ) -> Result<RecordMeta, Full> {
         assert!(self.state.open.is_none(), "a group is open");
-        assert!(kind != Kind::Group, "groups are pushed as groups");
+        assert!(!kind.is_group(), "groups are pushed as groups");
         assert!(kind != Kind::Takeover || body.len() >= 8, "a Takeover starts with a chain");
         let taken = RECORD_HEADER_BYTES + body.len().next_multiple_of(RECORD_ALIGN);
         if self.room() < taken {
@@ -431,8 +457,9 @@ impl<'a> BodyBuilder<'a> {
         assert!(record.lsn == group.lsn, "record and group stand at one position");
         assert!(record.len == group.len, "a group fills its record");
         record.body_crc = crc32c::crc32c(group.as_bytes()).into();
+        let kind = Kind::from_code(record.kind).expect("made of a kind");
         let meta = RecordMeta {
-            kind: Kind::Group,
+            kind,
             flags: record.flags,
             stream: group.stream.get(),
             lsn: group.lsn(),
@@ -456,7 +483,7 @@ impl<'a> BodyBuilder<'a> {
         assert!(record.len.get() == meta.len && record.stream.get() == meta.stream);
         assert!(record.lsn() == meta.lsn && record.ballot() == meta.ballot);
         assert!(meta.end >= meta.lsn, "positions go up");
-        assert!((meta.kind == Kind::Group) == (meta.end > meta.lsn), "only a group takes a place");
+        assert!(meta.kind.is_group() == (meta.end > meta.lsn), "only a group takes a place");
         self.bytes[at..at + RECORD_HEADER_BYTES].copy_from_slice(record.as_bytes());
         self.state.headers_crc = crc32c::crc32c_append(self.state.headers_crc, record.as_bytes());
         self.state.metas.push(meta);

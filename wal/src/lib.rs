@@ -44,6 +44,7 @@ mod format;
 mod found;
 mod group;
 mod history;
+mod hole;
 mod identity;
 mod index;
 pub mod limits;
@@ -71,6 +72,7 @@ pub use group::{
     CHAIN_START, ENTRY_HEADER_BYTES, EntryHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupHeader,
     GroupKind, Origin, RECORD_BYTES_MAX, chain, entry_bytes,
 };
+pub use hole::{Anchor, Hole};
 pub use identity::{
     IDENTITY_BYTES, IDENTITY_COPIES, IDENTITY_FORMAT, IDENTITY_MAGIC, IDENTITY_NAME, Identity,
     IdentityEvent, IdentityFile, IdentityRecord, decode_identity, encode_identity,

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 
 use crate::group::CHAIN_START;
+use crate::hole::{Hole, Moving};
 use crate::lsn::{Ballot, Lsn};
 use crate::segment::Place;
 
@@ -26,6 +27,8 @@ pub struct Extent {
     pub place: Place,
     /// Ballot in the record headers of the run.
     pub ballot: Ballot,
+    /// Its records are Moved ones: logged again after the first ones were lost.
+    pub moved: bool,
 }
 
 /// The end of a group and the chain there.
@@ -38,7 +41,7 @@ pub struct Boundary {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Staged {
+pub(crate) struct Staged {
     ballot: Ballot,
     start: Lsn,
     extents: Vec<Extent>,
@@ -78,15 +81,22 @@ pub struct StreamLog {
     base: Boundary,
     committed: Boundary,
     /// Ends of groups above `committed`, the last one being the end of the log.
-    boundaries: VecDeque<Boundary>,
-    extents: VecDeque<Extent>,
+    pub(crate) boundaries: VecDeque<Boundary>,
+    pub(crate) extents: VecDeque<Extent>,
     /// The next group starts an extent of its own (something was voided before it).
-    split: bool,
-    staged: Option<Staged>,
-    promised: Ballot,
-    accepting: Ballot,
-    unknown: bool,
-    last_scn: u64,
+    pub(crate) split: bool,
+    pub(crate) staged: Option<Box<Staged>>,
+    pub(crate) promised: Ballot,
+    pub(crate) accepting: Ballot,
+    pub(crate) unknown: bool,
+    /// Something was lost to corruption at some time.
+    pub(crate) lossy: bool,
+    /// Promises may be among what was lost since the last takeover.
+    pub(crate) hard_state_lost: bool,
+    /// In order; none touches another.
+    pub(crate) holes: Vec<Hole>,
+    pub(crate) moving: Option<Box<Moving>>,
+    pub(crate) last_scn: u64,
 }
 
 impl Default for StreamLog {
@@ -109,13 +119,17 @@ impl StreamLog {
             promised: Ballot::NONE,
             accepting: Ballot::NONE,
             unknown: false,
+            lossy: false,
+            hard_state_lost: false,
+            holes: Vec::new(),
+            moving: None,
             last_scn: 0,
         }
     }
 
     /// What holds between two records. Nothing here depends on what a peer or a disk says: it is
     /// how the parts of this struct belong together.
-    fn assert_invariants(&self) {
+    pub(crate) fn assert_invariants(&self) {
         let (base, committed, end) = (self.base.lsn, self.committed.lsn, self.end().lsn);
         assert!(base <= committed, "base {base} is after committed {committed}");
         assert!(committed <= end, "committed {committed} is after the end {end}");
@@ -127,10 +141,11 @@ impl StreamLog {
         );
         assert!(self.accepting <= self.promised, "what is accepted was promised");
         assert!(self.extents.is_empty() || end > base, "an empty log has no runs");
-        if let Some(last) = self.extents.back() {
-            assert!(last.end == end, "the runs end where the log ends");
-            assert!(last.start < last.end, "a run holds bytes");
-        }
+        let (run, hole) = (self.extents.back(), self.holes.last());
+        let ends = run.map(|run| run.end).max(hole.map(|hole| hole.end));
+        assert!(ends.is_none_or(|ends| ends == end), "the runs end where the log ends");
+        assert!(run.is_none_or(|last| last.start < last.end), "a run holds bytes");
+        assert!(hole.is_none() || self.lossy, "a hole is a loss");
         if let Some(staged) = &self.staged {
             staged.assert_invariants();
         }
@@ -217,9 +232,22 @@ impl StreamLog {
         assert!(start == self.end().lsn, "group at {start}, log ends at {}", self.end().lsn);
         assert!(end.lsn > start, "group from {start} to {}", end.lsn);
         assert!(ballot == self.accepting, "group of {ballot} under {}", self.accepting);
-        assert!(!self.unknown, "only a takeover ends a loss");
+        assert!(!self.unknown, "a log goes on from where it is known");
+        self.push_group(start, end, ballot, scn, place);
+    }
+
+    pub(crate) fn push_group(
+        &mut self,
+        start: Lsn,
+        end: Boundary,
+        ballot: Ballot,
+        scn: u64,
+        place: Place,
+    ) {
         assert!(place.block > 0, "a group stands in a block");
-        push_extent(&mut self.extents, self.split, start, end.lsn, ballot, place);
+        let gap = self.holes.last().is_some_and(|hole| hole.end == start);
+        let split = self.split || gap;
+        push_extent(&mut self.extents, (split, gap), start, end.lsn, ballot, place);
         self.split = false;
         self.boundaries.push_back(end);
         // A voided group may have had a higher one; the highest ever seen is the safe floor.
@@ -238,11 +266,11 @@ impl StreamLog {
         let continues =
             self.staged.as_ref().is_some_and(|s| s.ballot == ballot && s.end() == start);
         if !continues {
-            self.staged =
-                Some(Staged { ballot, start, extents: Vec::new(), boundaries: Vec::new() });
+            let (extents, boundaries) = (Vec::new(), Vec::new());
+            self.staged = Some(Box::new(Staged { ballot, start, extents, boundaries }));
         }
         let staged = self.staged.as_mut().expect("set above");
-        let extent = Extent { start, end: end.lsn, place, ballot };
+        let extent = Extent { start, end: end.lsn, place, ballot, moved: false };
         match staged.extents.last_mut() {
             Some(last) if joins(last, false, start, ballot, place) => last.end = end.lsn,
             _ => staged.extents.push(extent),
@@ -281,13 +309,17 @@ impl StreamLog {
                 true => staged.boundaries.contains(&self.committed),
                 false => self.chain_at(staged.start).is_some(),
             };
-            if found.is_some_and(|b| b.chain == end.chain) && joins {
+            let blind = self.cuts_blindly(self.void_from(ballot, end));
+            if found.is_some_and(|b| b.chain == end.chain) && joins && !blind {
                 return Ok(());
             }
         }
         assert!(end.lsn >= self.committed.lsn, "committed bytes are never voided");
         match self.chain_at(end.lsn) {
-            Some(chain) if chain == end.chain => Ok(()),
+            Some(chain) if chain == end.chain => match self.void_from(ballot, end) {
+                from if self.cuts_blindly(from) => Err(TakeoverRefusal::Mismatch { at: end.lsn }),
+                _ => Ok(()),
+            },
             None if end.lsn > self.end().lsn => {
                 Err(TakeoverRefusal::Missing { have: self.end().lsn, want: end.lsn })
             }
@@ -303,18 +335,18 @@ impl StreamLog {
     pub fn take_over(&mut self, ballot: Ballot, end: Boundary) -> Result<(), TakeoverRefusal> {
         self.check_takeover(ballot, end)?;
         assert!(ballot >= self.accepting, "takeover {ballot} below {}", self.accepting);
+        let void_from = self.void_from(ballot, end);
         let staged =
             self.staged.take().filter(|s| s.ballot == ballot && s.boundaries.contains(&end));
-        let void_from = staged.as_ref().map_or(end.lsn, |s| s.start.min(end.lsn));
-        self.void_above(void_from.max(self.base.lsn));
+        self.void_above(void_from);
         if let Some(staged) = staged {
-            self.adopt(staged, end.lsn);
+            self.adopt(*staged, void_from, end.lsn);
         }
         assert!(self.end() == end, "takeover left {:?}, not {end:?}", self.end());
         assert!(self.committed.lsn <= end.lsn, "committed bytes are never voided");
         self.promised = self.promised.max(ballot);
         self.accepting = ballot;
-        self.unknown = false;
+        (self.unknown, self.hard_state_lost) = (false, false);
         self.split = true;
         assert!(self.staged_end(ballot).is_none(), "what was staged for it is used up");
         assert!(self.promised >= ballot, "a takeover is a promise");
@@ -350,13 +382,27 @@ impl StreamLog {
     /// log is not known, and no ballot up to `ceiling` may be promised again.
     pub fn mark_unknown(&mut self, ceiling: Ballot) {
         assert!(ceiling >= self.promised, "a promise is not taken back");
-        self.unknown = true;
+        (self.unknown, self.lossy) = (true, true);
         self.promised = ceiling;
         self.split = true;
         self.assert_invariants();
     }
 
-    fn void_above(&mut self, lsn: Lsn) {
+    /// From where on a takeover replaces the log: where the run staged for it begins, else its
+    /// end. A run that begins in a hole below the committed position is used from there on only.
+    pub(crate) fn void_from(&self, ballot: Ballot, end: Boundary) -> Lsn {
+        let staged = self.staged.as_ref();
+        let staged = staged.filter(|s| s.ballot == ballot && s.boundaries.contains(&end));
+        let from = staged.map_or(end.lsn, |s| s.start.min(end.lsn)).max(self.base.lsn);
+        let cuts = |hole: &Hole| hole.start < from && from < hole.end;
+        if from < self.committed.lsn && self.holes.iter().any(cuts) {
+            return self.committed.lsn;
+        }
+        from
+    }
+
+    pub(crate) fn void_above(&mut self, lsn: Lsn) {
+        self.cut_holes(lsn);
         while self.boundaries.back().is_some_and(|b| b.lsn > lsn) {
             self.boundaries.pop_back();
         }
@@ -369,19 +415,24 @@ impl StreamLog {
             last.end = last.end.min(lsn);
             assert!(last.start < last.end, "an empty run was dropped");
         }
+        assert!(self.holes.last().is_none_or(|hole| hole.end <= lsn), "no hole above {lsn}");
         self.split = true;
         assert!(self.end().lsn <= lsn.max(self.committed.lsn), "nothing stands above {lsn}");
     }
 
-    fn adopt(&mut self, staged: Staged, end: Lsn) {
+    fn adopt(&mut self, staged: Staged, from: Lsn, end: Lsn) {
         assert!(staged.start < end && end <= staged.end(), "the takeover ends in what was staged");
-        assert!(staged.start <= self.end().lsn, "what was staged leaves no gap");
+        assert!(from <= self.end().lsn, "what was staged leaves no gap");
+        let gap = self.holes.last().is_some_and(|hole| hole.end == from);
         for mut extent in staged.extents {
             if extent.start >= end {
                 break;
             }
-            extent.end = extent.end.min(end);
-            let before = self.extents.back();
+            if extent.end <= from {
+                continue;
+            }
+            (extent.start, extent.end) = (extent.start.max(from), extent.end.min(end));
+            let before = self.extents.back().filter(|_| !(gap && extent.start == from));
             assert!(before.is_none_or(|last| last.end == extent.start), "runs leave no gap");
             self.extents.push_back(extent);
         }
@@ -406,23 +457,23 @@ impl Staged {
     }
 }
 
-fn joins(last: &Extent, split: bool, start: Lsn, ballot: Ballot, place: Place) -> bool {
+pub(crate) fn joins(last: &Extent, split: bool, start: Lsn, ballot: Ballot, place: Place) -> bool {
     !split && last.end == start && last.ballot == ballot && last.place == place
 }
 
 fn push_extent(
     extents: &mut VecDeque<Extent>,
-    split: bool,
+    (split, gap): (bool, bool),
     start: Lsn,
     end: Lsn,
     ballot: Ballot,
     place: Place,
 ) {
     assert!(start < end, "a run holds bytes");
-    assert!(extents.back().is_none_or(|last| last.end == start), "runs leave no gap");
+    assert!(gap || extents.back().is_none_or(|last| last.end == start), "runs leave no gap");
     match extents.back_mut() {
         Some(last) if joins(last, split, start, ballot, place) => last.end = end,
-        _ => extents.push_back(Extent { start, end, place, ballot }),
+        _ => extents.push_back(Extent { start, end, place, ballot, moved: false }),
     }
 }
 

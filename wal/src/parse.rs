@@ -116,7 +116,7 @@ pub fn check_record(body: &[u8], meta: &RecordMeta) -> Result<RecordMeta, BadRec
     let header = body.get(meta.at as usize..).ok_or(BadRecord::Length)?;
     let (header, _) = RecordHeader::read_from_prefix(header).map_err(|_| BadRecord::Length)?;
     let mut meta = *meta;
-    if meta.kind != Kind::Group {
+    if !meta.kind.is_group() {
         if crc32c::crc32c(bytes) != header.body_crc.get() {
             return Err(BadRecord::Checksum);
         }
@@ -293,7 +293,7 @@ fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
     let len = header.len.get();
     let lsn = header.lsn();
     let mut end = lsn;
-    if kind == Kind::Group {
+    if kind.is_group() {
         if (len as usize) < GROUP_HEADER_BYTES || len as usize > GROUP_BYTES_MAX {
             return Err(BadRecord::Length);
         }
@@ -305,7 +305,7 @@ fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
     if kind == Kind::Takeover && len < 8 {
         return Err(BadRecord::Length);
     }
-    assert!((kind == Kind::Group) == (end > lsn), "only a group takes a place in its stream");
+    assert!(kind.is_group() == (end > lsn), "only a group takes a place in its stream");
     assert!(end <= Lsn::MAX, "the position was checked");
     Ok(RecordMeta {
         kind,

@@ -14,7 +14,7 @@ pub const RECORD_HEADER_BYTES: usize = 56;
 /// Records and entries are padded to this.
 pub const RECORD_ALIGN: usize = 8;
 
-/// What a record is. Only [`Kind::Group`] takes a place in the stream.
+/// What a record is. Only groups take a place in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -38,7 +38,7 @@ pub enum Kind {
     Base = 9,
     /// A slice of a checkpoint.
     Checkpoint = 10,
-    /// A live record copied forward.
+    /// A group that is logged again, since its first copy here is lost.
     Moved = 11,
     /// The index at the end of a sealed segment.
     SegmentIndex = 12,
@@ -67,6 +67,11 @@ impl Kind {
     /// The kind with this code.
     pub fn from_code(code: u8) -> Option<Kind> {
         Kind::ALL.into_iter().find(|&kind| kind as u8 == code)
+    }
+
+    /// Whether the record's bytes are a group.
+    pub const fn is_group(self) -> bool {
+        matches!(self, Kind::Group | Kind::Moved)
     }
 
     /// Whether losing such a record loses a promise to other nodes (hard state).
@@ -101,7 +106,7 @@ pub struct RecordHeader {
     pub incarnation: U64,
     /// See `round`.
     pub node: U32,
-    /// CRC-32C: of a Group its [`GroupHeader`](crate::GroupHeader) (which holds the checksum of
+    /// CRC-32C: of a group its [`GroupHeader`](crate::GroupHeader) (which holds the checksum of
     /// the entries), of any other kind all its bytes.
     pub body_crc: U32,
     /// Zero.

@@ -97,6 +97,8 @@ pub struct LocateRequest {
     pub from: Lsn,
     /// About so many bytes are wanted; at least one group is.
     pub max_bytes: u32,
+    /// Where they should be they are not, or are damaged: the shard looks itself, and repairs.
+    pub missed: bool,
 }
 
 /// The answer to a [`LocateRequest`].

@@ -166,6 +166,8 @@ struct Open {
     stream: u64,
     from: Lsn,
     shard: usize,
+    /// Something was not where a shard had said.
+    missed: bool,
     waiters: Vec<(ReaderId, u64)>,
 }
 
@@ -580,14 +582,17 @@ impl Readers {
     fn locate(&mut self, id: ReaderId, stream: u64) {
         let ticket = self.number();
         self.set_phase(id, stream, Phase::Waiting(ticket));
-        let from = self.cursor(id, stream).expect("a cursor asks").position;
+        let cursor = self.cursor(id, stream).expect("a cursor asks");
+        let (from, missed) = (cursor.position, cursor.has_missed());
         if let Some(open) = self.open_by_place.get(&(stream, from)) {
             let open = self.open.get_mut(open).expect("an open question");
             open.waiters.push((id, ticket));
+            open.missed |= missed;
             return;
         }
         let (question, shard) = (self.number(), (self.route)(stream, self.shards.len()));
-        self.open.insert(question, Open { stream, from, shard, waiters: vec![(id, ticket)] });
+        self.open
+            .insert(question, Open { stream, from, shard, missed, waiters: vec![(id, ticket)] });
         self.open_by_place.insert((stream, from), question);
         self.shards[shard].1.push_back(question);
         self.ask_waiting(shard);
@@ -601,8 +606,8 @@ impl Readers {
                 self.open.remove(&id);
                 continue;
             }
-            let (stream, from) = (open.stream, open.from);
-            let request = LocateRequest { id, stream, from, max_bytes: LOCATE_BYTES };
+            let (stream, from, missed) = (open.stream, open.from, open.missed);
+            let request = LocateRequest { id, stream, from, max_bytes: LOCATE_BYTES, missed };
             self.shards[shard].0 += 1;
             self.stats.locates += 1;
             let request = ForwardRequest::Locate(request);

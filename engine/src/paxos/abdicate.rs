@@ -101,22 +101,16 @@ impl Replica {
         self.assert_invariants();
     }
 
-    /// What stands at `at` cannot be read from this disk; `fetched` says that a peer wants it.
-    ///
-    /// Where the log ends, what follows what and what was promised is in memory: this member goes
-    /// on to vote and to accept. But it cannot serve who lacks those bytes, so that a member with
-    /// the whole log should lead, and this one only if nobody else does. A member that is alone
-    /// goes on: nobody has more.
-    pub fn on_damaged(&mut self, at: Lsn, fetched: bool, now: Nanos, fx: &mut Effects) {
-        if self.halted.is_some() {
-            return;
-        }
-        let known = self.damaged.replace(self.damaged.map_or(at, |known| known.min(at)));
-        // Its own readers send it away once; a peer does so as often as it is led by this one.
-        if self.config.members.len() > 1 && (known.is_none() || fetched) {
-            self.abdicate(StepDownReason::Damaged, None, now, fx);
-        }
-        self.assert_invariants();
+    /// What stands at `at` cannot be read from this disk, and there is nobody to ask for it. A
+    /// member that is alone goes on: nobody has more.
+    pub fn on_damaged(&mut self, at: Lsn) {
+        self.damaged = Some(self.damaged.map_or(at, |known| known.min(at)));
+        assert!(self.damaged <= Some(at), "the first one is named");
+    }
+
+    /// Whether somebody else may have what this disk does not give back.
+    pub fn can_repair(&self) -> bool {
+        self.halted.is_none() && self.config.members.len() > 1
     }
 
     /// `[from, upto)` was read from this disk.

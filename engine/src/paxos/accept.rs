@@ -8,7 +8,7 @@ use super::elect::BallotOf;
 use super::event::{AcceptHead, AcceptVerdict, GroupMark, NoSlot, ProposePosition, RefuseReason};
 use super::fetch::is_sound;
 use super::member::NodeKey;
-use super::message::Body;
+use super::message::{Body, Want};
 use super::replica::{Replica, Role};
 
 impl Replica {
@@ -88,7 +88,7 @@ impl Replica {
             return AcceptVerdict::Refuse(RefuseReason::ChainMismatch);
         }
         assert!(start == end.lsn && self.leader == head.ballot, "the leader's next group");
-        self.storing = Some((head.ballot, start, false));
+        self.storing = Some((head.ballot, start, Want::Next));
         AcceptVerdict::Store
     }
 
@@ -122,9 +122,11 @@ impl Replica {
     }
 
     pub(super) fn stored(&mut self, mark: GroupMark, now: Nanos, fx: &mut Effects) {
-        let Some((ballot, start, staged)) = self.storing.take() else {
+        let Some((ballot, start, want)) = self.storing.take() else {
             panic!("a group without a verdict")
         };
+        assert!(want != Want::Lost, "a group that fills a hole");
+        let staged = want == Want::Staged;
         assert!(start == mark.start, "another group than that of the verdict");
         assert!(mark.start < mark.end.lsn, "a group without bytes");
         let before = (self.log.end(), self.log.accepting());

@@ -52,6 +52,7 @@ impl Replica {
     /// Something of this node became durable.
     pub(super) fn on_own_progress(&mut self, now: Nanos, fx: &mut Effects) {
         let (key, (ballot, upto)) = (self.me.key(), self.durable);
+        let upto = self.counted(upto);
         let seq = self.durable_seq(ballot);
         let Role::Leader(led) = &mut self.role else { return };
         assert!(led.ballot == ballot, "durable under another ballot than it leads");
@@ -182,6 +183,7 @@ impl Replica {
         self.assert_invariants();
         if std::mem::take(&mut self.accepted_due) {
             let (ballot, upto) = self.durable;
+            let upto = self.counted(upto);
             let other = ballot.is_some() && ballot.node != self.me.node;
             if other && ballot == self.log.accepting() {
                 let seq = self.durable_seq(ballot);

@@ -6,6 +6,7 @@
 //!
 //! `length` counts the body. A control frame holds any number of messages end to end.
 
+use palisade_wal::limits::HOLES_MAX;
 use palisade_wal::{Ballot, Boundary, Lsn};
 
 use super::codec::{DecodeError, Reader, put_u16, put_u32, put_u64};
@@ -20,12 +21,12 @@ pub const MESSAGE_HEAD_BYTES: usize = 12;
 pub const MESSAGE_BODY_BYTES_MAX: usize = 4096;
 
 /// Longest body of a message that carries a config, without the config: that of a Promise.
-const PROMISE_BYTES: usize = 20 + 20 + 16 + 8 + 8 + 1 + 8;
+const PROMISE_BYTES: usize = 20 + 20 + 16 + 8 + 8 + 1 + 8 + 2;
 
 const _: () = assert!(MESSAGE_HEAD_BYTES == 1 + 1 + 2 + 8);
 const _: () = assert!(MESSAGE_BODY_BYTES_MAX <= u16::MAX as usize, "its length is a u16");
 const _: () = assert!(
-    PROMISE_BYTES + CONFIG_BYTES_MAX <= MESSAGE_BODY_BYTES_MAX,
+    PROMISE_BYTES + HOLES_MAX * 16 + CONFIG_BYTES_MAX <= MESSAGE_BODY_BYTES_MAX,
     "a Promise with the longest config fits"
 );
 
@@ -131,10 +132,39 @@ pub struct Promise {
     pub base: Lsn,
     /// Bytes or promises may be missing: not counted.
     pub unknown: bool,
+    /// Ranges of the log that were accepted and are lost here, in order.
+    pub holes: Vec<(Lsn, Lsn)>,
     /// Highest SCN that may not be given again: of any group ever logged, and the shard's floor.
     pub scn: u64,
     /// Newest members known.
     pub config: Config,
+}
+
+/// What groups are fetched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// To go on after the end of the log.
+    Next,
+    /// For a Takeover that is not logged yet.
+    Staged,
+    /// To fill a range that is lost. Whoever has groups there may send them.
+    Lost,
+}
+
+impl Want {
+    /// Its number in messages and frames.
+    pub fn code(self) -> u8 {
+        match self {
+            Want::Next => 0,
+            Want::Staged => 1,
+            Want::Lost => 2,
+        }
+    }
+
+    /// The one with this number.
+    pub fn from_code(code: u8) -> Option<Want> {
+        [Want::Next, Want::Staged, Want::Lost].into_iter().find(|want| want.code() == code)
+    }
 }
 
 /// A request for groups.
@@ -146,8 +176,8 @@ pub struct FetchRequest {
     pub from: Lsn,
     /// Where it may stop.
     pub upto: Lsn,
-    /// For a Takeover that is not logged yet.
-    pub staged: bool,
+    /// What for.
+    pub want: Want,
 }
 
 impl Message {
@@ -239,7 +269,7 @@ impl Body {
                 put_ballot(out, request.ballot);
                 put_u64(out, request.from.0);
                 put_u64(out, request.upto.0);
-                out.push(u8::from(request.staged));
+                out.push(request.want.code());
             }
             Body::StepDown { ballot, successor, appointed } => {
                 put_ballot(out, *ballot);
@@ -286,7 +316,7 @@ impl Body {
                 ballot: read_ballot(reader)?,
                 from: read_lsn(reader)?,
                 upto: read_lsn(reader)?,
-                staged: reader.flag()?,
+                want: Want::from_code(reader.u8()?).ok_or(DecodeError::Inconsistent)?,
             }),
             10 => {
                 let ballot = read_ballot(reader)?;
@@ -316,7 +346,13 @@ impl Promise {
         put_u64(out, self.base.0);
         out.push(u8::from(self.unknown));
         put_u64(out, self.scn);
+        assert!(self.holes.len() <= HOLES_MAX, "a log has so many holes at most");
+        put_u16(out, self.holes.len() as u16);
         assert!(out.len() - start == PROMISE_BYTES, "its fixed part has another length");
+        for (from, upto) in &self.holes {
+            put_u64(out, from.0);
+            put_u64(out, upto.0);
+        }
         self.config.encode_into(out);
     }
 
@@ -329,9 +365,15 @@ impl Promise {
             base: read_lsn(reader)?,
             unknown: reader.flag()?,
             scn: read_scn(reader)?,
+            holes: read_holes(reader)?,
             config: Config::read(reader)?,
         };
-        let ordered = promise.base <= promise.committed && promise.committed <= promise.end.lsn;
+        let mut ordered = promise.base <= promise.committed && promise.committed <= promise.end.lsn;
+        let mut at = promise.base;
+        for (from, upto) in &promise.holes {
+            ordered &= at <= *from && from < upto && *upto <= promise.end.lsn;
+            at = *upto;
+        }
         let stamped = promise.accepting.max(promise.config.ballot);
         if !ordered || stamped > promise.ballot {
             return Err(DecodeError::Inconsistent);
@@ -344,4 +386,12 @@ impl Promise {
 fn read_scn(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
     let scn = reader.u64()?;
     if scn <= SCN_MAX { Ok(scn) } else { Err(DecodeError::Inconsistent) }
+}
+
+fn read_holes(reader: &mut Reader<'_>) -> Result<Vec<(Lsn, Lsn)>, DecodeError> {
+    let count = usize::from(reader.u16()?);
+    if count > HOLES_MAX {
+        return Err(DecodeError::TooLong);
+    }
+    (0..count).map(|_| Ok((read_lsn(reader)?, read_lsn(reader)?))).collect()
 }

@@ -21,7 +21,7 @@
 //! - [`Replica::on_turn_end`] after the inputs of a turn.
 //! - [`Replica::on_time`] when [`Replica::next_deadline`] has passed.
 //! - An answer to each [`Effect::Serve`] through the peer's [`Replica::on_fetched`], with the
-//!   ballot and flag of the effect, or none at all: a fetch is repeated.
+//!   ballot and purpose of the effect, or none at all: a fetch is repeated.
 //!
 //! # Cursors
 //!
@@ -49,6 +49,7 @@ mod prefer;
 mod prepare;
 mod progress;
 mod publication;
+mod repair;
 mod replica;
 mod start;
 mod status;
@@ -66,11 +67,11 @@ pub use floor::{FLOOR_NS, FloorAsk, FloorEffect, FloorHeld, Floors, VIEWS_MAX, V
 pub use liveness::{HEARTBEAT_BYTES, Heartbeat, Liveness, LivenessEffect, PEERS_MAX};
 pub use member::{
     ADDR_BYTES_MAX, Config, MEMBERS_MAX, Me, Member, NodeKey, REGION_BYTES_MAX, ReplayError,
-    TakeoverBody, replay,
+    Replayed, TakeoverBody, replay, replay_group, replay_moved,
 };
 pub(crate) use member::{ROUND_MAX, SCN_MAX};
 pub use message::{
-    Body, FetchRequest, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEAD_BYTES, Message, Promise,
+    Body, FetchRequest, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEAD_BYTES, Message, Promise, Want,
 };
 pub use publication::{ClosedNews, ENDS_MAX, Published, Publisher};
 pub use replica::Replica;

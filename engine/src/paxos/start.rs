@@ -60,6 +60,8 @@ impl Replica {
             config_durable,
             pending: None,
             fetch: None,
+            repair: None,
+            mending: None,
             storing: None,
             void: None,
             accepted_due: false,
@@ -90,6 +92,7 @@ impl Replica {
         } else {
             self.schedule_election(self.lease_until.max(now), 0);
         }
+        self.mend_soon(now, fx);
         self.assert_invariants();
     }
 }

@@ -85,7 +85,7 @@ impl Replica {
     /// Logs the Takeover that waits, or fetches what is missing for it.
     pub(super) fn advance_takeover(&mut self, now: Nanos, fx: &mut Effects) {
         let room = self.has_record_room();
-        let Some(pending) = &mut self.pending else { return };
+        let Some(pending) = &self.pending else { return };
         let (ballot, end) = (pending.ballot, pending.end);
         assert!(self.halted.is_none(), "a stream that halted takes nothing over");
         assert!(ballot >= self.log.promised(), "a promise ends the Takeovers below it");
@@ -95,7 +95,10 @@ impl Replica {
             self.halt(HaltReason::CommittedMismatch { ballot, committed }, fx);
             return;
         }
+        let held = self.log.is_held_for(ballot, end);
         match self.log.check_takeover(ballot, end) {
+            // Every byte above the committed is there, or its Accepted would say too much.
+            Ok(()) if !held => self.fetch_instead(now, fx),
             Ok(()) if ballot.node == self.me.node || room => {
                 self.take_over(now, fx);
             }
@@ -110,17 +113,23 @@ impl Replica {
                 self.halt(HaltReason::TakeoverBelowCommitted { ballot, end, committed }, fx);
             }
             Err(TakeoverRefusal::Missing { .. } | TakeoverRefusal::Mismatch { .. }) => {
-                let staged = self.log.staged_end(ballot).filter(|_| pending.run);
-                if staged.is_some_and(|s| s.lsn >= end.lsn) {
-                    pending.run = false;
-                    pending.from_committed = true;
-                }
-                if cfg!(seeded_bug = "accepting_raised_by_fetch") {
-                    self.accept_early(fx);
-                }
-                self.fetch_staged(now, fx);
+                self.fetch_instead(now, fx);
             }
         }
+    }
+
+    /// Fetches what the Takeover that waits lacks.
+    fn fetch_instead(&mut self, now: Nanos, fx: &mut Effects) {
+        let Some(pending) = &mut self.pending else { return };
+        let staged = self.log.staged_end(pending.ballot).filter(|_| pending.run);
+        if staged.is_some_and(|s| s.lsn >= pending.end.lsn) {
+            pending.run = false;
+            pending.from_committed = true;
+        }
+        if cfg!(seeded_bug = "accepting_raised_by_fetch") {
+            self.accept_early(fx);
+        }
+        self.fetch_staged(now, fx);
     }
 
     /// What must never be: the accepting ballot of a Takeover whose bytes are not all there.
@@ -170,6 +179,7 @@ impl Replica {
             self.void = Some(Void { from: common, ballot, settled_at: end.lsn });
             fx.push(Effect::Voided { from: common });
         }
+        self.mend_soon(now, fx);
         if ballot.is_of(self.me.key()) {
             self.reconfirm(ballot, end, now, fx);
         } else if self.leader.is_some() && self.leader < ballot {
@@ -185,6 +195,7 @@ impl Replica {
         };
         assert!(candidacy.ballot == ballot, "another candidacy than its Takeover's");
         assert!(candidacy.chosen, "a Takeover of no chosen tail");
+        assert!(self.log.is_whole(), "leads without a part of the log");
         assert!(self.promise_durable == ballot, "leads without a durable promise");
         assert!(!self.leader.is_some(), "leads against a leader that it follows");
         let scn_floor = candidacy.scn_floor;

@@ -13,7 +13,8 @@ use zerocopy::FromBytes;
 use crate::config::Role;
 use crate::handle::ShardPort;
 use crate::paxos::{
-    Config, Floors, Liveness, Me, Member, NodeKey, Publisher, ReplayError, Replica, replay,
+    Config, Floors, Liveness, Me, Member, NodeKey, Publisher, ReplayError, Replayed, Replica,
+    replay, replay_group, replay_moved,
 };
 use crate::shard::control::Controls;
 use crate::shard::create::Creations;
@@ -25,7 +26,7 @@ use crate::shard::net::Net;
 use crate::shard::stream::StreamState;
 use crate::shard::token::{OWNER_IDENTITY, OWNER_LISTENER, local_of, local_token, owner_base};
 use crate::shard::{Halt, Io, Shard, ShardConfig, Shared, mesh::shard_of};
-use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue, SYSTEM_STREAM};
+use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue, Change, SYSTEM_STREAM};
 use crate::stream::derived::Derived;
 
 /// Rounds that the ceiling is raised by, ahead of use.
@@ -57,8 +58,6 @@ struct Replaying {
     role: Role,
     derived: Derived,
     floor: Lsn,
-    /// Lost records may have held a promise above those that were replayed.
-    ceiling_due: bool,
 }
 
 /// What is needed until the shard runs.
@@ -278,8 +277,7 @@ impl<R: Ring> Shard<R> {
                     log.mark_unknown(meta.ballot);
                 }
                 let (derived, floor) = (Derived::default(), start.lsn);
-                let ceiling_due = false;
-                let fresh = Replaying { log, config, role, derived, floor, ceiling_due };
+                let fresh = Replaying { log, config, role, derived, floor };
                 streams.insert(meta.stream, fresh);
             }
             return;
@@ -297,11 +295,18 @@ impl<R: Ring> Shard<R> {
                 stream.group(meta, place, bytes);
                 Ok(())
             }
+            Kind::Moved => {
+                let changes = stream.moved(meta, place, bytes);
+                for (_, change) in changes {
+                    self.catalogue.on_committed(change);
+                }
+                Ok(())
+            }
             Kind::CommitHint => {
                 if meta.ballot == stream.log.accepting() || !meta.ballot.is_some() {
                     stream.log.commit(meta.lsn);
                     let changes = stream.derived.on_committed(stream.log.committed().lsn);
-                    for change in changes {
+                    for (_, change) in changes {
                         self.catalogue.on_committed(change);
                     }
                     let registry = Arc::make_mut(&mut self.registry);
@@ -313,11 +318,12 @@ impl<R: Ring> Shard<R> {
             }
             _ => stream.state(meta, bytes),
         };
-        // What does not fit a log with an unknown tail is unknown itself; a sound log has no
-        // such record.
-        if let Err(error) = result
-            && !stream.log.is_unknown()
-        {
+        // What does not fit a log that lost something is lost itself; a sound log has no such
+        // record.
+        let Err(error) = result else { return };
+        if stream.log.is_lossy() {
+            stream.lose(true);
+        } else {
             let text = format!(
                 "{}: stream {}, block {}: {error}",
                 self.config.dir.display(),
@@ -333,8 +339,13 @@ impl<R: Ring> Shard<R> {
             // What it vouched for it did for every stream.
             return self.replay_corrupt(true);
         }
-        if let Some(stream) = self.booting.streams.get_mut(&meta.stream) {
-            stream.lose(meta.kind.is_hard_state());
+        let Some(stream) = self.booting.streams.get_mut(&meta.stream) else { return };
+        match meta.kind {
+            Kind::Group if meta.is_staged() => stream.log.lose_staged(),
+            Kind::Group => stream.lose(false),
+            kind if kind.is_hard_state() => stream.lose(true),
+            // What it says is in other records too, or is asked for again.
+            _ => {}
         }
     }
 
@@ -382,6 +393,9 @@ impl<R: Ring> Shard<R> {
         for (id, mut stream) in std::mem::take(&mut self.booting.streams) {
             stream.finish(ceiling);
             let Replaying { log, config, role, derived, floor, .. } = stream;
+            if id == CATALOGUE_STREAM && !log.is_unknown() {
+                self.creations.fresh_from = Some(log.end().lsn);
+            }
             let mut derived = derived;
             for change in derived.take_seen() {
                 self.catalogue.on_logged(change);
@@ -427,7 +441,7 @@ impl<R: Ring> Shard<R> {
     fn open_missing_streams(&mut self) {
         let named: Vec<u64> = self.catalogue.streams().collect();
         for stream in named {
-            self.on_created(stream);
+            self.on_created(stream, false);
         }
     }
 
@@ -442,15 +456,17 @@ impl<R: Ring> Shard<R> {
         self.net.listener = Some(listener);
     }
 
-    /// Opens a stream that the catalogue names: its first record goes to the log.
-    pub(crate) fn open_stream(&mut self, stream: u64, role: Role, members: &[Member]) {
+    /// Opens a stream that the catalogue names: its first record goes to the log. A `fresh` one
+    /// was never open on this disk before.
+    pub(crate) fn open_stream(&mut self, stream: u64, role: Role, members: &[Member], fresh: bool) {
+        let lost = self.lost_hard_state && !fresh;
         if self.streams.contains_key(&stream) {
             return;
         }
         // Bound as in the catalogue: a disk that came since in the place of another counts nowhere.
         let config = Config::first(members.to_vec()).expect("members of a stream that exists");
         let mut first = base_record(stream, role, &config);
-        if self.lost_hard_state {
+        if lost {
             first.ballot = self.ceiling();
         }
         self.ledger.push(first);
@@ -460,7 +476,7 @@ impl<R: Ring> Shard<R> {
             region: self.config.region.clone(),
         };
         let (tuning, seed) = (self.config.tuning.clone(), self.io.ring.random());
-        let replica = if self.lost_hard_state {
+        let replica = if lost {
             // The lost records may have been this stream's first ones and its promises.
             let mut log = StreamLog::default();
             log.mark_unknown(self.ceiling());
@@ -529,67 +545,67 @@ impl<R: Ring> Shard<R> {
 impl Replaying {
     /// A record that a replica asked for.
     fn state(&mut self, meta: &RecordMeta, bytes: &[u8]) -> Result<(), ReplayError> {
-        let RecordMeta { kind, ballot, lsn, .. } = *meta;
+        let RecordMeta { kind, ballot, lsn, chain, .. } = *meta;
+        let fits = self.log.check_takeover(ballot, Boundary { lsn, chain }).is_ok();
         replay(&mut self.log, &mut self.config, kind, ballot, lsn, bytes)?;
-        if kind == Kind::Takeover {
+        if kind == Kind::Takeover && fits {
             self.derived.on_takeover(ballot, lsn);
-            // Every byte below it is here, and no promise made before it was higher: what was
-            // lost is made good, now and at every later start.
-            self.ceiling_due = false;
+        } else if kind == Kind::Takeover {
+            self.derived.on_lost_takeover(self.log.committed().lsn, lsn);
         }
-        assert!(!self.ceiling_due || self.log.is_unknown(), "what was lost is unknown");
         Ok(())
     }
 
     /// Records that followed those replayed so far are lost. The ceiling waits for the end of the
     /// log: Takeovers that were logged since are below it.
     fn lose(&mut self, hard_state: bool) {
-        self.log.mark_unknown(self.log.promised());
-        self.ceiling_due |= hard_state;
+        self.log.lose_tail(hard_state);
     }
 
     /// Everything was replayed.
     fn finish(&mut self, ceiling: Ballot) {
-        if self.ceiling_due {
+        if self.log.lost_hard_state() {
             assert!(self.log.is_unknown(), "what was lost is unknown");
             self.log.mark_unknown(ceiling.max(self.log.promised()));
         }
     }
 
     fn group(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
-        let end = Boundary { lsn: meta.end, chain: meta.chain };
+        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return };
         let kind = crate::shard::batch::group_kind(bytes);
-        if meta.is_staged() {
-            if !self.joins(meta, bytes) {
-                // Only after a loss: what stands below the run is not what it was staged for.
-                return;
+        let end = self.log.end().lsn;
+        match replay_group(&mut self.log, &header, meta.ballot, meta.is_staged(), place) {
+            Replayed::Nothing => {}
+            Replayed::Staged => {
+                let (ballot, scn) = (meta.ballot, meta.scn);
+                self.derived.on_staged(ballot, bytes, kind, meta.lsn, meta.end, scn);
             }
-            self.log.stage(meta.lsn, end, meta.ballot, meta.scn, place);
-            self.derived.on_staged(meta.ballot, bytes, kind, meta.lsn, meta.end, meta.scn);
-            return;
-        }
-        let fits = meta.lsn == self.log.end().lsn && meta.ballot == self.log.accepting();
-        if !fits {
-            // Only after a loss: a sound log has each group at its end.
-            let promised = self.log.promised();
-            if !self.log.is_unknown() {
-                self.log.mark_unknown(promised);
+            Replayed::Logged => {
+                if meta.lsn > end {
+                    self.derived.on_lost(end, meta.lsn);
+                }
+                if self.log.hole_at(end).is_none() {
+                    // Nothing is known to be committed up there.
+                    let committed = self.derived.on_mended(end, meta.lsn);
+                    assert!(committed.is_empty(), "committed above the end of the log");
+                }
+                self.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
             }
-            return;
         }
-        if self.log.is_unknown() {
-            return;
-        }
-        self.log.append(meta.lsn, end, meta.ballot, meta.scn, place);
-        self.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
     }
 
-    /// Whether a staged group follows what was staged before it, or the log.
-    fn joins(&self, meta: &RecordMeta, bytes: &[u8]) -> bool {
-        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return false };
-        let staged = self.log.staged_end(meta.ballot).filter(|end| end.lsn == meta.lsn);
-        let chains = [staged.map(|end| end.chain), self.log.chain_at(meta.lsn)];
-        chains.into_iter().flatten().any(|chain| header.follows(chain))
+    /// A group that was logged again. Returns the committed changes of the catalogue that came
+    /// back with it.
+    fn moved(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) -> Vec<(Lsn, Change)> {
+        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return Vec::new() };
+        let kind = crate::shard::batch::group_kind(bytes);
+        let holes: Vec<(Lsn, Lsn)> = self.log.holes().iter().map(|h| (h.start, h.end)).collect();
+        let Some(filled) = replay_moved(&mut self.log, &header, meta.ballot, place) else {
+            return Vec::new();
+        };
+        self.derived.on_moved(bytes, kind, meta.lsn, meta.end, meta.scn);
+        let hole = holes.into_iter().find(|(_, upto)| filled && *upto == meta.end);
+        hole.map_or(Vec::new(), |(from, upto)| self.derived.on_mended(from, upto))
     }
 }
 
@@ -711,7 +727,6 @@ mod tests {
             role: Role::Primary,
             derived: Derived::default(),
             floor: Lsn::ZERO,
-            ceiling_due: false,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::forward::{Located, Recent, Reply};
 use crate::handle::{ReadPart, Record};
 use crate::kinds::KIND_FETCHED;
 use crate::limits::READ_BYTES_MAX;
+use crate::paxos::Want;
 use crate::shard::Shard;
 use crate::shard::batch::group_kind;
 use crate::shard::frames::fetched_prefix;
@@ -27,10 +28,10 @@ enum Handed {
 }
 
 /// A group in a slot.
-struct Found {
+pub(crate) struct Found {
     /// Offset of the group's bytes in the slot.
-    at: usize,
-    meta: RecordMeta,
+    pub(crate) at: usize,
+    pub(crate) meta: RecordMeta,
 }
 
 impl<R: Ring> Shard<R> {
@@ -69,7 +70,7 @@ impl<R: Ring> Shard<R> {
         // A damaged record beside those that are wanted spoils none of them.
         let metas = check_headers_only(body, head.headers_crc.get()).ok()?;
         let wanted = metas.iter().filter(|meta| {
-            meta.kind == Kind::Group
+            meta.kind == if extent.moved { Kind::Moved } else { Kind::Group }
                 && meta.stream == running.job.stream
                 && meta.ballot == extent.ballot
                 && meta.lsn < extent.end
@@ -100,9 +101,9 @@ impl<R: Ring> Shard<R> {
         let next = found[count - 1].meta.end;
         match &job.destination {
             Destination::Embedder { .. } => self.hand_to_embedder(job, slot, found, next),
-            Destination::Peer { to, ballot, staged } => {
-                let (to, ballot, staged) = (*to, *ballot, *staged);
-                match self.hand_to_peer(to, ballot, staged, slot, found) {
+            Destination::Peer { to, ballot, want } => {
+                let (to, ballot, want) = (*to, *ballot, *want);
+                match self.hand_to_peer(to, ballot, want, slot, found) {
                     Handed::Sent => job.go_on(next),
                     Handed::Later => {}
                     Handed::Gone => return,
@@ -110,6 +111,10 @@ impl<R: Ring> Shard<R> {
                 self.jobs.resume(job);
             }
             Destination::Forward { .. } => self.hand_to_forwarder(job, slot, found, next),
+            Destination::Anchor { start, accepting } => {
+                let (start, accepting) = (*start, *accepting);
+                self.anchor_hole(job, start, accepting, slot, &found[0]);
+            }
         }
     }
 
@@ -138,14 +143,14 @@ impl<R: Ring> Shard<R> {
         &mut self,
         to: u32,
         ballot: Ballot,
-        staged: bool,
+        want: Want,
         slot: SlotId,
         found: &[Found],
     ) -> Handed {
         let Some((copy, body)) = self.copy_groups(slot, found, Purpose::Read) else {
             return Handed::Later;
         };
-        let prefix = fetched_prefix(ballot, staged);
+        let prefix = fetched_prefix(ballot, want);
         let head = FrameHead::encode_bulk(
             KIND_FETCHED,
             body.headers_crc.into(),
@@ -214,7 +219,7 @@ impl<R: Ring> Shard<R> {
         let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
         match job.destination {
             // It asks again, or the next leader.
-            Destination::Peer { .. } => {}
+            Destination::Peer { .. } | Destination::Anchor { .. } => {}
             Destination::Forward { id, .. } => {
                 let located = match result {
                     Ok(()) => Located::NotYet,
@@ -237,10 +242,13 @@ impl<R: Ring> Shard<R> {
                     }
                     ErrorKind::Corrupt => {
                         let (stream, at) = (job.stream, job.from);
-                        let text = format!(
-                            "stream {stream} is damaged at LSN {at} on this node; read it from \
-                             another one"
-                        );
+                        let repaired = log.is_some_and(|log| log.hole_at(at).is_some());
+                        let todo = match repaired {
+                            true => "it is being repaired from peers: try again, or another node",
+                            false => "read it from another one",
+                        };
+                        let text =
+                            format!("stream {stream} is damaged at LSN {at} on this node; {todo}");
                         Error::new(kind, text)
                     }
                     kind => {

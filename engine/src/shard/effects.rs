@@ -10,9 +10,10 @@ use crate::event::Event;
 use crate::paxos::{Effect, Effects, HaltReason, LivenessEffect, LogRecord, NodeKey, Replica};
 use crate::shard::Shard;
 use crate::shard::jobs::{Destination, Job};
+use crate::shard::mesh::shard_of;
 use crate::shard::net::PeerChange;
-use crate::shard::stream::{TailRun, Waiting};
-use crate::stream::catalogue::{Change, SYSTEM_STREAM};
+use crate::shard::stream::{StreamState, TailRun, Waiting};
+use crate::stream::catalogue::{CATALOGUE_STREAM, Change, SYSTEM_STREAM};
 
 impl<R: Ring> Shard<R> {
     /// Gives an input to a replica and does what it wants. Nothing happens for an unknown stream.
@@ -91,8 +92,8 @@ impl<R: Ring> Shard<R> {
         match effect {
             Effect::Log(record) => self.on_log(stream, record),
             Effect::Send { to, message } => self.net.push_message(to, &message),
-            Effect::Serve { to, ballot, from, upto, staged } => {
-                let destination = Destination::Peer { to, ballot, staged };
+            Effect::Serve { to, ballot, from, upto, want } => {
+                let destination = Destination::Peer { to, ballot, want };
                 self.push_job(Job::new(stream, from, upto, destination));
             }
             Effect::Leading { ballot } => self.on_leading(stream, ballot),
@@ -112,6 +113,8 @@ impl<R: Ring> Shard<R> {
                 let error = Error::new(ErrorKind::Unknown, "leaders changed before it was known");
                 self.settle_voided(stream, &error);
             }
+            Effect::Mended { from, upto } => self.on_mended(stream, from, upto),
+            Effect::Unmended { from, upto } => self.on_unmended(stream, from, upto),
             Effect::Halt { reason } => self.on_halt(stream, reason),
         }
     }
@@ -123,6 +126,10 @@ impl<R: Ring> Shard<R> {
             state.derived.on_takeover(ballot, end);
             let seen = state.derived.take_seen();
             seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
+            if stream == CATALOGUE_STREAM && self.creations.fresh_from.is_none() {
+                // Whatever was committed before is below it.
+                self.creations.fresh_from = Some(end);
+            }
         }
         self.ledger.push_record(stream, record);
     }
@@ -180,11 +187,7 @@ impl<R: Ring> Shard<R> {
         while state.runs.front().is_some_and(|run| run.end <= upto) {
             runs.extend(state.runs.pop_front());
         }
-        for Change::Create { stream } in changes {
-            if self.catalogue.on_committed(Change::Create { stream }) {
-                self.on_created(stream);
-            }
-        }
+        self.create_committed(changes);
         let stale = self.on_registry_committed(stream);
         for Waiting { appended, reply } in settled {
             let outcome = match stale.contains(&appended.end_lsn) {
@@ -197,6 +200,45 @@ impl<R: Ring> Shard<R> {
         self.release_runs(runs);
         self.jobs.on_committed(stream);
         self.on_import_committed(stream, upto);
+    }
+
+    /// A lost range was filled: what it implies is known now.
+    fn on_mended(&mut self, stream: u64, from: Lsn, upto: Lsn) {
+        let state = self.state(stream);
+        let changes = state.derived.on_mended(from, upto);
+        let seen = state.derived.take_seen();
+        seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
+        self.create_committed(changes);
+        let vain = |state: &StreamState| state.replica.lost_range().is_some_and(|(.., vain)| vain);
+        if !self.streams.values().any(vain) {
+            self.alarms.remove("range-lost");
+        }
+    }
+
+    /// Nobody who is heard has a lost range.
+    fn on_unmended(&mut self, stream: u64, from: Lsn, upto: Lsn) {
+        let text = format!(
+            "stream {stream}: LSN {from} to {upto} is lost on this disk, and no member that is \
+             up has it; bring up the others"
+        );
+        self.alarm("range-lost", text);
+    }
+
+    /// Opens the streams of catalogue entries that became committed.
+    fn create_committed(&mut self, changes: Vec<(Lsn, Change)>) {
+        for (end, change) in changes {
+            let Change::Create { stream } = change;
+            if !self.catalogue.on_committed(change) {
+                continue;
+            }
+            let fresh = self.creations.fresh_from.is_some_and(|from| end > from);
+            if fresh && shard_of(stream, self.me.shards) != self.me.shard {
+                self.creations.undurable.push_back((end, stream));
+                self.tell_created();
+            } else {
+                self.on_created(stream, fresh);
+            }
+        }
     }
 
     fn on_voided(&mut self, stream: u64, from: Lsn) {

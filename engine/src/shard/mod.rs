@@ -231,8 +231,10 @@ impl<R: Ring> Shard<R> {
     pub fn is_ready(&self) -> bool {
         let listens = self.config.listen.is_none() || self.listening.is_some();
         let leads = |state: &stream::StreamState| {
-            // An unknown tail never leads by itself; status says so.
-            let given_up = state.halted.is_some() || state.replica.log().is_unknown();
+            // A log that lost something never leads by itself; status says so.
+            let log = state.replica.log();
+            let lost = log.is_unknown() || !log.is_whole();
+            let given_up = state.halted.is_some() || lost;
             state.leading || given_up || state.replica.config().members.len() > 1
         };
         matches!(self.phase, Phase::Running) && listens && self.streams.values().all(leads)

@@ -75,7 +75,7 @@ impl<R: Ring> Shard<R> {
     }
 
     fn locate(&mut self, request: LocateRequest) {
-        let LocateRequest { id, stream, from, max_bytes } = request;
+        let LocateRequest { id, stream, from, max_bytes, missed } = request;
         let Some(state) = self.streams.get(&stream) else {
             return self.reply_forward(id, stream, Located::Unknown);
         };
@@ -87,7 +87,10 @@ impl<R: Ring> Shard<R> {
         if from >= committed {
             return self.reply_forward(id, stream, Located::NotYet);
         }
-        let sealed = self.sealed_extents(stream, from, committed, max_bytes);
+        let sealed = match missed {
+            true => Vec::new(),
+            false => self.sealed_extents(stream, from, committed, max_bytes),
+        };
         if !sealed.is_empty() {
             return self.reply_forward(id, stream, Located::Sealed(sealed));
         }
@@ -109,7 +112,8 @@ impl<R: Ring> Shard<R> {
         while let Some(extent) = log.find(next).filter(|_| next < committed) {
             let enough = next.0 - from.0 >= u64::from(max_bytes) || extents.len() == EXTENTS_MAX;
             let sealed = self.ledger.wal.is_sealed(extent.place.segment);
-            if !sealed || enough {
+            // The forwarder knows groups in their first place only.
+            if !sealed || enough || extent.moved {
                 break;
             }
             next = extent.end;

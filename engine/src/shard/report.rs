@@ -235,13 +235,26 @@ impl<R: Ring> Shard<R> {
             };
             return words("unknown-tail", reason, action);
         }
+        if let Some((from, upto, vain)) = state.replica.lost_range() {
+            let lone = state.replica.config().members.len() == 1;
+            let reason = format!("LSN {from} to {upto} is lost on this disk: it cannot lead");
+            let (name, action) = match (lone, vain) {
+                (true, _) => {
+                    ("lost-range", "nobody else has this log: restore a copy of the data directory")
+                }
+                (_, false) => ("repairing", "wait: it asks the other members for what is lost"),
+                (_, true) => (
+                    "lost-range",
+                    "no member that is up has it: bring up the others; until then \
+                      this member waits, and with it the stream if it has no leader",
+                ),
+            };
+            return words(name, &reason, action);
+        }
         if let Some(at) = state.replica.damaged() {
             let reason =
-                format!("LSN {at} cannot be read from this disk: it leads only if it must");
-            let action = match state.replica.config().members.len() {
-                1 => "nobody else has this log: see `palisade inspect verify`, restore a copy",
-                _ => "check the disk; keep the other members up: they have these bytes",
-            };
+                format!("LSN {at} cannot be read from this disk: it leads as long as it runs");
+            let action = "nobody else has this log: see `palisade inspect verify`, restore a copy";
             return words("damaged", &reason, action);
         }
         if let Some(import) = self.import_state(id) {

@@ -203,6 +203,9 @@ impl<R: Ring> Shard<R> {
         }
         self.ledger.note_writes(self.io.now);
         let writes = (self.ledger.wal.durable(), self.ledger.oldest_write());
+        if !self.creations.undurable.is_empty() {
+            self.tell_created();
+        }
         if let Some(liveness) = &mut self.liveness
             && liveness.next_deadline() <= self.io.now
         {

@@ -96,6 +96,8 @@ pub struct Producers {
     settled: BTreeMap<u64, Producer>,
     /// No SCN in `settled` is below this.
     oldest: u64,
+    /// Whoever was last heard of before this is forgotten.
+    expired: u64,
     lasts: Lasts,
     /// Logged above the committed cursor, in log order.
     overlay: VecDeque<Mark>,
@@ -133,6 +135,38 @@ impl Producers {
         }
     }
 
+    /// A record that was lost came back: others that stand above it were logged before.
+    pub fn on_logged_late(&mut self, mark: Mark, committed: Lsn) {
+        assert!(mark.end_lsn > mark.lsn);
+        if mark.producer == 0 {
+            return;
+        }
+        if mark.end_lsn > committed {
+            let at = self.overlay.partition_point(|known| known.lsn < mark.lsn);
+            if self.overlay.get(at).is_none_or(|known| known.lsn != mark.lsn) {
+                self.overlay.insert(at, mark);
+            }
+            return;
+        }
+        // Whatever followed it, it was forgotten since.
+        if mark.scn < self.expired {
+            return;
+        }
+        let known = self.settled.get(&mark.producer);
+        if known.is_some_and(|p| p.recent.iter().any(|known| known.lsn == mark.lsn)) {
+            return;
+        }
+        let oldest = self.settled.values().map(|p| p.scn).min().unwrap_or(0);
+        if known.is_none() && self.settled.len() >= PRODUCERS_MAX && mark.scn < oldest {
+            let (last, scn) = self.lasts.take(mark.producer).unwrap_or_default();
+            self.lasts.insert(mark.producer, last.max(mark.sequence), scn.max(mark.scn));
+            return;
+        }
+        self.settle(mark);
+        let recent = &mut self.settled.get_mut(&mark.producer).expect("settled above").recent;
+        recent.make_contiguous().sort_unstable_by_key(|mark| mark.lsn);
+    }
+
     /// Everything below `upto` is committed.
     pub fn on_committed(&mut self, upto: Lsn) {
         while self.overlay.front().is_some_and(|m| m.end_lsn <= upto) {
@@ -150,6 +184,7 @@ impl Producers {
 
     /// Forgets entirely who was last heard of before `scn`.
     fn expire(&mut self, scn: u64) {
+        self.expired = self.expired.max(scn);
         self.lasts.expire(scn);
         if self.oldest >= scn {
             return;
@@ -172,6 +207,7 @@ impl Producers {
         let producer = self.settled.entry(mark.producer).or_default();
         producer.last = producer.last.max(mark.sequence).max(last);
         producer.scn = producer.scn.max(mark.scn).max(scn);
+        self.oldest = self.oldest.min(producer.scn);
         if producer.recent.len() == PRODUCER_SEQUENCES_MAX {
             producer.recent.pop_front();
         }

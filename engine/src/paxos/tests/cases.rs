@@ -395,7 +395,7 @@ fn another_log_below_the_committed_position_halts_the_stream() {
     let message = Message { stream: STREAM, body: Body::Takeover { ballot, end, scn: 0, config } };
     let from = NodeKey { node: 3, incarnation: 100 };
     c.run(1, |r, now, fx| r.on_message(from, &message, now, fx));
-    let head = AcceptHead { ballot, header: &next, commit: Lsn::ZERO, staged: true };
+    let head = AcceptHead { ballot, header: &next, commit: Lsn::ZERO, want: Want::Staged };
     let (mut fx, now) = (Effects::default(), c.now);
     let verdict = c.nodes[1].replica().on_fetched(from, &head, now, &mut fx);
     assert_eq!(verdict, AcceptVerdict::Refuse(RefuseReason::Halted));
@@ -547,7 +547,7 @@ fn taken_over_while_the_old_leader_is_heard(seed: u64) -> (Cluster, Ballot, Boun
     let send = |c: &mut Cluster, from: u32, load: Load| {
         c.deliver(Packet { from: key(from), to: 3, load });
     };
-    let staged = |header| Load::Fetched { ballot: later, header, staged: true };
+    let staged = |header| Load::Fetched { ballot: later, header, want: Want::Staged };
     let led = |header, commit| Load::Group { ballot: first, header, commit };
     let config = c.nodes[0].replica().config().stamped(later, &[]);
     let end = Boundary { lsn: new.end(), chain: new.chain.get() };
@@ -604,29 +604,19 @@ fn a_stalled_disk_does_not_lead() {
 }
 
 #[test]
-fn a_member_with_a_damaged_log_leads_only_if_it_must() {
-    let mut c = Cluster::new(3, 15);
-    c.elect(1);
-    let damage = |c: &mut Cluster, at: usize| {
-        c.run(at, |r, now, fx| r.on_damaged(Lsn(0), false, now, fx));
-    };
-    damage(&mut c, 0);
-    c.settle("another leader", |c| c.leader().is_some_and(|at| at != 0));
-    // Its own readers send it away once, the peers whenever it leads.
-    let (next, third) = if c.leader() == Some(1) { (1, 2) } else { (2, 1) };
-    damage(&mut c, next);
-    c.settle("the whole one", |c| c.leader() == Some(third));
-    damage(&mut c, third);
-    c.settle("a damaged one", |c| c.leader().is_some_and(|at| at != third));
-    let at = c.leader().unwrap();
-    damage(&mut c, at);
-    assert_eq!(c.leader(), Some(at));
-    c.run(at, |r, now, fx| r.on_damaged(Lsn(0), true, now, fx));
-    assert_ne!(c.leader(), Some(at));
+fn a_lone_member_with_a_damaged_log_leads_on() {
+    let mut c = Cluster::new(1, 15);
     c.settle("a leader", |c| c.leader().is_some());
-    // Read after all, it is as good as any.
-    c.run(at, |r, _, _| r.on_readable(Lsn(0), Lsn(8)));
-    assert_eq!(c.nodes[at].replica().damaged(), None);
+    c.propose(0).unwrap();
+    let replica = c.nodes[0].replica();
+    assert!(!replica.can_repair());
+    replica.on_damaged(Lsn(8));
+    replica.on_damaged(Lsn(0));
+    assert_eq!(replica.damaged(), Some(Lsn(0)));
+    c.rest(500);
+    assert_eq!(c.leader(), Some(0));
+    c.run(0, |r, _, _| r.on_readable(Lsn(0), Lsn(8)));
+    assert_eq!(c.nodes[0].replica().damaged(), None);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! The model of a cluster: nodes, a network that does what it likes, and time.
 
 use palisade_netio::Nanos;
-use palisade_wal::{Ballot, GroupHeader, Lsn};
+use palisade_wal::{Anchor, Ballot, GroupHeader, Lsn};
 
 use super::super::*;
-use super::node::{Node, Record, STREAM, group, members, takeover_of};
+use super::node::{Node, Record, STREAM, group, members, place, rebuild, takeover_of};
 use super::oracle::Oracle;
 
 /// What travels.
@@ -12,7 +12,7 @@ use super::oracle::Oracle;
 pub(super) enum Load {
     Message(Vec<u8>),
     Group { ballot: Ballot, header: GroupHeader, commit: Lsn },
-    Fetched { ballot: Ballot, header: GroupHeader, staged: bool },
+    Fetched { ballot: Ballot, header: GroupHeader, want: Want },
     Ask(FloorAsk),
     Held(FloorHeld),
 }
@@ -40,6 +40,8 @@ pub(super) struct Cluster {
     pub(super) isolated: Vec<u32>,
     /// Pairs, the lower node first, that nothing passes between.
     pub(super) cuts: std::collections::BTreeSet<(u32, u32)>,
+    /// Holes that were filled.
+    pub(super) mended: u64,
 }
 
 /// Packets under way; more are lost.
@@ -63,6 +65,7 @@ impl Cluster {
             tracing: std::env::var("PAXOS_TRACE").is_ok(),
             isolated: Vec::new(),
             cuts: std::collections::BTreeSet::new(),
+            mended: 0,
         };
         for at in 0..cluster.nodes.len() {
             cluster.run(at, |replica, now, fx| replica.start(now, fx));
@@ -124,9 +127,9 @@ impl Cluster {
                 message.encode_into(&mut bytes);
                 self.post(Packet { from, to, load: Load::Message(bytes) });
             }
-            Effect::Serve { to, ballot, from: first, upto, staged } => {
-                for header in node.read_range(first, upto, None) {
-                    let load = Load::Fetched { ballot, header, staged };
+            Effect::Serve { to, ballot, from: first, upto, want } => {
+                for header in node.readable(first, upto) {
+                    let load = Load::Fetched { ballot, header, want };
                     self.post(Packet { from, to, load });
                 }
             }
@@ -144,6 +147,8 @@ impl Cluster {
             }
             Effect::Halt { reason } => panic!("node {} halted: {reason}", from.node),
             Effect::SteppedDown { .. } | Effect::Leader { .. } => {}
+            Effect::Mended { .. } => self.mended += 1,
+            Effect::Unmended { .. } => {}
         }
     }
 
@@ -170,12 +175,12 @@ impl Cluster {
                 self.run(at, |replica, now, fx| replica.on_message(from, &message, now, fx));
             }
             Load::Group { ballot, header, commit } => {
-                let head = AcceptHead { ballot, header: &header, commit, staged: false };
+                let head = AcceptHead { ballot, header: &header, commit, want: Want::Next };
                 let verdict = self.run(at, |r, now, fx| r.on_accept(from, &head, now, fx));
                 self.store(at, verdict, header, ballot);
             }
-            Load::Fetched { ballot, header, staged } => {
-                let head = AcceptHead { ballot, header: &header, commit: Lsn::ZERO, staged };
+            Load::Fetched { ballot, header, want } => {
+                let head = AcceptHead { ballot, header: &header, commit: Lsn::ZERO, want };
                 let verdict = self.run(at, |r, now, fx| r.on_fetched(from, &head, now, fx));
                 self.note(|| format!("{} fetched {} {verdict:?}", packet.to, header.lsn()));
                 self.store(at, verdict, header, ballot);
@@ -233,6 +238,12 @@ impl Cluster {
         let staged = match verdict {
             AcceptVerdict::Store => false,
             AcceptVerdict::StoreStaged => true,
+            AcceptVerdict::StoreMoved => {
+                let record = Record::Moved { header, ballot };
+                self.nodes[at].wal.push(record);
+                let place = place(self.nodes[at].wal.len() - 1);
+                return self.run(at, |r, now, fx| r.on_moved(&header, place, now, fx));
+            }
             AcceptVerdict::Duplicate | AcceptVerdict::Refuse(_) => return,
         };
         let mark = self.nodes[at].append(header, ballot, staged);
@@ -276,12 +287,49 @@ impl Cluster {
                     r.on_group_durable(ballot, header.end(), now, fx);
                 }),
                 Record::Floor(floor) => self.nodes[at].floors.on_durable(floor),
-                Record::Group { .. } | Record::Unknown(_) => {}
+                Record::Group { .. } | Record::Unknown(_) | Record::Moved { .. } => {}
+                Record::LostGroup | Record::LostStaged | Record::LostState(_) => {
+                    unreachable!("only what was durable is lost")
+                }
                 Record::State(state) => {
                     self.run(at, |r, now, fx| r.on_durable(state.id, now, fx));
                 }
             }
         }
+    }
+
+    /// The disk of a node that is down loses these records.
+    pub(super) fn lose(&mut self, at: usize, records: impl IntoIterator<Item = usize>) {
+        let node = &mut self.nodes[at];
+        assert!(node.replica.is_none(), "it would know more than its disk");
+        let (log, _) = rebuild(&node.first, &node.wal);
+        let ceiling = log.promised().max(log.accepting());
+        for record in records {
+            assert!(record < node.durable, "what is not durable was never there");
+            node.wal[record] = node.wal[record].lost(ceiling);
+        }
+    }
+
+    /// The record that holds the group at `lsn` cannot be read any more.
+    pub(super) fn lose_while_it_runs(&mut self, at: usize, lsn: Lsn) -> bool {
+        let node = &mut self.nodes[at];
+        let Some(log) = node.replica.as_ref().map(Replica::log) else { return false };
+        let Some(extent) = log.find(lsn).copied() else { return false };
+        let record = (extent.place.offset / 4096) as usize;
+        if record >= node.durable {
+            return false;
+        }
+        let next = log.holes().iter().find(|hole| hole.start == extent.end);
+        let anchor = match (log.chain_at(extent.end), next) {
+            (_, Some(hole)) => hole.anchor.clone(),
+            (Some(chain), None) => Anchor::Chain(chain),
+            (None, None) => Anchor::Next(Box::new(node.read(extent.end).expect("no hole"))),
+        };
+        node.wal[record] = node.wal[record].lost(Ballot::NONE);
+        node.meddled = true;
+        let (start, end) = (extent.start, extent.end);
+        self.note(|| format!("{}: loses {start}", at + 1));
+        self.run(at, |r, now, fx| r.on_lost(start, end, anchor, now, fx))
     }
 
     pub(super) fn tick(&mut self, at: usize) {

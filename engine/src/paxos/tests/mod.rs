@@ -9,5 +9,6 @@ mod heartbeats;
 mod lies;
 mod node;
 mod oracle;
+mod repair;
 mod walk;
 mod window;

@@ -56,8 +56,9 @@ impl Oracle {
         let earlier = self.committed.values().filter(|(_, under)| *under < ballot);
         let upto = earlier.map(|(end, _)| end.lsn).max().unwrap_or_default();
         assert!(log.end().lsn >= upto, "{ballot} lacks committed groups");
-        for header in node.read_range(Lsn::ZERO, upto, None) {
-            self.check(&header);
+        // It was whole at its Takeover. What it lost since it can repair.
+        for header in node.groups_of(log).iter().filter(|group| group.end() <= upto) {
+            self.check(header);
         }
     }
 
@@ -97,7 +98,9 @@ impl Oracle {
 
     pub(super) fn on_committed(&mut self, node: &Node, leads: Option<Ballot>, upto: Lsn) {
         let under = node.replica.as_ref().unwrap().log().accepting();
-        for header in node.read_range(Lsn::ZERO, upto, None) {
+        let log = node.replica.as_ref().unwrap().log();
+        let groups = node.groups_of(log);
+        for header in groups.into_iter().filter(|group| group.end() <= upto) {
             self.check(&header);
             self.check_closed(&header);
             let end = Boundary { lsn: header.end(), chain: header.chain.get() };
