@@ -21,6 +21,8 @@ pub(super) struct Oracle {
     scns: BTreeMap<Lsn, u64>,
     /// What each node once had durable under each ballot.
     durable: BTreeMap<(u32, Ballot), Lsn>,
+    /// Highest position that anybody has called committed.
+    said: Lsn,
 }
 
 impl Oracle {
@@ -64,7 +66,7 @@ impl Oracle {
 
     /// A leader says what is closed.
     pub(super) fn on_closed(&mut self, closed: Closed) {
-        assert!(closed.end <= self.committed_end(), "closed above what is committed");
+        assert!(closed.end <= self.said, "closed above what is committed");
         let above = self.scns.range(closed.end..).find(|(_, scn)| **scn <= closed.scn);
         assert!(above.is_none(), "{closed:?}, but {above:?} is committed");
         let known = self.closed.entry(closed.end).or_default();
@@ -99,6 +101,8 @@ impl Oracle {
     pub(super) fn on_committed(&mut self, node: &Node, leads: Option<Ballot>, upto: Lsn) {
         let under = node.replica.as_ref().unwrap().log().accepting();
         let log = node.replica.as_ref().unwrap().log();
+        // Some of the groups below may be lost there.
+        self.said = self.said.max(upto);
         let groups = node.groups_of(log);
         for header in groups.into_iter().filter(|group| group.end() <= upto) {
             self.check(&header);
