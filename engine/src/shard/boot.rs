@@ -400,6 +400,9 @@ impl<R: Ring> Shard<R> {
             for change in derived.take_seen() {
                 self.catalogue.on_logged(change);
             }
+            for (_, change) in derived.take_registry() {
+                Arc::make_mut(&mut self.registry).apply(&change);
+            }
             let me = Me {
                 node: self.me.node,
                 incarnation: self.me.incarnation,

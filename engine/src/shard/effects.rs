@@ -209,6 +209,8 @@ impl<R: Ring> Shard<R> {
         let seen = state.derived.take_seen();
         seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
         self.create_committed(changes);
+        // Nobody waits for these: who asked was told when the range was there.
+        let _stale = self.on_registry_committed(stream);
         let vain = |state: &StreamState| state.replica.lost_range().is_some_and(|(.., vain)| vain);
         if !self.streams.values().any(vain) {
             self.alarms.remove("range-lost");

@@ -173,9 +173,12 @@ impl Derived {
     }
 
     /// The changes of the registry that are committed and were not taken yet, in the order of the
-    /// log, each with the end of its entry.
+    /// log, each with the end of its entry. Those above a lost range wait until it is whole: what
+    /// they do depends on those before them.
     pub fn take_registry(&mut self) -> Vec<(Lsn, control::Change)> {
-        let committed = self.registry.partition_point(|(end, _)| *end <= self.committed);
+        let known = self.gaps.first().map_or(self.committed, |(start, _)| *start);
+        let upto = self.committed.min(known);
+        let committed = self.registry.partition_point(|(end, _)| *end <= upto);
         self.registry.drain(..committed).map(|(_, entry)| entry).collect()
     }
 
@@ -543,5 +546,39 @@ mod tests {
                 assert_eq!(registry, expected, "round {round}");
             }
         }
+    }
+
+    /// Entries above a lost one would have no effect if they were taken before it.
+    #[test]
+    fn the_registry_waits_for_what_is_lost() {
+        let kind = GroupKind::Registry;
+        let (mut seed, mut end) = (7, Lsn::ZERO);
+        let (mut expected, mut groups) = (Registry::default(), Vec::new());
+        for _ in 0..4 {
+            let (bytes, to, changes) = registry_group(end, expected.version(), &mut seed);
+            changes.iter().for_each(|change| drop(expected.apply(change)));
+            groups.push((bytes, end, to));
+            end = to;
+        }
+        let (mut derived, mut registry) = (Derived::default(), Registry::default());
+        for (at, (bytes, start, end)) in groups.iter().enumerate() {
+            match at {
+                1 => derived.on_lost(*start, *end),
+                _ => derived.on_logged(bytes, kind, *start, *end, 1),
+            }
+        }
+        derived.on_committed(end);
+        let mut take = |derived: &mut Derived| {
+            for (_, change) in derived.take_registry() {
+                registry.apply(&change);
+            }
+            registry.version()
+        };
+        let (before, all) = (take(&mut derived), expected.version());
+        assert!(before < all, "{before} of {all}");
+        let (bytes, start, end) = &groups[1];
+        derived.on_moved(bytes, kind, *start, *end, 1);
+        derived.on_mended(*start, *end);
+        assert_eq!(take(&mut derived), all);
     }
 }
