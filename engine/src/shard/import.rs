@@ -342,6 +342,12 @@ impl<R: Ring> Shard<R> {
         Some((name.to_string(), report.reason, action.to_string()))
     }
 
+    /// State and reason of a stream that is fetched, for display.
+    pub fn transfer(&self, stream: u64) -> Option<String> {
+        let (name, reason, _) = self.import_state(stream)?;
+        Some(format!("{name} {reason}").trim_end().to_owned())
+    }
+
     /// Where a stream comes from, for status.
     pub(crate) fn import_upstream(&self, stream: u64) -> Option<UpstreamStatus> {
         self.imports.receiver.as_ref()?.report(stream)?;

@@ -354,6 +354,11 @@ impl Fleet {
         shards[first..].iter().chain(&shards[..first]).map(|driven| driven.shard.registry())
     }
 
+    /// How a node fetches a stream, for display.
+    pub fn transfer(&self, node: usize, stream: u64) -> Option<String> {
+        self.nodes[node].shards.get(self.shard_of(node, stream))?.shard.transfer(stream)
+    }
+
     /// What a node knows to be closed in a stream.
     pub fn closed(&self, node: usize, stream: u64) -> Option<Closed> {
         self.nodes[node].shards.get(self.shard_of(node, stream))?.shard.closed(stream)

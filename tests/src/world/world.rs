@@ -173,7 +173,7 @@ impl World {
                     s.committed,
                     s.durable,
                     s.end,
-                    s.reason
+                    self.fleet.transfer(at, stream).unwrap_or(s.reason.to_owned())
                 ));
             }
         }
