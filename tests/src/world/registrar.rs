@@ -60,7 +60,9 @@ impl Registrar {
 
     /// Whether every standby of the world is served, and nothing is under way.
     pub fn is_settled(&self, fleet: &Fleet) -> bool {
-        !self.active || (self.waiting.is_none() && self.repair(fleet).is_none())
+        // Without a leader nobody knows what is still to be done.
+        let led = fleet.leader(PRIMARY, CATALOGUE).is_some();
+        !self.active || (led && self.waiting.is_none() && self.repair(fleet).is_none())
     }
 
     /// Takes an answer, or asks for something: at random, or what sets the standbys to work.
