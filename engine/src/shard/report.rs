@@ -238,18 +238,18 @@ impl<R: Ring> Shard<R> {
         if let Some((from, upto, vain)) = state.replica.lost_range() {
             let lone = state.replica.config().members.len() == 1;
             let reason = format!("LSN {from} to {upto} is lost on this disk: it cannot lead");
-            let (name, action) = match (lone, vain) {
-                (true, _) => {
-                    ("lost-range", "nobody else has this log: restore a copy of the data directory")
+            let action = match (lone, vain) {
+                (true, _) => "nobody else has this log: restore a copy of the data directory",
+                (_, false) => {
+                    let action = "wait: it asks the other members for what is lost";
+                    return words("repairing", &reason, action);
                 }
-                (_, false) => ("repairing", "wait: it asks the other members for what is lost"),
-                (_, true) => (
-                    "lost-range",
-                    "no member that is up has it: bring up the others; until then \
-                      this member waits, and with it the stream if it has no leader",
-                ),
+                (_, true) => {
+                    "no member that is up has it: bring up the others; until then this member \
+                     waits, and with it the stream if it has no leader"
+                }
             };
-            return words(name, &reason, action);
+            return words("lost-range", &reason, action);
         }
         if let Some(at) = state.replica.damaged() {
             let reason =
