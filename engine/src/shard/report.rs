@@ -131,7 +131,6 @@ impl<R: Ring> Shard<R> {
                 protection_mode,
                 protection_level,
                 sync_scn: self.closed_scn(),
-                ..ClusterStatus::default()
             },
             node: NodeStatus {
                 id: self.me.node,
