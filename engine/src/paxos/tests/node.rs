@@ -229,9 +229,20 @@ impl Node {
         rebuild(&self.first, &self.wal[..self.durable]).0
     }
 
-    /// Everything that this disk would give back after a crash, by the chain.
+    /// Everything that this node gives if it runs on, and after a crash now or once all is
+    /// durable, by the chain.
     pub(super) fn keeps(&self) -> Vec<u64> {
-        self.groups_of(&self.after_crash()).iter().map(|g| g.chain.get()).collect()
+        let chains = |log: &StreamLog| -> Vec<u64> {
+            self.groups_of(log).iter().map(|g| g.chain.get()).collect()
+        };
+        let mut kept = chains(&self.after_crash());
+        let later = chains(&rebuild(&self.first, &self.wal).0);
+        kept.retain(|chain| later.contains(chain));
+        if let Some(replica) = &self.replica {
+            let now = chains(replica.log());
+            kept.retain(|chain| now.contains(chain));
+        }
+        kept
     }
 
     /// The groups of a log of this node that are there, in order.

@@ -154,6 +154,35 @@ fn a_group_that_everyone_lost_elects_nobody_until_one_has_it() {
     assert_eq!(committed(&c, 1)[..4], before[..]);
 }
 
+/// The log forgot that copy when it was superseded. A start reads the whole disk.
+#[test]
+fn an_older_copy_of_what_all_lost_is_found_by_a_restart() {
+    let mut c = with_groups(68, 4);
+    let before = committed(&c, 1);
+    c.nodes[2].crash();
+    let (record, good) = (record_of(&c, 2, 1), c.nodes[2].wal.clone());
+    c.lose(2, [record]);
+    restart(&mut c, 2);
+    c.link();
+    c.settle("a whole log", |c| c.log(3).is_whole());
+    c.rest(100);
+    c.nodes[2].wal[record] = good[record].clone();
+    c.isolate(&[1, 2, 3]);
+    for at in 0..3 {
+        assert!(c.lose_while_it_runs(at, Lsn(GROUP_BYTES)), "the moved copy on the third");
+    }
+    c.isolate(&[]);
+    c.rest(3000);
+    assert!((0..3).all(|at| c.nodes[at].replica().lost_range().is_some_and(|lost| lost.2)));
+    c.nodes[2].crash();
+    restart(&mut c, 2);
+    assert!(c.log(3).is_whole());
+    c.isolate(&[]);
+    c.settle("a leader", |c| c.leader().is_some());
+    c.settle("the group everywhere", |c| (1..=3).all(|n| c.log(n).is_whole()));
+    assert_eq!(committed(&c, 1)[..4], before[..]);
+}
+
 #[test]
 fn a_leader_that_loses_a_group_leads_on_and_has_it_back() {
     let mut c = with_groups(62, 6);

@@ -43,13 +43,16 @@ fn is_whole(cluster: &Cluster, but: usize) -> bool {
 }
 
 /// Whether the rest of the cluster can make good what a node lost: somebody has each of these
-/// groups, and no two have lost their tails.
-fn may_lose(cluster: &Cluster, at: usize, before: &[u64], spoilt: &Node) -> bool {
+/// groups, whether or not it crashes next, and no two have lost their tails.
+fn may_lose(cluster: &Cluster, at: usize, rotten: Option<u64>, spoilt: &Node) -> bool {
     let kept = spoilt.keeps();
     let others = cluster.nodes.iter().enumerate().filter(|(other, _)| *other != at);
     let elsewhere: Vec<u64> = others.flat_map(|(_, node)| node.keeps()).collect();
-    let lost = before.iter().filter(|chain| !kept.contains(chain));
-    if !lost.clone().all(|chain| elsewhere.contains(chain)) {
+    let before = cluster.nodes[at].keeps();
+    // An older copy, voided or superseded, is found by a restart only: nothing to the one that
+    // runs, which is asked.
+    let mut lost = before.iter().filter(|chain| !kept.contains(chain)).chain(&rotten);
+    if !lost.all(|chain| elsewhere.contains(chain)) {
         return false;
     }
     let unknown = spoilt.after_crash().is_unknown();
@@ -76,7 +79,7 @@ fn lose(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     let start = if dice.below(3) == 0 { from } else { dice.below(from + 1) };
     let records = start..start + count;
     let after = spoilt(node, records.clone());
-    if may_lose(cluster, at, &node.keeps(), &after) {
+    if may_lose(cluster, at, None, &after) {
         cluster.lose(at, records.clone());
         cluster.note(|| format!("{}: lost its records {records:?}", at + 1));
     }
@@ -94,10 +97,9 @@ fn rot(cluster: &mut Cluster, at: usize, dice: &mut Dice) {
     let record = (extent.place.offset / 4096) as usize;
     if record < node.durable {
         // What it knows and what is durable are both lost.
-        let mut before = node.keeps();
-        before.extend(node.read(extent.start).map(|group| group.chain.get()));
+        let rotten = node.read(extent.start).map(|group| group.chain.get());
         let after = spoilt(node, record..record + 1);
-        if may_lose(cluster, at, &before, &after) {
+        if may_lose(cluster, at, rotten, &after) {
             cluster.lose_while_it_runs(at, extent.start);
         }
     }
