@@ -225,8 +225,10 @@ impl<R: Ring> Shard<R> {
             match effect {
                 LivenessEffect::Send { to, heartbeat } => {
                     let short = self.ledger.wal.space().throttle;
+                    let pulse = self.own_pulse();
                     let io = &mut self.io;
-                    self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat, short);
+                    let (ring, pool) = (&mut io.ring, &mut io.pool);
+                    self.net.send_heartbeat(ring, pool, to, heartbeat, short, pulse);
                 }
                 LivenessEffect::Peer { node, state } => {
                     if !state.is_up() {

@@ -52,12 +52,14 @@ impl<R: Ring> Shard<R> {
                         self.on_peer_change(change);
                     }
                     self.on_upstream_link(conn, Some(peer));
+                    self.on_candidate_link(conn, true);
                 }
                 LinkEvent::Down { .. } => {
                     if let Some(change) = self.net.on_down(conn) {
                         self.on_peer_change(change);
                     }
                     self.on_upstream_link(conn, None);
+                    self.on_candidate_link(conn, false);
                 }
                 LinkEvent::Frame(frame) => self.on_frame(conn, &frame),
             }
@@ -71,6 +73,10 @@ impl<R: Ring> Shard<R> {
             Some((Duty::Control(_) | Duty::Bulk(_), None)) => return,
             Some((Duty::Client(_), _)) => return self.on_client_frame(conn, frame),
             Some((Duty::Upstream, _)) => return self.on_upstream_frame(conn, frame),
+            Some((Duty::Candidate(addr), _)) => {
+                let addr = *addr;
+                return self.on_candidate_frame(conn, addr, frame);
+            }
             None => return,
         };
         let good = match frame.head.kind {
@@ -116,7 +122,7 @@ impl<R: Ring> Shard<R> {
             _ => return false,
         };
         if let Some(peer) = self.net.peers.get_mut(&from.node) {
-            peer.short = short;
+            (peer.short, peer.pulse) = (short, frame.head.tag2);
         }
         let Some(liveness) = &mut self.liveness else { return true };
         let mut effects = Vec::new();

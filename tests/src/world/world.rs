@@ -22,6 +22,8 @@ const START_NS: u64 = 60 * SECOND;
 const RECOVER_NS: u64 = 10 * SECOND;
 /// Until every replica of a calm world has everything, and has been read.
 const CATCH_UP_NS: u64 = 20 * SECOND;
+/// Until every stream of a standby comes from the primary again.
+const REPARENT_NS: u64 = 5 * SECOND;
 /// Turns of shards for each thing that happened; usual is a third of one.
 const TURNS_PER_EVENT_MAX: u64 = 3;
 /// The shortest run that counts.
@@ -69,7 +71,8 @@ impl World {
     /// A directory could not be formatted.
     pub fn new(seed: u64) -> Result<World, Violation> {
         let mut random = Random::new(seed ^ 0x0077_6F72_6C64);
-        let settings = Settings::draw(&mut random);
+        let mut settings = Settings::draw(&mut random);
+        settings.draw_regions(&mut Random::new(seed ^ 0x0072_6567_696F));
         let universe = Universe::new(seed);
         universe.set_latencies(Latencies::swarm(&mut random));
         let began = universe.now();
@@ -103,6 +106,7 @@ impl World {
         self.suffer()?;
         self.recover()?;
         self.check_copies()?;
+        self.check_upstreams()?;
         self.check_sleep()
     }
 
@@ -394,6 +398,44 @@ impl World {
             }
         }
         self.checks.at_end(&self.workload.history, &copies)
+    }
+
+    /// In a calm world every stream of a standby comes from the primary before long, and by way of
+    /// no cluster twice.
+    fn check_upstreams(&mut self) -> Result<(), Violation> {
+        let deadline = self.universe.now().after(REPARENT_NS);
+        loop {
+            let stray = self.strays();
+            if stray.is_empty() {
+                return Ok(());
+            }
+            if self.universe.now() >= deadline {
+                let text = format!("(cluster, stream, its ways) {stray:?}");
+                return Err(Violation::new("upstream_tree", text));
+            }
+            self.step(deadline)?;
+        }
+    }
+
+    /// Streams of standbys that do not come from the primary: cluster, stream, and the clusters
+    /// that they come through.
+    fn strays(&self) -> Vec<(usize, u64, Vec<usize>)> {
+        let mut strays = Vec::new();
+        for cluster in 1..self.fleet.clusters.len() {
+            for stream in self.fleet.streams(cluster).into_iter().filter(|&stream| stream > 0) {
+                let mut way = vec![cluster];
+                while let Some((from, _)) = self.fleet.upstream(way[way.len() - 1], stream) {
+                    way.push(from);
+                    if from == 0 || way.len() > self.fleet.clusters.len() {
+                        break;
+                    }
+                }
+                if way.last() != Some(&0) {
+                    strays.push((cluster, stream, way));
+                }
+            }
+        }
+        strays
     }
 
     /// A shard with nothing to do sleeps: turns follow from what happened.
