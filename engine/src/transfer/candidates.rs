@@ -88,7 +88,7 @@ impl Candidate {
 
     /// Whether it can be asked, and answers.
     pub fn answers(&self, now: Nanos) -> bool {
-        self.up && !self.owes.is_some_and(|since| now.since(since) > SILENT_NS)
+        self.up && self.owes.is_none_or(|since| now.since(since) <= SILENT_NS)
     }
 
     /// Whether nothing about a stream is to be expected of it soon: it was asked since then and
@@ -116,7 +116,11 @@ impl Candidate {
             self.streams.clear();
         }
         self.id = Some(id);
-        (self.region, self.role) = (facts.region.clone(), facts.role);
+        self.region = facts.region.clone();
+        // A shard without streams does not know the role of its cluster.
+        if facts.streams.iter().any(|said| said.standing != Standing::Absent) {
+            self.role = facts.role;
+        }
         let Some(open) = self.open.as_mut().filter(|open| open.number == facts.number) else {
             return;
         };
@@ -373,6 +377,18 @@ mod tests {
         // Answers to older questions say who it is, and nothing of streams.
         candidates.on_facts(addr(1), &facts(number, vec![said(3, 64, 1)]), Nanos(10));
         assert!(!candidates.get(addr(1)).unwrap().known(3).unwrap().enough);
+    }
+
+    #[test]
+    fn a_shard_without_streams_says_nothing_of_the_role() {
+        let mut candidates = asked(1);
+        let asking = candidates.ask(Nanos(5), &led(2, Nanos(0)), &BTreeSet::new(), |_| Lsn(0));
+        let number = asking[0].number;
+        candidates.on_facts(addr(1), &facts(number, vec![said(2, 0, 1)]), Nanos(6));
+        let absent = StreamFacts { standing: Standing::Absent, ..said(3, 0, 0) };
+        let empty = Facts { role: Role::Standby, ..facts(number, vec![absent]) };
+        candidates.on_facts(addr(1), &empty, Nanos(7));
+        assert_eq!(candidates.get(addr(1)).unwrap().role, Role::Primary);
     }
 
     #[test]

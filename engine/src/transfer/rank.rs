@@ -130,9 +130,9 @@ pub fn may_choose(me: &Me, candidate: &Candidate, stream: u64, now: Nanos) -> Re
     }
 }
 
-/// How good a candidate is, if it answered about the stream.
+/// How good a candidate is, if it has the stream.
 pub fn rank(me: &Me, addr: SocketAddr, candidate: &Candidate, stream: u64) -> Option<Rank> {
-    let known = candidate.known(stream)?;
+    let known = candidate.known(stream).filter(|known| known.standing != Standing::Absent)?;
     if me.fixed == Some(addr) {
         return Some(Rank::Fixed);
     }

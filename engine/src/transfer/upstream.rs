@@ -8,9 +8,9 @@
 //!
 //! The best is the lowest [`Rank`], then cluster id, node, address; it has everything that is here.
 //! A stall is a pulse that stands still while that of another is ahead and goes on: with the
-//! primary dead all stand still, and nobody moves. A standby whose path names this cluster takes from here and is
-//! never chosen; what chose it by older facts leaves it when it hears so. No I/O, no clock, and no
-//! randomness but the seed.
+//! primary dead all stand still, and nobody moves. A standby whose path names this cluster takes
+//! from here and is never chosen; what chose it by older facts leaves it when it hears so. No I/O,
+//! no clock, and no randomness but the seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

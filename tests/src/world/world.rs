@@ -251,11 +251,12 @@ impl World {
                 self.step(next)?;
             }
         }
+        self.check_upstreams()?;
         self.agenda.retain(|entry| !matches!(entry, Entry::Wake(Wake::Client(_))));
         for who in self.workload.drain() {
             self.agenda.add(self.universe.now(), Entry::Wake(who));
         }
-        let deadline = deadline.after(RECOVER_NS);
+        let deadline = deadline.max(self.universe.now()).after(RECOVER_NS);
         while !self.workload.is_settled() {
             if self.universe.now() >= deadline {
                 return Err(Violation::new("liveness", self.workload.unsettled()));

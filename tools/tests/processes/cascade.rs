@@ -1,4 +1,4 @@
-//! Who takes from whom: both figures of cascading by region, and what happens when an upstream dies.
+//! Who takes from whom: both figures of cascading by region, and the death of an upstream.
 
 use std::time::{Duration, Instant};
 
