@@ -61,21 +61,6 @@ impl Receiver {
         metas.partition_point(|meta| meta.scn <= limit)
     }
 
-    /// There is another list of upstreams, the first to be asked first.
-    ///
-    /// # Panics
-    /// When there is none, or more than [`ENDPOINTS_MAX`].
-    pub fn on_endpoints(&mut self, endpoints: usize, now: Nanos, out: &mut Vec<Output>) {
-        assert!(endpoints > 0 && endpoints <= ENDPOINTS_MAX, "{endpoints} upstreams");
-        self.endpoints = endpoints;
-        self.endpoint = 0;
-        if !matches!(self.link, Link::Down { .. }) {
-            out.push(Output::Hangup);
-            self.drop_link("the upstreams changed", now, out);
-            (self.endpoint, self.failures) = (0, 0);
-        }
-    }
-
     /// The upstream did not want the connection.
     pub fn on_refused(&mut self, why: &str, now: Nanos, out: &mut Vec<Output>) {
         if matches!(self.link, Link::Down { .. }) {
