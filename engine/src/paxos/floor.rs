@@ -102,7 +102,7 @@ pub enum FloorEffect {
     Close,
 }
 
-/// See the [module](self).
+/// The floors of a shard: its own, and what its peers hold.
 #[derive(Debug)]
 pub struct Floors {
     me: NodeKey,

@@ -1,4 +1,4 @@
-//! Drives the shard's [`Floors`](crate::paxos::Floors): its records, its frames, and what is closed.
+//! Drives the [`Floors`](crate::paxos::Floors) of a shard: records, frames, and what is closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,7 +3,7 @@
 //! The table derives from the log alone. What is committed is in `settled`; what is logged above
 //! that is an overlay that a takeover may void. It is bounded: of the producers with the oldest
 //! SCN the places are forgotten first and the last sequence later. And it expires: a committed
-//! record forgets every producer whose last one is more than [`PRODUCER_EXPIRY_NS`] of SCN older.
+//! record forgets every producer whose last one is more than `PRODUCER_EXPIRY_NS` of SCN older.
 //! Nothing else ages a producer, no clock and no restart, so that every replica that has
 //! committed the same has the same table. Whoever is forgotten entirely counts as new.
 

@@ -79,6 +79,7 @@ const _: () = {
 };
 
 const _: () = {
-    assert!(WINDOW_BYTES_MAX >= 2 * CHUNK_BYTES_MAX as u64 - WINDOW_BYTES_FIRST);
+    // Up to a quarter of a window is not granted again; the rest has to be enough for any chunk.
+    assert!(WINDOW_BYTES_MAX - WINDOW_BYTES_MAX / 4 >= CHUNK_BYTES_MAX as u64);
     assert!(WINDOW_BYTES_FIRST <= WINDOW_BYTES_MAX && TOTAL_BYTES_MAX >= 2 * WINDOW_BYTES_MAX);
 };

@@ -521,7 +521,6 @@ impl Receiver {
             self.held -= bytes;
         }
         self.grant(stream, out);
-        self.feed(out);
     }
 
     /// The upstream says where it stands while it sends nothing.
@@ -534,8 +533,9 @@ impl Receiver {
         let inbound = self.streams.get_mut(&stream).expect("it is expected");
         inbound.upstream = inbound.upstream.max(status.committed);
         if status.committed > inbound.position.lsn {
-            // It has more and does not send it: the next group is larger than the credit.
-            inbound.window = (inbound.window * 4).min(self.limits.window);
+            // It has more and does not send it: the next group is larger than the credit, and may
+            // be as large as any. It is said once only, so the answer has to be enough.
+            inbound.window = self.limits.window;
             self.grant(stream, out);
         } else if status.committed == inbound.position.lsn {
             inbound.behind_since = None;
@@ -678,15 +678,33 @@ impl Receiver {
         }
     }
 
-    /// Grants what the window allows, once it is worth a frame.
+    /// Grants what the window allows, behind the streams that wait for it already.
     fn grant(&mut self, stream: u64, out: &mut Vec<Output>) {
+        if !self.hungry.contains(&stream) {
+            self.hungry.push_back(stream);
+        }
+        self.feed(out);
+    }
+
+    /// Gives what is free to those who wait for it, in their order.
+    fn feed(&mut self, out: &mut Vec<Output>) {
+        while let Some(stream) = self.hungry.pop_front() {
+            if !self.give(stream, out) {
+                self.hungry.push_front(stream);
+                break;
+            }
+        }
+    }
+
+    /// Fills a stream's window, once it is worth a frame. Returns whether it is full enough.
+    fn give(&mut self, stream: u64, out: &mut Vec<Output>) -> bool {
         if !self.expects(stream) {
-            return;
+            return true;
         }
         let inbound = &self.streams[&stream];
         let room = inbound.window.saturating_sub(inbound.held());
         if room < inbound.window / 4 || room == 0 {
-            return;
+            return true;
         }
         while self.limits.total.saturating_sub(self.held) < room {
             if !self.reclaim(stream, out) {
@@ -700,20 +718,7 @@ impl Receiver {
             self.held += bytes;
             out.push(Output::Credit { stream, bytes });
         }
-        if bytes < room && !self.hungry.contains(&stream) {
-            self.hungry.push_back(stream);
-        }
-    }
-
-    /// Gives what became free to those who wait for it.
-    fn feed(&mut self, out: &mut Vec<Output>) {
-        while self.held < self.limits.total {
-            let Some(stream) = self.hungry.pop_front() else { break };
-            self.grant(stream, out);
-            if self.hungry.back() == Some(&stream) {
-                break;
-            }
-        }
+        bytes == room
     }
 
     /// Takes credit from a stream that has nothing to use it for, by fetching it anew with less.

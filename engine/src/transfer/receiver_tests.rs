@@ -363,6 +363,28 @@ fn settle(world: &mut World) {
     }
 }
 
+/// A small group in front leaves a window that is almost full, too full to be worth a grant, and
+/// still too small for the next group (simulator, seed 1795327089000154).
+#[test]
+fn a_group_of_any_size_fits_the_window_whatever_came_before_it() {
+    for large in (100..5900).step_by(97) {
+        let mut world = World::new(large as u64, 1);
+        for upstream in &mut world.upstreams {
+            let mut log = TestLog::new(1);
+            for _ in 0..5 {
+                log.push(&[40]);
+                log.push(&[large]);
+            }
+            upstream.logs.insert(1, log);
+        }
+        (0..3).for_each(|at| world.upstreams[at].commit(1, 50));
+        world.lead(1);
+        settle(&mut world);
+        let report = world.receiver.report(1).unwrap();
+        assert_eq!(report.imported, world.upstreams[0].end(1), "group of {large}: {report:?}");
+    }
+}
+
 fn hold(world: &mut World, hold: Option<u64>) {
     world.receiver.on_hold(hold, world.now, &mut world.out);
     world.do_outputs();
