@@ -1,12 +1,11 @@
-//! What others decide for a standby: an operator who holds it back or names its upstream, an
-//! upstream that does not want it.
+//! What others decide for a standby: an operator who holds it back, an upstream that does not want
+//! it.
 
 use palisade_netio::Nanos;
 use palisade_wal::RecordMeta;
 
 use super::{Link, Output, Phase, Receiver, State};
 use crate::stream::catalogue::FIRST_STREAM;
-use crate::transfer::limits::ENDPOINTS_MAX;
 
 impl Receiver {
     /// An operator holds the standby back: nothing of the embedder's streams with an SCN above
