@@ -50,6 +50,10 @@ kinds! {
     KIND_STREAM_STATUS = 69;
     /// To a reader: a [`Beat`](crate::forward::wire::Beat).
     KIND_BEAT = 70;
+    /// From a standby: a [`Question`](crate::transfer::Question) about streams and nodes.
+    KIND_ASK = 80;
+    /// To a standby: [`Facts`](crate::transfer::Facts), the answer of one shard.
+    KIND_FACTS = 81;
 
     /// From a client: records for one stream.
     KIND_APPEND = 0x100;

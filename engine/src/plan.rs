@@ -62,6 +62,12 @@ fn shard_config(config: &Config, shard: u16, sync_path: SyncPath) -> ShardConfig
         dir: shard_dir(&config.node.data, shard),
         listen: config.node.listen.filter(|_| shard == 0),
         upstream: config.upstream.endpoints.clone(),
+        upstream_region: config
+            .upstream
+            .preferred_region
+            .clone()
+            .unwrap_or_else(|| config.node.region.clone()),
+        upstream_override: config.upstream.fixed,
         segment_bytes: config.log.segment_bytes,
         log_bytes_max: (config.log.log_bytes_max / shards).max(2 * config.log.segment_bytes),
         sync_path,

@@ -13,6 +13,7 @@ use crate::forward::wire::EndReason;
 use crate::kinds;
 use crate::limits;
 use crate::paxos::{self, Body, Config, FetchRequest, Member, Message, Promise, Want};
+use crate::transfer::limits as transfer;
 
 const TEXT: &str = include_str!("../PROTOCOL.md");
 
@@ -275,7 +276,9 @@ fn every_limit_is_listed_with_its_number() {
         paxos: MESSAGE_HEAD_BYTES MESSAGE_BODY_BYTES_MAX HEARTBEAT_BYTES MEMBERS_MAX
             ADDR_BYTES_MAX REGION_BYTES_MAX;
         palisade_wal: RECORD_BYTES_MAX GROUP_BYTES_MAX;
-        forward: CHUNK_BYTES_MAX CONTROL_BODY_MAX CREDIT_BYTES_MAX;
+        forward: CHUNK_BYTES_MAX CONTROL_BODY_MAX;
+        transfer: ASK_STREAMS_MAX PLACES_MAX PATH_MAX;
+        forward: CREDIT_BYTES_MAX;
         client: APPEND_RECORDS_MAX APPEND_BODY_MAX CREATE_STREAMS_MAX STREAMS_MAX LEADER_BYTES_MAX
             TEXT_BYTES_MAX;
         limits: SESSIONS_MAX SESSION_APPENDS_MAX PRODUCERS_MAX PRODUCER_SEQUENCES_MAX

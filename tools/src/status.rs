@@ -107,6 +107,12 @@ fn page(status: &NodeStatus) -> String {
         ]);
     }
     out.push_str(&text::table(&rows));
+    for stream in &status.streams {
+        if let Some(upstream) = stream.upstream {
+            let (cluster, node) = (upstream.cluster, upstream.node);
+            out.push_str(&format!("\nstream {} from cluster {cluster} node {node}\n", stream.id));
+        }
+    }
     for stream in status.streams.iter().filter(|stream| !stream.action.is_empty()) {
         out.push_str(&format!("\nstream {} {}: {}\n", stream.id, stream.state, stream.action));
     }

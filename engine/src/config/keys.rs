@@ -79,7 +79,7 @@ const fn key(path: &'static str, shape: Shape, default: Preset, purpose: &'stati
 }
 
 /// Every key, in file order.
-pub const KEYS: [Key; 30] = [
+pub const KEYS: [Key; 32] = [
     key(
         "cluster.id",
         ID,
@@ -143,7 +143,21 @@ pub const KEYS: [Key; 30] = [
         "upstream.endpoints",
         Shape::Addresses(super::ENDPOINTS_MAX),
         Preset::Empty,
-        "standby: nodes of the primary or of another standby, to fetch logs from",
+        "standby: nodes of the primary or of another standby, to fetch logs from; their clusters' \
+         other nodes, and standbys that ask there, are found through them",
+    ),
+    key(
+        "upstream.preferred_region",
+        Shape::Name,
+        Preset::Same("node.region"),
+        "standby: upstreams of this region go first; others serve while none of it can",
+    ),
+    key(
+        "upstream.override",
+        Shape::Addresses(1),
+        Preset::Empty,
+        "standby: one node that goes before all others while it can be used; empty: the choice is \
+         the standby's own",
     ),
     key(
         "log.segment_bytes",

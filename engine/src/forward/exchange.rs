@@ -17,7 +17,7 @@ use palisade_netio::{Identity, Nanos, Refusal, RefusalCode, Welcome};
 use super::cursor::Source;
 use super::cut::{Cut, NoCut, Want};
 use super::flow::Body;
-use super::limits::{EVENTS_PER_TURN, TURNS_MAX};
+use super::limits::{EVENTS_PER_TURN, REQUESTS_MAX, TURNS_MAX};
 use super::maps::{Mapped, Maps};
 use super::queue::{Feed, ForwardEvent, ForwardRequest, ForwarderSide, SealedExtent, Socket};
 use super::sender::{Effect, Limits, ReaderId, Readers, Route, Stats};
@@ -150,6 +150,9 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             while let Some(reply) = self.ports[at].side.pop_reply() {
                 self.readers.on_located(&reply);
             }
+            while let Some((reader, facts)) = self.ports[at].side.pop_facts() {
+                self.readers.on_facts(reader, &facts);
+            }
             self.readers.on_role_epoch(self.ports[at].side.role_epoch());
             if let Some(registry) = self.ports[at].side.pop_registry() {
                 self.on_registry(registry);
@@ -241,6 +244,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             FromReader::Fetch(fetch) => self.readers.on_fetch(reader, &fetch),
             FromReader::Credit { stream, bytes } => self.readers.on_credit(reader, stream, bytes),
             FromReader::Stop { stream } => self.readers.on_stop(reader, stream),
+            FromReader::Ask(question) => self.readers.on_ask(reader, &question),
         }
     }
 
@@ -329,6 +333,9 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             Effect::Say { reader, frame } => {
                 work.push(Work::Push { reader, head: frame, body: Body::None });
             }
+            // A question that is not answered is asked again.
+            Effect::Ask { shard, request: ForwardRequest::Ask { .. } }
+                if self.ports[shard].backlog.len() >= REQUESTS_MAX => {}
             Effect::Ask { shard, request } => self.ports[shard].backlog.push_back(request),
             Effect::Close { reader, .. } => work.push(Work::Abort { reader }),
             Effect::Read { reader, stream, ticket, extent, want } => {
@@ -388,11 +395,11 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     fn send_requests(&mut self) {
         for port in &mut self.ports {
             let mut sent = false;
-            while let Some(&request) = port.backlog.front() {
-                if port.side.request(request).is_err() {
+            while let Some(request) = port.backlog.pop_front() {
+                if let Err(request) = port.side.request(request) {
+                    port.backlog.push_front(request);
                     break;
                 }
-                port.backlog.pop_front();
                 sent = true;
             }
             if sent {

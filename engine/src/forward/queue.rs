@@ -5,7 +5,7 @@
 //! asks for the bytes later; a `Committed` or `StreamGone` that does not fit is remembered in
 //! the port, merged by stream, until it fits. Only streams that somebody reads are published.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,8 +14,10 @@ use crossbeam::queue::ArrayQueue;
 use palisade_netio::{Handle, Hello, SlotView, Wake};
 use palisade_wal::{Ballot, Expect, Lsn};
 
-use super::limits::{EVENTS_MAX, LOCATES_MAX, REQUESTS_MAX};
+use super::limits::{EVENTS_MAX, FACTS_MAX, LOCATES_MAX, REQUESTS_MAX};
+use super::sender::ReaderId;
 use crate::control::Registry;
+use crate::transfer::{Facts, Question};
 
 /// A socket that is handed over; whoever holds it closes it.
 #[derive(Debug)]
@@ -70,10 +72,17 @@ pub struct Recent {
 }
 
 /// What the forwarder asks of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForwardRequest {
     /// Where are these bytes?
     Locate(LocateRequest),
+    /// A standby's question about streams of this shard.
+    Ask {
+        /// Who is to get the answer.
+        reader: ReaderId,
+        /// What it asks.
+        question: Box<Question>,
+    },
     /// Somebody reads this stream: publish it.
     Watch {
         /// The stream.
@@ -174,6 +183,7 @@ struct Shared {
     events: ArrayQueue<ForwardEvent>,
     replies: ArrayQueue<Reply>,
     requests: ArrayQueue<ForwardRequest>,
+    facts: ArrayQueue<(ReaderId, Facts)>,
     /// Set by the port when something waits for room in `events`.
     overflow: AtomicBool,
     /// Tail events that did not fit.
@@ -209,6 +219,7 @@ pub fn port() -> (ForwardPort, ForwarderSide) {
         events: ArrayQueue::new(EVENTS_MAX),
         replies: ArrayQueue::new(LOCATES_MAX),
         requests: ArrayQueue::new(REQUESTS_MAX),
+        facts: ArrayQueue::new(FACTS_MAX),
         overflow: AtomicBool::new(false),
         dropped: AtomicU64::new(0),
         role_epoch: AtomicU64::new(0),
@@ -222,6 +233,7 @@ pub fn port() -> (ForwardPort, ForwarderSide) {
     let port = ForwardPort {
         shared: shared.clone(),
         watched: HashSet::new(),
+        questions: VecDeque::new(),
         missed: BTreeMap::new(),
         rung: true,
     };
@@ -243,6 +255,8 @@ pub struct ForwardPort {
     shared: Arc<Shared>,
     /// Streams that somebody reads; bounded by the forwarder's limit of cursors.
     watched: HashSet<u64>,
+    /// Standbys' questions that were taken out and not answered yet; as many as there were.
+    questions: VecDeque<(ReaderId, Question)>,
     /// What did not fit, of watched streams only.
     missed: BTreeMap<u64, Missed>,
     rung: bool,
@@ -364,6 +378,9 @@ impl ForwardPort {
         while let Some(request) = self.shared.requests.pop() {
             match request {
                 ForwardRequest::Locate(request) => return Some(request),
+                ForwardRequest::Ask { reader, question } => {
+                    self.questions.push_back((reader, *question));
+                }
                 ForwardRequest::Watch { stream } => {
                     self.watched.insert(stream);
                 }
@@ -375,6 +392,17 @@ impl ForwardPort {
         }
         self.flush();
         None
+    }
+
+    /// The next question of a standby, after [`poll_request`](ForwardPort::poll_request).
+    pub fn poll_question(&mut self) -> Option<(ReaderId, Question)> {
+        self.questions.pop_front()
+    }
+
+    /// Answers it. Without room the answer is dropped: the standby asks again.
+    pub fn answer(&mut self, reader: ReaderId, facts: Facts) {
+        let _ = self.shared.facts.push((reader, facts));
+        self.rung = false;
     }
 
     /// Whether the forwarder asked something: to be looked at after arming, before sleeping.
@@ -431,6 +459,11 @@ impl ForwarderSide {
         self.shared.replies.pop()
     }
 
+    /// The next answer to a standby.
+    pub fn pop_facts(&mut self) -> Option<(ReaderId, Facts)> {
+        self.shared.facts.pop()
+    }
+
     /// The next event.
     pub fn pop_event(&mut self) -> Option<ForwardEvent> {
         let event = self.shared.events.pop()?;
@@ -445,7 +478,8 @@ impl ForwarderSide {
     pub fn is_empty(&self) -> bool {
         fence(Ordering::SeqCst);
         let seen = self.shared.registry_set.load(Ordering::SeqCst) == self.registry_seen;
-        self.shared.events.is_empty() && self.shared.replies.is_empty() && seen
+        let Shared { events, replies, facts, .. } = &*self.shared;
+        events.is_empty() && replies.is_empty() && facts.is_empty() && seen
     }
 
     /// The registry of clusters, if it was set since the last call.

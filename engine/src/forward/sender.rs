@@ -21,6 +21,7 @@ use super::limits::{
 use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply, SealedExtent};
 use super::tail::Tail;
 use super::wire::{Beat, ChunkHead, End, EndReason, Fetch, FromForwarder, Status};
+use crate::transfer::facts::{Facts, Question, Wanted};
 
 /// Names one connection of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -304,6 +305,25 @@ impl Readers {
     /// A reader wants no more of a stream.
     pub fn on_stop(&mut self, id: ReaderId, stream: u64) {
         self.end(id, stream, EndReason::Stopped);
+    }
+
+    /// A standby asks how streams stand here: each shard answers for its own.
+    pub fn on_ask(&mut self, id: ReaderId, question: &Question) {
+        let shards = self.shards.len();
+        for shard in 0..shards {
+            let is_here = |wanted: &&Wanted| (self.route)(wanted.stream, shards) == shard;
+            let streams: Vec<Wanted> = question.streams.iter().filter(is_here).copied().collect();
+            if !streams.is_empty() {
+                let question = Box::new(Question { streams, ..question.clone() });
+                let request = ForwardRequest::Ask { reader: id, question };
+                self.effects.push(Effect::Ask { shard, request });
+            }
+        }
+    }
+
+    /// A shard answered a standby.
+    pub fn on_facts(&mut self, id: ReaderId, facts: &Facts) {
+        self.say(id, facts.encode());
     }
 
     /// So many bytes of so many frames left for a reader.

@@ -286,9 +286,10 @@ impl<R: Ring> Shard<R> {
         for effect in effects {
             match effect {
                 LivenessEffect::Send { to, heartbeat } => {
-                    let tag = self.heartbeat_tag();
+                    let (tag, pulse) = (self.heartbeat_tag(), self.own_pulse());
                     let io = &mut self.io;
-                    self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat, tag);
+                    let (ring, pool) = (&mut io.ring, &mut io.pool);
+                    self.net.send_heartbeat(ring, pool, to, heartbeat, (tag, pulse));
                 }
                 LivenessEffect::Peer { node, state } => {
                     self.note_fitness(node);

@@ -58,6 +58,7 @@ impl<R: Ring> Shard<R> {
                         self.on_peer_change(change);
                     }
                     self.on_upstream_link(conn, Some(peer));
+                    self.on_candidate_link(conn, true);
                 }
                 LinkEvent::Down { reason } => {
                     self.on_upstream_refused(conn, &reason);
@@ -65,6 +66,7 @@ impl<R: Ring> Shard<R> {
                         self.on_peer_change(change);
                     }
                     self.on_upstream_link(conn, None);
+                    self.on_candidate_link(conn, false);
                 }
                 LinkEvent::Frame(frame) => self.on_frame(conn, &frame),
             }
@@ -78,6 +80,10 @@ impl<R: Ring> Shard<R> {
             Some((Duty::Control(_) | Duty::Bulk(_), None)) => return,
             Some((Duty::Client(_), _)) => return self.on_client_frame(conn, frame),
             Some((Duty::Upstream, _)) => return self.on_upstream_frame(conn, frame),
+            Some((Duty::Candidate(addr), _)) => {
+                let addr = *addr;
+                return self.on_candidate_frame(conn, addr, frame);
+            }
             None => return,
         };
         let good = match frame.head.kind {
@@ -123,6 +129,9 @@ impl<R: Ring> Shard<R> {
         let tag = frame.head.tag;
         if tag & !(HEARTBEAT_SHORT | HEARTBEAT_IMPAIRED) != 0 {
             return false;
+        }
+        if let Some(peer) = self.net.peers.get_mut(&from.node) {
+            peer.pulse = frame.head.tag2;
         }
         let (short, impaired) = (tag & HEARTBEAT_SHORT != 0, tag & HEARTBEAT_IMPAIRED != 0);
         self.net.note_state(from.node, short, impaired);

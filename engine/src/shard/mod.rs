@@ -39,6 +39,7 @@ mod survey;
 mod tests;
 mod token;
 mod turn;
+mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -82,6 +83,10 @@ pub struct ShardConfig {
     pub listen: Option<SocketAddr>,
     /// Where a standby finds its upstream.
     pub upstream: Vec<SocketAddr>,
+    /// Upstreams of this region go first.
+    pub upstream_region: String,
+    /// This upstream goes before all others while it can be used.
+    pub upstream_override: Option<SocketAddr>,
     /// Bytes of a segment.
     pub segment_bytes: u64,
     /// Bytes that the shard's segments may take.

@@ -28,8 +28,10 @@ pub(crate) enum Duty {
     Bulk(u32),
     /// A client.
     Client(Session),
-    /// The upstream of this standby.
+    /// An upstream of this standby.
     Upstream,
+    /// A node that this standby asks whether it may be one.
+    Candidate(SocketAddr),
 }
 
 /// One connection.
@@ -53,6 +55,8 @@ pub(crate) struct Peer {
     pub(crate) short: bool,
     /// A part of its log is damaged or unknown, it says.
     pub(crate) impaired: bool,
+    /// What it counts as a leader's pulse, as last heard.
+    pub(crate) pulse: u64,
     /// That was another disk than before, since the peer was up last.
     replaced: bool,
     control_up: bool,
@@ -127,6 +131,7 @@ impl Net {
             key: None,
             short: false,
             impaired: false,
+            pulse: 0,
             replaced: false,
             control_up: false,
             bulk_up: false,
@@ -299,14 +304,14 @@ impl Net {
         pool: &mut Pool,
         to: u32,
         heartbeat: Heartbeat,
-        tag: u64,
+        (tag, pulse): (u64, u64),
     ) {
         let Some(id) = self.peers.get(&to).and_then(|p| p.control.filter(|_| p.control_up)) else {
             return;
         };
         let mut body = Vec::with_capacity(crate::paxos::HEARTBEAT_BYTES);
         heartbeat.encode_into(&mut body);
-        let frame = FrameHead::encode(KIND_HEARTBEAT, tag, 0, &body);
+        let frame = FrameHead::encode(KIND_HEARTBEAT, tag, pulse, &body);
         if let Some(conn) = self.conns.get_mut(&id) {
             // A full queue delays no heartbeat that would still be of use.
             let _ = conn.link.send(ring, pool, Outgoing::inline(frame));

@@ -69,6 +69,12 @@ impl<R: Ring> Shard<R> {
         while let Some(request) = self.forward.as_mut().and_then(|port| port.poll_request()) {
             self.locate(request);
         }
+        while let Some((reader, question)) =
+            self.forward.as_mut().and_then(|port| port.poll_question())
+        {
+            let facts = self.facts_for(&question);
+            self.forward.iter_mut().for_each(|port| port.answer(reader, facts.clone()));
+        }
         if let Some(port) = &mut self.forward {
             port.flush();
         }

@@ -185,7 +185,7 @@ impl<R: Ring> Shard<R> {
 
     fn stream_status(&self, id: u64, state: &StreamState) -> StreamStatus {
         let status = state.replica.status();
-        let (name, reason, action) = self.condition(id, state);
+        let (name, reason, action, since) = self.condition(id, state);
         StreamStatus {
             id,
             role: match status.role {
@@ -202,19 +202,20 @@ impl<R: Ring> Shard<R> {
             committed_lsn: status.committed.0,
             end_lsn: status.end.0,
             scn: state.replica.log().last_scn(),
-            upstream: self.import_upstream(id),
+            upstream: self.upstream(id),
             state: name,
-            since: state.since_wall_ns,
+            since,
             reason,
             action,
             age_us: None,
         }
     }
 
-    /// State, reason and action of a stream.
-    fn condition(&self, id: u64, state: &StreamState) -> (String, String, String) {
+    /// State, reason and action of a stream, and since when.
+    fn condition(&self, id: u64, state: &StreamState) -> (String, String, String, u64) {
         let words = |name: &str, reason: &str, action: &str| {
-            (name.to_string(), reason.to_string(), action.to_string())
+            let since = state.since_wall_ns;
+            (name.to_string(), reason.to_string(), action.to_string(), since)
         };
         if let Some(halt) = &state.halted {
             let action = "the other replicas go on; keep this data directory for diagnosis";
@@ -257,7 +258,9 @@ impl<R: Ring> Shard<R> {
             return words("damaged", &reason, action);
         }
         if let Some(import) = self.import_state(id) {
-            return import;
+            let (name, reason, action, _) = words(import.state, &import.reason, import.action);
+            let since = self.io.ring.wall_ns().saturating_sub(self.io.now.since(import.since));
+            return (name, reason, action, since);
         }
         let status = state.replica.status();
         match status.leader.is_some() {

@@ -151,7 +151,8 @@ impl Fleet {
         let cluster = &self.clusters[self.nodes[node].cluster];
         let member = |&at: &usize| {
             let node = &self.nodes[at];
-            let (addr, region) = (node.addr.to_string(), "here".to_string());
+            let region = self.settings.region(node.cluster, node.id).to_string();
+            let addr = node.addr.to_string();
             Member { node: node.id, incarnation: None, addr, region }
         };
         let members: Vec<Member> = cluster.nodes.iter().map(member).collect();
@@ -185,12 +186,15 @@ impl Fleet {
     fn shard_config(&self, node: usize, shard: u16) -> ShardConfig {
         let settings = &self.settings;
         let Node { cluster, id, addr, .. } = self.nodes[node];
+        let region = settings.region(cluster, id).to_string();
         let cluster = &self.clusters[cluster];
         ShardConfig {
             cluster: cluster.id,
             cluster_name: format!("cluster {}", cluster.id),
             node: id,
-            region: "here".to_string(),
+            upstream_region: region.clone(),
+            upstream_override: None,
+            region,
             shard,
             shards: cluster.shards,
             dir: shard_dir(shard),
@@ -382,6 +386,16 @@ impl Fleet {
             Some((ballot, node))
         };
         self.clusters[cluster].nodes.iter().filter_map(serving).max().map(|(_, node)| node)
+    }
+
+    /// From where the leader of a stream in a standby takes it: cluster and node. None when there
+    /// is no leader, or nobody is connected.
+    pub fn upstream(&self, cluster: usize, stream: u64) -> Option<(usize, usize)> {
+        let leader = self.leader(cluster, stream)?;
+        let driven = self.nodes[leader].shards.get(self.shard_of(leader, stream))?;
+        let upstream = driven.shard.upstream(stream)?;
+        let from = upstream.cluster as usize - 1;
+        Some((from, self.clusters[from].nodes[upstream.node as usize - 1]))
     }
 
     /// The node that listens at an address.

@@ -24,6 +24,8 @@ const START_NS: u64 = 60 * SECOND;
 const RECOVER_NS: u64 = 10 * SECOND;
 /// Until every replica of a calm world has everything, and has been read.
 const CATCH_UP_NS: u64 = 20 * SECOND;
+/// Until every stream of a standby comes from the primary again.
+const REPARENT_NS: u64 = 5 * SECOND;
 /// Turns of shards for each thing that happened; usual is a third of one.
 const TURNS_PER_EVENT_MAX: u64 = 3;
 /// The shortest run that counts.
@@ -75,6 +77,7 @@ impl World {
         let mut random = Random::new(seed ^ 0x0077_6F72_6C64);
         let mut settings = Settings::draw(&mut random);
         let operator = Operator::new(seed, &mut settings);
+        settings.draw_regions(&mut Random::new(seed ^ 0x0072_6567_696F));
         let universe = Universe::new(seed);
         universe.set_latencies(Latencies::swarm(&mut random));
         let began = universe.now();
@@ -113,6 +116,7 @@ impl World {
         self.suffer()?;
         self.recover()?;
         self.check_copies()?;
+        self.check_upstreams()?;
         self.check_sleep()
     }
 
@@ -265,14 +269,14 @@ impl World {
         for who in self.workload.drain() {
             self.agenda.add(self.universe.now(), Entry::Wake(who));
         }
-        let deadline = deadline.after(RECOVER_NS);
+        let deadline = deadline.max(self.universe.now()).after(RECOVER_NS);
         while !self.workload.is_settled(&self.fleet) {
             if self.universe.now() >= deadline {
                 return Err(Violation::new("liveness", self.workload.unsettled()));
             }
             self.step(deadline)?;
         }
-        Ok(())
+        self.check_upstreams()
     }
 
     fn step_until(&mut self, deadline: Nanos, what: &str) -> Result<(), Violation> {
@@ -446,6 +450,44 @@ impl World {
         nodes.iter().all(|node| {
             self.fleet.closed(*node, stream).is_some_and(|c| c.scn >= scn && c.end == end)
         })
+    }
+
+    /// In a calm world every stream of a standby comes from the primary before long, and by way of
+    /// no cluster twice.
+    fn check_upstreams(&mut self) -> Result<(), Violation> {
+        let deadline = self.universe.now().after(REPARENT_NS);
+        loop {
+            let stray = self.strays();
+            if stray.is_empty() {
+                return Ok(());
+            }
+            if self.universe.now() >= deadline {
+                let text = format!("(cluster, stream, its ways) {stray:?}");
+                return Err(Violation::new("upstream_tree", text));
+            }
+            self.step(deadline)?;
+        }
+    }
+
+    /// Streams of standbys that do not come from the primary: cluster, stream, and the clusters
+    /// that they come through.
+    fn strays(&self) -> Vec<(usize, u64, Vec<usize>)> {
+        let mut strays = Vec::new();
+        for cluster in 1..self.fleet.clusters.len() {
+            for stream in self.fleet.streams(cluster).into_iter().filter(|&stream| stream > 0) {
+                let mut way = vec![cluster];
+                while let Some((from, _)) = self.fleet.upstream(way[way.len() - 1], stream) {
+                    way.push(from);
+                    if from == 0 || way.len() > self.fleet.clusters.len() {
+                        break;
+                    }
+                }
+                if way.last() != Some(&0) {
+                    strays.push((cluster, stream, way));
+                }
+            }
+        }
+        strays
     }
 
     /// A shard with nothing to do sleeps: turns follow from what happened.

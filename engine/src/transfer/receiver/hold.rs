@@ -1,12 +1,11 @@
-//! What others decide for a standby: an operator who holds it back or names its upstream, an
-//! upstream that does not want it.
+//! What others decide for a standby: an operator who holds it back, an upstream that does not want
+//! it.
 
 use palisade_netio::Nanos;
 use palisade_wal::RecordMeta;
 
 use super::{Link, Output, Phase, Receiver, State};
 use crate::stream::catalogue::FIRST_STREAM;
-use crate::transfer::limits::ENDPOINTS_MAX;
 
 impl Receiver {
     /// An operator holds the standby back: nothing of the embedder's streams with an SCN above
@@ -59,21 +58,6 @@ impl Receiver {
         let limit = self.hold.filter(|_| stream >= FIRST_STREAM).unwrap_or(u64::MAX);
         // SCNs never decrease in a stream.
         metas.partition_point(|meta| meta.scn <= limit)
-    }
-
-    /// There is another list of upstreams, the first to be asked first.
-    ///
-    /// # Panics
-    /// When there is none, or more than [`ENDPOINTS_MAX`].
-    pub fn on_endpoints(&mut self, endpoints: usize, now: Nanos, out: &mut Vec<Output>) {
-        assert!(endpoints > 0 && endpoints <= ENDPOINTS_MAX, "{endpoints} upstreams");
-        self.endpoints = endpoints;
-        self.endpoint = 0;
-        if !matches!(self.link, Link::Down { .. }) {
-            out.push(Output::Hangup);
-            self.drop_link("the upstreams changed", now, out);
-            (self.endpoint, self.failures) = (0, 0);
-        }
     }
 
     /// The upstream did not want the connection.
