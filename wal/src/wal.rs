@@ -6,7 +6,7 @@ use crate::config::{BadConfig, Config, WalError};
 use crate::recover::Recovery;
 use crate::replay::Replay;
 use crate::room::{NewBlock, NoRoom, Space};
-use crate::segment::Place;
+use crate::segment::{Place, Started};
 use crate::writer::{SegmentFacts, Writer};
 
 /// The log of one shard.
@@ -82,6 +82,28 @@ impl Wal {
     /// Whether recovery is done.
     pub fn is_ready(&self) -> bool {
         matches!(self.phase, Phase::Ready(_))
+    }
+
+    /// Segments that are ready, and into which no block goes before the identity file names them:
+    /// write this there, then call [`start_segment`](Wal::start_segment). None when there is
+    /// nothing to write, or the log was opened without
+    /// [`Config::started`](crate::Config::started).
+    pub fn wants_segment(&self) -> Option<Started> {
+        let started = self.writer().and_then(Writer::wants_segment)?;
+        assert!(started.newest > started.before, "sequences only grow");
+        assert!(self.poisoned().is_none(), "a poisoned log wants nothing");
+        Some(started)
+    }
+
+    /// The identity file names segment `newest`, durably.
+    ///
+    /// # Panics
+    /// When the log never asked for it.
+    pub fn start_segment(&mut self, newest: u64) {
+        if let Phase::Ready(writer) = &mut self.phase {
+            writer.start_segment(newest);
+        }
+        assert!(self.wants_segment().is_none_or(|wants| wants.newest > newest));
     }
 
     /// Gives a block its number and place at once, and takes over one reference of its slot until

@@ -74,6 +74,8 @@ impl<R: Ring> Shard<R> {
         self.take_commands();
         self.take_mesh();
         self.take_connections();
+        // What the identity file says now lets records go on in this turn.
+        self.poll_identity();
         self.tell_durable();
         self.run_timers();
         self.end_surveys();
@@ -88,7 +90,7 @@ impl<R: Ring> Shard<R> {
         self.tell_handed_over();
         self.serve_forwarder();
         self.run_jobs();
-        self.check_ceiling();
+        self.check_identity();
         self.check_drained();
         self.is_poisoned();
     }

@@ -58,6 +58,7 @@ pub(super) fn log_config(dir: &Path, segment_bytes: u64, segments: u64, life: u6
         log_bytes_max: segment_bytes * segments,
         in_flight_max: WRITES_IN_FLIGHT_MAX,
         sync_path: SyncPath::Dsync,
+        started: None,
     }
 }
 
