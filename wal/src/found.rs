@@ -115,7 +115,8 @@ pub(crate) fn says_nothing_alone(found: &[Found], one: &Found) -> bool {
 /// held is not known, and neither is whether it held anything.
 pub(crate) fn gone(found: &[Found], started: Started) -> Option<u64> {
     let one = |seq: u64| found.iter().find(|one| one.header_seq() == seq);
-    let speaks = |seq| one(seq).is_some_and(|one| one.header.is_some() || one.first_block.is_some());
+    let speaks =
+        |seq| one(seq).is_some_and(|one| one.header.is_some() || one.first_block.is_some());
     // A recovery that started a later one has seen to it: what it kept is named there.
     let recovered = |one: &Found| one.header.is_some_and(|header| header.kept().is_some());
     let later = found.iter().any(|one| one.header_seq() > started.newest && recovered(one));

@@ -686,7 +686,9 @@ impl Recovery {
         let fresh = self.found.is_empty();
         let history = self.history.as_mut().expect("a replay has a history");
         let started = self.config.started.unwrap_or_default();
-        let (kept, lost) = history.finish(gone(&self.found, started).filter(|_| !fresh));
+        // Where nothing at all is kept, the whole log is lost, which its owner knows by itself.
+        let some = history.report.blocks > 0;
+        let (kept, lost) = history.finish(gone(&self.found, started).filter(|_| some));
         let seq = next_seq(&self.found).max(started.newest + 1);
         let mut report = history.report.clone();
         report.segment = seq;

@@ -134,7 +134,7 @@ impl Wal {
     }
 
     /// Whether a block of `bytes` should be made now: nothing is in flight, or it is full and one
-    /// more write may start.
+    /// more write may start. From 90 % of the space on there is no second write.
     pub fn wants_block(&self, bytes: usize) -> bool {
         let wants = self.writer().is_some_and(|writer| writer.wants_block(bytes));
         assert!(!wants || self.poisoned().is_none(), "a poisoned log wants nothing");

@@ -753,6 +753,8 @@ impl Writer {
         let in_flight = self.in_flight();
         let full = self.waiting_bytes + bytes >= BLOCK_BYTES_TARGET;
         let free = in_flight == 0 && self.waiting.is_empty();
+        // What frees space gets the other turns of the disk.
+        let full = full && !self.space().throttle;
         let more = in_flight + self.waiting.len() < self.config.in_flight_max && full;
         self.error.is_none() && (free || more)
     }

@@ -86,7 +86,8 @@ impl<R: Ring> Shard<R> {
         // Incarnation and boot count are in the identity file: nothing is asked of the log before.
         let me = Peer { cluster, node, shard, shards, ..Peer::default() };
         let none = Started::default();
-        let wal = Wal::open(wal_config(&config, &me, none)).expect("bounds were checked with the file");
+        let wal =
+            Wal::open(wal_config(&config, &me, none)).expect("bounds were checked with the file");
         Shard {
             me,
             io: Io { now: ring.now(), ring, pool },

@@ -180,7 +180,16 @@ impl<R: Ring> Shard<R> {
             let Some(event) = self.net.poll_listener(&mut io.ring, &mut io.pool) else { return };
             match event {
                 ListenEvent::Greeted(greeted) => self.on_greeted(greeted),
-                ListenEvent::Listening { addr } => self.listening = Some(addr),
+                ListenEvent::Listening { addr } => {
+                    self.listening = Some(addr);
+                    if !addr.ip().is_loopback() {
+                        let text = format!(
+                            "this node listens at {addr} without encryption or passwords \
+                             (insecure_network); whoever reaches it can read and append"
+                        );
+                        self.alarm("insecure-network", text);
+                    }
+                }
                 ListenEvent::Failed { errno } => {
                     let text = format!("cannot listen at {:?}: {errno}", self.config.listen);
                     self.halt = Some(Halt::Listen(text));

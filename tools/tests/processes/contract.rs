@@ -106,7 +106,13 @@ fn a_record_that_is_not_acked_makes_the_exit_code_1() {
         assert_fields(&line, "seq outcome lsn end_lsn scn level");
         assert_eq!(line["outcome"], "failed");
     }
-    let gap = [&append[..], &["0", "--producer", "5", "--first-sequence", "9"]].concat();
+    // They are palisade's own.
+    for own in ["0", "1"] {
+        palisade(&[&append[..], &[own]].concat()).refused(1, &["reserved-stream", own]);
+    }
+    let made = palisade(&["stream", "create", "--yes", "--json", "--at", &at]).json();
+    let stream = made["streams"][0].to_string();
+    let gap = [&append[..], &[&stream, "--producer", "5", "--first-sequence", "9"]].concat();
     palisade(&gap).refused(1, &["sequence-gap", "the next one is 1"]);
     let missing = ["append", "--at", &at, "--stream", "0", "--file", "/nowhere/records"];
     palisade(&missing).refused(74, &["/nowhere/records"]);

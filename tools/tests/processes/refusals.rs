@@ -106,7 +106,7 @@ fn a_standby_takes_no_appends() {
     std::fs::write(&file, "one\n").expect("a file");
     let file = file.to_str().expect("a plain path");
     let at = cluster.at();
-    let append = ["append", "--at", &at, "--stream", "0", "--lines", "--file", file, "--json"];
+    let append = ["append", "--at", &at, "--stream", "1", "--lines", "--file", file, "--json"];
     let refused = palisade(&append);
     refused.refused(1, &["standby", "append at its primary"]);
     let line: serde_json::Value = serde_json::from_str(&refused.out).expect("a line of JSON");
