@@ -5,6 +5,7 @@
 use palisade_netio::{FrameHead, HEAD_BYTES, Pool, Purpose, Ring, Run, SlotId};
 use palisade_wal::{
     Body, BodyBuilder, Boundary, GroupKind, Kind, Origin, RECORD_HEADER_BYTES, entry_bytes,
+    limits::SPACE_THROTTLE_PERCENT,
 };
 
 use crate::append::{Appended, Outcome};
@@ -186,7 +187,8 @@ impl<R: Ring> Shard<R> {
     /// An operator hears of a log that fills up while there is time.
     fn warn_of_space(&mut self) {
         let space = self.ledger.wal.space();
-        if !space.throttle {
+        // A full file system has its own alarm.
+        if space.used * 100 < space.limit * SPACE_THROTTLE_PERCENT {
             self.alarms.remove("log-nearly-full");
             return;
         }
