@@ -138,3 +138,70 @@ fn a_torn_tail_is_no_damage() {
     assert_eq!((code, &found["logs"][0]["stopped"]), (0, &Value::from("torn")), "{found}");
     assert_eq!(found["logs"][0]["intact"]["block"], last - 1);
 }
+
+/// Bytes that are no segment.
+fn noise(len: usize) -> Vec<u8> {
+    let next = |state: &u64| Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+    std::iter::successors(Some(1), next).take(len).map(|state: u64| (state >> 56) as u8).collect()
+}
+
+/// Both commands refuse the file by its name.
+#[track_caller]
+fn assert_no_segment(path: &Path) {
+    let (code, found) = verify(path);
+    assert_eq!((code, &found["ok"]), (65, &Value::Bool(false)), "{found}");
+    assert_eq!(found["damage"][0]["path"], path.to_str().expect("a plain path"), "{found}");
+    assert!(found["damage"][0]["why"].as_str().expect("text").contains("no segment"), "{found}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    let done = command.args(["inspect", "segment"]).arg(path).output().expect("it runs");
+    let text = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(65), "{text}");
+    assert!(text.contains(path.to_str().expect("a plain path")), "{text}");
+}
+
+#[test]
+fn a_file_that_is_no_segment_exits_65_and_is_named() {
+    let (dir, _) = data();
+    let shard = dir.path().join("n1/shard-0");
+    let alone = tempfile::tempdir().expect("a directory");
+    let segment = "0000000000000009.seg";
+    let real = shard.join("0000000000000009.seg");
+    for (path, len) in [
+        (alone.path().join("redo.bin"), 3_000_000),
+        (alone.path().join(segment), 3_000_000),
+        (alone.path().join("large"), 9 << 20),
+        (shard.join("redo.bin"), 3_000_000),
+        (real.clone(), 3_000_000),
+        (real, 8 << 20),
+    ] {
+        std::fs::write(&path, noise(len)).expect("a file");
+        assert_no_segment(&path);
+        std::fs::remove_file(&path).expect("a file");
+    }
+    let zeros = alone.path().join("zeros");
+    std::fs::write(&zeros, vec![0; 3_000_000]).expect("a file");
+    assert_no_segment(&zeros);
+    let short = alone.path().join("short");
+    std::fs::write(&short, "PLSDSEG1").expect("a file");
+    assert_no_segment(&short);
+    assert_eq!(verify(dir.path()).0, 0);
+}
+
+#[test]
+fn a_destroyed_header_exits_65_and_the_blocks_are_still_shown() {
+    for with in [0, 0xa5] {
+        let (dir, _) = data();
+        let all = blocks(dir.path());
+        let (path, _, _) = all[all.len() - 1].clone();
+        change(&path, 0, |_| with, 4096);
+        let (code, found) = verify(dir.path());
+        assert_eq!(code, 65, "{with:#x}: {found}");
+        assert_eq!(verify(&path).0, 65, "{with:#x}");
+        assert_eq!(blocks(dir.path()).len(), all.len(), "{with:#x}");
+        // Nobody beside it says whose it is.
+        let alone = tempfile::tempdir().expect("a directory");
+        let copy = alone.path().join(path.file_name().expect("a name"));
+        std::fs::copy(&path, &copy).expect("a copy");
+        assert_no_segment(&copy);
+    }
+}

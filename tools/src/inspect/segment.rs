@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use palisade_wal::RecordMeta;
 use serde_json::json;
 
-use super::files::{SegmentFile, find};
+use super::files::{Met, SegmentFile, find, look_around};
 use super::scan::{Checked, Found, Gap, scan};
 use crate::cli::InspectFiles;
 use crate::exit::{Exit, Failure};
@@ -13,16 +13,24 @@ use crate::exit::{Exit, Failure};
 /// `palisade inspect segment`
 pub(crate) fn run(options: &InspectFiles) -> Result<Exit, Failure> {
     let mut out = BufWriter::new(std::io::stdout());
+    let mut strangers = Vec::new();
     for path in find(&options.paths)? {
-        let file = SegmentFile::look(&path)?;
+        let file = look_around(&path)?;
         let bytes = file.bytes()?;
-        match print(options, &file, &bytes, &mut out).and_then(|()| out.flush()) {
-            Ok(()) => {}
+        let printed = print(options, &file, &bytes, &mut out);
+        match printed.and_then(|met| out.flush().map(|()| met)) {
+            Ok(met) => {
+                let why = file.stranger(&bytes, met);
+                strangers.extend(why.map(|why| format!("{}: {why}", path.display())));
+            }
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(Exit::Ok),
             Err(error) => return Err(Failure::io("stdout", &error)),
         }
     }
-    Ok(Exit::Ok)
+    match strangers.is_empty() {
+        true => Ok(Exit::Ok),
+        false => Err(Failure::new(Exit::Corrupt, strangers.join("\n"))),
+    }
 }
 
 fn print(
@@ -30,7 +38,7 @@ fn print(
     file: &SegmentFile,
     bytes: &[u8],
     out: &mut impl Write,
-) -> std::io::Result<()> {
+) -> std::io::Result<Met> {
     let path = file.path.display();
     match &file.header {
         None if options.json => {
@@ -50,7 +58,12 @@ fn print(
             header.seq, header.cluster, header.node, header.shard, header.incarnation, header.bytes
         )?,
     }
-    scan(file, bytes, |found| print_one(options, &found, out))
+    let mut met = Met::Nothing;
+    scan(file, bytes, |found| {
+        met = met.and(&found);
+        print_one(options, &found, out)
+    })?;
+    Ok(met)
 }
 
 fn print_one(
