@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -255,12 +255,5 @@ impl Node {
     pub fn status(&self) -> Option<Status> {
         let done = palisade(&["status", "--json", "--at", &self.at()]);
         (done.code == Some(0)).then(|| serde_json::from_str(&done.out).expect("a status"))
-    }
-
-    /// Files below its data directory are for everybody.
-    pub fn open_to_all(path: &Path) {
-        use std::os::unix::fs::PermissionsExt;
-        let all = std::fs::Permissions::from_mode(0o777);
-        std::fs::set_permissions(path, all).expect("a directory of this test");
     }
 }
