@@ -339,14 +339,31 @@ pub(crate) enum InspectCommand {
     /// Print the blocks and records of segment files
     #[command(after_help = "Examples:
   palisade inspect segment /var/lib/palisade/n1/shard-0/0000000000000001.seg
-  palisade inspect segment FILE --stream 2 --from 0 --to 65536 --json")]
-    Segment(InspectFiles),
+  palisade inspect segment FILE --stream 2 --from 0 --to 65536 --json
+  palisade inspect segment /var/lib/palisade/n1 --stream 2 --follow --decoder 'xxd | head -3'
+
+--follow goes on with the blocks that are written later, and with new segments of a directory.
+--decoder runs a command per record in a shell: the payload on its stdin, its stdout is printed,
+PALISADE_STREAM and PALISADE_LSN say which record it is.")]
+    Segment(InspectSegment),
     /// Check every block and record of segment files or data directories
     #[command(after_help = "Example:
   palisade inspect verify /var/lib/palisade/n1
 
 Exit code 65 when a block that was promised durable is damaged, or a named file is no segment.")]
     Verify(InspectFiles),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InspectSegment {
+    #[command(flatten)]
+    pub(crate) files: InspectFiles,
+    /// Go on with blocks that are written later, until interrupted
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Print what this command makes of each record's payload
+    #[arg(long, value_name = "CMD")]
+    pub(crate) decoder: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]

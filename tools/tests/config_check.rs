@@ -140,6 +140,42 @@ fn a_primary_may_name_its_own_members_as_upstreams_and_a_standby_may_not() {
     assert!(named, "{errors:?}");
 }
 
+/// As it stands at the head of the description of the program, but for its comments.
+const EXAMPLE: &str = r#"
+[cluster]
+id = 1
+name = "shanghai"
+role = "primary"
+[node]
+id = 1
+region = "sh"
+data = "/var/lib/palisade/n1"
+listen = "127.0.0.1:7001"
+advertise = "127.0.0.1:7001"
+shards = 1
+cpus = []
+insecure_network = false
+[[member]]
+id = 1
+addr = "127.0.0.1:7001"
+region = "sh"
+[upstream]
+endpoints = ["127.0.0.1:7001", "127.0.0.1:7002"]
+[log]
+segment_bytes = "128MiB"
+log_bytes_max = "10GiB"
+retain = "0s"
+[network]
+zero_copy = "auto"
+[timing]
+"#;
+
+#[test]
+fn the_example_of_every_section_is_good() {
+    let config = parse_config(EXAMPLE).expect("a right configuration");
+    assert_eq!((config.members.len(), config.upstream.endpoints.len()), (1, 2));
+}
+
 #[test]
 fn every_bad_one_is_refused_by_the_right_key() {
     for (from, to, key, word) in BAD {

@@ -1,11 +1,14 @@
 //! `inspect` on the data directory of a node that ran.
 
 use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use palisade::{Config, Node};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -204,4 +207,70 @@ fn a_destroyed_header_exits_65_and_the_blocks_are_still_shown() {
         std::fs::copy(&path, &copy).expect("a copy");
         assert_no_segment(&copy);
     }
+}
+
+#[test]
+fn a_decoder_is_given_every_payload_that_is_wanted() {
+    let (dir, stream) = data();
+    let of_stream = stream.to_string();
+    let decoder = ["--decoder", "wc -c; echo $PALISADE_LSN"];
+    let range = ["segment", "--stream", &of_stream, "--from", "4000", "--to", "20000"];
+    let (code, lines) = inspect(&[&range[..], &decoder].concat(), dir.path());
+    assert_eq!(code, 0);
+    let records = lines.iter().filter_map(|line| line["records"].as_array()).flatten();
+    let entries: Vec<&Value> =
+        records.filter_map(|record| record["entries"].as_array()).flatten().collect();
+    // 4,024 bytes each, from the one that ends after 4,000 to the one that starts before 20,000.
+    assert_eq!(entries.len(), 5, "{entries:?}");
+    for entry in entries {
+        let decoded = entry["decoded"].as_str().expect("text");
+        assert_eq!(decoded, format!("{RECORD_BYTES}\n{}\n", entry["lsn"]));
+    }
+    let (code, _) = inspect(&[&range[..], &["--decoder", "false"]].concat(), dir.path());
+    assert_eq!(code, 1, "a decoder that fails is no success");
+}
+
+#[test]
+fn a_segment_that_is_followed_shows_what_is_written_later() {
+    let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+    let config = Config::embedded(dir.path().join("n1"));
+    palisade::format(&config).expect("formatted");
+    let node = Node::open(config).expect("a node");
+    let stream = node.stream(node.create_stream().expect("a stream"));
+    let before = stream.append("before").wait().expect("acked");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    command.args(["inspect", "segment", "--json", "--follow"]).arg(dir.path());
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+    let out = BufReader::new(child.stdout.take().expect("piped"));
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in out.lines().map_while(Result::ok) {
+            let line: Value = serde_json::from_str(&line).expect("JSON");
+            let _ = send.send(line);
+        }
+    });
+    let mut blocks = Vec::new();
+    let mut wait_for = |lsn: u64| {
+        let until = Instant::now() + Duration::from_secs(20);
+        let is_there = |line: &Value| {
+            let records = line["records"].as_array().cloned().unwrap_or_default();
+            let group = |one: &Value| one["kind"] == "Group" && one["stream"] == stream.id();
+            records.iter().any(|one| group(one) && one["end"].as_u64() > Some(lsn))
+        };
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let line = lines.recv_timeout(left).expect("a block with the record");
+            blocks.extend(line["block"].as_u64());
+            if is_there(&line) {
+                return;
+            }
+        }
+    };
+    wait_for(before.lsn.0);
+    let after = stream.append("after").wait().expect("acked");
+    wait_for(after.lsn.0);
+    kill_process(Pid::from_child(&child), Signal::INT).expect("a child");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert!(blocks.is_sorted_by(|one, next| one < next), "each block once: {blocks:?}");
+    node.stop().expect("stopped");
 }
