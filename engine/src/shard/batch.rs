@@ -3,9 +3,9 @@
 //! it is full; never by a timer.
 
 use palisade_netio::{FrameHead, HEAD_BYTES, Pool, Purpose, Ring, Run, SlotId};
+use palisade_wal::limits::SPACE_THROTTLE_PERCENT;
 use palisade_wal::{
     Body, BodyBuilder, Boundary, GroupKind, Kind, Origin, RECORD_HEADER_BYTES, entry_bytes,
-    limits::SPACE_THROTTLE_PERCENT,
 };
 
 use crate::append::{Appended, Outcome};

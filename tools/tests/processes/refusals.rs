@@ -94,6 +94,11 @@ fn a_file_system_in_memory_is_refused() {
     assert!(copied.is_ok_and(|status| status.success()));
     node.config.node.data = memory.path().join("data");
     node.run_refused().refused(78, &words);
+    let dir = memory.path().to_str().expect("a plain path");
+    for what in ["wal", "append"] {
+        let bench = ["bench", what, "--seconds", "1", "--dir", dir];
+        palisade(&bench).refused(78, &["direct-I/O alignment", dir]);
+    }
 }
 
 #[test]
