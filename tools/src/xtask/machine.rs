@@ -16,7 +16,7 @@ const DEMOS: usize = 10;
 const DEMO_SECONDS_MAX: f64 = 40.0;
 
 /// In the order in which they run.
-pub(crate) const LANES: [Lane; 9] = [
+pub(crate) const LANES: [Lane; 8] = [
     Lane { name: "demo-ten", run: || repeat(DEMOS, &[], &[]) },
     Lane { name: "demo-one-cpu", run: || repeat(DEMOS, &["taskset", "-c", "0"], &[]) },
     Lane { name: "demo-no-zero-copy", run: || repeat(DEMOS, &[], &["--zero-copy", "never"]) },
@@ -25,8 +25,10 @@ pub(crate) const LANES: [Lane; 9] = [
     Lane { name: "demo-ordinary-user", run: ordinary_user },
     Lane { name: "demo-postgres", run: postgres },
     Lane { name: "restricted", run: restricted },
-    Lane { name: "newcomer", run: newcomer::run },
 ];
+
+/// Lanes that build everything once more: they run when they are named.
+pub(crate) const LONG_LANES: [Lane; 1] = [Lane { name: "newcomer", run: newcomer::run }];
 
 pub(super) type Step<T> = Result<T, Outcome>;
 

@@ -108,7 +108,11 @@ pub(crate) fn run() -> ExitCode {
             Outcome::Failed(_) => ExitCode::FAILURE,
             Outcome::Passed | Outcome::Skipped(_) => ExitCode::SUCCESS,
         },
-        Command::Machine { lanes } => run_named(&machine::LANES, &lanes, true),
+        Command::Machine { lanes } if lanes.is_empty() => run_all(machine::LANES.iter(), true),
+        Command::Machine { lanes } => {
+            let all = [&machine::LANES[..], &machine::LONG_LANES[..]].concat();
+            run_named(&all, &lanes, true)
+        }
         Command::SeededBugs { bugs } => seeded::run(&bugs),
         Command::Fix => {
             let lanes = [
