@@ -437,10 +437,11 @@ impl<R: Ring> Shard<R> {
             state.floor = floor;
             self.streams.insert(id, state);
         }
+        // Those that are opened now start by themselves.
+        let streams: Vec<u64> = self.streams.keys().copied().collect();
         self.start_listener();
         self.open_missing_streams();
         self.tell_registry();
-        let streams: Vec<u64> = self.streams.keys().copied().collect();
         for stream in &streams {
             let members = self.streams[stream].replica.config().members.clone();
             self.connect_peers(&members);
