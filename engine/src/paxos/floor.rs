@@ -24,6 +24,7 @@ use palisade_wal::Ballot;
 use super::codec::{DecodeError, Reader, put_u64};
 use super::liveness::PEERS_MAX;
 use super::member::{NodeKey, ROUND_MAX, SCN_MAX};
+use crate::seeded::is_seeded;
 
 /// Between two floors that a shard asks for.
 pub const FLOOR_NS: u64 = 50_000_000;
@@ -211,7 +212,7 @@ impl Floors {
         assert!(key != self.me, "the own floor needs no message");
         let peer = self.peers.get(&key.node).filter(|peer| peer.key == Some(key));
         let Some(held) = peer.map(|peer| &peer.held) else { return 0 };
-        if cfg!(seeded_bug = "floor_of_another_promise") {
+        if is_seeded("floor_of_another_promise") {
             return held.floor;
         }
         if held.views.get(&stream) == Some(&ballot.round) { held.floor } else { 0 }
