@@ -216,20 +216,22 @@ fn restricted() -> Outcome {
     cargo(&["test", "--package", "palisade-tools", "--test", "machine", "limits::"], &[])
 }
 
-/// Disks that fail and disks that are full, of loop devices. What is mounted is gone with the
+/// Disks that fail and disks that are full, of loop devices, and a setting of the kernel that is
+/// shown to a node alone. What is mounted is gone with the
 /// namespace that it is mounted in, however the tests end.
 fn disks() -> Outcome {
     if !is_root() {
-        return Outcome::Skipped("needs root to mount loop devices".to_owned());
+        return Outcome::Skipped("needs root to mount".to_owned());
     }
-    let needs = ["unshare", "mount", "mkfs.ext4", "fallocate"];
+    let needs = ["unshare", "mount", "mkfs.ext4", "fallocate", "strace"];
     if let Some(missing) = needs.into_iter().find(|program| !has(program)) {
         return Outcome::Skipped(format!("needs {missing}"));
     }
-    let test = ["cargo", "test", "--package", "palisade-tools", "--test", "machine", "disk::"];
+    let test = ["cargo", "test", "--package", "palisade-tools", "--test", "machine"];
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--"])
         .args(test)
+        .args(["--", "disk::", "sysctl::"])
         .current_dir(root())
         .status();
     match status {

@@ -20,3 +20,4 @@ mod reading;
 #[allow(dead_code)]
 #[path = "../processes/run.rs"]
 mod run;
+mod sysctl;
