@@ -14,7 +14,7 @@ pub struct Status {
     pub streams: Vec<StreamStatus>,
     /// The registered standbys, and other clusters that fetch from this node.
     pub standbys: Vec<StandbyStatus>,
-    /// Bytes that crossed from region to region.
+    /// Bytes that came to this node from other regions.
     pub borders: Vec<BorderStatus>,
     /// Space and the chosen way to make bytes durable.
     pub disk: DiskStatus,

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use palisade::client::{Client, ClientOptions};
-use palisade::status::{Status as NodeStatus, StreamStatus};
+use palisade::status::{BorderStatus, Status as NodeStatus, StreamStatus};
 use serde_json::json;
 
 use crate::cli::{At, Status};
@@ -163,8 +163,21 @@ fn page(status: &NodeStatus) -> String {
         out.push('\n');
         out.push_str(&text::table(&rows));
     }
+    out.push_str(&borders(&status.borders));
     for alarm in &status.alarms {
         out.push_str(&format!("\nalarm {}: {}\n", alarm.code, alarm.hint));
     }
     out
+}
+
+/// What came over each border; nothing where there is none.
+fn borders(borders: &[BorderStatus]) -> String {
+    if borders.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![["from region", "to region", "bytes"].map(str::to_owned).to_vec()];
+    for border in borders {
+        rows.push(vec![border.from.clone(), border.to.clone(), border.bytes.to_string()]);
+    }
+    format!("\n{}", text::table(&rows))
 }

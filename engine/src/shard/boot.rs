@@ -104,6 +104,7 @@ impl<R: Ring> Shard<R> {
             jobs: Jobs::default(),
             surveys: Default::default(),
             imports: Imports::default(),
+            crossings: Default::default(),
             liveness: None,
             closing: Default::default(),
             floors: Floors::new(NodeKey { node, incarnation: 0 }, 0),
@@ -537,6 +538,7 @@ impl<R: Ring> Shard<R> {
                 continue;
             }
             let Ok(addr) = member.addr.parse() else { continue };
+            self.crossings.on_peer(member.node, &member.region, &self.config.region);
             let (now, io) = (self.io.now, &mut self.io);
             self.net.add_peer(&mut io.ring, &mut io.pool, now, member.node, addr);
             let (boot, tuning) = (self.me.boot, &self.config.tuning);

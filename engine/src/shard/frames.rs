@@ -68,7 +68,10 @@ impl<R: Ring> Shard<R> {
                     self.on_upstream_link(conn, None);
                     self.on_candidate_link(conn, false);
                 }
-                LinkEvent::Frame(frame) => self.on_frame(conn, &frame),
+                LinkEvent::Frame(frame) => {
+                    self.note_crossing(conn, &frame);
+                    self.on_frame(conn, &frame);
+                }
             }
         }
     }

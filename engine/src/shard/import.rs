@@ -164,7 +164,7 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    fn feed_of(&self, conn: u32) -> Option<SocketAddr> {
+    pub(crate) fn feed_of(&self, conn: u32) -> Option<SocketAddr> {
         let is_it = |(_, feed): &(&SocketAddr, &Feed)| feed.conn == Some(conn);
         self.imports.feeds.iter().find(is_it).map(|(addr, _)| *addr)
     }

@@ -19,6 +19,7 @@ mod batch;
 mod boot;
 mod control;
 mod create;
+mod crossing;
 mod deliver;
 mod effects;
 mod floor;
@@ -173,6 +174,7 @@ pub struct Shard<R: Ring> {
     pub(crate) jobs: jobs::Jobs,
     pub(crate) surveys: survey::Surveys,
     pub(crate) imports: import::Imports,
+    pub(crate) crossings: crossing::Crossings,
     pub(crate) hand_overs: hand_over::HandOvers,
     pub(crate) liveness: Option<Liveness>,
     pub(crate) floors: Floors,

@@ -14,8 +14,8 @@ use crate::shard::Shard;
 use crate::shard::mesh::shard_of;
 use crate::shard::stream::StreamState;
 use crate::status::{
-    Alarm, BallotStatus, ClusterRole, ClusterStatus, DiskStatus, NodeStatus, ReplicaRole,
-    StandbyStatus, Status, StreamStatus, Transfer,
+    Alarm, BallotStatus, BorderStatus, ClusterRole, ClusterStatus, DiskStatus, NodeStatus,
+    ReplicaRole, StandbyStatus, Status, StreamStatus, Transfer,
 };
 use crate::stream::catalogue::CATALOGUE_STREAM;
 
@@ -29,6 +29,7 @@ struct Part {
     node: NodeStatus,
     streams: Vec<StreamStatus>,
     standbys: Vec<StandbyStatus>,
+    borders: Vec<BorderStatus>,
     disk: DiskStatus,
     alarms: Vec<Alarm>,
 }
@@ -63,6 +64,13 @@ impl Board {
             }
             status.streams.extend(part.streams.iter().cloned());
             status.standbys.extend(part.standbys.iter().cloned());
+            for border in &part.borders {
+                let known = |one: &&mut BorderStatus| one.from == border.from;
+                match status.borders.iter_mut().find(known) {
+                    Some(known) => known.bytes += border.bytes,
+                    None => status.borders.push(border.clone()),
+                }
+            }
             status.disk.used += part.disk.used;
             status.disk.limit += part.disk.limit;
             status.disk.sync_path = part.disk.sync_path.clone();
@@ -141,6 +149,7 @@ impl<R: Ring> Shard<R> {
             },
             streams: self.streams.iter().map(|(id, s)| self.stream_status(*id, s)).collect(),
             standbys: self.standby_statuses(),
+            borders: self.border_statuses(),
             disk: DiskStatus {
                 used: space.used,
                 limit: space.limit,

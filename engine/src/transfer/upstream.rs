@@ -362,6 +362,11 @@ impl Chooser {
 
 /// What is known.
 impl Chooser {
+    /// The region of who listens at `addr`; empty while nobody has said it.
+    pub fn region_at(&self, addr: SocketAddr) -> Option<&str> {
+        self.candidates.get(addr).map(|candidate| candidate.region.as_str())
+    }
+
     /// The upstream of a stream.
     pub fn taken(&self, stream: u64) -> Option<Taken> {
         self.streams.get(&stream)?.taken

@@ -40,8 +40,13 @@ fn standby(name: &str, id: u32, region: &str, of: &Cluster) -> Cluster {
 }
 
 fn append(primary: &Cluster, stream: u64) -> u64 {
+    append_lines(primary, stream, "one\ntwo\n")
+}
+
+/// Appends lines; gives the end of the last.
+fn append_lines(primary: &Cluster, stream: u64, lines: &str) -> u64 {
     let file = primary.dir.path().join("records");
-    std::fs::write(&file, "one\ntwo\n").expect("a file");
+    std::fs::write(&file, lines).expect("a file");
     let (stream, file) = (stream.to_string(), file.to_str().expect("a plain path").to_owned());
     let at = primary.at();
     let append = ["append", "--at", &at, "--stream", &stream, "--lines", "--json", "--file", &file];
@@ -56,6 +61,12 @@ fn upstream(node: &Node, stream: u64) -> Option<UpstreamStatus> {
 }
 
 /// Waits until a standby takes the stream from there, in a good state.
+/// Bytes that came to a node over the border from SH.
+fn from_sh(node: &Node) -> u64 {
+    let borders = node.status().map(|status| status.borders).unwrap_or_default();
+    borders.iter().filter(|border| border.from == "sh").map(|border| border.bytes).sum()
+}
+
 fn wait_upstream(node: &Node, stream: u64, from: (u32, u32), limit: Duration) {
     let (cluster, id) = from;
     let expected = Some(UpstreamStatus { cluster, node: id });
@@ -135,6 +146,15 @@ fn one_standby_crosses_the_border_and_the_other_takes_from_it() {
     let other = 1 - crosser;
     wait_upstream(&standbys[crosser].nodes[0], stream, (1, lead), FIRST);
     wait_upstream(&standbys[other].nodes[0], stream, (crosser as u32 + 2, 1), FIRST);
+
+    let crossed = || standbys.each_ref().map(|s| from_sh(&s.nodes[0]));
+    let (before, begin) = (crossed(), end);
+    let lines = format!("{}\n", "x".repeat(250)).repeat(2000);
+    let end = append_lines(&primary, stream, &lines);
+    standbys.iter().for_each(|s| wait_committed(&s.nodes[0], stream, end, REPLACED));
+    let came = |at: usize| crossed()[at] - before[at];
+    eventually("the bytes are counted", REPLACED, || (came(crosser) >= end - begin).then_some(()));
+    assert!(came(other) < (end - begin) / 4, "{} of {} crossed twice", came(other), end - begin);
 
     standbys[crosser].nodes[0].kill();
     let end = append(&primary, stream);

@@ -276,6 +276,11 @@ impl Node {
         child.try_wait().expect("a child of this process")?.code()
     }
 
+    /// SIGTERM: what it took gets its outcome.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// SIGSTOP: it keeps its sockets and does nothing.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

@@ -192,3 +192,23 @@ fn a_history_from_outside_has_no_anomaly() {
     let list = palisade(&["stream", "list", "--json", "--at", &cluster.at()]).json();
     assert!(list["streams"].as_array().is_some_and(|streams| streams.len() >= 2), "{list}");
 }
+
+#[test]
+fn a_node_that_is_told_to_end_ends_with_0_and_comes_back_with_everything() {
+    let mut cluster = Cluster::start("told-to-end", 1);
+    let stream = cluster.create_stream();
+    let plan = Plan { at: cluster.at(), stream, producer: 1, run_records: 200, kill_every: 0 };
+    let producer = Producer::start(plan, Clock(Instant::now()));
+    eventually("records are acked", Duration::from_secs(10), || {
+        (producer.acked() >= 300).then_some(())
+    });
+    cluster.nodes[0].terminate();
+    let ended = eventually("it ends", Duration::from_secs(10), || cluster.nodes[0].ended());
+    assert_eq!(ended, 0, "{}", cluster.nodes[0].log());
+    cluster.nodes[0].spawn();
+    cluster.nodes[0].wait_ready();
+    let attempts = producer.finish();
+    let readings = vec![read_once(&cluster.at(), stream, 0, true)];
+    let verdict = judge(&History { attempts, readings });
+    assert!(verdict.counts.is_empty(), "{verdict:#?}");
+}
