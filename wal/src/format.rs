@@ -43,7 +43,7 @@ fn the_tables_are_the_structs() {
         (
             "## Segment header",
             fields!(SegmentHeader: magic format cluster node shard incarnation seq bytes
-                kept_segment kept_block kept_crc recovered reserved crc),
+                kept_segment kept_block kept_crc recovered first_segment first_block reserved crc),
         ),
         (
             "## Block head",

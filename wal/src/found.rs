@@ -4,6 +4,7 @@ use crate::block::BlockHead;
 use crate::limits::{BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES, data_end};
 use crate::parse::check_headers_only;
 use crate::record::Kind;
+use crate::recycle::LogStart;
 use crate::segment::{Place, SegmentHeader};
 
 /// A segment file as it was found.
@@ -50,6 +51,13 @@ impl Found {
             kept: false,
             end: SEGMENT_HEADER_BYTES as u64,
         }
+    }
+
+    /// Whether the file is no part of a log that begins at `start`. What a header says to be taken
+    /// again is none anyway.
+    pub(crate) fn is_let_go(&self, start: LogStart) -> bool {
+        assert!(!self.kept || self.seq >= start.segment, "what was let go is not kept");
+        self.seq < start.segment && !self.renamed
     }
 
     pub(crate) fn assert_invariants(&self) {
@@ -100,6 +108,15 @@ pub(crate) fn kept_limit(found: &[Found], at: usize) -> u64 {
         one.limit(|| older.map(Found::known).max().unwrap_or(0))
     };
     later.filter_map(limit).min().unwrap_or(u64::MAX)
+}
+
+/// Where the log begins: the furthest that any header says. Each said the truth when it was
+/// written, and a log is never taken back.
+pub(crate) fn log_start(found: &[Found]) -> LogStart {
+    let starts = found.iter().filter_map(|one| one.header).map(|header| header.start());
+    let start = starts.max_by_key(|start| start.segment).unwrap_or_default();
+    assert!(start.first_due() > 0, "blocks are numbered from 1");
+    start
 }
 
 /// Whether what the header of `one` calls discarded is called so by a later one too. Then nothing

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use crate::checkpoint::{CHECKPOINT_BOUNDARIES_MAX, CHECKPOINT_EXTENTS_MAX, LogImage};
 use crate::group::CHAIN_START;
 use crate::lsn::{Ballot, Lsn};
 use crate::segment::Place;
@@ -113,6 +114,110 @@ impl StreamLog {
         }
     }
 
+    /// The log as a checkpoint says it that began in block `begin`. None while that cannot be
+    /// said: bytes are staged for a takeover or may be lost, or it would be too long.
+    pub fn image(&self, begin: u64) -> Option<LogImage> {
+        let since: Vec<Extent> =
+            self.extents.iter().filter(|run| run.place.block >= begin).copied().collect();
+        let fits = self.boundaries.len() <= CHECKPOINT_BOUNDARIES_MAX
+            && since.len() <= CHECKPOINT_EXTENTS_MAX;
+        if self.staged.is_some() || self.unknown || !fits {
+            return None;
+        }
+        let image = LogImage {
+            base: self.base,
+            committed: self.committed,
+            boundaries: self.boundaries.iter().copied().collect(),
+            extents: since,
+            promised: self.promised,
+            accepting: self.accepting,
+            last_scn: self.last_scn,
+        };
+        assert!(image.is_sound(), "what is written will be read");
+        assert!(image.end() == self.end(), "an image has the whole log");
+        Some(image)
+    }
+
+    /// The log of an image that was decoded.
+    pub fn restore(image: LogImage) -> StreamLog {
+        assert!(image.is_sound(), "an image is checked where it is read");
+        let end = image.end();
+        let log = StreamLog {
+            base: image.base,
+            committed: image.committed,
+            boundaries: image.boundaries.into(),
+            extents: image.extents.into(),
+            // It may follow a takeover.
+            split: true,
+            staged: None,
+            promised: image.promised,
+            accepting: image.accepting,
+            unknown: false,
+            last_scn: image.last_scn,
+        };
+        log.assert_invariants();
+        assert!(log.end() == end, "an image has the whole log");
+        log
+    }
+
+    /// The first block with a run of this stream, staged ones included.
+    pub fn oldest_block(&self) -> Option<u64> {
+        let staged = self.staged.iter().flat_map(|staged| &staged.extents);
+        let oldest = self.extents.iter().chain(staged).map(|run| run.place.block).min();
+        assert!(oldest != Some(0), "blocks are numbered from 1");
+        oldest
+    }
+
+    /// Nothing below `to` is needed any more: runs that end there or before are dropped, and the
+    /// log begins with the first that is left. At most the committed position; a lower one than
+    /// before changes nothing.
+    pub fn truncate(&mut self, to: Lsn) {
+        assert!(to <= self.committed.lsn, "truncated to {to}, above {}", self.committed.lsn);
+        let end = self.end();
+        while self.extents.front().is_some_and(|run| run.end <= to) {
+            self.extents.pop_front();
+        }
+        let first = self.extents.front().map_or(to, |run| run.start.min(to));
+        if first > self.base.lsn {
+            let same = first == self.committed.lsn;
+            self.base = Boundary { lsn: first, chain: if same { self.committed.chain } else { 0 } };
+        }
+        assert!(self.base.lsn <= self.committed.lsn, "a log begins where it is committed");
+        assert!(self.end() == end, "a truncation leaves the end where it is");
+        self.assert_invariants();
+    }
+
+    /// Committed groups from `start` to `end` were copied into another block, as they were logged
+    /// under `ballot`. False when they are no part of the log any more, or others are.
+    pub fn relocate(&mut self, start: Lsn, end: Lsn, ballot: Ballot, place: Place) -> bool {
+        assert!(start < end && place.block > 0, "a copy is a run");
+        let known = |run: &Extent| run.end > start && run.start < end;
+        let same = self.extents.iter().filter(|run| known(run)).all(|run| run.ballot == ballot);
+        if start < self.base.lsn || end > self.end().lsn || !same {
+            return false;
+        }
+        let mut after = self.extents.split_off(self.extents.partition_point(|r| r.end <= start));
+        if let Some(first) = after.front().filter(|run| run.start < start) {
+            self.extents.push_back(Extent { end: start, ..*first });
+        }
+        while after.front().is_some_and(|run| run.end <= end) {
+            after.pop_front();
+        }
+        if let Some(first) = after.front_mut() {
+            first.start = first.start.max(end);
+        }
+        match self.extents.back_mut() {
+            Some(last) if joins(last, false, start, ballot, place) => last.end = end,
+            _ => self.extents.push_back(Extent { start, end, place, ballot }),
+        }
+        self.extents.append(&mut after);
+        let ordered = self.extents.iter().zip(self.extents.iter().skip(1));
+        assert!(ordered.clone().all(|(one, next)| one.end <= next.start), "runs are in order");
+        assert!(self.find(start).is_some_and(|run| run.place == place), "the copy counts");
+        self.assert_invariants();
+        true
+    }
+
     /// What holds between two records. Nothing here depends on what a peer or a disk says: it is
     /// how the parts of this struct belong together.
     fn assert_invariants(&self) {
@@ -127,8 +232,11 @@ impl StreamLog {
         );
         assert!(self.accepting <= self.promised, "what is accepted was promised");
         assert!(self.extents.is_empty() || end > base, "an empty log has no runs");
+        let first = self.extents.front();
+        assert!(first.is_none_or(|run| run.start >= base), "no run stands below the base");
         if let Some(last) = self.extents.back() {
-            assert!(last.end == end, "the runs end where the log ends");
+            // Below the log's last groups a checkpoint may have left runs out.
+            assert!(last.end <= end, "no run goes beyond the log");
             assert!(last.start < last.end, "a run holds bytes");
         }
         if let Some(staged) = &self.staged {
@@ -372,8 +480,13 @@ impl StreamLog {
                 break;
             }
             extent.end = extent.end.min(end);
+            // A run may begin below what was let go since.
+            extent.start = extent.start.max(self.base.lsn);
+            if extent.start >= extent.end {
+                continue;
+            }
             let before = self.extents.back();
-            assert!(before.is_none_or(|last| last.end == extent.start), "runs leave no gap");
+            assert!(before.is_none_or(|last| last.end <= extent.start), "runs are in order");
             self.extents.push_back(extent);
         }
         let above = self.end().lsn;
@@ -410,7 +523,7 @@ fn push_extent(
     place: Place,
 ) {
     assert!(start < end, "a run holds bytes");
-    assert!(extents.back().is_none_or(|last| last.end == start), "runs leave no gap");
+    assert!(extents.back().is_none_or(|last| last.end <= start), "runs are in order");
     match extents.back_mut() {
         Some(last) if joins(last, split, start, ballot, place) => last.end = end,
         _ => extents.push_back(Extent { start, end, place, ballot }),
@@ -508,6 +621,69 @@ mod tests {
             assert_eq!(log.take_over(ballot(3), at(1600, chain)), taken);
             assert_eq!(log.end(), at(1600, 12));
         }
+    }
+
+    /// Three committed groups in three blocks, and one that is not.
+    fn four() -> StreamLog {
+        let mut log = led(1);
+        for (n, block) in [2, 3, 4, 5].into_iter().enumerate() {
+            let (start, end) = (800 * n as u64, 800 * (n as u64 + 1));
+            let chain = 11 + n as u64;
+            log.append(Lsn(start), at(end, chain), ballot(1), 1 + n as u64, place(block * 4096));
+        }
+        log.commit(Lsn(2400));
+        log
+    }
+
+    #[test]
+    fn a_truncation_drops_whole_runs_up_to_the_committed_position() {
+        let mut log = four();
+        log.truncate(Lsn(1000));
+        assert_eq!((log.base(), log.oldest_block()), (at(800, 0), Some(3)));
+        assert!(log.find(Lsn(799)).is_none() && log.find(Lsn(800)).is_some());
+        log.truncate(Lsn(8));
+        assert_eq!(log.base(), at(800, 0), "it never goes back");
+        log.truncate(Lsn(2400));
+        assert_eq!((log.base(), log.oldest_block()), (at(2400, 13), Some(5)));
+        assert_eq!((log.end(), log.committed()), (at(3200, 14), at(2400, 13)));
+    }
+
+    #[test]
+    fn an_image_brings_back_a_log_without_its_older_runs() {
+        let mut log = four();
+        let mut back = StreamLog::restore(log.image(4).unwrap());
+        assert_eq!(
+            (back.end(), back.committed(), back.base()),
+            (log.end(), at(2400, 13), at(0, CHAIN_START))
+        );
+        assert_eq!((back.oldest_block(), back.find(Lsn(808))), (Some(4), None));
+        for log in [&mut log, &mut back] {
+            log.append(Lsn(3200), at(4000, 15), ballot(1), 9, place(6 * 4096));
+            log.commit(Lsn(3200));
+            log.truncate(Lsn(1600));
+        }
+        assert_eq!(back.image(0), log.image(0));
+        log.stage(Lsn(4000), at(4800, 16), ballot(2), 9, place(7 * 4096));
+        assert_eq!((log.image(0), log.oldest_block()), (None, Some(4)));
+    }
+
+    #[test]
+    fn a_copy_counts_in_place_of_a_live_run_alone() {
+        let mut log = four();
+        assert!(log.relocate(Lsn(0), Lsn(800), ballot(1), place(9 * 4096)));
+        assert_eq!(log.oldest_block(), Some(3));
+        // Part of a run, and then the rest of it into the same block.
+        assert!(log.relocate(Lsn(800), Lsn(1200), ballot(1), place(10 * 4096)));
+        assert_eq!(log.find(Lsn(1200)).unwrap().place, place(3 * 4096));
+        assert!(log.relocate(Lsn(1200), Lsn(1600), ballot(1), place(10 * 4096)));
+        assert_eq!(log.find(Lsn(808)).unwrap().end, Lsn(1600));
+        assert!(
+            !log.relocate(Lsn(1600), Lsn(2400), ballot(2), place(11 * 4096)),
+            "others stand there"
+        );
+        log.truncate(Lsn(1600));
+        assert!(!log.relocate(Lsn(800), Lsn(1600), ballot(1), place(11 * 4096)), "nobody needs it");
+        assert_eq!((log.oldest_block(), log.end()), (Some(4), at(3200, 14)));
     }
 
     #[test]

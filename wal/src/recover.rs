@@ -12,7 +12,7 @@ use palisade_netio::{
 
 use crate::block::parse;
 use crate::config::{Config, WalError};
-use crate::found::{Found, is_index, kept_limit, next_seq, says_nothing_alone};
+use crate::found::{Found, is_index, kept_limit, log_start, next_seq, says_nothing_alone};
 use crate::history::History;
 use crate::identity::IDENTITY_NAME;
 use crate::index::IndexBuilder;
@@ -21,6 +21,7 @@ use crate::limits::{
     reserve_min,
 };
 use crate::prepare::{OpenSegment, Preparer, Progress};
+use crate::recycle::LogStart;
 use crate::replay::{Replay, Report, Tail};
 use crate::retire::Retired;
 use crate::scan::{Met, Page, Scanner};
@@ -71,6 +72,8 @@ pub(crate) struct Recovery {
     /// The highest number that any block, index or header calls durable.
     durable_upto: u64,
     unreadable: u64,
+    /// Where the log begins, once every header was looked at.
+    log_start: LogStart,
     history: Option<History>,
     index: Option<IndexBuilder>,
     /// Blocks of the segment being scanned above this were discarded by an earlier recovery.
@@ -100,6 +103,7 @@ impl Recovery {
             retries: 0,
             durable_upto: 0,
             unreadable: 0,
+            log_start: LogStart::default(),
             history: None,
             index: None,
             limit: u64::MAX,
@@ -197,6 +201,7 @@ impl Recovery {
             spares.into_iter().partition(|&(size, _)| size >= least);
         let names = |files: Vec<(u64, u64)>| files.into_iter().map(|(_, seq)| seq).collect();
         Start {
+            log_start: self.log_start,
             config: self.config.clone(),
             dir: self.dir.expect("the directory is open"),
             next_seq: preparer.seq() + 1,
@@ -506,7 +511,8 @@ impl Recovery {
     /// cannot say what was discarded before it.
     fn next_to_find(&self) -> usize {
         let ended = self.found.iter().any(|one| one.first_block.is_some());
-        let wanted = |one: &Found| !one.renamed && (!ended || one.header.is_none());
+        let part = |one: &Found| !one.renamed && !one.is_let_go(self.log_start);
+        let wanted = |one: &Found| part(one) && (!ended || one.header.is_none());
         let before = self.found[..self.at].iter().rposition(wanted);
         assert!(before.is_none_or(|before| before < self.at), "the end is looked for backwards");
         before.unwrap_or(self.found.len())
@@ -517,7 +523,8 @@ impl Recovery {
         for at in from..self.found.len() {
             let one = &self.found[at];
             assert!(!one.kept, "a segment is replayed once");
-            if !one.renamed && !one.empty {
+            let let_go = one.is_let_go(self.log_start);
+            if !one.renamed && !one.empty && !let_go {
                 return at;
             }
             let history = self.history.as_mut().expect("a replay has a history");
@@ -544,6 +551,7 @@ impl Recovery {
         assert!(self.handle.is_none(), "every segment was closed");
         match stage {
             Stage::Look => {
+                self.log_start = log_start(&self.found);
                 self.at = self.found.len();
                 self.at = self.next_to_find();
                 self.step = Step::Open(Stage::FindEnd);
@@ -564,6 +572,7 @@ impl Recovery {
         Report {
             tail: Tail::Fresh,
             durable_upto: self.durable_upto,
+            start: self.log_start,
             kept: Place::default(),
             segments: 0,
             blocks: 0,
@@ -698,7 +707,9 @@ impl Recovery {
         // promised blocks are missing at the end, only what is surely empty.
         let last = self.found.iter().rposition(|one| one.kept).map_or(0, |at| at + 1);
         let usable = |&(at, one): &(usize, &Found)| {
-            let keeps = one.kept || one.unreadable || (lost || at < last) && one.junk;
+            // What was let go is reused in its turn: it may say what an older one discarded.
+            let keeps = one.kept || one.unreadable || one.is_let_go(self.log_start);
+            let keeps = keeps || (lost || at < last) && one.junk;
             one.renamed || !keeps && (at >= last || says_nothing_alone(&self.found, one))
         };
         let usable = self.found.iter().enumerate().filter(usable);
@@ -713,7 +724,8 @@ impl Recovery {
         assert!(kept.segment_seq < seq, "the new segment stands behind what was kept");
         let place = self.config.expect(seq, 0);
         let header =
-            SegmentHeader::new(&place, self.config.segment_bytes, (!fresh).then_some(kept));
+            SegmentHeader::new(&place, self.config.segment_bytes, (!fresh).then_some(kept))
+                .with_start(self.log_start);
         let dir = self.dir.expect("the directory is open");
         self.step = Step::Start(Box::new(Preparer::new(&self.config.dir, dir, header, spare)));
         self.start = Some((kept, report));
