@@ -169,8 +169,8 @@ fn ignored() -> (Vec<u8>, Vec<u8>) {
     let mut messages = Vec::new();
     let upto = Lsn(1 << 20);
     for body in [
-        Said::Accepted { ballot: FOREIGN, upto, seq: 0 },
-        Said::Commit { ballot: FOREIGN, upto, end: upto },
+        Said::Accepted { ballot: FOREIGN, upto, seq: 0, low: upto },
+        Said::Commit { ballot: FOREIGN, upto, end: upto, held: upto },
         Said::StepDown { ballot: FOREIGN, successor: Some(9) },
     ] {
         Message { stream: UNKNOWN, body: body.clone() }.encode_into(&mut messages);

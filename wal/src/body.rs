@@ -10,14 +10,16 @@ use crate::group::{
 use crate::limits::{BLOCK_ALIGN, BLOCK_HEAD_BYTES, BODY_BYTES_MAX, block_bytes};
 use crate::lsn::{Ballot, Lsn};
 use crate::parse::{BadRecord, parse_group};
-use crate::record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
+use crate::record::{
+    FLAG_MOVED, FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader,
+};
 
 /// What is known about one record of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordMeta {
     /// What it is.
     pub kind: Kind,
-    /// [`FLAG_STAGED`].
+    /// [`FLAG_STAGED`] or [`FLAG_MOVED`].
     pub flags: u8,
     /// The stream.
     pub stream: u64,
@@ -56,6 +58,11 @@ impl RecordMeta {
     /// Whether the record is staged for a takeover.
     pub fn is_staged(&self) -> bool {
         self.flags & FLAG_STAGED != 0
+    }
+
+    /// Whether the record is a copy of a committed group.
+    pub fn is_moved(&self) -> bool {
+        self.flags & FLAG_MOVED != 0
     }
 }
 
@@ -492,8 +499,8 @@ fn record_header(
     ballot: Ballot,
     len: usize,
 ) -> RecordHeader {
-    assert!(flags & !FLAG_STAGED == 0, "unknown flags {flags}");
-    assert!(flags == 0 || kind == Kind::Group, "only groups are staged");
+    assert!([0, FLAG_STAGED, FLAG_MOVED].contains(&flags), "unknown flags {flags}");
+    assert!(flags == 0 || kind == Kind::Group, "only groups are staged or copied");
     assert!(lsn <= Lsn::MAX, "{kind:?} at {lsn}");
     assert!(len <= BODY_BYTES_MAX - RECORD_HEADER_BYTES, "{kind:?} of {len} bytes");
     RecordHeader {

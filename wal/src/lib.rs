@@ -91,7 +91,7 @@ pub use parse::{
     BadBody, BadRecord, Entries, Entry, check_headers_only, check_record, entries, parse_body,
     parse_group, restamp,
 };
-pub use record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
+pub use record::{FLAG_MOVED, FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
 pub use recycle::{LogStart, Recycler};
 pub use replay::{CorruptRange, Replay, Report, Tail};
 pub use room::{NewBlock, NoRoom, Space};

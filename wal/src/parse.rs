@@ -9,7 +9,9 @@ use crate::group::{
 };
 use crate::limits::BODY_BYTES_MAX;
 use crate::lsn::{Ballot, Lsn};
-use crate::record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
+use crate::record::{
+    FLAG_MOVED, FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader,
+};
 
 /// Why a record is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -287,7 +289,7 @@ fn record_bytes(header: &RecordHeader) -> usize {
 fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
     let kind = Kind::from_code(header.kind).ok_or(BadRecord::Kind)?;
     let clean = header.reserved == [0; 2] && header.reserved2.get() == 0;
-    if !clean || header.flags & !FLAG_STAGED != 0 {
+    if !clean || ![0, FLAG_STAGED, FLAG_MOVED].contains(&header.flags) {
         return Err(BadRecord::Reserved);
     }
     let len = header.len.get();

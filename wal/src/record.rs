@@ -78,6 +78,9 @@ impl Kind {
 /// Bytes fetched for the takeover under the header's ballot. They count only from that Takeover
 /// record on; before it they are no part of the log.
 pub const FLAG_STAGED: u8 = 1;
+/// A copy of a committed group that stands in an older block. It counts in place of a live run of
+/// the same ballot, and is nothing new.
+pub const FLAG_MOVED: u8 = 2;
 
 /// The header of a record, little-endian, without padding.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -85,7 +88,7 @@ pub const FLAG_STAGED: u8 = 1;
 pub struct RecordHeader {
     /// A [`Kind`].
     pub kind: u8,
-    /// [`FLAG_STAGED`].
+    /// [`FLAG_STAGED`] or [`FLAG_MOVED`].
     pub flags: u8,
     /// Zero.
     pub reserved: [u8; 2],
@@ -111,6 +114,7 @@ pub struct RecordHeader {
 const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_BYTES);
 const _: () = assert!(RECORD_HEADER_BYTES.is_multiple_of(RECORD_ALIGN));
 const _: () = assert!(FLAG_STAGED.is_power_of_two(), "a flag is one bit");
+const _: () = assert!(FLAG_MOVED.is_power_of_two() && FLAG_MOVED != FLAG_STAGED);
 const _: () = assert!(Kind::Group as u8 != 0, "zeros are no record");
 const _: () = assert!(!Kind::Group.is_hard_state(), "groups are fetched again from others");
 const _: () = assert!(!Kind::Closing.is_hard_state(), "a closing block asks for no other");

@@ -123,7 +123,7 @@ impl Recovery {
         assert!(self.retries <= RETRIES_MAX, "retries are bounded");
         assert!(self.in_flight.is_none() || self.queue_is_empty(), "items are taken first");
         let opening = matches!(self.step, Step::OpenDir);
-        assert!(opening == self.dir.is_none(), "the directory is open: {:?}", self.step);
+        assert!(opening == self.dir.is_none(), "the directory is open");
         let reading = match &self.step {
             Step::Facts | Step::Header | Step::IndexHead => Some(Stage::Look),
             Step::Close(stage) | Step::Scan(stage, _) => Some(*stage),
@@ -456,10 +456,9 @@ impl Recovery {
         let found = &mut self.found[self.at];
         assert!(found.header.is_none() && !found.unreadable, "a header is read once");
         let expect = self.config.expect(found.seq, 0);
-        let page = if count as usize >= BLOCK_ALIGN {
-            SegmentHeader::parse(&pool.bytes(slot)[..BLOCK_ALIGN], &expect)
-        } else {
-            Err(BadSegment::Unreadable)
+        let page = match count as usize >= BLOCK_ALIGN {
+            true => SegmentHeader::parse(&pool.bytes(slot)[..BLOCK_ALIGN], &expect),
+            false => Err(BadSegment::Unreadable),
         };
         self.step = Step::Close(Stage::Look);
         match page {
@@ -716,8 +715,8 @@ impl Recovery {
         let mut spares: Vec<(u64, u64)> = usable.map(|(_, one)| (one.size, one.seq)).collect();
         spares.sort_unstable();
         self.spares = spares;
-        assert!(self.spares.len() + report.segments <= self.found.len(), "what is kept stays");
-        let spare = self.spares.pop().map(|(_, seq)| seq);
+        let gone = self.found.iter().find(|one| one.is_let_go(self.log_start));
+        let spare = gone.map(|one| one.seq).or_else(|| self.spares.pop().map(|(_, seq)| seq));
         self.taken_again = spare;
         let kept_too = |one: &Found| one.kept && Some(one.seq) == spare;
         assert!(!self.found.iter().any(kept_too), "what was kept is not overwritten");

@@ -75,6 +75,21 @@ impl Recycler {
         assert!(self.complete.len() <= CHECKPOINTS_MAX, "what is remembered is bounded");
     }
 
+    /// The log was read, and begins at `start`.
+    pub fn on_recovered(&mut self, start: LogStart) {
+        assert!(self.start == LogStart::default(), "a log is read once");
+        self.abandon();
+        self.start = start;
+        self.complete.retain(|one| one.begin >= start);
+        self.assert_invariants();
+    }
+
+    /// How many checkpoints are complete.
+    pub fn complete(&self) -> usize {
+        assert!(self.complete.len() <= CHECKPOINTS_MAX, "what is remembered is bounded");
+        self.complete.len()
+    }
+
     /// Where the log begins.
     pub fn start(&self) -> LogStart {
         self.start

@@ -152,9 +152,11 @@ impl Wal {
         assert!(free_below <= start.segment, "a file of the log is not free");
     }
 
-    /// The segment that blocks go into. 0 during recovery.
-    pub fn active_segment(&self) -> u64 {
-        self.writer().map_or(0, |writer| writer.active.seq)
+    /// The segment that blocks go into, and its first free byte. Zeros during recovery.
+    pub fn active(&self) -> (u64, u64) {
+        let active = self.writer().map(Writer::active).unwrap_or_default();
+        assert!(self.is_ready() == (active.0 > 0), "an open log goes on in a segment");
+        active
     }
 
     /// Whether a segment is complete and readable through the page cache.

@@ -69,7 +69,7 @@ pub(crate) struct Start {
 pub(crate) struct Writer {
     config: Config,
     dir: Handle,
-    pub(crate) active: OpenSegment,
+    active: OpenSegment,
     /// First free byte of the active segment.
     at: u64,
     index: IndexBuilder,
@@ -213,7 +213,7 @@ impl Writer {
         assert!(self.gone.start().segment <= active.seq, "blocks go where the log goes on");
     }
 
-    /// See [`LetGo`]. Nothing that was appended and is not durable stands before the start.
+    /// See [`LetGo`].
     pub(crate) fn let_go(&mut self, start: LogStart, free_below: u64) {
         assert!(start.block <= self.durable, "a log begins at a durable block");
         self.gone.advance(start, free_below);
@@ -493,7 +493,6 @@ impl Writer {
         let place = self.config.expect(self.next_seq, 0);
         let header = SegmentHeader::new(&place, self.config.segment_bytes, None);
         let header = header.with_start(self.gone.start());
-        // A whole segment is too much for the reserve.
         let free = (!self.reserving && self.free() > 0).then(|| self.gone.take(&mut self.sealed));
         let spare = match free.or_else(|| self.spares.pop()) {
             None if self.reserve.len() > RESERVE_FILES => self.reserve.pop(),
@@ -504,7 +503,6 @@ impl Writer {
     }
 
     fn may_prepare(&self) -> bool {
-        // What is free is not one more.
         self.next.is_none() && self.segments() - self.free() < self.config.segments_max()
     }
 
@@ -733,6 +731,10 @@ impl Writer {
         prepare.into_iter().chain(self.closing_due()).chain(self.reserve_due()).min()
     }
 
+    pub(crate) fn active(&self) -> (u64, u64) {
+        (self.active.seq, self.at)
+    }
+
     pub(crate) fn durable(&self) -> u64 {
         self.durable
     }
@@ -755,7 +757,6 @@ impl Writer {
 
     pub(crate) fn space(&self) -> Space {
         let unsealed = self.retired.iter().filter(|retired| !retired.is_sealed()).count();
-        // A file that is free is as good as one that is not there.
         let full = (self.sealed.len() - self.free() + unsealed) as u64;
         let used = full * self.config.segment_bytes + self.at;
         let limit = self.config.segments_max() as u64 * self.config.segment_bytes;

@@ -31,6 +31,7 @@
 
 mod abdicate;
 mod accept;
+mod base;
 mod binding;
 mod codec;
 mod effect;

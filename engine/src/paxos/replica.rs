@@ -60,8 +60,11 @@ pub struct Replica {
     /// Commit cursor and end of the log that the leader of the accepting ballot named.
     pub(super) leader_commit: Lsn,
     pub(super) leader_end: Lsn,
-    /// Last committed position that was logged.
+    /// Last committed position that was logged, and that is durable.
     pub(super) hinted: Lsn,
+    pub(super) low: Lsn,
+    /// What every member's disk knows to be committed.
+    pub(super) held: Lsn,
     pub(super) disk_stalled: bool,
     /// The first position of the log that could not be read from the disk.
     pub(super) damaged: Option<Lsn>,
@@ -87,6 +90,8 @@ pub(super) enum Then {
     /// End of a Takeover, and the number of its config.
     TakenOver(Ballot, Lsn, u64),
     Configured(Ballot, u64),
+    /// What it says is committed.
+    Hinted(Lsn),
     Nothing,
 }
 
@@ -116,11 +121,11 @@ impl Replica {
             Body::Takeover { ballot, end, config } => {
                 self.on_takeover(from, *ballot, *end, config, now, fx);
             }
-            Body::Accepted { ballot, upto, seq } => {
-                self.on_accepted(from, *ballot, (*upto, *seq), now, fx);
+            Body::Accepted { ballot, upto, seq, low } => {
+                self.on_accepted(from, *ballot, (*upto, *seq, *low), now, fx);
             }
-            Body::Commit { ballot, upto, end } => {
-                self.on_commit(from, *ballot, *upto, *end, now, fx);
+            Body::Commit { ballot, upto, end, held } => {
+                self.on_commit(from, *ballot, (*upto, *end, *held), now, fx);
             }
             Body::Fetch(request) => self.on_fetch(from, request, fx),
             Body::StepDown { ballot, successor } => {
@@ -155,6 +160,7 @@ impl Replica {
                     self.on_group_durable(ballot, end, now, fx);
                 }
                 Then::Configured(ballot, seq) => self.on_config_durable(ballot, seq, now, fx),
+                Then::Hinted(upto) => self.on_hint_durable(upto),
                 Then::Nothing => {}
             }
         }

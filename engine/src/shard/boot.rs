@@ -12,6 +12,7 @@ use zerocopy::FromBytes;
 use crate::config::Role;
 use crate::handle::ShardPort;
 use crate::paxos::{Config, Liveness, Me, Member, NodeKey, ReplayError, Replica, replay};
+use crate::shard::checkpoint::BASE_MOVED;
 use crate::shard::create::Creations;
 use crate::shard::import::Imports;
 use crate::shard::jobs::Jobs;
@@ -46,20 +47,33 @@ pub(crate) enum Phase {
 }
 
 /// A stream while its records are replayed.
-struct Replaying {
-    log: StreamLog,
-    config: Config,
-    role: Role,
-    derived: Derived,
-    floor: Lsn,
+pub(crate) struct Replaying {
+    pub(crate) log: StreamLog,
+    pub(crate) config: Config,
+    pub(crate) role: Role,
+    pub(crate) derived: Derived,
+    pub(crate) floor: Lsn,
     /// Lost records may have held a promise above those that were replayed.
-    ceiling_due: bool,
+    pub(crate) ceiling_due: bool,
 }
 
 /// What is needed until the shard runs.
 pub(crate) struct Booting {
     pub(crate) identity: IdentityFile,
     streams: BTreeMap<u64, Replaying>,
+}
+
+impl Booting {
+    /// What was replayed of a stream.
+    pub(crate) fn stream(&self, stream: u64) -> Option<&Replaying> {
+        self.streams.get(&stream)
+    }
+
+    /// A stream that a checkpoint tells of.
+    pub(crate) fn insert(&mut self, stream: u64, told: Replaying) {
+        let before = self.streams.insert(stream, told);
+        assert!(before.is_none(), "what was replayed counts");
+    }
 }
 
 impl<R: Ring> Shard<R> {
@@ -127,6 +141,7 @@ impl<R: Ring> Shard<R> {
             forward: shared.forward,
             unsent: Default::default(),
             leases: BTreeMap::new(),
+            checkpoints: Default::default(),
             alarms: BTreeMap::new(),
             listening: None,
             booted: false,
@@ -244,8 +259,12 @@ impl<R: Ring> Shard<R> {
         while let Some(item) = self.ledger.wal.poll_replay(&mut self.io.pool) {
             match item {
                 Replay::Record { meta, place, bytes } => self.replay(&meta, place, &bytes),
-                Replay::Damaged { meta, .. } => self.replay_damaged(&meta),
+                Replay::Damaged { meta, .. } => {
+                    self.break_checkpoint();
+                    self.replay_damaged(&meta);
+                }
                 Replay::Corrupt { hard_state_maybe_lost, .. } => {
+                    self.break_checkpoint();
                     self.replay_corrupt(hard_state_maybe_lost);
                 }
                 Replay::Done { report } => {
@@ -257,6 +276,9 @@ impl<R: Ring> Shard<R> {
                         );
                         self.alarm("log-damaged", text);
                     }
+                    if !self.end_checkpoints(report.start) {
+                        return self.lost("no checkpoint is whole");
+                    }
                     return self.on_recovered(report.kept.block);
                 }
             }
@@ -264,10 +286,13 @@ impl<R: Ring> Shard<R> {
     }
 
     fn replay(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
+        if meta.kind == Kind::Checkpoint {
+            return self.replay_checkpoint(meta.stream, place, bytes);
+        }
         let streams = &mut self.booting.streams;
         if meta.kind == Kind::Base {
             if let Some(known) = streams.get_mut(&meta.stream) {
-                known.floor = known.floor.max(meta.lsn);
+                known.truncate(meta.lsn, bytes == [BASE_MOVED]);
             } else if let Some((role, start, config)) = read_base(bytes, meta.lsn) {
                 let mut log = StreamLog::starting_at(start);
                 if meta.ballot.is_some() {
@@ -379,6 +404,7 @@ impl<R: Ring> Shard<R> {
             let wall = self.io.ring.wall_ns();
             let mut state = StreamState::new(replica, role, derived, wall);
             state.floor = floor;
+            self.checkpoints.floors.insert(id);
             self.streams.insert(id, state);
         }
         self.start_listener();
@@ -535,7 +561,29 @@ impl Replaying {
         }
     }
 
+    /// Readers need nothing below `to`, or nobody does. Both were said at most of what was
+    /// committed, and how far that was, a hint may not have said before.
+    fn truncate(&mut self, to: Lsn, moved: bool) {
+        if !moved {
+            self.floor = self.floor.max(to);
+            return;
+        }
+        if self.log.is_unknown() {
+            return;
+        }
+        let known = self.log.boundaries().map(|b| b.lsn).filter(|lsn| *lsn <= to).last();
+        self.log.commit(known.unwrap_or_default());
+        self.log.truncate(to.min(self.log.committed().lsn));
+    }
+
     fn group(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
+        if meta.is_moved() {
+            // Nothing new. Where the log is not known, neither is what it would stand for.
+            if !self.log.is_unknown() && meta.end <= self.log.end().lsn {
+                self.log.relocate(meta.lsn, meta.end, meta.ballot, place);
+            }
+            return;
+        }
         let end = Boundary { lsn: meta.end, chain: meta.chain };
         let kind = crate::shard::batch::group_kind(bytes);
         if meta.is_staged() {

@@ -132,7 +132,8 @@ impl<R: Ring> Shard<R> {
         let Ok(metas) = parse_body(body, headers_crc) else { return false };
         // Checked before anything is taken: what is taken is logged.
         let fits = |meta: &RecordMeta| match meta.kind {
-            Kind::Group => !meta.is_staged(),
+            // Staged and moved groups are a matter of each disk.
+            Kind::Group => meta.flags == 0,
             Kind::CommitHint => true,
             _ => false,
         };

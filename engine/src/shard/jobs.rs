@@ -26,6 +26,8 @@ pub(crate) enum Destination {
     Embedder { follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
     /// The forwarding shard.
     Forward { id: u64, max_bytes: u32 },
+    /// This log again: the segment is to be emptied.
+    Move { segment: u64 },
 }
 
 /// A read of `[from, upto)` of a stream.
@@ -169,7 +171,7 @@ impl<R: Ring> Shard<R> {
             _ => committed,
         };
         let floor = match &job.destination {
-            Destination::Peer { .. } => log.base().lsn,
+            Destination::Peer { .. } | Destination::Move { .. } => log.base().lsn,
             _ => state.floor.max(log.base().lsn),
         };
         if job.from < floor {
@@ -246,6 +248,21 @@ impl<R: Ring> Shard<R> {
             extents.push(*extent);
         }
         extents
+    }
+
+    /// Closes what is open of segments below `segment`. The oldest of them that is still read.
+    pub(crate) fn close_files_below(&mut self, segment: u64) -> Option<u64> {
+        let running = self.jobs.running.values().map(|read| read.extents[0].place.segment);
+        let opening = self.jobs.opening.values().copied();
+        let oldest = running.chain(opening).min().filter(|oldest| *oldest < segment);
+        let below = oldest.unwrap_or(segment);
+        while let Some((&seq, File::Open(handle))) = self.jobs.files.range(..below).next() {
+            let handle = *handle;
+            self.jobs.files.remove(&seq);
+            self.forget(Op::Close { handle });
+        }
+        assert!(self.jobs.files.range(..below).next().is_none(), "nothing is left open");
+        oldest
     }
 
     /// A handle to read a segment with; none while it is being opened.

@@ -191,7 +191,7 @@ impl Ledger {
 pub(crate) fn group_items<'a>(metas: impl IntoIterator<Item = &'a RecordMeta>) -> Vec<Durable> {
     let mut items: Vec<Durable> = Vec::new();
     for meta in metas {
-        if meta.kind != Kind::Group || meta.is_staged() {
+        if meta.kind != Kind::Group || meta.is_staged() || meta.is_moved() {
             continue;
         }
         let item = Durable::Groups { stream: meta.stream, ballot: meta.ballot, upto: meta.end };

@@ -17,6 +17,7 @@
 
 mod batch;
 mod boot;
+mod checkpoint;
 mod create;
 mod deliver;
 mod effects;
@@ -26,6 +27,7 @@ mod import;
 mod jobs;
 mod ledger;
 mod mesh;
+mod moving;
 mod net;
 mod publish;
 mod report;
@@ -188,6 +190,7 @@ pub struct Shard<R: Ring> {
     pub(crate) forward: Option<ForwardPort>,
     pub(crate) unsent: VecDeque<(u16, mesh::Mail)>,
     pub(crate) leases: BTreeMap<u64, (Arc<Path>, Lease)>,
+    pub(crate) checkpoints: checkpoint::Checkpoints,
     pub(crate) alarms: BTreeMap<&'static str, (u64, String)>,
     pub(crate) listening: Option<SocketAddr>,
     booted: bool,

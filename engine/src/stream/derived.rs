@@ -31,15 +31,20 @@ pub struct Derived {
     /// Who appended what.
     pub producers: Producers,
     /// Catalogue changes above the committed cursor.
-    changes: VecDeque<(Lsn, Change)>,
+    pub(super) changes: VecDeque<(Lsn, Change)>,
     /// Groups of the run staged for one takeover.
     staged: Option<Staged>,
     /// Highest catalogue id seen in any group, voided ones included.
     seen: Vec<Change>,
-    committed: Lsn,
+    pub(super) committed: Lsn,
 }
 
 impl Derived {
+    /// Whether groups wait for their takeover.
+    pub(super) fn is_staging(&self) -> bool {
+        self.staged.is_some()
+    }
+
     /// A group was logged at the end of the log. Returns the changes in it.
     pub fn on_logged(&mut self, bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) {
         let implied = implied(bytes, kind, start, end, scn);

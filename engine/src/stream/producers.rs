@@ -43,10 +43,10 @@ pub enum Verdict {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Producer {
-    last: u64,
-    scn: u64,
-    recent: VecDeque<Mark>,
+pub(super) struct Producer {
+    pub(super) last: u64,
+    pub(super) scn: u64,
+    pub(super) recent: VecDeque<Mark>,
 }
 
 /// Producers whose places are forgotten: the last sequence of each, and its SCN.
@@ -80,10 +80,10 @@ impl Lasts {
 /// The producers of one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Producers {
-    settled: BTreeMap<u64, Producer>,
+    pub(super) settled: BTreeMap<u64, Producer>,
     lasts: Lasts,
     /// Logged above the committed cursor, in log order.
-    overlay: VecDeque<Mark>,
+    pub(super) overlay: VecDeque<Mark>,
 }
 
 impl Producers {
@@ -131,6 +131,17 @@ impl Producers {
         while self.overlay.back().is_some_and(|m| m.end_lsn > from) {
             self.overlay.pop_back();
         }
+    }
+
+    /// Producers of which the last sequence alone is known, with their SCNs.
+    pub(super) fn lasts(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.lasts.by_id.iter().map(|(id, (last, scn))| (*id, *last, *scn))
+    }
+
+    /// Puts one of them back.
+    pub(super) fn restore_last(&mut self, id: u64, last: u64, scn: u64) {
+        self.lasts.take(id);
+        self.lasts.insert(id, last, scn);
     }
 
     fn settle(&mut self, mark: Mark) {

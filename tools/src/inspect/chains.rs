@@ -56,6 +56,10 @@ impl Chains {
     }
 
     fn group(&mut self, meta: &RecordMeta, body: &[u8]) -> Result<(), String> {
+        if meta.is_moved() {
+            // The same group as before, further on in the log.
+            return Ok(());
+        }
         let Ok((header, _)) = GroupHeader::read_from_prefix(&body[meta.range()]) else {
             return Err("a group without a header".to_owned());
         };
