@@ -251,6 +251,11 @@ impl<R: Ring> Shard<R> {
         self.alarms.iter().map(|(code, (_, hint))| (*code, hint.as_str()))
     }
 
+    /// Where this shard's log begins: what stands before was let go.
+    pub fn log_start(&self) -> palisade_wal::LogStart {
+        self.checkpoints.recycler.start()
+    }
+
     /// The ring, for who drives the shard.
     pub fn ring(&mut self) -> &mut R {
         &mut self.io.ring

@@ -1,5 +1,7 @@
 //! One seed from the first format to the last check.
 
+use std::collections::BTreeMap;
+
 use palisade::config::Role;
 use palisade::shard::Halt;
 use palisade_netio::Nanos;
@@ -9,6 +11,7 @@ use super::agenda::Agenda;
 use super::check::{Checks, FullCopy, Seat, Violation};
 use super::faults::{Faults, Step};
 use super::fleet::{Fleet, Node, Turned};
+use super::operator::Operator;
 use super::report::{Failure, SeedReport};
 use super::settings::{MS, SECOND, Settings, Upstream};
 use super::workload::{Wake, Workload};
@@ -31,6 +34,7 @@ const RUN_NS_MIN: u64 = 60 * SECOND;
 enum Entry {
     Wake(Wake),
     Fault(Step),
+    Operator,
 }
 
 /// Nodes that a standby fetches from, in the order of its list.
@@ -56,10 +60,13 @@ pub struct World {
     workload: Workload,
     faults: Faults,
     checks: Checks,
+    operator: Operator,
     agenda: Agenda<Entry>,
     began: Nanos,
     acks_before_fault: u64,
     turns: u64,
+    /// The first segment of each log that does not begin with its first block.
+    let_go: BTreeMap<(usize, u16), u64>,
 }
 
 impl World {
@@ -83,6 +90,7 @@ impl World {
             seed,
             workload: Workload::new(&settings, random.bits()),
             faults: Faults::draw(random.bits()),
+            operator: Operator::new(0, true),
             checks: Checks::default(),
             agenda: Agenda::default(),
             universe,
@@ -91,6 +99,7 @@ impl World {
             began,
             acks_before_fault: 0,
             turns: 0,
+            let_go: BTreeMap::new(),
         })
     }
 
@@ -117,6 +126,8 @@ impl World {
             acks,
             acks_before_fault: self.acks_before_fault,
             shipped: self.fleet.shipped(),
+            truncations: self.operator.truncations,
+            let_go: self.let_go.values().sum(),
             trace_hash: self.universe.trace_hash(),
             ok: simulated_ns >= RUN_NS_MIN
                 && self.acks_before_fault >= ACKS_BEFORE_FAULT
@@ -190,6 +201,11 @@ impl World {
             self.step_until(deadline, "the first appends are acknowledged")?;
         }
         self.acks_before_fault = self.workload.history.acks;
+        let own = self.seed ^ 0x006F_7065_7261_746F;
+        self.operator = Operator::new(own, self.faults.may_lose_bytes());
+        if self.operator.is_on() {
+            self.agenda.add(self.universe.now(), Entry::Operator);
+        }
         Ok(())
     }
 
@@ -299,6 +315,12 @@ impl World {
                     self.agenda.add(next, Entry::Wake(who));
                 }
             }
+            Entry::Operator => {
+                let workload = &self.workload;
+                self.operator.wake(&self.fleet, |stream| workload.read_upto(stream));
+                let next = self.operator.next(now);
+                self.agenda.add(next, Entry::Operator);
+            }
             Entry::Fault(Step::Draw) => {
                 let blow = self.faults.draw_blow(&self.fleet);
                 self.agenda.add(now, Entry::Fault(Step::Strike(blow)));
@@ -335,6 +357,10 @@ impl World {
                 let text = format!("node #{node}, start {boot}: {code}: {text}");
                 return Err(Violation::new("alarm", text));
             }
+        }
+        let (start, number) = (shard.log_start().segment, shard.identity().shard);
+        if start > 0 {
+            self.let_go.insert((node, number), start - 1);
         }
         let mut blows = Vec::new();
         for replica in shard.replicas() {
@@ -421,8 +447,8 @@ impl World {
         let known = &self.fleet.nodes[node];
         let seat = Seat { cluster: known.cluster, node, boot: known.boots, stream };
         let unreadable = |why: &str| Violation::new("readable", format!("{seat}: {why}"));
-        let mut copy = FullCopy { seat, committed: Lsn::ZERO, records: Vec::new() };
-        let mut from = Lsn::ZERO;
+        let (records, mut from) = self.operator.archived(stream);
+        let mut copy = FullCopy { seat, committed: Lsn::ZERO, records };
         loop {
             let port = self.fleet.port(node, stream).ok_or_else(|| unreadable("down"))?;
             let answer = port.read(stream, from).map_err(|e| unreadable(&e.to_string()))?;
