@@ -59,7 +59,7 @@ fn a_truncated_log_goes_on_in_the_space_that_it_has() {
     let kept: Vec<Appended> =
         (1..=20).map(|n| quiet.append_record(numbered(n, 1000)).wait().unwrap()).collect();
     let mut sequence = 0;
-    churn(&busy, &mut sequence, 3 * SEGMENTS * SEGMENT >> 20);
+    churn(&busy, &mut sequence, 3 * SEGMENTS * (SEGMENT >> 20));
     let (bytes, lowest) = segments(&config.node.data);
     assert!(bytes <= (SEGMENTS + 1) * SEGMENT, "{bytes} bytes of segments");
     assert!(lowest > SEGMENTS, "segment {lowest} is the oldest");

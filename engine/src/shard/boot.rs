@@ -571,7 +571,7 @@ impl Replaying {
         if self.log.is_unknown() {
             return;
         }
-        let known = self.log.boundaries().map(|b| b.lsn).filter(|lsn| *lsn <= to).last();
+        let known = self.log.boundaries().map(|b| b.lsn).rfind(|lsn| *lsn <= to);
         self.log.commit(known.unwrap_or_default());
         self.log.truncate(to.min(self.log.committed().lsn));
     }

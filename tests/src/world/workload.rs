@@ -1,6 +1,6 @@
 //! Clients that append, create and read, and what they were told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use palisade::shard::{Answer, ReadPart};
@@ -74,6 +74,8 @@ pub struct Workload {
     acked_under: BTreeMap<u64, Ballot>,
     /// Clients ask for nothing new.
     draining: bool,
+    /// Nodes whose disks may lose what they held.
+    pub spoilt: BTreeSet<usize>,
 }
 
 impl Workload {
@@ -91,6 +93,7 @@ impl Workload {
             makers: Vec::new(),
             acked_under: BTreeMap::new(),
             draining: false,
+            spoilt: BTreeSet::new(),
         }
     }
 
@@ -395,7 +398,9 @@ impl Workload {
                     reader.node = moves;
                 }
             }
-            Some(Err(error)) if error.kind() == ErrorKind::Corrupt => {
+            Some(Err(error))
+                if error.kind() == ErrorKind::Corrupt && !self.spoilt.contains(&seat.node) =>
+            {
                 let text = format!("{seat}: a read from {}: {error}", reader.next);
                 return Err(Violation::new("readable", text));
             }

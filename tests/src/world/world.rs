@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use palisade::ErrorKind;
 use palisade::config::Role;
 use palisade::shard::Halt;
 use palisade_netio::Nanos;
@@ -201,6 +202,8 @@ impl World {
             self.step_until(deadline, "the first appends are acknowledged")?;
         }
         self.acks_before_fault = self.workload.history.acks;
+        let spoilt = |node: &usize| self.faults.may_spoil_reads(*node, &self.fleet);
+        self.workload.spoilt = (0..self.fleet.nodes.len()).filter(spoilt).collect();
         let own = self.seed ^ 0x006F_7065_7261_746F;
         self.operator = Operator::new(own, self.faults.may_lose_bytes());
         if self.operator.is_on() {
@@ -416,7 +419,7 @@ impl World {
         let mut copies = Vec::new();
         for node in 0..self.fleet.nodes.len() {
             for stream in self.fleet.streams(self.fleet.nodes[node].cluster) {
-                copies.push(self.copy(node, stream, deadline)?);
+                copies.extend(self.copy(node, stream, deadline)?);
             }
         }
         self.checks.at_end(&self.workload.history, &copies)
@@ -443,7 +446,16 @@ impl World {
         first.is_some() && self.fleet.nodes.iter().enumerate().all(is_same)
     }
 
-    fn copy(&mut self, node: usize, stream: u64, deadline: Nanos) -> Result<FullCopy, Violation> {
+    /// What a node has of a stream. None where a bad disk lost bytes below what others committed
+    /// since: a copy of old groups, or the checkpoint at the start of the log. The node says so;
+    /// it is not repaired yet.
+    fn copy(
+        &mut self,
+        node: usize,
+        stream: u64,
+        deadline: Nanos,
+    ) -> Result<Option<FullCopy>, Violation> {
+        let spoilt = self.faults.may_spoil_reads(node, &self.fleet);
         let known = &self.fleet.nodes[node];
         let seat = Seat { cluster: known.cluster, node, boot: known.boots, stream };
         let unreadable = |why: &str| Violation::new("readable", format!("{seat}: {why}"));
@@ -455,6 +467,9 @@ impl World {
             let part = loop {
                 match answer.try_take() {
                     Some(Ok(part)) => break part,
+                    Some(Err(error)) if spoilt && error.kind() == ErrorKind::Corrupt => {
+                        return Ok(None);
+                    }
                     Some(Err(error)) => return Err(unreadable(&error.to_string())),
                     None if self.universe.now() >= deadline => {
                         return Err(unreadable("no answer"));
@@ -466,7 +481,7 @@ impl World {
             (from, copy.committed) = (part.next, part.committed);
             copy.records.extend(part.records);
             if done {
-                return Ok(copy);
+                return Ok(Some(copy));
             }
         }
     }
