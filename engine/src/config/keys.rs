@@ -161,8 +161,8 @@ pub const KEYS: [Key; 29] = [
         "log.retain",
         Shape::Time(0, 3650 * 86_400 * S),
         Preset::Is("0s"),
-        "keep log at least this long after nobody needs it; acts from recycling on, which this \
-         version does not have: it keeps everything",
+        "keep log at least this long after nobody needs it; does nothing in this version, which \
+         reuses truncated segments when it needs them and lets nothing else go",
     ),
     key(
         "log.sync_path",

@@ -102,9 +102,8 @@ impl<R: Ring> Shard<R> {
             None => IdentityFile::open(&config.dir),
         };
         let ShardConfig { cluster, node, shard, shards, .. } = config;
-        // Incarnation and boot count are in the identity file.
+        // The rest is in the identity file; before it is read, nothing is asked of the log.
         let me = Peer { cluster, node, shard, shards, ..Peer::default() };
-        // Takes its real place when the identity is known; nothing is asked of it before.
         let wal = Wal::open(wal_config(&config, &me)).expect("bounds were checked with the file");
         Shard {
             me,

@@ -137,7 +137,7 @@ fn gap_text(gap: &Gap) -> String {
 fn describe((meta, bad): &Checked) -> serde_json::Value {
     json!({"kind": format!("{:?}", meta.kind), "stream": meta.stream, "lsn": meta.lsn.0,
         "end": meta.end.0, "ballot": {"round": meta.ballot.round, "node": meta.ballot.node},
-        "staged": meta.is_staged(), "moved": meta.is_moved(), "records": meta.records, "scn": meta.scn,
-        "bytes": meta.len, "chain": format!("{:016x}", meta.chain),
+        "staged": meta.is_staged(), "moved": meta.is_moved(), "records": meta.records,
+        "scn": meta.scn, "bytes": meta.len, "chain": format!("{:016x}", meta.chain),
         "bad": bad.map(|why| why.to_string())})
 }
