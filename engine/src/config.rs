@@ -118,10 +118,14 @@ pub struct Member {
 }
 
 /// Where a standby finds the primary or another standby.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamConfig {
-    /// Nodes to ask, in order.
+    /// Nodes to ask; others are found through them.
     pub endpoints: Vec<SocketAddr>,
+    /// Upstreams of this region go first; `None`: of the node's own.
+    pub preferred_region: Option<String>,
+    /// `upstream.override`: this one goes before all others while it can be used.
+    pub fixed: Option<SocketAddr>,
 }
 
 /// Space and retention of logs.
@@ -178,6 +182,8 @@ pub struct TimingConfig {
     pub heartbeat: Duration,
     /// Silence of a leader after which a follower asks for votes.
     pub election: Duration,
+    /// How long a member that comes first is well before a leader hands over to it; 0 for never.
+    pub hand_over: Duration,
     /// Age of a leader's oldest write at which it stops its heartbeats.
     pub disk_stall_soft: Duration,
     /// Age of the oldest write at which the node stops by itself.
@@ -235,7 +241,7 @@ impl Config {
                 forwarding: false,
             },
             members: vec![Member { id: 1, addr: nowhere, region }],
-            upstream: UpstreamConfig { endpoints: Vec::new() },
+            upstream: UpstreamConfig::default(),
             ..check::defaults()
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use palisade_netio::Uring;
 
 use crate::append::{AppendFuture, Outcome};
+use crate::control::{Controlled, Request};
 use crate::error::{Error, ErrorKind};
 use crate::handle::{Answer, ShardPort};
 use crate::shard::{Shard, halt_error};
@@ -54,6 +55,24 @@ impl ShardDriver {
     /// As [`Node::create_stream`](crate::Node::create_stream).
     pub fn create_streams(&mut self, count: usize) -> Result<Vec<u64>, Error> {
         let answer = self.port.create_streams(count)?;
+        self.drive(&answer)
+    }
+
+    /// Hands the leadership of a stream over, and drives the shard until the successor leads.
+    ///
+    /// # Errors
+    /// As [`Stream::transfer_leader`](crate::Stream::transfer_leader).
+    pub fn transfer_leader(&mut self, stream: u64, to: u32) -> Result<u64, Error> {
+        let answer = self.port.transfer_leader(stream, to)?;
+        self.drive(&answer)
+    }
+
+    /// Changes the registry of clusters, and drives the shard until that is committed.
+    ///
+    /// # Errors
+    /// As [`Node::control`](crate::Node::control).
+    pub fn control(&mut self, request: Request) -> Result<Controlled, Error> {
+        let answer = self.port.control(request)?;
         self.drive(&answer)
     }
 

@@ -44,9 +44,23 @@ pub enum ErrorKind {
     Unreachable,
     /// The node is stopping.
     Shutdown,
+    /// The node that should lead is no member of the stream.
+    NotMember,
+    /// The node that should lead is not heard, or its disk does not count.
+    NotUp,
+    /// The node that should lead is the leader.
+    LeadsAlready,
+    /// The node that should lead lacks too much of the log; it catches up.
+    Behind,
+    /// It did not happen in time.
+    TimedOut,
     /// The calling thread drives the shard that would have to answer: ask through its
     /// [`ShardDriver`](crate::ShardDriver), or from another thread.
     WouldBlock,
+    /// A rule forbids it: the text starts with its name, a lower-kebab word and a colon.
+    Forbidden,
+    /// Somebody else changed the same at the same time; nothing was done, ask again.
+    Conflict,
 }
 
 /// An error: cheap to make, to clone and to pass on.
@@ -89,7 +103,7 @@ impl Error {
     /// Whether the same call may succeed later or elsewhere without a change.
     pub fn is_retryable(&self) -> bool {
         use ErrorKind::*;
-        matches!(self.0.kind, NotLeader | Busy | Unreachable | NoSpace)
+        matches!(self.0.kind, NotLeader | Busy | Unreachable | NoSpace | Behind | Conflict)
     }
 
     /// Address of the node that leads the stream, if known.

@@ -11,6 +11,7 @@ use palisade_netio::Wake;
 use palisade_wal::{Lsn, RECORD_BYTES_MAX};
 
 use crate::append::{AppendFuture, Promise, promise};
+use crate::control::{Controlled, RegistryView, Request};
 use crate::error::{Error, ErrorKind};
 use crate::limits::{COMMANDS_MAX, READ_BYTES_MAX};
 
@@ -22,7 +23,8 @@ pub struct NewRecord {
     /// Who appends it; 0 for nobody. A producer's records are in the log at most once each, as
     /// long as the stream remembers it: a repetition is answered with the original place, or
     /// [`ErrorKind::Unknown`] when that is forgotten. 17,408 producers with newer records push it
-    /// out: then it counts as new, and its sequence 1 would be taken again.
+    /// out, and so does a record of another that is a week of SCN newer: then it counts as new,
+    /// and its sequence 1 would be taken again.
     pub producer: u64,
     /// The producer's number for it, from 1: one more than its last.
     pub sequence: u64,
@@ -82,8 +84,11 @@ pub(crate) enum Command {
     Append { stream: u64, record: NewRecord, promise: Promise },
     Report { reply: SyncSender<Result<(), Error>> },
     Truncate { stream: u64, to: Lsn, reply: SyncSender<Result<(), Error>> },
+    Transfer { stream: u64, to: u32, reply: SyncSender<Result<u64, Error>> },
     Create { count: usize, reply: SyncSender<Result<Vec<u64>, Error>> },
     Read { stream: u64, from: Lsn, follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
+    Control { request: Box<Request>, dry_run: bool, reply: SyncSender<Result<Controlled, Error>> },
+    Registry { reply: SyncSender<Result<RegistryView, Error>> },
 }
 
 impl Command {
@@ -98,8 +103,11 @@ impl Command {
             Command::Report { reply } | Command::Truncate { reply, .. } => {
                 reply.send(Err(error)).map_err(drop)
             }
+            Command::Transfer { reply, .. } => reply.send(Err(error)).map_err(drop),
             Command::Create { reply, .. } => reply.send(Err(error)).map_err(drop),
             Command::Read { reply, .. } => reply.send(Err(error)).map_err(drop),
+            Command::Control { reply, .. } => reply.send(Err(error)).map_err(drop),
+            Command::Registry { reply } => reply.send(Err(error)).map_err(drop),
         };
     }
 }
@@ -217,6 +225,25 @@ impl ShardPort {
     /// [`ErrorKind::Busy`] when the queue is full.
     pub fn create_streams(&self, count: usize) -> Result<Answer<Vec<u64>>, Error> {
         self.request(|reply| Command::Create { count, reply })
+    }
+
+    /// Asks the leader of a stream, which must be this node, to hand over to the node `to`: the
+    /// round of its ballot, once that leads.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when the queue is full.
+    pub fn transfer_leader(&self, stream: u64, to: u32) -> Result<Answer<u64>, Error> {
+        self.request(|reply| Command::Transfer { stream, to, reply })
+    }
+
+    /// Asks for a change of the registry of clusters or of the protection mode. Only the shard of
+    /// the catalogue on the node that leads it at the primary can make one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when the queue is full.
+    pub fn control(&self, request: Request) -> Result<Answer<Controlled>, Error> {
+        let request = Box::new(request);
+        self.request(|reply| Command::Control { request, dry_run: false, reply })
     }
 
     /// Called once by the shard when its ring is up.
@@ -386,6 +413,21 @@ impl Stream {
     pub fn truncate_to(&self, lsn: Lsn) -> Result<(), Error> {
         let stream = self.id;
         self.port.ask(|reply| Command::Truncate { stream, to: lsn, reply })
+    }
+
+    /// Hands the leadership of this stream from this node to the node `to`, and waits until that
+    /// leads: the round of its ballot. Appends wait for milliseconds, or are refused with
+    /// [`ErrorKind::NotLeader`]; what was taken keeps its outcome. The successor keeps what it
+    /// leads although another member may be preferred.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotLeader`] when this node does not lead; [`ErrorKind::NotMember`],
+    /// [`ErrorKind::NotUp`], [`ErrorKind::Behind`] or [`ErrorKind::LeadsAlready`] for what is said
+    /// of the successor; [`ErrorKind::Busy`] while it goes to another; [`ErrorKind::TimedOut`]
+    /// when it does not lead in time.
+    pub fn transfer_leader(&self, to: u32) -> Result<u64, Error> {
+        let stream = self.id;
+        self.port.ask(|reply| Command::Transfer { stream, to, reply })
     }
 
     fn read(&self, from: Lsn, follow: bool) -> Result<ReadPart, Error> {

@@ -29,6 +29,12 @@ kinds! {
     KIND_GROUPS = 18;
     /// Between shards: groups that were fetched, `tag` the `headers_crc`; the prefix says for what.
     KIND_FETCHED = 19;
+    /// Between shards: a [`FloorAsk`](crate::paxos::FloorAsk).
+    KIND_FLOOR_ASK = 20;
+    /// Between shards: a [`FloorHeld`](crate::paxos::FloorHeld).
+    KIND_FLOOR_HELD = 21;
+    /// Between shards: a [`ClosedNews`](crate::paxos::ClosedNews).
+    KIND_CLOSED = 22;
 
     /// From a reader: a [`Fetch`](crate::forward::wire::Fetch).
     KIND_FETCH = 64;
@@ -44,6 +50,10 @@ kinds! {
     KIND_STREAM_STATUS = 69;
     /// To a reader: a [`Beat`](crate::forward::wire::Beat).
     KIND_BEAT = 70;
+    /// From a standby: a [`Question`](crate::transfer::Question) about streams and nodes.
+    KIND_ASK = 80;
+    /// To a standby: [`Facts`](crate::transfer::Facts), the answer of one shard.
+    KIND_FACTS = 81;
 
     /// From a client: records for one stream.
     KIND_APPEND = 0x100;
@@ -63,7 +73,24 @@ kinds! {
     KIND_STATUS = 0x107;
     /// The answer to [`KIND_STATUS`].
     KIND_STATUS_JSON = 0x108;
+    /// From a client: asks the leader of a stream to hand over to another node.
+    KIND_TRANSFER_LEADER = 0x109;
+    /// The answer to [`KIND_TRANSFER_LEADER`].
+    KIND_TRANSFERRED = 0x10a;
+    /// From a client: asks for a change of the registry of clusters or of the protection mode.
+    KIND_CONTROL = 0x110;
+    /// The answer to [`KIND_CONTROL`].
+    KIND_CONTROLLED = 0x111;
+    /// From a client: asks which clusters there are.
+    KIND_REGISTRY = 0x112;
+    /// The answer to [`KIND_REGISTRY`].
+    KIND_REGISTRY_JSON = 0x113;
 }
+
+/// In the first tag of a heartbeat: the sender's log has little space left.
+pub const HEARTBEAT_SHORT: u64 = 1;
+/// In the first tag of a heartbeat: a part of the sender's log is damaged or unknown.
+pub const HEARTBEAT_IMPAIRED: u64 = 2;
 
 const _: () = {
     let mut at = 1;

@@ -10,6 +10,9 @@
 //! - [`Stream::reader`] reads what is committed, [`Stream::subscribe`] also what will be.
 //! - [`client`] talks to a cluster from outside; [`status`] is what a node shows of itself.
 //!
+//! - [`control`] holds the rules of the registry of clusters and of the protection modes, which
+//!   [`Node::control`] changes at the primary.
+//!
 //! The other modules are the parts of a node, public for the simulator and the tools: [`shard`]
 //! drives [`paxos`], [`stream`] and [`transfer`], which decide and do no I/O; [`forward`] serves
 //! readers and standbys. `ARCHITECTURE.md` has the map, `engine/PROTOCOL.md` the messages.
@@ -40,6 +43,7 @@
 mod append;
 pub mod client;
 pub mod config;
+pub mod control;
 mod directory;
 mod driver;
 mod error;

@@ -45,6 +45,16 @@ pub const PRODUCERS_MAX: usize = 1024;
 pub const PRODUCER_SEQUENCES_MAX: usize = 4096;
 /// Further producers of a stream of which the last sequence alone is known.
 pub const PRODUCERS_LAST_MAX: usize = 16 << 10;
+/// Hand-overs of leadership of one shard that somebody waits for.
+pub const TRANSFERS_MAX: usize = 1024;
+/// SCN after which a producer is forgotten, by what is committed later: a week.
+pub const PRODUCER_EXPIRY_NS: u64 = 7 * 24 * 3_600_000_000_000;
+/// Streams that a shard hands over to preferred members at a time.
+pub const HAND_OVERS_AT_ONCE: usize = 64;
+/// Between two such times.
+pub const HAND_OVER_PAUSE_NS: u64 = 1_000_000_000;
+/// What a preferred member may lack of a log that is handed over to it.
+pub const HAND_OVER_LAG_BYTES: u64 = 1 << 20;
 /// Clients of a shard that wait for the state of the whole node.
 pub const SURVEYS_MAX: usize = 256;
 /// How long the shards of a node have to report their state to the one that is asked.
@@ -57,9 +67,13 @@ pub const STREAMS_MAX: usize = 64 << 10;
 pub const CREATE_MAX: usize = 16 << 10;
 /// Events that one listener has not taken yet; above it the listener is dropped.
 pub const EVENTS_MAX: usize = 1024;
+/// Changes of the registry of clusters under way.
+pub const CONTROLS_MAX: usize = 64;
 /// How far an embedder may push a stream's SCN ahead of this node's clock.
 pub const SCN_AHEAD_MAX_NS: u64 = 3_600_000_000_000;
 
 const _: () = assert!(BATCH_BYTES <= GROUP_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX * 2 <= GROUP_BYTES_MAX + 8192);
+// An SCN that was pushed ahead forgets nobody who is in time.
+const _: () = assert!(PRODUCER_EXPIRY_NS > 24 * SCN_AHEAD_MAX_NS);
 const _: () = assert!(READ_CHUNK_BYTES >= READ_BYTES_MAX);

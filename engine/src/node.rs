@@ -12,6 +12,7 @@ use palisade_netio::{
 };
 
 use crate::config::Config;
+use crate::control::{Controlled, RegistryView, Request};
 use crate::directory::{check_formatted, io_error, lock, make_dirs, sync_dir, unmake_dirs};
 use crate::driver::ShardDriver;
 use crate::error::{Error, ErrorKind};
@@ -266,6 +267,28 @@ impl Node {
     pub fn create_streams(&self, count: usize) -> Result<Vec<u64>, Error> {
         let port = self.port_of(crate::stream::catalogue::CATALOGUE_STREAM);
         port.ask(|reply| Command::Create { count, reply })
+    }
+
+    /// Changes the registry of clusters or the protection mode, for this cluster and every
+    /// standby.
+    ///
+    /// # Errors
+    /// A rule forbids it ([`ErrorKind::Forbidden`]), somebody else was faster
+    /// ([`ErrorKind::Conflict`]), this is a standby, this node does not lead the catalogue, or
+    /// the outcome is unknown.
+    pub fn control(&self, request: Request) -> Result<Controlled, Error> {
+        let port = self.port_of(crate::stream::catalogue::CATALOGUE_STREAM);
+        let request = Box::new(request);
+        port.ask(|reply| Command::Control { request, dry_run: false, reply })
+    }
+
+    /// The registry of clusters and the protection mode, as this node knows them.
+    ///
+    /// # Errors
+    /// The node has stopped.
+    pub fn registry(&self) -> Result<RegistryView, Error> {
+        let port = self.port_of(crate::stream::catalogue::CATALOGUE_STREAM);
+        port.ask(|reply| Command::Registry { reply })
     }
 
     /// What the node shows of itself.

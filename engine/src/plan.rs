@@ -48,6 +48,7 @@ fn shard_config(config: &Config, shard: u16, sync_path: SyncPath) -> ShardConfig
     let tuning = Tuning {
         heartbeat_ns: ns(timing.heartbeat),
         election_ns: ns(timing.election),
+        hand_over_ns: ns(timing.hand_over),
         retry_ns: Tuning::default().retry_ns.max(ns(timing.heartbeat)),
         ..Tuning::default()
     };
@@ -61,6 +62,12 @@ fn shard_config(config: &Config, shard: u16, sync_path: SyncPath) -> ShardConfig
         dir: shard_dir(&config.node.data, shard),
         listen: config.node.listen.filter(|_| shard == 0),
         upstream: config.upstream.endpoints.clone(),
+        upstream_region: config
+            .upstream
+            .preferred_region
+            .clone()
+            .unwrap_or_else(|| config.node.region.clone()),
+        upstream_override: config.upstream.fixed,
         segment_bytes: config.log.segment_bytes,
         log_bytes_max: (config.log.log_bytes_max / shards).max(2 * config.log.segment_bytes),
         sync_path,
@@ -113,6 +120,7 @@ mod tests {
         let ms = |ms| Duration::from_millis(ms);
         config.timing.heartbeat = ms(11);
         config.timing.election = ms(112);
+        config.timing.hand_over = ms(119);
         config.timing.disk_stall_soft = ms(113);
         config.timing.disk_stall_hard = ms(1114);
         config.timing.reconnect_min = ms(15);
@@ -121,6 +129,7 @@ mod tests {
         config.timing.peer_timeout = ms(118);
         let Plan { shard, ring, .. } = plan(&config, 0, SyncPath::Dsync);
         assert_eq!((shard.tuning.heartbeat_ns, shard.tuning.election_ns), (11 * MS, 112 * MS));
+        assert_eq!(shard.tuning.hand_over_ns, 119 * MS);
         assert_eq!((shard.disk_stall_ns, shard.disk_stall_hard_ns), (113 * MS, 1114 * MS));
         let timing = LinkTiming {
             reconnect_min_ns: 15 * MS,

@@ -7,11 +7,13 @@ use palisade_netio::{Class, FrameHead, Hello, Identity, RefusalCode, Target, lim
 use palisade_wal::{Ballot, Boundary, Lsn};
 
 use crate::client::wire::{self as client, Outcome, RefusedCode};
+use crate::control::limits as control;
 use crate::forward::limits as forward;
 use crate::forward::wire::EndReason;
 use crate::kinds;
 use crate::limits;
-use crate::paxos::{self, Body, Config, FetchRequest, Member, Message, Promise};
+use crate::paxos::{self, Body, Config, FetchRequest, Member, Message, Promise, Want};
+use crate::transfer::limits as transfer;
 
 const TEXT: &str = include_str!("../PROTOCOL.md");
 
@@ -188,6 +190,7 @@ fn messages() -> Vec<Body> {
         committed: upto,
         base: Lsn(0),
         unknown: false,
+        holes: vec![(Lsn(0), Lsn(64))],
         scn: 5,
         config: config.clone(),
     };
@@ -197,11 +200,11 @@ fn messages() -> Vec<Body> {
         Body::Prepare { ballot },
         Body::Promise(promise),
         Body::Refuse { ballot, promised: ballot, no_takeover: false },
-        Body::Takeover { ballot, end, config },
+        Body::Takeover { ballot, end, scn: 0, config },
         Body::Accepted { ballot, upto, seq: 0, low: upto },
         Body::Commit { ballot, upto, end: end.lsn, held: upto },
-        Body::Fetch(FetchRequest { ballot, from: Lsn(0), upto, staged: false }),
-        Body::StepDown { ballot, successor: None },
+        Body::Fetch(FetchRequest { ballot, from: Lsn(0), upto, want: Want::Next }),
+        Body::StepDown { ballot, successor: None, appointed: false },
     ];
     let place = |body: &Body| match body {
         Body::PreVote { .. } => 0,
@@ -273,11 +276,15 @@ fn every_limit_is_listed_with_its_number() {
         paxos: MESSAGE_HEAD_BYTES MESSAGE_BODY_BYTES_MAX HEARTBEAT_BYTES MEMBERS_MAX
             ADDR_BYTES_MAX REGION_BYTES_MAX;
         palisade_wal: RECORD_BYTES_MAX GROUP_BYTES_MAX;
-        forward: CHUNK_BYTES_MAX CONTROL_BODY_MAX CREDIT_BYTES_MAX;
+        forward: CHUNK_BYTES_MAX CONTROL_BODY_MAX;
+        transfer: ASK_STREAMS_MAX PLACES_MAX PATH_MAX;
+        forward: CREDIT_BYTES_MAX;
         client: APPEND_RECORDS_MAX APPEND_BODY_MAX CREATE_STREAMS_MAX STREAMS_MAX LEADER_BYTES_MAX
             TEXT_BYTES_MAX;
         limits: SESSIONS_MAX SESSION_APPENDS_MAX PRODUCERS_MAX PRODUCER_SEQUENCES_MAX
-            PRODUCERS_LAST_MAX;
+            PRODUCERS_LAST_MAX PRODUCER_EXPIRY_NS;
+        control: CLUSTERS_MAX NAME_BYTES_MAX ENDPOINTS_MAX ENDPOINT_BYTES_MAX TIME_MS_MIN
+            TIME_MS_MAX CHANGE_BYTES_MAX;
     };
     let listed: Vec<(&str, u64)> =
         table("## Limits").iter().map(|row| (row[0], number(row[1]))).collect();

@@ -12,7 +12,7 @@ pub struct Status {
     pub node: NodeStatus,
     /// Every stream that has a replica here.
     pub streams: Vec<StreamStatus>,
-    /// Standby clusters that fetch from this one.
+    /// The registered standbys, and other clusters that fetch from this node.
     pub standbys: Vec<StandbyStatus>,
     /// Bytes that crossed from region to region.
     pub borders: Vec<BorderStatus>,
@@ -160,11 +160,13 @@ pub struct StandbyStatus {
     pub region: String,
     /// How it is served.
     pub transfer: Transfer,
-    /// A lower-kebab word: `connected`, `resync`, `source-has-a-gap` ...
+    /// A lower-kebab word: `connected` to this node, `not-connected` to it, `suspended`, or
+    /// `unregistered`.
     pub state: String,
-    /// Committed bytes that it does not have yet, over all streams.
+    /// Committed bytes that this node has not sent it yet, over the streams that it reads here;
+    /// as of the last second.
     pub lag_bytes: u64,
-    /// Age of the oldest committed record that it does not have yet.
+    /// How long it has been behind here.
     pub lag_us: u64,
 }
 

@@ -1,16 +1,20 @@
 //! What a node says and does when its disk has lost records.
 
-use std::path::Path;
+use std::net::TcpListener;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use palisade::config::Member;
 use palisade::status::StreamStatus;
 use palisade::{Config, ErrorKind, Node, format};
 use palisade_wal::{
-    Expect, IDENTITY_NAME, Kind, decode_identity, limits, parse_block, parse_body,
+    Expect, IDENTITY_NAME, Kind, Lsn, RecordMeta, decode_identity, limits, parse_block, parse_body,
     parse_segment_name,
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn config() -> (tempfile::TempDir, Config) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -22,14 +26,50 @@ fn config() -> (tempfile::TempDir, Config) {
 
 /// Spoils the block that holds the first record of a stream.
 fn lose_first_record(data: &Path, stream: u64) {
+    let first = |meta: &RecordMeta| meta.kind == Kind::Base && meta.stream == stream;
+    let places = find_records(data, |meta| first(meta));
+    let (path, block, _) = places.first().expect("a first record");
+    flip(path, *block);
+}
+
+/// Spoils the bytes of the group that holds a payload: of its first copy, or of its last.
+fn lose_group(data: &Path, payload: &[u8], last: bool) {
+    let mut places = find_records(data, |meta| meta.kind.is_group());
+    let holds = |(path, _, at): &(PathBuf, u64, Range<u64>)| {
+        let bytes = std::fs::read(path).unwrap();
+        let group = &bytes[at.start as usize..at.end as usize];
+        group.windows(payload.len()).any(|window| window == payload)
+    };
+    places.retain(holds);
+    let found = if last { places.last() } else { places.first() };
+    let (path, _, at) = found.expect("the node has the payload");
+    flip(path, at.end - 9);
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0xff], at).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// The records of a node's shard that are wanted: their file, their block and their bytes there,
+/// in the order of the log.
+fn find_records(
+    data: &Path,
+    wanted: impl Fn(&RecordMeta) -> bool,
+) -> Vec<(PathBuf, u64, Range<u64>)> {
+    let mut found = Vec::new();
     let shard = data.join("shard-0");
     let identity = std::fs::read(shard.join(IDENTITY_NAME)).unwrap();
     let (identity, _) = decode_identity(&identity).expect("a sound copy");
-    for entry in std::fs::read_dir(&shard).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        let Some(segment_seq) = parse_segment_name(name) else { continue };
-        let mut bytes = std::fs::read(&path).unwrap();
+    let files = std::fs::read_dir(&shard).unwrap().map(|entry| entry.unwrap().path());
+    let sequence = |path: &PathBuf| parse_segment_name(path.file_name().unwrap().to_str().unwrap());
+    let mut files: Vec<_> = files.filter_map(|path| sequence(&path).map(|s| (s, path))).collect();
+    files.sort();
+    for (segment_seq, path) in files {
+        let bytes = std::fs::read(&path).unwrap();
         let expect = Expect {
             cluster: identity.cluster,
             node: identity.node,
@@ -41,15 +81,14 @@ fn lose_first_record(data: &Path, stream: u64) {
         for at in (0..bytes.len()).step_by(limits::BLOCK_ALIGN) {
             let Ok(head) = parse_block(&bytes[at..], &expect.at(at as u64)) else { continue };
             let body = head.body(&bytes[at..]).expect("the segment holds the whole block");
-            let metas = parse_body(body, head.headers_crc.get()).expect("a sound body");
-            if metas.iter().any(|meta| meta.kind == Kind::Base && meta.stream == stream) {
-                bytes[at] ^= 0xff;
-                std::fs::write(&path, &bytes).unwrap();
-                return;
+            let Ok(metas) = parse_body(body, head.headers_crc.get()) else { continue };
+            for meta in metas.iter().filter(|meta| wanted(meta)) {
+                let start = (at + limits::BLOCK_HEAD_BYTES + meta.range().start) as u64;
+                found.push((path.clone(), at as u64, start..start + u64::from(meta.len)));
             }
         }
     }
-    panic!("no first record of stream {stream}");
+    found
 }
 
 fn condition(node: &Node, stream: u64) -> StreamStatus {
@@ -85,5 +124,165 @@ fn a_lone_member_with_an_unknown_tail_stays_down_and_says_what_to_do() {
             assert!(Instant::now() < deadline, "no alarm for the damage");
         }
         node.stop().unwrap();
+    }
+}
+
+/// Three nodes of one cluster.
+fn three() -> (tempfile::TempDir, Vec<Config>) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let ports = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let addrs = ports.map(|port| port.local_addr().expect("an address"));
+    let member = |(id, addr)| Member { id, addr, region: "local".to_owned() };
+    let members: Vec<Member> = (1..).zip(addrs).map(member).collect();
+    let node = |member: &Member| {
+        let mut config = Config::embedded(dir.path().join(format!("n{}", member.id)));
+        config.node.id = member.id;
+        (config.node.listen, config.node.advertise) = (Some(member.addr), Some(member.addr));
+        config.members = members.clone();
+        config.log.segment_bytes = 8 << 20;
+        config.log.log_bytes_max = 128 << 20;
+        config
+    };
+    let configs: Vec<Config> = members.iter().map(node).collect();
+    configs.iter().for_each(|config| format(config).unwrap());
+    (dir, configs)
+}
+
+fn open(configs: &[Config]) -> Vec<Node> {
+    configs.iter().map(|config| Node::open(config.clone()).unwrap()).collect()
+}
+
+fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn shown(nodes: &[Node], stream: u64) -> Vec<String> {
+    let state = |node: &Node| format!("{:?}", node.status().map(|s| s.stream(stream).cloned()));
+    nodes.iter().map(state).collect()
+}
+
+/// The node that takes an append, with where it stands then.
+fn append(nodes: &[Node], stream: u64, payload: &[u8]) -> (usize, Lsn) {
+    until("an append", || {
+        let mut nodes = nodes.iter().enumerate();
+        nodes.find_map(|(at, node)| {
+            let appended = node.stream(stream).append(payload.to_vec()).wait().ok()?;
+            Some((at, appended.end_lsn))
+        })
+    })
+}
+
+/// Everything that a node reads of a stream, once it can.
+fn read_all(node: &Node, stream: u64, upto: Lsn) -> Vec<Vec<u8>> {
+    until("the whole stream", || {
+        let status = node.status().ok()?;
+        let there = status.stream(stream)?.committed_lsn >= upto.0;
+        let read: Result<Vec<_>, _> = node.stream(stream).reader(Lsn(0)).collect();
+        let records = read.ok().filter(|_| there)?;
+        Some(records.into_iter().map(|record| record.payload.to_vec()).collect())
+    })
+}
+
+fn settle(nodes: &[Node], stream: u64, upto: Lsn, expected: &[Vec<u8>]) {
+    for (at, node) in nodes.iter().enumerate() {
+        let read = read_all(node, stream, upto);
+        assert!(read == expected, "node {}: {:?}", at + 1, shown(nodes, stream));
+        until("no damage left", || {
+            let shown = node.status().ok()?.stream(stream)?.clone();
+            (shown.state == "normal").then_some(())
+        });
+    }
+}
+
+#[test]
+fn three_nodes_that_lost_different_records_have_them_all_again() {
+    let (_dir, configs) = three();
+    let nodes = open(&configs);
+    let stream = until("a stream", || nodes.iter().find_map(|node| node.create_stream().ok()));
+    let mut expected: Vec<Vec<u8>> = Vec::new();
+    // The large ones fill a segment and more.
+    for number in 0..40u32 {
+        let mut payload = format!("record {number:04} of the stream").into_bytes();
+        payload.resize(if number < 12 { 900_000 } else { 100 }, 7);
+        expected.push(payload);
+    }
+    let mut upto = Lsn(0);
+    for payload in &expected {
+        upto = append(&nodes, stream, payload).1;
+    }
+    settle(&nodes, stream, upto, &expected);
+    nodes.into_iter().for_each(|node| node.stop().unwrap());
+
+    // Each loses one in a sealed segment, and two in the one that was active.
+    for (at, config) in configs.iter().enumerate() {
+        for number in [2 + at, 20 + 3 * at, 21 + 3 * at] {
+            lose_group(&config.node.data, &expected[number][..20], false);
+        }
+    }
+    let nodes = open(&configs);
+    let (_, upto) = append(&nodes, stream, b"after");
+    expected.push(b"after".to_vec());
+    settle(&nodes, stream, upto, &expected);
+
+    // A leader goes on to lead while it asks for what its disk does not give back.
+    let (leader, upto) = append(&nodes, stream, b"before the damage");
+    expected.push(b"before the damage".to_vec());
+    settle(&nodes, stream, upto, &expected);
+    let led = |nodes: &[Node]| nodes[leader].status().unwrap().stream(stream).unwrap().ballot;
+    let ballot = led(&nodes);
+    for number in [4, 33] {
+        lose_group(&configs[leader].node.data, &expected[number][..20], true);
+    }
+    settle(&nodes, stream, upto, &expected);
+    assert_eq!(led(&nodes), ballot, "{:?}", shown(&nodes, stream));
+    let (again, upto) = append(&nodes, stream, b"last");
+    expected.push(b"last".to_vec());
+    assert_eq!(again, leader);
+    settle(&nodes, stream, upto, &expected);
+    nodes.into_iter().for_each(|node| node.stop().unwrap());
+
+    // What was repaired stays so.
+    let nodes = open(&configs);
+    let (_, upto) = append(&nodes, stream, b"after all");
+    expected.push(b"after all".to_vec());
+    settle(&nodes, stream, upto, &expected);
+    nodes.into_iter().for_each(|node| node.stop().unwrap());
+}
+
+/// Old damage to hard state stays in its segment for a long time. A stream that is created later
+/// cannot have lost anything by it.
+#[test]
+fn a_stream_that_is_created_after_the_damage_is_in_no_doubt() {
+    for shards in [1, 2] {
+        let (_dir, mut config) = config();
+        config.node.shards = shards;
+        format(&config).unwrap();
+        let node = Node::open(config.clone()).unwrap();
+        let first = node.create_streams(2).unwrap()[0];
+        node.stream(first).append("one").wait().unwrap();
+        node.stop().unwrap();
+        // Takeovers of this start stand behind the damage.
+        Node::open(config.clone()).unwrap().stop().unwrap();
+        assert_eq!(first % 2, 0, "it is in the first shard");
+        lose_first_record(&config.node.data, first);
+
+        let mut created = Vec::new();
+        for start in 1..=3 {
+            let node = Node::open(config.clone()).unwrap();
+            created.extend(node.create_streams(2).unwrap());
+            for stream in &created {
+                let appended = node.stream(*stream).append("two").wait();
+                assert!(appended.is_ok(), "start {start}, {:?}", condition(&node, *stream));
+            }
+            assert_eq!(condition(&node, first).state, "unknown-tail");
+            node.stop().unwrap();
+        }
     }
 }

@@ -104,7 +104,8 @@ fn push_record(builder: &mut BodyBuilder<'_>, kind: Kind) {
 /// What ends the bulk connection.
 fn refused_on_bulk() -> Vec<(String, Vec<u8>)> {
     let mut frames = Vec::new();
-    for kind in Kind::ALL.into_iter().filter(|k| !matches!(k, Kind::Group | Kind::CommitHint)) {
+    let other = |kind: &Kind| !kind.is_group() && *kind != Kind::CommitHint;
+    for kind in Kind::ALL.into_iter().filter(other) {
         let frame = groups(KIND_GROUPS, &[], |builder| push_record(builder, kind));
         frames.push((format!("a {kind:?} record"), frame));
         let frame = groups(KIND_GROUPS, &[], |builder| {
@@ -113,6 +114,14 @@ fn refused_on_bulk() -> Vec<(String, Vec<u8>)> {
         });
         frames.push((format!("a {kind:?} record behind a group"), frame));
     }
+    let moved = groups(KIND_GROUPS, &[], |builder| {
+        let mut bytes = vec![0; 4096];
+        let mut inner = BodyBuilder::new(&mut bytes);
+        push_group(&mut inner, 0, 0);
+        let group = inner.finish().metas[0].range();
+        builder.push_moved_group(&bytes[group], FOREIGN, 0).expect("room");
+    });
+    frames.push(("a group moved by its sender".to_owned(), moved));
     let staged = groups(KIND_GROUPS, &[], |builder| push_group(builder, 0, FLAG_STAGED));
     frames.push(("a group staged by its sender".to_owned(), staged));
     let mut spoilt = groups(KIND_GROUPS, &[], |builder| push_group(builder, 0, 0));
@@ -171,7 +180,7 @@ fn ignored() -> (Vec<u8>, Vec<u8>) {
     for body in [
         Said::Accepted { ballot: FOREIGN, upto, seq: 0, low: upto },
         Said::Commit { ballot: FOREIGN, upto, end: upto, held: upto },
-        Said::StepDown { ballot: FOREIGN, successor: Some(9) },
+        Said::StepDown { ballot: FOREIGN, successor: Some(9), appointed: false },
     ] {
         Message { stream: UNKNOWN, body: body.clone() }.encode_into(&mut messages);
         Message { stream: 0, body }.encode_into(&mut messages);
@@ -273,6 +282,7 @@ fn a_promise_belongs_to_the_disk_that_its_own_link_named() {
                     committed: Lsn::ZERO,
                     base: Lsn::ZERO,
                     unknown: false,
+                    holes: Vec::new(),
                     scn: 0,
                     config: first.clone(),
                 }),

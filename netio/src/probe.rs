@@ -89,6 +89,7 @@ pub fn probe() -> Result<Facts, ProbeError> {
         (params.is_feature_ext_arg(), "EXT_ARG"),
         (params.is_feature_submit_stable(), "SUBMIT_STABLE"),
         (params.is_feature_fast_poll(), "FAST_POLL"),
+        (params.is_feature_skip_cqe_on_success(), "CQE_SKIP"),
     ];
     if let Some((_, what)) = features.into_iter().find(|(present, _)| !present) {
         return Err(ProbeError::Lacks { what });

@@ -255,8 +255,8 @@ impl Three {
         replica.map_or(Lsn::ZERO, |replica| replica.log().committed().lsn)
     }
 
-    fn damaged(&self, node: usize) -> Option<Lsn> {
-        self.fleet.replica(node, 1).expect("it runs").damaged()
+    fn is_whole(&self, node: usize) -> bool {
+        self.fleet.replica(node, 1).expect("it runs").log().is_whole()
     }
 
     fn alarms(&self, node: usize) -> Vec<(&'static str, String)> {
@@ -324,7 +324,7 @@ fn a_peer_that_reads_nothing_stops_no_appends_and_catches_up() {
 }
 
 #[test]
-fn who_lacks_what_its_leader_cannot_read_is_led_by_another() {
+fn what_a_leader_cannot_read_is_repaired_for_who_lacks_it() {
     let mut three = Three::new(6, Tuning::default());
     let leader = three.leader();
     let late = (leader + 1) % 3;
@@ -336,23 +336,17 @@ fn who_lacks_what_its_leader_cannot_read_is_led_by_another() {
     three.spoil(leader, b"record 000021");
     three.fleet.start(late);
     assert!(three.run(60 * SECOND, |three| three.committed(late) >= end), "it lacks them for ever");
-    // Its readers are told where; what stands before and after is still to be had.
-    assert_eq!(three.damaged(leader), Some(bad));
-    let error = three.read(leader, bad).expect_err("a bad record");
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    let text = error.to_string();
-    assert!(text.contains("stream 1 ") && text.contains(&format!("LSN {bad} ")), "{text}");
-    assert!(three.read(leader, places[19].0).is_ok_and(|records| records[0].lsn == places[19].0));
-    assert!(three.read(leader, places[21].0).is_ok_and(|records| records[0].lsn == places[21].0));
-    assert!(three.read(late, bad).is_ok_and(|records| records[0].lsn == places[20].0));
     let alarms = three.alarms(leader);
-    let told = format!("stream 1, LSN {bad}: ");
-    let names = |(code, text): &(&str, String)| *code == "block-damaged" && text.contains(&told);
+    let names =
+        |(code, text): &(&str, String)| *code == "block-damaged" && text.contains("stream 1, LSN ");
     assert!(alarms.iter().any(names), "{alarms:?}");
-    // Nothing is undone by it: another leads, and all go on.
-    let next = three.leader();
-    assert_ne!(next, leader);
-    let (_, end) = three.append_now(next, marked(41));
+    // The third member had it; the leader leads on, and reads what it was given back.
+    assert!(three.run(10 * SECOND, |three| three.is_whole(leader)), "it is not repaired");
+    assert_eq!(three.leader(), leader);
+    for node in [leader, late] {
+        assert!(three.read(node, bad).is_ok_and(|records| records[0].lsn == places[20].0));
+    }
+    let (_, end) = three.append_now(leader, marked(41));
     assert!(three.run(10 * SECOND, |three| (0..3).all(|node| three.committed(node) >= end)));
 }
 
@@ -366,12 +360,12 @@ fn a_read_that_fails_once_is_done_again_and_one_that_fails_twice_is_damage() {
     assert_eq!(three.read(leader, lsn).expect("the second read is good").len(), 1);
     assert!(three.alarms(leader).is_empty() && three.leader() == leader);
     three.universe.arm(host, FaultKind::ReadError, 2);
-    let error = three.read(leader, lsn).expect_err("no good read");
-    assert_eq!((error.kind(), three.damaged(leader)), (ErrorKind::Corrupt, Some(lsn)));
-    assert!(three.run(10 * SECOND, |three| three.fleet.leader(0, 1).is_some_and(|n| n != leader)));
-    // It was the way to the disk, not the disk.
-    assert!(three.read(leader, lsn).is_ok());
-    assert_eq!((three.damaged(leader), three.committed(leader)), (None, end));
+    assert_eq!(three.read(leader, lsn).expect_err("no good read").kind(), ErrorKind::Corrupt);
+    assert!(three.alarms(leader).iter().any(|(code, _)| *code == "block-damaged"));
+    // The others have it.
+    assert!(three.run(10 * SECOND, |three| three.is_whole(leader)), "it is not repaired");
+    assert!(three.read(leader, lsn).is_ok_and(|records| records.len() == 1));
+    assert_eq!((three.leader(), three.committed(leader)), (leader, end));
 }
 
 #[test]
@@ -388,4 +382,68 @@ fn a_block_that_is_always_read_in_part_is_damage() {
     assert_eq!(three.read(leader, lsn).expect_err("no whole read").kind(), ErrorKind::Corrupt);
     three.universe.calm();
     three.run(100 * MS, |_| false);
+}
+
+#[test]
+fn the_first_member_leads_again_when_it_was_well_for_a_while() {
+    let tuning = Tuning { hand_over_ns: 2 * SECOND, ..Tuning::default() };
+    let mut three = Three::new(8, tuning);
+    let leads = |three: &Three, node| three.fleet.leader(0, 1) == Some(node);
+    assert!(three.run(10 * SECOND, |three| leads(three, 0)), "the first one leads");
+    let (_, end) = three.append_now(0, marked(0));
+    three.fleet.kill(0);
+    let other = |three: &Three| leads(three, 1) || leads(three, 2);
+    assert!(three.run(10 * SECOND, other), "another one while it is down");
+    three.fleet.start(0);
+    let back = three.universe.now();
+    assert!(three.run(10 * SECOND, |three| leads(three, 0)), "leadership comes back");
+    let took = three.universe.now().since(back);
+    assert!((2 * SECOND..4 * SECOND).contains(&took), "after {took} ns");
+    assert!(three.committed(0) >= end, "with all that was acked");
+    assert!(!three.run(20 * SECOND, |three| !leads(three, 0)), "and stays");
+    // What an operator wants is not undone.
+    let port = three.fleet.port(0, 1).expect("it runs");
+    let (answer, mut said) = (port.transfer_leader(1, 3).expect("room"), None);
+    assert!(three.run(10 * SECOND, |_| {
+        said = answer.try_take();
+        said.is_some()
+    }));
+    let ballot = three.fleet.replica(2, 1).and_then(|replica| replica.serving());
+    assert_eq!(said.map(|said| said.ok()), Some(ballot.map(|ballot| ballot.round)));
+    assert!(!three.run(20 * SECOND, |three| !leads(three, 2)), "it keeps what it was given");
+    // Its successor by itself does not.
+    three.fleet.kill(2);
+    assert!(three.run(10 * SECOND, |three| leads(three, 0)));
+    three.fleet.start(2);
+    assert!(!three.run(20 * SECOND, |three| !leads(three, 0)), "who comes later waits");
+}
+
+#[test]
+fn a_leader_with_a_full_disk_hands_over_to_a_member_with_space() {
+    let tuning = Tuning { hand_over_ns: 0, ..Tuning::default() };
+    let mut three = Three::new(9, tuning);
+    let leader = three.leader();
+    three.universe.set_full(three.fleet.nodes[leader].host, true);
+    let (mut future, mut acked, mut refused) = (None, 0, Vec::new());
+    let moved = three.run(60 * SECOND, |three| {
+        let next = future.get_or_insert_with(|| three.append(leader, vec![7; 100_000]));
+        match next.try_take() {
+            Some(Ok(_)) => acked += 1,
+            Some(Err(error)) => refused.push(error.kind()),
+            None => return three.fleet.leader(0, 1).is_some_and(|node| node != leader),
+        }
+        future = None;
+        false
+    });
+    assert!(moved, "{acked} records acked, {} refused", refused.len());
+    let allowed = [ErrorKind::NoSpace, ErrorKind::NotLeader];
+    assert!(refused.iter().all(|kind| allowed.contains(kind)), "{refused:?}");
+    let other = three.leader();
+    for number in 0..40 {
+        three.append_now(other, marked(number));
+    }
+    assert!(!three.run(10 * SECOND, |three| three.fleet.leader(0, 1) != Some(other)), "it stays");
+    // Space comes back: the node takes part as before.
+    three.universe.set_full(three.fleet.nodes[leader].host, false);
+    assert!(three.run(20 * SECOND, |three| three.committed(leader) >= three.committed(other)));
 }

@@ -8,8 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use palisade::config::ZeroCopy;
 use palisade_wal::RECORD_BYTES_MAX;
 
+use crate::control_cli::{ModeCommand, PrimaryCommand, StandbyCommand};
 use crate::exit::{Exit, Failure};
-use crate::{append, bench, config_file, demo, inspect, node, read, status, stream};
+use crate::{
+    append, bench, config_file, demo, inspect, leader, mode, node, read, standby, status, stream,
+};
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 65 corrupt data, 69 unreachable, \
 70 broken invariant, 73 data directory in use, 74 I/O, 78 configuration.";
@@ -39,6 +42,18 @@ enum Command {
     /// Create and list streams
     #[command(subcommand)]
     Stream(StreamCommand),
+    /// Move the leadership of a stream
+    #[command(subcommand)]
+    Leader(LeaderCommand),
+    /// Say which standby clusters there are and how each is served
+    #[command(subcommand)]
+    Standby(StandbyCommand),
+    /// Say how the primary is served when it becomes a standby
+    #[command(subcommand)]
+    Primary(PrimaryCommand),
+    /// Show or set the protection mode
+    #[command(subcommand)]
+    Mode(ModeCommand),
     /// Look into segment files of a stopped or running node
     #[command(subcommand)]
     Inspect(InspectCommand),
@@ -281,6 +296,36 @@ pub(crate) enum StreamCommand {
 }
 
 #[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LeaderCommand {
+    /// Let another node lead a stream, without a loss
+    #[command(after_help = "Example:
+  palisade leader transfer --stream 2 --to 3
+
+Ends when node 3 leads, or says why it does not: it is no member (not-member), not heard (not-up),
+the leader already (leads-already), still catching up (behind), or was not elected in time
+(timed-out). It keeps the stream until it ends or is asked again: timing.hand_over does not act.")]
+    Transfer {
+        #[command(flatten)]
+        at: At,
+        /// The stream
+        #[arg(long, value_name = "N")]
+        stream: u64,
+        /// The node that should lead
+        #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..))]
+        to: u32,
+        /// How long it may take, in milliseconds
+        #[arg(long, value_name = "MS", default_value_t = 10_000,
+              value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+        timeout: u64,
+        #[command(flatten)]
+        yes: Yes,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
 pub(crate) enum InspectCommand {
     /// Print the blocks and records of segment files
     #[command(after_help = "Examples:
@@ -433,6 +478,10 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Append(options) => append::run(&options),
         Command::Read(options) => read::run(&options),
         Command::Stream(command) => stream::run(&command),
+        Command::Leader(command) => leader::run(&command),
+        Command::Standby(command) => standby::run(&command),
+        Command::Primary(command) => standby::set_primary(&command),
+        Command::Mode(command) => mode::run(&command),
         Command::Inspect(command) => inspect::run(&command),
         Command::Bench(command) => bench::run(&command),
         Command::Config(command) => config_file::run(&command),

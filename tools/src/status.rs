@@ -56,7 +56,7 @@ pub(crate) fn parse(json: &[u8]) -> Result<NodeStatus, Failure> {
         .map_err(|error| Failure::new(Exit::Failed, format!("unreadable status: {error}")))
 }
 
-fn kebab(value: impl serde::Serialize) -> String {
+pub(crate) fn kebab(value: impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),
@@ -107,6 +107,12 @@ fn page(status: &NodeStatus) -> String {
         ]);
     }
     out.push_str(&text::table(&rows));
+    for stream in &status.streams {
+        if let Some(upstream) = stream.upstream {
+            let (cluster, node) = (upstream.cluster, upstream.node);
+            out.push_str(&format!("\nstream {} from cluster {cluster} node {node}\n", stream.id));
+        }
+    }
     for stream in status.streams.iter().filter(|stream| !stream.action.is_empty()) {
         out.push_str(&format!("\nstream {} {}: {}\n", stream.id, stream.state, stream.action));
     }

@@ -13,7 +13,7 @@ fn code(arguments: &[&str]) -> i32 {
 
 #[test]
 fn usage_errors_exit_2() {
-    let cases: [&[&str]; 22] = [
+    let cases: [&[&str]; 28] = [
         &[],
         &["fly"],
         &["demo", "--records", "3"],
@@ -36,6 +36,12 @@ fn usage_errors_exit_2() {
         &["bench", "fsync", "--seconds", "0"],
         &["config", "check"],
         &["switchover", "--to", "2"],
+        &["standby", "add", "--cluster", "2", "--transfer", "sync"],
+        &["standby", "remove"],
+        &["standby", "suspend", "--cluster", "2", "--until-scn", "0"],
+        &["primary", "set"],
+        &["mode", "set"],
+        &["mode", "set", "resync"],
     ];
     for arguments in cases {
         assert_eq!(code(arguments), 2, "{arguments:?}");
@@ -44,7 +50,7 @@ fn usage_errors_exit_2() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 23] = [
         &["demo"],
         &["format"],
         &["node"],
@@ -53,6 +59,15 @@ fn every_command_has_help_with_an_example() {
         &["read"],
         &["stream", "create"],
         &["stream", "list"],
+        &["standby", "add"],
+        &["standby", "set"],
+        &["standby", "remove"],
+        &["standby", "list"],
+        &["standby", "suspend"],
+        &["standby", "resume"],
+        &["primary", "set"],
+        &["mode", "get"],
+        &["mode", "set"],
         &["inspect", "segment"],
         &["inspect", "verify"],
         &["bench", "fsync"],

@@ -41,7 +41,7 @@ disk_stall_soft = "1s"
 "#;
 
 /// What is replaced, by what, the key that must be named, and a word of the message.
-const BAD: [(&str, &str, &str, &str); 63] = [
+const BAD: [(&str, &str, &str, &str); 66] = [
     ("[cluster]\nid = 1", "[cluster]\nid = 0", "cluster.id", "1 to 4294967295"),
     ("[cluster]\nid = 1", "[cluster]\nid = -1", "cluster.id", "1 to 4294967295"),
     ("[cluster]\nid = 1", "[cluster]\nid = 4294967296", "cluster.id", "1 to 4294967295"),
@@ -93,6 +93,14 @@ const BAD: [(&str, &str, &str, &str); 63] = [
     ("endpoints = []", "endpoints = \"127.0.0.1:7003\"", "upstream.endpoints", "a string"),
     ("endpoints = []", "endpoints = [\"x\"]", "upstream.endpoints", "IP:PORT"),
     ("endpoints = []", "endpoints = [\"127.0.0.1:7002\"]", "upstream.endpoints", "member"),
+    ("endpoints = []", "override = [\"127.0.0.1:7002\"]", "upstream.override", "member"),
+    (
+        "endpoints = []",
+        "override = [\"127.0.0.1:1\", \"127.0.0.1:2\"]",
+        "upstream.override",
+        "0 to 1",
+    ),
+    ("endpoints = []", "preferred_region = \"\"", "upstream.preferred_region", "1 to 64"),
     ("segment_bytes = \"128MiB\"", "segment_bytes = \"12XB\"", "log.segment_bytes", "8MiB to 1GiB"),
     ("segment_bytes = \"128MiB\"", "segment_bytes = \"4MiB\"", "log.segment_bytes", "8MiB to 1GiB"),
     ("segment_bytes = \"128MiB\"", "segment_bytes = \"2GiB\"", "log.segment_bytes", "8MiB to 1GiB"),

@@ -208,6 +208,8 @@ pub fn parse(bytes: &[u8], expect: &Expect) -> Result<BlockHead, BadBlock> {
         return Err(if own == head.crc.get() { BadBlock::Stale } else { BadBlock::Checksum });
     }
     head.check(expect)?;
+    assert!(head.bytes() > BLOCK_HEAD_BYTES, "a block holds more than its head");
+    assert!(head.seq() > 0 && head.seq() >= head.durable_upto.get(), "checked above");
     Ok(head)
 }
 

@@ -10,22 +10,20 @@ use crate::group::{
 use crate::limits::{BLOCK_ALIGN, BLOCK_HEAD_BYTES, BODY_BYTES_MAX, block_bytes};
 use crate::lsn::{Ballot, Lsn};
 use crate::parse::{BadRecord, parse_group};
-use crate::record::{
-    FLAG_MOVED, FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader,
-};
+use crate::record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
 
 /// What is known about one record of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordMeta {
     /// What it is.
     pub kind: Kind,
-    /// [`FLAG_STAGED`] or [`FLAG_MOVED`].
+    /// [`FLAG_STAGED`].
     pub flags: u8,
     /// The stream.
     pub stream: u64,
     /// Its position.
     pub lsn: Lsn,
-    /// First byte after a Group; for other kinds the same as `lsn`.
+    /// First byte after a group; for other kinds the same as `lsn`.
     pub end: Lsn,
     /// Ballot under which this node took it.
     pub ballot: Ballot,
@@ -55,14 +53,9 @@ impl RecordMeta {
         self.range().end.next_multiple_of(RECORD_ALIGN)
     }
 
-    /// Whether the record is staged for a takeover.
+    /// Whether the record is staged for a takeover or a lost range.
     pub fn is_staged(&self) -> bool {
         self.flags & FLAG_STAGED != 0
-    }
-
-    /// Whether the record is a copy of a committed group.
-    pub fn is_moved(&self) -> bool {
-        self.flags & FLAG_MOVED != 0
     }
 }
 
@@ -354,6 +347,34 @@ impl<'a> BodyBuilder<'a> {
         ballot: Ballot,
         flags: u8,
     ) -> Result<RecordMeta, BadPush> {
+        self.copy_group(Kind::Group, group_bytes, ballot, flags)
+    }
+
+    /// Copies a group that was logged here before: `flags` is [`FLAG_STAGED`] when its first copy
+    /// is lost and others gave it.
+    ///
+    /// # Errors
+    /// [`BadPush`]: nothing changed.
+    ///
+    /// # Panics
+    /// When a group is open.
+    pub fn push_moved_group(
+        &mut self,
+        group_bytes: &[u8],
+        ballot: Ballot,
+        flags: u8,
+    ) -> Result<RecordMeta, BadPush> {
+        self.copy_group(Kind::Moved, group_bytes, ballot, flags)
+    }
+
+    fn copy_group(
+        &mut self,
+        kind: Kind,
+        group_bytes: &[u8],
+        ballot: Ballot,
+        flags: u8,
+    ) -> Result<RecordMeta, BadPush> {
+        assert!(kind.is_group(), "a record of another kind");
         assert!(self.state.open.is_none(), "a group is open");
         let group = parse_group(group_bytes).map_err(BadPush::Group)?;
         if self.room() < RECORD_HEADER_BYTES + group_bytes.len() {
@@ -362,7 +383,7 @@ impl<'a> BodyBuilder<'a> {
         let start = self.state.len + RECORD_HEADER_BYTES;
         self.bytes[start..start + group_bytes.len()].copy_from_slice(group_bytes);
         let (stream, lsn) = (group.stream.get(), group.lsn());
-        let mut record = record_header(Kind::Group, flags, stream, lsn, ballot, 0);
+        let mut record = record_header(kind, flags, stream, lsn, ballot, 0);
         record.len = group.len;
         let meta = self.seal_group(record, &group);
         assert!(meta.len as usize == group_bytes.len(), "the group is there whole");
@@ -377,7 +398,7 @@ impl<'a> BodyBuilder<'a> {
     /// [`Full`]: nothing changed.
     ///
     /// # Panics
-    /// When a group is open, `kind` is a Group, or a Takeover has no chain.
+    /// When a group is open, `kind` is one of groups, or a Takeover has no chain.
     pub fn push_record(
         &mut self,
         kind: Kind,
@@ -387,7 +408,7 @@ impl<'a> BodyBuilder<'a> {
         body: &[u8],
     ) -> Result<RecordMeta, Full> {
         assert!(self.state.open.is_none(), "a group is open");
-        assert!(kind != Kind::Group, "groups are pushed as groups");
+        assert!(!kind.is_group(), "groups are pushed as groups");
         assert!(kind != Kind::Takeover || body.len() >= 8, "a Takeover starts with a chain");
         let taken = RECORD_HEADER_BYTES + body.len().next_multiple_of(RECORD_ALIGN);
         if self.room() < taken {
@@ -438,8 +459,9 @@ impl<'a> BodyBuilder<'a> {
         assert!(record.lsn == group.lsn, "record and group stand at one position");
         assert!(record.len == group.len, "a group fills its record");
         record.body_crc = crc32c::crc32c(group.as_bytes()).into();
+        let kind = Kind::from_code(record.kind).expect("made of a kind");
         let meta = RecordMeta {
-            kind: Kind::Group,
+            kind,
             flags: record.flags,
             stream: group.stream.get(),
             lsn: group.lsn(),
@@ -463,7 +485,7 @@ impl<'a> BodyBuilder<'a> {
         assert!(record.len.get() == meta.len && record.stream.get() == meta.stream);
         assert!(record.lsn() == meta.lsn && record.ballot() == meta.ballot);
         assert!(meta.end >= meta.lsn, "positions go up");
-        assert!((meta.kind == Kind::Group) == (meta.end > meta.lsn), "only a group takes a place");
+        assert!(meta.kind.is_group() == (meta.end > meta.lsn), "only a group takes a place");
         self.bytes[at..at + RECORD_HEADER_BYTES].copy_from_slice(record.as_bytes());
         self.state.headers_crc = crc32c::crc32c_append(self.state.headers_crc, record.as_bytes());
         self.state.metas.push(meta);
@@ -499,8 +521,8 @@ fn record_header(
     ballot: Ballot,
     len: usize,
 ) -> RecordHeader {
-    assert!([0, FLAG_STAGED, FLAG_MOVED].contains(&flags), "unknown flags {flags}");
-    assert!(flags == 0 || kind == Kind::Group, "only groups are staged or copied");
+    assert!(flags & !FLAG_STAGED == 0, "unknown flags {flags}");
+    assert!(flags == 0 || kind.is_group(), "only groups are staged");
     assert!(lsn <= Lsn::MAX, "{kind:?} at {lsn}");
     assert!(len <= BODY_BYTES_MAX - RECORD_HEADER_BYTES, "{kind:?} of {len} bytes");
     RecordHeader {

@@ -4,6 +4,7 @@
 //! cut into parts that follow each other without a record of that stream between them, so that it
 //! is the state as of its last part, and of its first.
 
+use crate::limits::HOLES_MAX;
 use crate::log::{Boundary, Extent};
 use crate::lsn::{Ballot, Lsn};
 use crate::record::Kind;
@@ -22,7 +23,7 @@ const HEAD_BYTES: usize = 32;
 const BEGIN: u8 = 1;
 const PART: u8 = 2;
 const END: u8 = 3;
-const EXTENT_BYTES: usize = 64;
+const EXTENT_BYTES: usize = 68;
 const IMAGE_BYTES: usize = 88;
 
 const _: () = assert!(HEAD_BYTES + CHECKPOINT_PART_BYTES <= 64 << 10, "a slice is 64 KiB");
@@ -151,6 +152,15 @@ impl LogImage {
         self.boundaries.last().copied().unwrap_or(self.committed)
     }
 
+    /// Ranges of the log without a run in the image.
+    pub(crate) fn gaps(&self) -> Vec<(Lsn, Lsn)> {
+        let starts = std::iter::once(self.base.lsn).chain(self.extents.iter().map(|run| run.end));
+        let ends = self.extents.iter().map(|run| run.start).chain([self.end().lsn]);
+        let gaps: Vec<(Lsn, Lsn)> = starts.zip(ends).filter(|(start, end)| start < end).collect();
+        assert!(gaps.len() <= self.extents.len() + 1, "one before each run, and one at the end");
+        gaps
+    }
+
     /// Appends the encoding.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         assert!(self.boundaries.len() <= CHECKPOINT_BOUNDARIES_MAX, "its owner looked");
@@ -166,13 +176,14 @@ impl LogImage {
         out.extend_from_slice(&(self.extents.len() as u32).to_le_bytes());
         assert!(out.len() - start == IMAGE_BYTES, "the fixed part has its length");
         self.boundaries.iter().for_each(|boundary| put_boundary(out, *boundary));
-        for Extent { start, end, place, ballot } in &self.extents {
+        for Extent { start, end, place, ballot, moved } in &self.extents {
             let at = out.len();
             for number in [start.0, end.0, place.segment, place.offset, place.block] {
                 out.extend_from_slice(&number.to_le_bytes());
             }
             out.extend_from_slice(&place.len.to_le_bytes());
             put_ballot(out, *ballot);
+            out.extend_from_slice(&u32::from(*moved).to_le_bytes());
             assert!(out.len() - at == EXTENT_BYTES, "a run has its length");
         }
     }
@@ -206,11 +217,14 @@ impl LogImage {
         let aligned = |b: &Boundary| b.lsn.0.is_multiple_of(Lsn::ALIGN) && b.lsn < Lsn::MAX;
         let ordered = self.boundaries.is_sorted_by(|one, next| one.lsn < next.lsn)
             && self.boundaries.first().is_none_or(|first| first.lsn > committed);
+        let aligned_run = |run: &Extent| run.start.0.is_multiple_of(Lsn::ALIGN);
         let runs = self.extents.is_sorted_by(|one, next| one.end <= next.start)
-            && self.extents.iter().all(|run| run.start < run.end && run.place.block > 0);
+            && self.extents.iter().all(|run| run.start < run.end && run.place.block > 0)
+            && self.extents.iter().all(aligned_run);
         let within = self.extents.first().is_none_or(|run| run.start >= base)
             && self.extents.last().is_none_or(|run| run.end <= end);
         base <= committed
+            && self.gaps().len() <= HOLES_MAX
             && [self.base, self.committed].iter().chain(&self.boundaries).all(aligned)
             && (base < committed || self.base == self.committed)
             && self.accepting <= self.promised
@@ -263,7 +277,13 @@ impl Fields<'_> {
         let (start, end) = (Lsn(self.u64()?), Lsn(self.u64()?));
         let (segment, offset, block) = (self.u64()?, self.u64()?, self.u64()?);
         let place = Place { segment, offset, block, len: self.u32()? };
-        Ok(Extent { start, end, place, ballot: self.ballot()? })
+        let ballot = self.ballot()?;
+        let moved = match self.u32()? {
+            0 => false,
+            1 => true,
+            _ => return Err(BadCheckpoint::Impossible),
+        };
+        Ok(Extent { start, end, place, ballot, moved })
     }
 }
 
@@ -279,6 +299,7 @@ mod tests {
             end: Lsn(end),
             place: Place { segment: 3, offset: block * 4096, block, len: 4096 },
             ballot: ballot(4),
+            moved: block == 8,
         };
         LogImage {
             base: at(80, 0),

@@ -7,7 +7,8 @@ pub use palisade_netio::SyncPath;
 
 use crate::block::Expect;
 use crate::limits::{
-    BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX, WRITES_IN_FLIGHT_MAX,
+    BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SEGMENTS_MAX,
+    WRITES_IN_FLIGHT_MAX, data_end,
 };
 use crate::segment::SEGMENT_SEQ_MAX;
 
@@ -60,6 +61,8 @@ impl Config {
         if !(1..=WRITES_IN_FLIGHT_MAX).contains(&self.in_flight_max) {
             return Err(BadConfig { what: "in_flight_max" });
         }
+        assert!(self.log_bytes_max >= 2 * bytes, "one segment is written, one prepared");
+        assert!(data_end(bytes) > SEGMENT_HEADER_BYTES as u64, "a segment has room for blocks");
         Ok(())
     }
 

@@ -182,6 +182,7 @@ impl Flight {
             return Written::Whole;
         }
         let whole = count / BLOCK_ALIGN * BLOCK_ALIGN;
+        assert!(whole < left, "a short write leaves something to be written");
         self.retries = if whole == 0 { self.retries + 1 } else { 0 };
         self.stage = Stage::Write;
         if self.retries > RETRIES_MAX {

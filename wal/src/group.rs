@@ -32,16 +32,17 @@ pub enum GroupKind {
     Role = 2,
     /// A sync mark.
     Mark = 3,
-    /// Streams created and dropped, the registry of clusters.
+    /// Streams created and dropped.
     Catalogue = 4,
+    /// Changes of the registry of clusters and of the protection mode.
+    Registry = 5,
 }
 
 impl GroupKind {
     /// The kind with this code.
     pub fn from_code(code: u8) -> Option<GroupKind> {
-        [GroupKind::Data, GroupKind::Role, GroupKind::Mark, GroupKind::Catalogue]
-            .into_iter()
-            .find(|&kind| kind as u8 == code)
+        use GroupKind::{Catalogue, Data, Mark, Registry, Role};
+        [Data, Role, Mark, Catalogue, Registry].into_iter().find(|&kind| kind as u8 == code)
     }
 }
 

@@ -295,12 +295,12 @@ impl IdentityFile {
     }
 
     fn next_op(&mut self, pool: &mut Pool) -> Option<Op> {
-        let path = self.dir.join(IDENTITY_NAME);
         let len = BLOCK_ALIGN as u32;
+        let path = |dir: &Path| dir.join(IDENTITY_NAME);
         Some(match self.step {
             Step::Idle => return None,
-            Step::Open => Op::Open { path, how: OpenHow::ReadWrite },
-            Step::Create => Op::Open { path, how: OpenHow::CreateNew },
+            Step::Open => Op::Open { path: path(&self.dir), how: OpenHow::ReadWrite },
+            Step::Create => Op::Open { path: path(&self.dir), how: OpenHow::CreateNew },
             Step::Read(copy) => {
                 assert!(self.current.is_none(), "the file is read once");
                 let slot = self.slot(pool)?;

@@ -206,6 +206,8 @@ fn decode(bytes: &[u8], data_end: u64) -> Option<SegmentIndex> {
             points,
         });
     }
+    assert!(index.streams.len() == streams, "each stream once");
+    assert!(index.streams.is_sorted_by_key(|extent| extent.stream), "found by halving");
     Some(index)
 }
 

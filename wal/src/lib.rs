@@ -35,6 +35,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod base;
 mod block;
 mod body;
 mod checkpoint;
@@ -45,6 +46,7 @@ mod format;
 mod found;
 mod group;
 mod history;
+mod hole;
 mod identity;
 mod index;
 pub mod limits;
@@ -77,6 +79,7 @@ pub use group::{
     CHAIN_START, ENTRY_HEADER_BYTES, EntryHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupHeader,
     GroupKind, Origin, RECORD_BYTES_MAX, chain, entry_bytes,
 };
+pub use hole::{Anchor, Hole};
 pub use identity::{
     IDENTITY_BYTES, IDENTITY_COPIES, IDENTITY_FORMAT, IDENTITY_MAGIC, IDENTITY_NAME, Identity,
     IdentityEvent, IdentityFile, IdentityRecord, decode_identity, encode_identity,
@@ -91,7 +94,7 @@ pub use parse::{
     BadBody, BadRecord, Entries, Entry, check_headers_only, check_record, entries, parse_body,
     parse_group, restamp,
 };
-pub use record::{FLAG_MOVED, FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
+pub use record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
 pub use recycle::{LogStart, Recycler};
 pub use replay::{CorruptRange, Replay, Report, Tail};
 pub use room::{NewBlock, NoRoom, Space};

@@ -61,6 +61,8 @@ pub const FULL_RESERVE_BYTES: u64 = 1 << 20;
 pub const SCAN_READ_BYTES: usize = 1 << 20;
 /// Corrupt ranges that a recovery report lists; the rest is counted.
 pub const REPORT_RANGES_MAX: usize = 1024;
+/// Lost ranges of one stream that are told apart; the last ones become one.
+pub const HOLES_MAX: usize = 32;
 /// Index at the end of a segment: at most one part in this many.
 pub const INDEX_PART: u64 = 100;
 

@@ -10,8 +10,8 @@
 
 use std::collections::VecDeque;
 
-use crate::checkpoint::{CHECKPOINT_BOUNDARIES_MAX, CHECKPOINT_EXTENTS_MAX, LogImage};
 use crate::group::CHAIN_START;
+use crate::hole::{Hole, Moving};
 use crate::lsn::{Ballot, Lsn};
 use crate::segment::Place;
 
@@ -27,6 +27,8 @@ pub struct Extent {
     pub place: Place,
     /// Ballot in the record headers of the run.
     pub ballot: Ballot,
+    /// Its records are Moved ones: logged again after the first ones were lost.
+    pub moved: bool,
 }
 
 /// The end of a group and the chain there.
@@ -39,10 +41,10 @@ pub struct Boundary {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Staged {
+pub(crate) struct Staged {
     ballot: Ballot,
     start: Lsn,
-    extents: Vec<Extent>,
+    pub(crate) extents: Vec<Extent>,
     boundaries: Vec<Boundary>,
 }
 
@@ -76,18 +78,27 @@ pub enum TakeoverRefusal {
 /// One stream as its WAL records tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamLog {
-    base: Boundary,
-    committed: Boundary,
+    pub(crate) base: Boundary,
+    pub(crate) committed: Boundary,
     /// Ends of groups above `committed`, the last one being the end of the log.
-    boundaries: VecDeque<Boundary>,
-    extents: VecDeque<Extent>,
+    pub(crate) boundaries: VecDeque<Boundary>,
+    pub(crate) extents: VecDeque<Extent>,
     /// The next group starts an extent of its own (something was voided before it).
-    split: bool,
-    staged: Option<Staged>,
-    promised: Ballot,
-    accepting: Ballot,
-    unknown: bool,
-    last_scn: u64,
+    pub(crate) split: bool,
+    pub(crate) staged: Option<Box<Staged>>,
+    pub(crate) promised: Ballot,
+    pub(crate) accepting: Ballot,
+    pub(crate) unknown: bool,
+    /// Something was lost to corruption at some time.
+    pub(crate) lossy: bool,
+    /// Promises may be among what was lost since the last takeover.
+    pub(crate) hard_state_lost: bool,
+    /// In order; none touches another.
+    pub(crate) holes: Vec<Hole>,
+    /// Of the holes some are what an image did not tell: records that follow do.
+    pub(crate) dangling: bool,
+    pub(crate) moving: Option<Box<Moving>>,
+    pub(crate) last_scn: u64,
 }
 
 impl Default for StreamLog {
@@ -110,117 +121,18 @@ impl StreamLog {
             promised: Ballot::NONE,
             accepting: Ballot::NONE,
             unknown: false,
+            lossy: false,
+            hard_state_lost: false,
+            holes: Vec::new(),
+            dangling: false,
+            moving: None,
             last_scn: 0,
         }
     }
 
-    /// The log as a checkpoint says it that began in block `begin`. None while that cannot be
-    /// said: bytes are staged for a takeover or may be lost, or it would be too long.
-    pub fn image(&self, begin: u64) -> Option<LogImage> {
-        let since: Vec<Extent> =
-            self.extents.iter().filter(|run| run.place.block >= begin).copied().collect();
-        let fits = self.boundaries.len() <= CHECKPOINT_BOUNDARIES_MAX
-            && since.len() <= CHECKPOINT_EXTENTS_MAX;
-        if self.staged.is_some() || self.unknown || !fits {
-            return None;
-        }
-        let image = LogImage {
-            base: self.base,
-            committed: self.committed,
-            boundaries: self.boundaries.iter().copied().collect(),
-            extents: since,
-            promised: self.promised,
-            accepting: self.accepting,
-            last_scn: self.last_scn,
-        };
-        assert!(image.is_sound(), "what is written will be read");
-        assert!(image.end() == self.end(), "an image has the whole log");
-        Some(image)
-    }
-
-    /// The log of an image that was decoded.
-    pub fn restore(image: LogImage) -> StreamLog {
-        assert!(image.is_sound(), "an image is checked where it is read");
-        let end = image.end();
-        let log = StreamLog {
-            base: image.base,
-            committed: image.committed,
-            boundaries: image.boundaries.into(),
-            extents: image.extents.into(),
-            // It may follow a takeover.
-            split: true,
-            staged: None,
-            promised: image.promised,
-            accepting: image.accepting,
-            unknown: false,
-            last_scn: image.last_scn,
-        };
-        log.assert_invariants();
-        assert!(log.end() == end, "an image has the whole log");
-        log
-    }
-
-    /// The first block with a run of this stream, staged ones included.
-    pub fn oldest_block(&self) -> Option<u64> {
-        let staged = self.staged.iter().flat_map(|staged| &staged.extents);
-        let oldest = self.extents.iter().chain(staged).map(|run| run.place.block).min();
-        assert!(oldest != Some(0), "blocks are numbered from 1");
-        oldest
-    }
-
-    /// Nothing below `to` is needed any more: runs that end there or before are dropped, and the
-    /// log begins with the first that is left. At most the committed position; a lower one than
-    /// before changes nothing.
-    pub fn truncate(&mut self, to: Lsn) {
-        assert!(to <= self.committed.lsn, "truncated to {to}, above {}", self.committed.lsn);
-        let end = self.end();
-        while self.extents.front().is_some_and(|run| run.end <= to) {
-            self.extents.pop_front();
-        }
-        let first = self.extents.front().map_or(to, |run| run.start.min(to));
-        if first > self.base.lsn {
-            let same = first == self.committed.lsn;
-            self.base = Boundary { lsn: first, chain: if same { self.committed.chain } else { 0 } };
-        }
-        assert!(self.base.lsn <= self.committed.lsn, "a log begins where it is committed");
-        assert!(self.end() == end, "a truncation leaves the end where it is");
-        self.assert_invariants();
-    }
-
-    /// Committed groups from `start` to `end` were copied into another block, as they were logged
-    /// under `ballot`. False when they are no part of the log any more, or others are.
-    pub fn relocate(&mut self, start: Lsn, end: Lsn, ballot: Ballot, place: Place) -> bool {
-        assert!(start < end && place.block > 0, "a copy is a run");
-        let known = |run: &Extent| run.end > start && run.start < end;
-        let same = self.extents.iter().filter(|run| known(run)).all(|run| run.ballot == ballot);
-        if start < self.base.lsn || end > self.end().lsn || !same {
-            return false;
-        }
-        let mut after = self.extents.split_off(self.extents.partition_point(|r| r.end <= start));
-        if let Some(first) = after.front().filter(|run| run.start < start) {
-            self.extents.push_back(Extent { end: start, ..*first });
-        }
-        while after.front().is_some_and(|run| run.end <= end) {
-            after.pop_front();
-        }
-        if let Some(first) = after.front_mut() {
-            first.start = first.start.max(end);
-        }
-        match self.extents.back_mut() {
-            Some(last) if joins(last, false, start, ballot, place) => last.end = end,
-            _ => self.extents.push_back(Extent { start, end, place, ballot }),
-        }
-        self.extents.append(&mut after);
-        let ordered = self.extents.iter().zip(self.extents.iter().skip(1));
-        assert!(ordered.clone().all(|(one, next)| one.end <= next.start), "runs are in order");
-        assert!(self.find(start).is_some_and(|run| run.place == place), "the copy counts");
-        self.assert_invariants();
-        true
-    }
-
     /// What holds between two records. Nothing here depends on what a peer or a disk says: it is
     /// how the parts of this struct belong together.
-    fn assert_invariants(&self) {
+    pub(crate) fn assert_invariants(&self) {
         let (base, committed, end) = (self.base.lsn, self.committed.lsn, self.end().lsn);
         assert!(base <= committed, "base {base} is after committed {committed}");
         assert!(committed <= end, "committed {committed} is after the end {end}");
@@ -232,13 +144,14 @@ impl StreamLog {
         );
         assert!(self.accepting <= self.promised, "what is accepted was promised");
         assert!(self.extents.is_empty() || end > base, "an empty log has no runs");
-        let first = self.extents.front();
-        assert!(first.is_none_or(|run| run.start >= base), "no run stands below the base");
-        if let Some(last) = self.extents.back() {
-            // Below the log's last groups a checkpoint may have left runs out.
-            assert!(last.end <= end, "no run goes beyond the log");
-            assert!(last.start < last.end, "a run holds bytes");
-        }
+        let (run, hole) = (self.extents.back(), self.holes.last());
+        let ends = run.map(|run| run.end).max(hole.map(|hole| hole.end));
+        assert!(ends.is_none_or(|ends| ends == end), "the runs end where the log ends");
+        assert!(run.is_none_or(|last| last.start < last.end), "a run holds bytes");
+        assert!(hole.is_none() || self.lossy || self.dangling, "a hole is a loss");
+        let (run, hole) = (self.extents.front(), self.holes.first());
+        let starts = run.map(|run| run.start).into_iter().chain(hole.map(|hole| hole.start)).min();
+        assert!(starts.is_none_or(|starts| starts == base), "the runs begin where the log begins");
         if let Some(staged) = &self.staged {
             staged.assert_invariants();
         }
@@ -275,7 +188,8 @@ impl StreamLog {
         self.unknown
     }
 
-    /// Highest SCN of any group ever logged here, voided and staged ones included.
+    /// Highest SCN of any group ever logged here, voided and staged ones included, and of those
+    /// that a Takeover named.
     pub fn last_scn(&self) -> u64 {
         self.last_scn
     }
@@ -324,9 +238,22 @@ impl StreamLog {
         assert!(start == self.end().lsn, "group at {start}, log ends at {}", self.end().lsn);
         assert!(end.lsn > start, "group from {start} to {}", end.lsn);
         assert!(ballot == self.accepting, "group of {ballot} under {}", self.accepting);
-        assert!(!self.unknown, "only a takeover ends a loss");
+        assert!(!self.unknown, "a log goes on from where it is known");
+        self.push_group(start, end, ballot, scn, place);
+    }
+
+    pub(crate) fn push_group(
+        &mut self,
+        start: Lsn,
+        end: Boundary,
+        ballot: Ballot,
+        scn: u64,
+        place: Place,
+    ) {
         assert!(place.block > 0, "a group stands in a block");
-        push_extent(&mut self.extents, self.split, start, end.lsn, ballot, place);
+        let gap = self.holes.last().is_some_and(|hole| hole.end == start);
+        let split = self.split || gap;
+        push_extent(&mut self.extents, (split, gap), start, end.lsn, ballot, place);
         self.split = false;
         self.boundaries.push_back(end);
         // A voided group may have had a higher one; the highest ever seen is the safe floor.
@@ -345,11 +272,11 @@ impl StreamLog {
         let continues =
             self.staged.as_ref().is_some_and(|s| s.ballot == ballot && s.end() == start);
         if !continues {
-            self.staged =
-                Some(Staged { ballot, start, extents: Vec::new(), boundaries: Vec::new() });
+            let (extents, boundaries) = (Vec::new(), Vec::new());
+            self.staged = Some(Box::new(Staged { ballot, start, extents, boundaries }));
         }
         let staged = self.staged.as_mut().expect("set above");
-        let extent = Extent { start, end: end.lsn, place, ballot };
+        let extent = Extent { start, end: end.lsn, place, ballot, moved: false };
         match staged.extents.last_mut() {
             Some(last) if joins(last, false, start, ballot, place) => last.end = end.lsn,
             _ => staged.extents.push(extent),
@@ -388,13 +315,17 @@ impl StreamLog {
                 true => staged.boundaries.contains(&self.committed),
                 false => self.chain_at(staged.start).is_some(),
             };
-            if found.is_some_and(|b| b.chain == end.chain) && joins {
+            let blind = self.cuts_blindly(self.void_from(ballot, end));
+            if found.is_some_and(|b| b.chain == end.chain) && joins && !blind {
                 return Ok(());
             }
         }
         assert!(end.lsn >= self.committed.lsn, "committed bytes are never voided");
         match self.chain_at(end.lsn) {
-            Some(chain) if chain == end.chain => Ok(()),
+            Some(chain) if chain == end.chain => match self.void_from(ballot, end) {
+                from if self.cuts_blindly(from) => Err(TakeoverRefusal::Mismatch { at: end.lsn }),
+                _ => Ok(()),
+            },
             None if end.lsn > self.end().lsn => {
                 Err(TakeoverRefusal::Missing { have: self.end().lsn, want: end.lsn })
             }
@@ -410,23 +341,31 @@ impl StreamLog {
     pub fn take_over(&mut self, ballot: Ballot, end: Boundary) -> Result<(), TakeoverRefusal> {
         self.check_takeover(ballot, end)?;
         assert!(ballot >= self.accepting, "takeover {ballot} below {}", self.accepting);
+        let void_from = self.void_from(ballot, end);
         let staged =
             self.staged.take().filter(|s| s.ballot == ballot && s.boundaries.contains(&end));
-        let void_from = staged.as_ref().map_or(end.lsn, |s| s.start.min(end.lsn));
-        self.void_above(void_from.max(self.base.lsn));
+        self.void_above(void_from);
         if let Some(staged) = staged {
-            self.adopt(staged, end.lsn);
+            self.adopt(*staged, void_from, end.lsn);
         }
         assert!(self.end() == end, "takeover left {:?}, not {end:?}", self.end());
         assert!(self.committed.lsn <= end.lsn, "committed bytes are never voided");
         self.promised = self.promised.max(ballot);
         self.accepting = ballot;
-        self.unknown = false;
+        (self.unknown, self.hard_state_lost) = (false, false);
         self.split = true;
         assert!(self.staged_end(ballot).is_none(), "what was staged for it is used up");
         assert!(self.promised >= ballot, "a takeover is a promise");
         self.assert_invariants();
         Ok(())
+    }
+
+    /// A Takeover named `scn`: those that it was taken over from gave none above, or vouched that
+    /// none up to it is given again.
+    pub fn raise_scn(&mut self, scn: u64) {
+        let before = self.last_scn;
+        self.last_scn = before.max(scn);
+        assert!(self.last_scn >= before && self.last_scn >= scn, "an SCN goes up");
     }
 
     /// Everything below `lsn` is committed. Positions that are no boundary above the known
@@ -449,13 +388,27 @@ impl StreamLog {
     /// log is not known, and no ballot up to `ceiling` may be promised again.
     pub fn mark_unknown(&mut self, ceiling: Ballot) {
         assert!(ceiling >= self.promised, "a promise is not taken back");
-        self.unknown = true;
+        (self.unknown, self.lossy) = (true, true);
         self.promised = ceiling;
         self.split = true;
         self.assert_invariants();
     }
 
-    fn void_above(&mut self, lsn: Lsn) {
+    /// From where on a takeover replaces the log: where the run staged for it begins, else its
+    /// end. A run that begins in a hole below the committed position is used from there on only.
+    pub(crate) fn void_from(&self, ballot: Ballot, end: Boundary) -> Lsn {
+        let staged = self.staged.as_ref();
+        let staged = staged.filter(|s| s.ballot == ballot && s.boundaries.contains(&end));
+        let from = staged.map_or(end.lsn, |s| s.start.min(end.lsn)).max(self.base.lsn);
+        let cuts = |hole: &Hole| hole.start < from && from < hole.end;
+        if from < self.committed.lsn && !self.dangling && self.holes.iter().any(cuts) {
+            return self.committed.lsn;
+        }
+        from
+    }
+
+    pub(crate) fn void_above(&mut self, lsn: Lsn) {
+        self.cut_holes(lsn);
         while self.boundaries.back().is_some_and(|b| b.lsn > lsn) {
             self.boundaries.pop_back();
         }
@@ -468,25 +421,25 @@ impl StreamLog {
             last.end = last.end.min(lsn);
             assert!(last.start < last.end, "an empty run was dropped");
         }
+        assert!(self.holes.last().is_none_or(|hole| hole.end <= lsn), "no hole above {lsn}");
         self.split = true;
         assert!(self.end().lsn <= lsn.max(self.committed.lsn), "nothing stands above {lsn}");
     }
 
-    fn adopt(&mut self, staged: Staged, end: Lsn) {
+    fn adopt(&mut self, staged: Staged, from: Lsn, end: Lsn) {
         assert!(staged.start < end && end <= staged.end(), "the takeover ends in what was staged");
-        assert!(staged.start <= self.end().lsn, "what was staged leaves no gap");
+        assert!(from <= self.end().lsn, "what was staged leaves no gap");
+        let gap = self.holes.last().is_some_and(|hole| hole.end == from);
         for mut extent in staged.extents {
             if extent.start >= end {
                 break;
             }
-            extent.end = extent.end.min(end);
-            // A run may begin below what was let go since.
-            extent.start = extent.start.max(self.base.lsn);
-            if extent.start >= extent.end {
+            if extent.end <= from {
                 continue;
             }
-            let before = self.extents.back();
-            assert!(before.is_none_or(|last| last.end <= extent.start), "runs are in order");
+            (extent.start, extent.end) = (extent.start.max(from), extent.end.min(end));
+            let before = self.extents.back().filter(|_| !(gap && extent.start == from));
+            assert!(before.is_none_or(|last| last.end == extent.start), "runs leave no gap");
             self.extents.push_back(extent);
         }
         let above = self.end().lsn;
@@ -510,23 +463,23 @@ impl Staged {
     }
 }
 
-fn joins(last: &Extent, split: bool, start: Lsn, ballot: Ballot, place: Place) -> bool {
+pub(crate) fn joins(last: &Extent, split: bool, start: Lsn, ballot: Ballot, place: Place) -> bool {
     !split && last.end == start && last.ballot == ballot && last.place == place
 }
 
 fn push_extent(
     extents: &mut VecDeque<Extent>,
-    split: bool,
+    (split, gap): (bool, bool),
     start: Lsn,
     end: Lsn,
     ballot: Ballot,
     place: Place,
 ) {
     assert!(start < end, "a run holds bytes");
-    assert!(extents.back().is_none_or(|last| last.end <= start), "runs are in order");
+    assert!(gap || extents.back().is_none_or(|last| last.end == start), "runs leave no gap");
     match extents.back_mut() {
         Some(last) if joins(last, split, start, ballot, place) => last.end = end,
-        _ => extents.push_back(Extent { start, end, place, ballot }),
+        _ => extents.push_back(Extent { start, end, place, ballot, moved: false }),
     }
 }
 
@@ -621,69 +574,6 @@ mod tests {
             assert_eq!(log.take_over(ballot(3), at(1600, chain)), taken);
             assert_eq!(log.end(), at(1600, 12));
         }
-    }
-
-    /// Three committed groups in three blocks, and one that is not.
-    fn four() -> StreamLog {
-        let mut log = led(1);
-        for (n, block) in [2, 3, 4, 5].into_iter().enumerate() {
-            let (start, end) = (800 * n as u64, 800 * (n as u64 + 1));
-            let chain = 11 + n as u64;
-            log.append(Lsn(start), at(end, chain), ballot(1), 1 + n as u64, place(block * 4096));
-        }
-        log.commit(Lsn(2400));
-        log
-    }
-
-    #[test]
-    fn a_truncation_drops_whole_runs_up_to_the_committed_position() {
-        let mut log = four();
-        log.truncate(Lsn(1000));
-        assert_eq!((log.base(), log.oldest_block()), (at(800, 0), Some(3)));
-        assert!(log.find(Lsn(799)).is_none() && log.find(Lsn(800)).is_some());
-        log.truncate(Lsn(8));
-        assert_eq!(log.base(), at(800, 0), "it never goes back");
-        log.truncate(Lsn(2400));
-        assert_eq!((log.base(), log.oldest_block()), (at(2400, 13), Some(5)));
-        assert_eq!((log.end(), log.committed()), (at(3200, 14), at(2400, 13)));
-    }
-
-    #[test]
-    fn an_image_brings_back_a_log_without_its_older_runs() {
-        let mut log = four();
-        let mut back = StreamLog::restore(log.image(4).unwrap());
-        assert_eq!(
-            (back.end(), back.committed(), back.base()),
-            (log.end(), at(2400, 13), at(0, CHAIN_START))
-        );
-        assert_eq!((back.oldest_block(), back.find(Lsn(808))), (Some(4), None));
-        for log in [&mut log, &mut back] {
-            log.append(Lsn(3200), at(4000, 15), ballot(1), 9, place(6 * 4096));
-            log.commit(Lsn(3200));
-            log.truncate(Lsn(1600));
-        }
-        assert_eq!(back.image(0), log.image(0));
-        log.stage(Lsn(4000), at(4800, 16), ballot(2), 9, place(7 * 4096));
-        assert_eq!((log.image(0), log.oldest_block()), (None, Some(4)));
-    }
-
-    #[test]
-    fn a_copy_counts_in_place_of_a_live_run_alone() {
-        let mut log = four();
-        assert!(log.relocate(Lsn(0), Lsn(800), ballot(1), place(9 * 4096)));
-        assert_eq!(log.oldest_block(), Some(3));
-        // Part of a run, and then the rest of it into the same block.
-        assert!(log.relocate(Lsn(800), Lsn(1200), ballot(1), place(10 * 4096)));
-        assert_eq!(log.find(Lsn(1200)).unwrap().place, place(3 * 4096));
-        assert!(log.relocate(Lsn(1200), Lsn(1600), ballot(1), place(10 * 4096)));
-        assert_eq!(log.find(Lsn(808)).unwrap().end, Lsn(1600));
-        assert!(
-            !log.relocate(Lsn(1600), Lsn(2400), ballot(2), place(11 * 4096)),
-            "others stand there"
-        );
-        log.truncate(Lsn(1600));
-        assert!(!log.relocate(Lsn(800), Lsn(1600), ballot(1), place(11 * 4096)), "nobody needs it");
-        assert_eq!((log.oldest_block(), log.end()), (Some(4), at(3200, 14)));
     }
 
     #[test]

@@ -9,9 +9,7 @@ use crate::group::{
 };
 use crate::limits::BODY_BYTES_MAX;
 use crate::lsn::{Ballot, Lsn};
-use crate::record::{
-    FLAG_MOVED, FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader,
-};
+use crate::record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
 
 /// Why a record is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,7 +116,7 @@ pub fn check_record(body: &[u8], meta: &RecordMeta) -> Result<RecordMeta, BadRec
     let header = body.get(meta.at as usize..).ok_or(BadRecord::Length)?;
     let (header, _) = RecordHeader::read_from_prefix(header).map_err(|_| BadRecord::Length)?;
     let mut meta = *meta;
-    if meta.kind != Kind::Group {
+    if !meta.kind.is_group() {
         if crc32c::crc32c(bytes) != header.body_crc.get() {
             return Err(BadRecord::Checksum);
         }
@@ -289,13 +287,13 @@ fn record_bytes(header: &RecordHeader) -> usize {
 fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
     let kind = Kind::from_code(header.kind).ok_or(BadRecord::Kind)?;
     let clean = header.reserved == [0; 2] && header.reserved2.get() == 0;
-    if !clean || ![0, FLAG_STAGED, FLAG_MOVED].contains(&header.flags) {
+    if !clean || header.flags & !FLAG_STAGED != 0 {
         return Err(BadRecord::Reserved);
     }
     let len = header.len.get();
     let lsn = header.lsn();
     let mut end = lsn;
-    if kind == Kind::Group {
+    if kind.is_group() {
         if (len as usize) < GROUP_HEADER_BYTES || len as usize > GROUP_BYTES_MAX {
             return Err(BadRecord::Length);
         }
@@ -307,7 +305,7 @@ fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
     if kind == Kind::Takeover && len < 8 {
         return Err(BadRecord::Length);
     }
-    assert!((kind == Kind::Group) == (end > lsn), "only a group takes a place in its stream");
+    assert!(kind.is_group() == (end > lsn), "only a group takes a place in its stream");
     assert!(end <= Lsn::MAX, "the position was checked");
     Ok(RecordMeta {
         kind,

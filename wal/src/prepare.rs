@@ -221,6 +221,7 @@ impl Preparer {
     }
 
     fn handle(&self) -> Handle {
+        assert!(self.step != Step::Open, "the first step opens the file");
         self.handle.expect("the segment is open")
     }
 
@@ -378,6 +379,7 @@ impl Preparer {
         if let Some(slot) = self.slot.take_if(|_| !self.in_flight) {
             pool.release(slot);
         }
+        assert!(self.in_flight || self.slot.is_none(), "only an operation keeps the slot");
     }
 
     fn what(&self) -> &'static str {

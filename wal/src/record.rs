@@ -14,7 +14,7 @@ pub const RECORD_HEADER_BYTES: usize = 56;
 /// Records and entries are padded to this.
 pub const RECORD_ALIGN: usize = 8;
 
-/// What a record is. Only [`Kind::Group`] takes a place in the stream.
+/// What a record is. Only groups take a place in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -38,7 +38,7 @@ pub enum Kind {
     Base = 9,
     /// A slice of a checkpoint.
     Checkpoint = 10,
-    /// A live record copied forward.
+    /// A group that is logged again, since its first copy here is lost or in the way.
     Moved = 11,
     /// The index at the end of a sealed segment.
     SegmentIndex = 12,
@@ -69,18 +69,20 @@ impl Kind {
         Kind::ALL.into_iter().find(|&kind| kind as u8 == code)
     }
 
+    /// Whether the record's bytes are a group.
+    pub const fn is_group(self) -> bool {
+        matches!(self, Kind::Group | Kind::Moved)
+    }
+
     /// Whether losing such a record loses a promise to other nodes (hard state).
     pub const fn is_hard_state(self) -> bool {
         matches!(self, Kind::Promise | Kind::Takeover | Kind::Config | Kind::Base | Kind::ScnFloor)
     }
 }
 
-/// Bytes fetched for the takeover under the header's ballot. They count only from that Takeover
-/// record on; before it they are no part of the log.
+/// Bytes that were fetched and are no part of the log yet. A Group's count from the Takeover under
+/// the header's ballot on, a Moved record's once they fill a lost range.
 pub const FLAG_STAGED: u8 = 1;
-/// A copy of a committed group that stands in an older block. It counts in place of a live run of
-/// the same ballot, and is nothing new.
-pub const FLAG_MOVED: u8 = 2;
 
 /// The header of a record, little-endian, without padding.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -88,7 +90,7 @@ pub const FLAG_MOVED: u8 = 2;
 pub struct RecordHeader {
     /// A [`Kind`].
     pub kind: u8,
-    /// [`FLAG_STAGED`] or [`FLAG_MOVED`].
+    /// [`FLAG_STAGED`].
     pub flags: u8,
     /// Zero.
     pub reserved: [u8; 2],
@@ -104,7 +106,7 @@ pub struct RecordHeader {
     pub incarnation: U64,
     /// See `round`.
     pub node: U32,
-    /// CRC-32C: of a Group its [`GroupHeader`](crate::GroupHeader) (which holds the checksum of
+    /// CRC-32C: of a group its [`GroupHeader`](crate::GroupHeader) (which holds the checksum of
     /// the entries), of any other kind all its bytes.
     pub body_crc: U32,
     /// Zero.
@@ -114,7 +116,6 @@ pub struct RecordHeader {
 const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_BYTES);
 const _: () = assert!(RECORD_HEADER_BYTES.is_multiple_of(RECORD_ALIGN));
 const _: () = assert!(FLAG_STAGED.is_power_of_two(), "a flag is one bit");
-const _: () = assert!(FLAG_MOVED.is_power_of_two() && FLAG_MOVED != FLAG_STAGED);
 const _: () = assert!(Kind::Group as u8 != 0, "zeros are no record");
 const _: () = assert!(!Kind::Group.is_hard_state(), "groups are fetched again from others");
 const _: () = assert!(!Kind::Closing.is_hard_state(), "a closing block asks for no other");

@@ -108,6 +108,15 @@ impl Recycler {
         assert!(!self.is_open(), "nothing is left of it");
     }
 
+    /// Something that was in the log is lost: checkpoints that began before say of it what was. What
+    /// is let go is let go below those that begin from now on.
+    pub fn forget(&mut self) {
+        self.abandon();
+        (self.complete, self.wanted) = (VecDeque::new(), None);
+        assert!(self.complete() == 0 && !self.is_open());
+        self.assert_invariants();
+    }
+
     /// Whether a checkpoint began and has no end.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
@@ -280,6 +289,21 @@ mod tests {
         assert_eq!(recycler.poll_start(49), None);
         assert_eq!(recycler.poll_start(50), start(3, 30));
         assert_eq!(recycler.poll_start(50), None, "once");
+    }
+
+    #[test]
+    fn after_a_loss_nothing_is_let_go_below_older_checkpoints() {
+        let mut recycler = three();
+        recycler.on_live(None, 50, 45);
+        recycler.forget();
+        recycler.on_live(None, 60, 60);
+        assert_eq!(recycler.poll_start(60), None);
+        for segment in [6, 7] {
+            recycler.on_begin(place(segment, segment * 10));
+            recycler.on_end(segment * 10 + 2);
+        }
+        recycler.on_live(None, 80, 80);
+        assert_eq!(recycler.poll_start(80), start(6, 60));
     }
 
     #[test]

@@ -85,12 +85,17 @@ fn look_up(seen: Seen, next: u64, durable_upto: u64) -> Decision {
         // Blocks are missing. Those up to D were promised; one after D ends the log.
         let last = (seq - 1).min(durable_upto);
         let lost = (next <= last).then_some((next, last));
+        assert!(
+            lost.is_none_or(|(_, last)| last <= durable_upto),
+            "only what was promised is lost"
+        );
         if seq - 1 > durable_upto {
             return Decision { lost, verdict: Verdict::Cut };
         }
         let verdict = after(seq, whole, durable_upto);
         return Decision { lost, verdict };
     }
+    assert!(seq == next, "the block that is due");
     only(after(seq, whole, durable_upto))
 }
 

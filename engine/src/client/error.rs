@@ -105,6 +105,17 @@ impl ClientError {
         matches!(self, ClientError::Ended { damaged: true, .. })
     }
 
+    /// The rule that forbids what was asked, a lower-kebab word; see
+    /// [`Refusal`](crate::control::Refusal).
+    pub fn rule(&self) -> Option<&str> {
+        match self {
+            ClientError::Refused(refused) if refused.code == RefusedCode::Forbidden => {
+                refused.text.split_once(':').map(|(rule, _)| rule)
+            }
+            _ => None,
+        }
+    }
+
     /// Where the leader is, if the answer said so.
     pub fn leader_hint(&self) -> Option<&str> {
         match self {

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use palisade_netio::{Class, FrameHead, FrameLimits};
 
 use super::wire::{
-    KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS, KIND_REFUSED, KIND_STATUS,
-    KIND_STATUS_JSON, KIND_STREAMS, Refused, RefusedCode, StreamEntry, encode_create_streams,
-    parse_created, parse_streams,
+    KIND_CONTROL, KIND_CONTROLLED, KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS,
+    KIND_REFUSED, KIND_REGISTRY, KIND_REGISTRY_JSON, KIND_STATUS, KIND_STATUS_JSON, KIND_STREAMS,
+    KIND_TRANSFER_LEADER, KIND_TRANSFERRED, Refused, RefusedCode, StreamEntry,
+    encode_create_streams, encode_transfer, parse_created, parse_streams, parse_transferred,
 };
 use super::{ClientError, Connection, Endpoints};
+use crate::control::{Controlled, RegistryView, Request};
 
 /// Stream whose leader creates and lists streams.
 const CATALOGUE: u64 = 1;
@@ -77,6 +79,23 @@ impl Client {
         parse_created(&answer).map_err(|error| ClientError::wire(self.endpoints.current(), error))
     }
 
+    /// Asks the leader of a stream to hand over to the node `to`, and waits until that leads: the
+    /// round of its ballot.
+    ///
+    /// # Errors
+    /// The refusal says why not; [`ClientError::Unknown`] when the leader went away meanwhile.
+    pub fn transfer_leader(&mut self, stream: u64, to: u32) -> Result<u64, ClientError> {
+        let answer =
+            self.ask(KIND_TRANSFER_LEADER, stream, &encode_transfer(to), KIND_TRANSFERRED)?;
+        let (leader, round) = parse_transferred(&answer)
+            .map_err(|error| ClientError::wire(self.endpoints.current(), error))?;
+        if leader == to {
+            return Ok(round);
+        }
+        let what = format!("node {leader} leads, asked for {to}");
+        Err(ClientError::Protocol { addr: self.endpoints.current(), what })
+    }
+
     /// The streams that a node knows.
     ///
     /// # Errors
@@ -84,6 +103,55 @@ impl Client {
     pub fn list_streams(&mut self) -> Result<Vec<StreamEntry>, ClientError> {
         let answer = self.ask(KIND_LIST_STREAMS, CATALOGUE, &[], KIND_STREAMS)?;
         parse_streams(&answer).map_err(|error| ClientError::wire(self.endpoints.current(), error))
+    }
+
+    /// Asks for a change of the registry of clusters or of the protection mode; with `dry_run`
+    /// only whether it could be made. One that somebody else outran is asked for again.
+    ///
+    /// # Errors
+    /// A rule forbids it ([`ClientError::rule`]), the leader cannot be reached, or
+    /// [`ClientError::Unknown`] when it went away.
+    pub fn control(&mut self, request: &Request, dry_run: bool) -> Result<Controlled, ClientError> {
+        let body = request.encode(dry_run);
+        let answer = self.ask(KIND_CONTROL, CATALOGUE, &body, KIND_CONTROLLED)?;
+        self.read_json(&answer)
+    }
+
+    /// The registry of clusters and the protection mode, as the leader of the catalogue knows them.
+    /// Without a leader before long as some node does: then `current` is false.
+    ///
+    /// # Errors
+    /// When no node answers in time.
+    pub fn registry(&mut self) -> Result<RegistryView, ClientError> {
+        let until = Instant::now() + self.options.timeout.min(CONNECT_MAX);
+        loop {
+            let answer = self.ask(KIND_REGISTRY, CATALOGUE, &[], KIND_REGISTRY_JSON)?;
+            let view: RegistryView = self.read_json(&answer)?;
+            if view.current {
+                return Ok(view);
+            }
+            let newer = view.leader.as_ref().and_then(|leader| self.registry_at(leader).ok());
+            match newer.filter(|newer| newer.current) {
+                Some(newer) => return Ok(newer),
+                // What is there is better than nothing, and says that it may be old.
+                None if Instant::now() >= until => return Ok(view),
+                None => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    fn registry_at(&self, leader: &str) -> Result<RegistryView, ClientError> {
+        let timeout = self.options.timeout.min(CONNECT_MAX);
+        let mut client = Client::new(&[leader], ClientOptions { timeout, ..self.options })?;
+        let answer = client.ask(KIND_REGISTRY, CATALOGUE, &[], KIND_REGISTRY_JSON)?;
+        client.read_json(&answer)
+    }
+
+    fn read_json<T: serde::de::DeserializeOwned>(&self, json: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(json).map_err(|error| ClientError::Protocol {
+            addr: self.endpoints.current(),
+            what: format!("unreadable answer: {error}"),
+        })
     }
 
     /// Opens a connection to the current endpoint.
@@ -133,7 +201,15 @@ impl Client {
             ClientError::Refused(refused) if refused.code == RefusedCode::NotLeader => {
                 self.endpoints.on_not_leader(error.leader_hint())
             }
-            ClientError::Refused(refused) if refused.code == RefusedCode::Busy => false,
+            // The leader says so, and nobody else can do it.
+            ClientError::Refused(refused)
+                if matches!(
+                    refused.code,
+                    RefusedCode::Busy | RefusedCode::Behind | RefusedCode::Conflict
+                ) =>
+            {
+                false
+            }
             _ => {
                 self.endpoints.on_failure();
                 false
@@ -155,7 +231,7 @@ impl Client {
         self.next_id += 1;
         connection.send(&FrameHead::encode(kind, id, stream, body))?;
         // Once it left, only what changes nothing may be asked again.
-        let harmless = kind != KIND_CREATE_STREAMS;
+        let harmless = !matches!(kind, KIND_CREATE_STREAMS | KIND_TRANSFER_LEADER | KIND_CONTROL);
         let frame = match connection.receive(&ANSWERS, deadline) {
             Ok(Some(frame)) => frame,
             Ok(None) if harmless => {

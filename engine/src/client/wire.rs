@@ -15,6 +15,12 @@
 //! | `STREAMS` | count u32, 0 u32; streams |
 //! | `STATUS` | nothing |
 //! | `STATUS_JSON` | the JSON of [`Status`](crate::status::Status) |
+//! | `TRANSFER_LEADER` | node u32, 0 u32 |
+//! | `TRANSFERRED` | node u32, 0 u32, round u64 of the ballot under which it leads |
+//! | `CONTROL` | a [`Request`](crate::control::Request) |
+//! | `CONTROLLED` | the JSON of [`Controlled`](crate::control::Controlled) |
+//! | `REGISTRY` | nothing |
+//! | `REGISTRY_JSON` | the JSON of [`RegistryView`](crate::control::RegistryView) |
 //!
 //! A record: len u32, 0 u32, producer u64, sequence u64, SCN floor u64, payload padded with zeros
 //! to 8. A fate: outcome u8, level u8, 0 \[6\], LSN u64, end LSN u64, SCN u64. A stream: id u64,
@@ -25,8 +31,9 @@
 use crate::status::Protection;
 
 pub use crate::kinds::{
-    KIND_APPEND, KIND_APPENDED, KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS, KIND_REFUSED,
-    KIND_STATUS, KIND_STATUS_JSON, KIND_STREAMS,
+    KIND_APPEND, KIND_APPENDED, KIND_CONTROL, KIND_CONTROLLED, KIND_CREATE_STREAMS, KIND_CREATED,
+    KIND_LIST_STREAMS, KIND_REFUSED, KIND_REGISTRY, KIND_REGISTRY_JSON, KIND_STATUS,
+    KIND_STATUS_JSON, KIND_STREAMS, KIND_TRANSFER_LEADER, KIND_TRANSFERRED,
 };
 
 /// Most records of one [`KIND_APPEND`].
@@ -436,11 +443,25 @@ pub enum RefusedCode {
     Unsupported,
     /// Nobody knows whether it was done, or a part of it: look before asking again.
     Unknown,
+    /// The node that should lead is no member of the stream.
+    NotMember,
+    /// The node that should lead is not heard, or its disk does not count.
+    NotUp,
+    /// The node that should lead is the leader.
+    LeadsAlready,
+    /// The node that should lead lacks too much of the log; it catches up.
+    Behind,
+    /// It did not happen in time; the answer's text says who leads.
+    TimedOut,
+    /// A rule forbids it; the text starts with the rule's name.
+    Forbidden,
+    /// Somebody else changed the same at the same time.
+    Conflict,
 }
 
 impl RefusedCode {
     /// Every code, in the order of its numbers, from 1.
-    pub const ALL: [RefusedCode; 13] = [
+    pub const ALL: [RefusedCode; 20] = [
         RefusedCode::NotLeader,
         RefusedCode::Standby,
         RefusedCode::Busy,
@@ -454,6 +475,13 @@ impl RefusedCode {
         RefusedCode::ScnTooFar,
         RefusedCode::Unsupported,
         RefusedCode::Unknown,
+        RefusedCode::NotMember,
+        RefusedCode::NotUp,
+        RefusedCode::LeadsAlready,
+        RefusedCode::Behind,
+        RefusedCode::TimedOut,
+        RefusedCode::Forbidden,
+        RefusedCode::Conflict,
     ];
 
     /// As in JSON and messages.
@@ -472,6 +500,13 @@ impl RefusedCode {
             RefusedCode::ScnTooFar => "scn-too-far",
             RefusedCode::Unsupported => "unsupported",
             RefusedCode::Unknown => "unknown",
+            RefusedCode::NotMember => "not-member",
+            RefusedCode::NotUp => "not-up",
+            RefusedCode::LeadsAlready => "leads-already",
+            RefusedCode::Behind => "behind",
+            RefusedCode::TimedOut => "timed-out",
+            RefusedCode::Forbidden => "forbidden",
+            RefusedCode::Conflict => "conflict",
         }
     }
 
@@ -484,6 +519,8 @@ impl RefusedCode {
                 | RefusedCode::NoSpace
                 | RefusedCode::Poisoned
                 | RefusedCode::Shutdown
+                | RefusedCode::Behind
+                | RefusedCode::Conflict
         )
     }
 }
@@ -590,6 +627,46 @@ pub fn parse_created(body: &[u8]) -> Result<Vec<u64>, WireError> {
     (0..count).map(|_| fields.u64()).collect()
 }
 
+/// The body of [`KIND_TRANSFER_LEADER`].
+pub fn encode_transfer(to: u32) -> Vec<u8> {
+    list_head(to as usize, 0)
+}
+
+/// Reads the body of [`KIND_TRANSFER_LEADER`]: the node that should lead, not 0.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_transfer(body: &[u8]) -> Result<u32, WireError> {
+    let mut fields = Fields::new("transfer", body);
+    let to = fields.u32()?;
+    fields.zeros(4)?;
+    fields.end()?;
+    if to == 0 {
+        return Err(WireError::Bound { what: "node", value: 0, bound: 1 });
+    }
+    Ok(to)
+}
+
+/// The body of [`KIND_TRANSFERRED`].
+pub fn encode_transferred(to: u32, round: u64) -> Vec<u8> {
+    let mut body = list_head(to as usize, 8);
+    body.extend_from_slice(&round.to_le_bytes());
+    body
+}
+
+/// Reads the body of [`KIND_TRANSFERRED`]: who leads, and the round of its ballot.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_transferred(body: &[u8]) -> Result<(u32, u64), WireError> {
+    let mut fields = Fields::new("transferred", body);
+    let to = fields.u32()?;
+    fields.zeros(4)?;
+    let round = fields.u64()?;
+    fields.end()?;
+    Ok((to, round))
+}
+
 /// A stream in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamEntry {
@@ -675,6 +752,9 @@ mod tests {
         assert_eq!(parse_appended(&encode_appended(&records)).unwrap(), records);
         assert_eq!(parse_created(&encode_created(&[2, 3])).unwrap(), [2, 3]);
         assert_eq!(parse_create_streams(&encode_create_streams(5)), Ok(5));
+        assert_eq!(parse_transfer(&encode_transfer(3)), Ok(3));
+        assert!(parse_transfer(&encode_transfer(0)).is_err(), "no node has the number 0");
+        assert_eq!(parse_transferred(&encode_transferred(3, 9)), Ok((3, 9)));
         let streams = [StreamEntry { id: 2, leader: 1, base_lsn: 0, committed_lsn: 800 }];
         assert_eq!(parse_streams(&encode_streams(&streams)).unwrap(), streams);
     }
@@ -700,13 +780,17 @@ mod tests {
         let answer = encode_appended(&[AppendedRecord::placeless(Outcome::Failed)]);
         let refused = Refused::new(RefusedCode::Busy, "wait").encode();
         let created = encode_created(&[1, 2]);
+        let (transfer, moved) = (encode_transfer(2), encode_transferred(2, 7));
         for cut in 0..body.len() {
             assert!(Append::parse(&body[..cut]).is_err(), "append cut at {cut}");
         }
-        for (what, body) in [("answer", &answer), ("refused", &refused), ("created", &created)] {
+        let all = [("answer", &answer), ("refused", &refused), ("created", &created)];
+        for (what, body) in all.into_iter().chain([("transfer", &transfer), ("moved", &moved)]) {
             let read = |body: &[u8]| match what {
                 "answer" => parse_appended(body).map(|_| ()),
                 "refused" => Refused::parse(body).map(|_| ()),
+                "transfer" => parse_transfer(body).map(|_| ()),
+                "moved" => parse_transferred(body).map(|_| ()),
                 _ => parse_created(body).map(|_| ()),
             };
             (0..body.len()).for_each(|cut| assert!(read(&body[..cut]).is_err(), "{what} {cut}"));

@@ -202,7 +202,11 @@ impl Reader {
             },
             node: self.build_node(),
             members: self.build_members(),
-            upstream: UpstreamConfig { endpoints: self.addresses("upstream.endpoints") },
+            upstream: UpstreamConfig {
+                endpoints: self.addresses("upstream.endpoints"),
+                preferred_region: Some(self.text("upstream.preferred_region")),
+                fixed: self.addresses("upstream.override").first().copied(),
+            },
             log: LogConfig {
                 segment_bytes: self.number("log.segment_bytes"),
                 log_bytes_max: self.number("log.log_bytes_max"),
@@ -216,6 +220,7 @@ impl Reader {
             timing: TimingConfig {
                 heartbeat: self.time("timing.heartbeat"),
                 election: self.time("timing.election"),
+                hand_over: self.time("timing.hand_over"),
                 disk_stall_soft: self.time("timing.disk_stall_soft"),
                 disk_stall_hard: self.time("timing.disk_stall_hard"),
                 reconnect_min: self.time("timing.reconnect_min"),
@@ -309,7 +314,9 @@ impl Reader {
         if !self.errors.iter().any(|error| error.key.starts_with("timing")) {
             self.timing_rules(config);
         }
-        if self.sound(&["cluster.role", "node.advertise", "upstream", "upstream.endpoints"]) {
+        if self.sound(&["cluster.role", "node.advertise", "upstream", "upstream.endpoints"])
+            && self.sound(&["upstream.override"])
+        {
             self.upstream_rules(config);
         }
         if self.sound(&["node", "node.cpus", "node.shards"]) {
@@ -440,13 +447,18 @@ impl Reader {
             self.refuse("upstream.endpoints", "[]".to_owned(), allowed, fix);
         }
         let own: Vec<_> = config.members.iter().map(|member| member.addr).collect();
-        let own_endpoint = endpoints
-            .iter()
-            .find(|&endpoint| own.contains(endpoint) || Some(*endpoint) == config.node.advertise);
-        if let Some(endpoint) = own_endpoint {
+        let is_own = |endpoint: &&SocketAddr| {
+            own.contains(*endpoint) || Some(**endpoint) == config.node.advertise
+        };
+        let keys = [
+            ("upstream.endpoints", endpoints.iter().find(is_own)),
+            ("upstream.override", config.upstream.fixed.iter().find(is_own)),
+        ];
+        for (key, endpoint) in keys {
+            let Some(endpoint) = endpoint else { continue };
             let allowed = "allowed nodes of other clusters; this one is a member".to_owned();
             let fix = "name nodes of the primary or of another standby";
-            self.refuse("upstream.endpoints", format!("\"{endpoint}\""), allowed, fix);
+            self.refuse(key, format!("\"{endpoint}\""), allowed, fix);
         }
     }
 

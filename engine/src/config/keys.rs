@@ -6,7 +6,7 @@ use palisade_netio::SyncPath;
 use palisade_netio::limits::{BACKOFF_FIRST_NS, BACKOFF_LAST_NS, HANDSHAKE_NS, USER_TIMEOUT_MS};
 
 use super::{Role, ZeroCopy, format_size, format_time};
-use crate::paxos::{ELECTION_NS, HEARTBEAT_NS};
+use crate::paxos::{ELECTION_NS, HAND_OVER_NS, HEARTBEAT_NS};
 
 /// One key of node.toml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ const fn key(path: &'static str, shape: Shape, default: Preset, purpose: &'stati
 }
 
 /// Every key, in file order.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 32] = [
     key(
         "cluster.id",
         ID,
@@ -143,7 +143,21 @@ pub const KEYS: [Key; 29] = [
         "upstream.endpoints",
         Shape::Addresses(super::ENDPOINTS_MAX),
         Preset::Empty,
-        "standby: nodes of the primary or of another standby, to fetch logs from",
+        "standby: nodes of the primary or of another standby, to fetch logs from; their clusters' \
+         other nodes, and standbys that ask there, are found through them",
+    ),
+    key(
+        "upstream.preferred_region",
+        Shape::Name,
+        Preset::Same("node.region"),
+        "standby: upstreams of this region go first; others serve while none of it can",
+    ),
+    key(
+        "upstream.override",
+        Shape::Addresses(1),
+        Preset::Empty,
+        "standby: one node that goes before all others while it can be used; empty: the choice is \
+         the standby's own",
     ),
     key(
         "log.segment_bytes",
@@ -188,6 +202,14 @@ pub const KEYS: [Key; 29] = [
         Shape::Time(50 * MS, 60 * S),
         Preset::Nanos(ELECTION_NS),
         "silence of a leader after which a follower asks for votes, at least 3 heartbeats",
+    ),
+    key(
+        "timing.hand_over",
+        Shape::Time(0, 86_400 * S),
+        Preset::Nanos(HAND_OVER_NS),
+        "time that a member which comes first must be well before a leader hands over to it: \
+         members of the first one's region come first, then in the order of the list; 0s: never, \
+         else no sooner than timing.election",
     ),
     key(
         "timing.disk_stall_soft",

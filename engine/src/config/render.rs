@@ -43,6 +43,11 @@ fn write_tail(out: &mut String, config: &Config) -> std::fmt::Result {
     let endpoints: Vec<_> = endpoints.iter().map(|addr| quoted(&addr.to_string())).collect();
     writeln!(out, "\n[upstream]")?;
     writeln!(out, "endpoints = [{}]", endpoints.join(", "))?;
+    if let Some(region) = &config.upstream.preferred_region {
+        writeln!(out, "preferred_region = {}", quoted(region))?;
+    }
+    let fixed = config.upstream.fixed.map(|addr| quoted(&addr.to_string()));
+    writeln!(out, "override = [{}]", fixed.unwrap_or_default())?;
     writeln!(out, "\n[log]")?;
     writeln!(out, "segment_bytes = {}", quoted(&format_size(config.log.segment_bytes)))?;
     writeln!(out, "log_bytes_max = {}", quoted(&format_size(config.log.log_bytes_max)))?;
@@ -56,6 +61,7 @@ fn write_tail(out: &mut String, config: &Config) -> std::fmt::Result {
     for (name, time) in [
         ("heartbeat", timing.heartbeat),
         ("election", timing.election),
+        ("hand_over", timing.hand_over),
         ("disk_stall_soft", timing.disk_stall_soft),
         ("disk_stall_hard", timing.disk_stall_hard),
         ("reconnect_min", timing.reconnect_min),

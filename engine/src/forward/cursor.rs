@@ -217,6 +217,11 @@ impl Cursor {
         self.misses += 1;
     }
 
+    /// Whether something was not where it should be, since the last chunk.
+    pub(crate) fn has_missed(&self) -> bool {
+        self.misses > 0
+    }
+
     /// The committed end that the last step saw.
     pub(crate) fn looked_upto(&self) -> Option<Lsn> {
         self.looked

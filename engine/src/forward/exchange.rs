@@ -6,7 +6,7 @@
 //! left; then it sleeps until an event, a connection, the end of a read, or
 //! [`Exchange::next_time`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::rc::Rc;
@@ -17,16 +17,20 @@ use palisade_netio::{Identity, Nanos, Refusal, RefusalCode, Welcome};
 use super::cursor::Source;
 use super::cut::{Cut, NoCut, Want};
 use super::flow::Body;
-use super::limits::{EVENTS_PER_TURN, TURNS_MAX};
+use super::limits::{EVENTS_PER_TURN, REQUESTS_MAX, TURNS_MAX};
 use super::maps::{Mapped, Maps};
-use super::queue::{ForwardEvent, ForwardRequest, ForwarderSide, SealedExtent, Socket};
+use super::queue::{Feed, ForwardEvent, ForwardRequest, ForwarderSide, SealedExtent, Socket};
 use super::sender::{Effect, Limits, ReaderId, Readers, Route, Stats};
 use super::wire::FromReader;
+use crate::control::Registry;
 
 /// Until requests that found no room are tried again.
 const AGAIN_NS: u64 = 1_000_000;
 /// Until idle maps are looked for.
 const SWEEP_NS: u64 = 1_000_000_000;
+
+/// Why a reader is refused: its cluster is not in the registry.
+pub const NOT_REGISTERED: RefusalCode = RefusalCode::Other(256);
 
 /// What a forwarder needs to know.
 #[derive(Clone, Debug)]
@@ -109,6 +113,11 @@ pub struct Exchange<M> {
     identity: Identity,
     readers: Readers,
     ports: Vec<Port>,
+    /// Of which other cluster a reader is, and when it had everything last.
+    clusters: BTreeMap<ReaderId, (u32, Nanos)>,
+    registry: Arc<Registry>,
+    /// When the feeds were reported last.
+    reported: Nanos,
     maps: Maps<M>,
     /// Segments out of which chunks were cut since the last turn.
     cut: Vec<(SealedExtent, Rc<Mapped<M>>)>,
@@ -125,6 +134,9 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             identity: config.identity,
             readers,
             ports: sides.into_iter().map(port).collect(),
+            clusters: BTreeMap::new(),
+            registry: Arc::default(),
+            reported: Nanos(0),
             maps: Maps::default(),
             cut: Vec::new(),
             effects: Vec::new(),
@@ -138,7 +150,13 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             while let Some(reply) = self.ports[at].side.pop_reply() {
                 self.readers.on_located(&reply);
             }
+            while let Some((reader, facts)) = self.ports[at].side.pop_facts() {
+                self.readers.on_facts(reader, &facts);
+            }
             self.readers.on_role_epoch(self.ports[at].side.role_epoch());
+            if let Some(registry) = self.ports[at].side.pop_registry() {
+                self.on_registry(registry);
+            }
             let mut taken = 0;
             while taken < EVENTS_PER_TURN {
                 let Some(event) = self.ports[at].side.pop_event() else { break };
@@ -157,12 +175,11 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
 
     fn on_event(&mut self, event: ForwardEvent, now: Nanos, arrivals: &mut Vec<Arrival>) {
         match event {
-            ForwardEvent::Connection { socket, welcomed, .. } => {
-                let reader = self.readers.on_open(now);
-                let answer = match reader {
-                    None => Refusal::new(RefusalCode::Busy, "too many readers").encode(),
-                    Some(_) if welcomed => Vec::new(),
-                    Some(_) => Welcome::new(self.identity).encode(),
+            ForwardEvent::Connection { socket, welcomed, hello } => {
+                let (reader, answer) = match self.admit(hello.from.cluster, now) {
+                    Ok(reader) if welcomed => (Some(reader), Vec::new()),
+                    Ok(reader) => (Some(reader), Welcome::new(self.identity).encode()),
+                    Err(refusal) => (None, refusal.encode()),
                 };
                 arrivals.push(Arrival { socket, reader, answer });
             }
@@ -174,12 +191,60 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         }
     }
 
+    /// Takes a reader in: one of this cluster, of none, or of a cluster that may be served.
+    fn admit(&mut self, cluster: u32, now: Nanos) -> Result<ReaderId, Refusal> {
+        let foreign = cluster != 0 && cluster != self.identity.cluster;
+        if foreign && !self.registry.serves(cluster) {
+            let text = format!(
+                "cluster {cluster} is no registered standby; at the primary: palisade standby \
+                 add --cluster {cluster} --name S --region R --endpoint H:P --transfer sync|async"
+            );
+            return Err(Refusal::new(NOT_REGISTERED, text));
+        }
+        let reader = self.readers.on_open(now);
+        let reader = reader.ok_or_else(|| Refusal::new(RefusalCode::Busy, "too many readers"))?;
+        if foreign {
+            self.clusters.insert(reader, (cluster, now));
+            self.report_feeds(now);
+        }
+        Ok(reader)
+    }
+
+    /// Other clusters may be served from now on: those that may not be are hung up on.
+    fn on_registry(&mut self, registry: Arc<Registry>) {
+        self.registry = registry;
+        for (&reader, &(cluster, _)) in &self.clusters {
+            if !self.registry.serves(cluster) {
+                self.readers.on_unwanted(reader);
+            }
+        }
+    }
+
+    /// What other clusters take here, for status.
+    fn report_feeds(&mut self, now: Nanos) {
+        let mut feeds: BTreeMap<u32, Feed> = BTreeMap::new();
+        for (&reader, (cluster, level)) in &mut self.clusters {
+            let (cluster, lag_bytes) = (*cluster, self.readers.lag_bytes(reader));
+            if lag_bytes == 0 {
+                *level = now;
+            }
+            let feed = feeds.entry(cluster).or_insert(Feed { cluster, ..Feed::default() });
+            feed.connections += 1;
+            feed.lag_bytes += lag_bytes;
+            feed.lag_us = feed.lag_us.max(now.since(*level) / 1000);
+        }
+        self.reported = now;
+        let feeds: Vec<Feed> = feeds.into_values().collect();
+        self.ports.iter_mut().for_each(|port| port.side.set_feeds(&feeds));
+    }
+
     /// A reader said something.
     pub fn on_said(&mut self, reader: ReaderId, said: FromReader) {
         match said {
             FromReader::Fetch(fetch) => self.readers.on_fetch(reader, &fetch),
             FromReader::Credit { stream, bytes } => self.readers.on_credit(reader, stream, bytes),
             FromReader::Stop { stream } => self.readers.on_stop(reader, stream),
+            FromReader::Ask(question) => self.readers.on_ask(reader, &question),
         }
     }
 
@@ -191,11 +256,15 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// A reader's connection ended.
     pub fn on_closed(&mut self, reader: ReaderId) {
         self.readers.on_closed(reader);
+        if self.clusters.remove(&reader).is_some() {
+            self.report_feeds(self.reported);
+        }
     }
 
     /// Time passed.
     pub fn on_time(&mut self, now: Nanos) {
         self.readers.on_time(now);
+        self.report_feeds(now);
         self.maps.sweep(now);
     }
 
@@ -264,6 +333,9 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             Effect::Say { reader, frame } => {
                 work.push(Work::Push { reader, head: frame, body: Body::None });
             }
+            // A question that is not answered is asked again.
+            Effect::Ask { shard, request: ForwardRequest::Ask { .. } }
+                if self.ports[shard].backlog.len() >= REQUESTS_MAX => {}
             Effect::Ask { shard, request } => self.ports[shard].backlog.push_back(request),
             Effect::Close { reader, .. } => work.push(Work::Abort { reader }),
             Effect::Read { reader, stream, ticket, extent, want } => {
@@ -323,11 +395,11 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     fn send_requests(&mut self) {
         for port in &mut self.ports {
             let mut sent = false;
-            while let Some(&request) = port.backlog.front() {
-                if port.side.request(request).is_err() {
+            while let Some(request) = port.backlog.pop_front() {
+                if let Err(request) = port.side.request(request) {
+                    port.backlog.push_front(request);
                     break;
                 }
-                port.backlog.pop_front();
                 sent = true;
             }
             if sent {

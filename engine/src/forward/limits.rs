@@ -7,7 +7,7 @@ pub const CHUNK_BYTES_TARGET: u32 = 256 << 10;
 /// Bytes of records in one chunk: the largest group with its record header.
 pub const CHUNK_BYTES_MAX: u32 = (GROUP_BYTES_MAX + RECORD_HEADER_BYTES) as u32;
 /// Largest body of a control frame.
-pub const CONTROL_BODY_MAX: u32 = 64;
+pub const CONTROL_BODY_MAX: u32 = 1536;
 /// Credit that one reader may have for one stream; more is a protocol error.
 pub const CREDIT_BYTES_MAX: u64 = 1 << 40;
 
@@ -32,6 +32,8 @@ pub const EVENTS_MAX: usize = 4096;
 pub const LOCATES_MAX: usize = 64;
 /// Requests that wait for a shard: questions, and changes of what it should publish.
 pub const REQUESTS_MAX: usize = 1024;
+/// Answers to standbys' questions that wait for the forwarder; more are dropped.
+pub const FACTS_MAX: usize = 64;
 /// Bytes that one answer should cover.
 pub const LOCATE_BYTES: u32 = 4 << 20;
 /// Extents in one answer.
@@ -67,4 +69,5 @@ pub const CONTROL_BYTES: usize = 4 << 10;
 /// Time that readers have to take their last frames when the forwarder stops.
 pub const STOP_NS: u64 = 250_000_000;
 
+const _: () = assert!(CONTROL_BYTES >= CONTROL_BODY_MAX as usize + 64);
 const _: () = assert!(PREFAULT_BYTES >= palisade_wal::limits::BLOCK_BYTES_MAX);

@@ -31,7 +31,7 @@ pub use driver::{ForwardError, Forwarder, ForwarderHandle};
 pub use exchange::{Exchange, ForwarderConfig};
 pub use limits::EXTENTS_MAX;
 pub use queue::{
-    ForwardEvent, ForwardPort, ForwarderSide, Lease, LocateRequest, Located, Recent, Reply,
+    Feed, ForwardEvent, ForwardPort, ForwarderSide, Lease, LocateRequest, Located, Recent, Reply,
     SealedExtent, Socket, port,
 };
 pub use sender::{Effect, Limits, ReaderId, Readers, Source, Stats};

@@ -5,16 +5,19 @@
 //! asks for the bytes later; a `Committed` or `StreamGone` that does not fit is remembered in
 //! the port, merged by stream, until it fits. Only streams that somebody reads are published.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
 use palisade_netio::{Handle, Hello, SlotView, Wake};
 use palisade_wal::{Ballot, Expect, Lsn};
 
-use super::limits::{EVENTS_MAX, LOCATES_MAX, REQUESTS_MAX};
+use super::limits::{EVENTS_MAX, FACTS_MAX, LOCATES_MAX, REQUESTS_MAX};
+use super::sender::ReaderId;
+use crate::control::Registry;
+use crate::transfer::{Facts, Question};
 
 /// A socket that is handed over; whoever holds it closes it.
 #[derive(Debug)]
@@ -69,10 +72,17 @@ pub struct Recent {
 }
 
 /// What the forwarder asks of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForwardRequest {
     /// Where are these bytes?
     Locate(LocateRequest),
+    /// A standby's question about streams of this shard.
+    Ask {
+        /// Who is to get the answer.
+        reader: ReaderId,
+        /// What it asks.
+        question: Box<Question>,
+    },
     /// Somebody reads this stream: publish it.
     Watch {
         /// The stream.
@@ -96,6 +106,8 @@ pub struct LocateRequest {
     pub from: Lsn,
     /// About so many bytes are wanted; at least one group is.
     pub max_bytes: u32,
+    /// Where they should be they are not, or are damaged: the shard looks itself, and repairs.
+    pub missed: bool,
 }
 
 /// The answer to a [`LocateRequest`].
@@ -171,11 +183,16 @@ struct Shared {
     events: ArrayQueue<ForwardEvent>,
     replies: ArrayQueue<Reply>,
     requests: ArrayQueue<ForwardRequest>,
+    facts: ArrayQueue<(ReaderId, Facts)>,
     /// Set by the port when something waits for room in `events`.
     overflow: AtomicBool,
     /// Tail events that did not fit.
     dropped: AtomicU64,
     role_epoch: AtomicU64,
+    /// Who may be served, by the newest catalogue; counted, so that a look costs no lock.
+    registry: Mutex<Arc<Registry>>,
+    registry_set: AtomicU64,
+    feeds: Mutex<Vec<Feed>>,
     /// The forwarder is gone.
     closed: AtomicBool,
     waker: OnceLock<Arc<dyn Wake>>,
@@ -202,9 +219,13 @@ pub fn port() -> (ForwardPort, ForwarderSide) {
         events: ArrayQueue::new(EVENTS_MAX),
         replies: ArrayQueue::new(LOCATES_MAX),
         requests: ArrayQueue::new(REQUESTS_MAX),
+        facts: ArrayQueue::new(FACTS_MAX),
         overflow: AtomicBool::new(false),
         dropped: AtomicU64::new(0),
         role_epoch: AtomicU64::new(0),
+        registry: Mutex::default(),
+        registry_set: AtomicU64::new(0),
+        feeds: Mutex::default(),
         closed: AtomicBool::new(false),
         waker: OnceLock::new(),
         bell: OnceLock::new(),
@@ -212,10 +233,15 @@ pub fn port() -> (ForwardPort, ForwarderSide) {
     let port = ForwardPort {
         shared: shared.clone(),
         watched: HashSet::new(),
+        questions: VecDeque::new(),
         missed: BTreeMap::new(),
         rung: true,
     };
-    (port, ForwarderSide { shared })
+    (port, ForwarderSide { shared, registry_seen: 0 })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, Default)]
@@ -229,6 +255,8 @@ pub struct ForwardPort {
     shared: Arc<Shared>,
     /// Streams that somebody reads; bounded by the forwarder's limit of cursors.
     watched: HashSet<u64>,
+    /// Standbys' questions that were taken out and not answered yet; as many as there were.
+    questions: VecDeque<(ReaderId, Question)>,
     /// What did not fit, of watched streams only.
     missed: BTreeMap<u64, Missed>,
     rung: bool,
@@ -243,6 +271,19 @@ impl ForwardPort {
     /// Says the role epoch that chunks carry.
     pub fn set_role_epoch(&mut self, epoch: u64) {
         self.shared.role_epoch.fetch_max(epoch, Ordering::Relaxed);
+    }
+
+    /// Says which clusters may be served. Never lost, and only the newest counts.
+    pub fn set_registry(&mut self, registry: Arc<Registry>) {
+        *lock(&self.shared.registry) = registry;
+        self.shared.registry_set.fetch_add(1, Ordering::SeqCst);
+        self.rung = false;
+        self.flush();
+    }
+
+    /// What other clusters take here, as last reported.
+    pub fn feeds(&self) -> Vec<Feed> {
+        lock(&self.shared.feeds).clone()
     }
 
     /// Whether anybody reads the stream; if not, publishing for it is a waste of time.
@@ -337,6 +378,9 @@ impl ForwardPort {
         while let Some(request) = self.shared.requests.pop() {
             match request {
                 ForwardRequest::Locate(request) => return Some(request),
+                ForwardRequest::Ask { reader, question } => {
+                    self.questions.push_back((reader, *question));
+                }
                 ForwardRequest::Watch { stream } => {
                     self.watched.insert(stream);
                 }
@@ -348,6 +392,17 @@ impl ForwardPort {
         }
         self.flush();
         None
+    }
+
+    /// The next question of a standby, after [`poll_request`](ForwardPort::poll_request).
+    pub fn poll_question(&mut self) -> Option<(ReaderId, Question)> {
+        self.questions.pop_front()
+    }
+
+    /// Answers it. Without room the answer is dropped: the standby asks again.
+    pub fn answer(&mut self, reader: ReaderId, facts: Facts) {
+        let _ = self.shared.facts.push((reader, facts));
+        self.rung = false;
     }
 
     /// Whether the forwarder asked something: to be looked at after arming, before sleeping.
@@ -374,9 +429,23 @@ impl ForwardPort {
     }
 }
 
+/// What the forwarder sends to one other cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Feed {
+    /// The cluster.
+    pub cluster: u32,
+    /// Its connections.
+    pub connections: u32,
+    /// Committed bytes of the streams that it reads here that were not sent to it yet.
+    pub lag_bytes: u64,
+    /// How long it has been behind, in microseconds.
+    pub lag_us: u64,
+}
+
 /// The forwarder's end. Dropping it closes the port.
 pub struct ForwarderSide {
     shared: Arc<Shared>,
+    registry_seen: u64,
 }
 
 impl ForwarderSide {
@@ -388,6 +457,11 @@ impl ForwarderSide {
     /// The next answer.
     pub fn pop_reply(&mut self) -> Option<Reply> {
         self.shared.replies.pop()
+    }
+
+    /// The next answer to a standby.
+    pub fn pop_facts(&mut self) -> Option<(ReaderId, Facts)> {
+        self.shared.facts.pop()
     }
 
     /// The next event.
@@ -403,7 +477,27 @@ impl ForwarderSide {
     /// Whether nothing waits here. To be looked at after arming the bell, before sleeping.
     pub fn is_empty(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.shared.events.is_empty() && self.shared.replies.is_empty()
+        let seen = self.shared.registry_set.load(Ordering::SeqCst) == self.registry_seen;
+        let Shared { events, replies, facts, .. } = &*self.shared;
+        events.is_empty() && replies.is_empty() && facts.is_empty() && seen
+    }
+
+    /// The registry of clusters, if it was set since the last call.
+    pub fn pop_registry(&mut self) -> Option<Arc<Registry>> {
+        let set = self.shared.registry_set.load(Ordering::SeqCst);
+        if set == self.registry_seen {
+            return None;
+        }
+        self.registry_seen = set;
+        Some(lock(&self.shared.registry).clone())
+    }
+
+    /// Says what other clusters take here.
+    pub fn set_feeds(&mut self, feeds: &[Feed]) {
+        let mut known = lock(&self.shared.feeds);
+        if *known != feeds {
+            *known = feeds.to_vec();
+        }
     }
 
     /// Asks the shard; call [`wake`](ForwarderSide::wake) after the last one.

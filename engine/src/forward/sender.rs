@@ -21,6 +21,7 @@ use super::limits::{
 use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply, SealedExtent};
 use super::tail::Tail;
 use super::wire::{Beat, ChunkHead, End, EndReason, Fetch, FromForwarder, Status};
+use crate::transfer::facts::{Facts, Question, Wanted};
 
 /// Names one connection of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +34,8 @@ pub enum CloseReason {
     Stalled,
     /// It asks for more small frames than it reads.
     Flood,
+    /// Its cluster may not be served any more.
+    Unwanted,
 }
 
 /// What is to be done.
@@ -164,6 +167,8 @@ struct Open {
     stream: u64,
     from: Lsn,
     shard: usize,
+    /// Something was not where a shard had said.
+    missed: bool,
     waiters: Vec<(ReaderId, u64)>,
 }
 
@@ -251,6 +256,21 @@ impl Readers {
         }
     }
 
+    /// A reader is not to be served any more.
+    pub fn on_unwanted(&mut self, id: ReaderId) {
+        self.close(id, CloseReason::Unwanted);
+    }
+
+    /// Committed bytes of the streams of a reader that were not sent to it yet.
+    pub fn lag_bytes(&self, id: ReaderId) -> u64 {
+        let Some(reader) = self.readers.get(&id) else { return 0 };
+        let behind = reader.cursors.iter().map(|(stream, cursor)| {
+            let committed = self.streams.get(stream).and_then(|stream| stream.committed);
+            committed.map_or(0, |committed| committed.0.saturating_sub(cursor.position.0))
+        });
+        behind.sum()
+    }
+
     /// A reader asks for a stream.
     pub fn on_fetch(&mut self, id: ReaderId, fetch: &Fetch) {
         let stream = fetch.stream;
@@ -285,6 +305,25 @@ impl Readers {
     /// A reader wants no more of a stream.
     pub fn on_stop(&mut self, id: ReaderId, stream: u64) {
         self.end(id, stream, EndReason::Stopped);
+    }
+
+    /// A standby asks how streams stand here: each shard answers for its own.
+    pub fn on_ask(&mut self, id: ReaderId, question: &Question) {
+        let shards = self.shards.len();
+        for shard in 0..shards {
+            let is_here = |wanted: &&Wanted| (self.route)(wanted.stream, shards) == shard;
+            let streams: Vec<Wanted> = question.streams.iter().filter(is_here).copied().collect();
+            if !streams.is_empty() {
+                let question = Box::new(Question { streams, ..question.clone() });
+                let request = ForwardRequest::Ask { reader: id, question };
+                self.effects.push(Effect::Ask { shard, request });
+            }
+        }
+    }
+
+    /// A shard answered a standby.
+    pub fn on_facts(&mut self, id: ReaderId, facts: &Facts) {
+        self.say(id, facts.encode());
     }
 
     /// So many bytes of so many frames left for a reader.
@@ -563,14 +602,17 @@ impl Readers {
     fn locate(&mut self, id: ReaderId, stream: u64) {
         let ticket = self.number();
         self.set_phase(id, stream, Phase::Waiting(ticket));
-        let from = self.cursor(id, stream).expect("a cursor asks").position;
+        let cursor = self.cursor(id, stream).expect("a cursor asks");
+        let (from, missed) = (cursor.position, cursor.has_missed());
         if let Some(open) = self.open_by_place.get(&(stream, from)) {
             let open = self.open.get_mut(open).expect("an open question");
             open.waiters.push((id, ticket));
+            open.missed |= missed;
             return;
         }
         let (question, shard) = (self.number(), (self.route)(stream, self.shards.len()));
-        self.open.insert(question, Open { stream, from, shard, waiters: vec![(id, ticket)] });
+        self.open
+            .insert(question, Open { stream, from, shard, missed, waiters: vec![(id, ticket)] });
         self.open_by_place.insert((stream, from), question);
         self.shards[shard].1.push_back(question);
         self.ask_waiting(shard);
@@ -584,8 +626,8 @@ impl Readers {
                 self.open.remove(&id);
                 continue;
             }
-            let (stream, from) = (open.stream, open.from);
-            let request = LocateRequest { id, stream, from, max_bytes: LOCATE_BYTES };
+            let (stream, from, missed) = (open.stream, open.from, open.missed);
+            let request = LocateRequest { id, stream, from, max_bytes: LOCATE_BYTES, missed };
             self.shards[shard].0 += 1;
             self.stats.locates += 1;
             let request = ForwardRequest::Locate(request);

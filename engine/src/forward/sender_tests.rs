@@ -182,6 +182,9 @@ impl World {
                 Effect::Ask { request: ForwardRequest::Unwatch { stream }, .. } => {
                     self.shard.watched.retain(|&watched| watched != stream);
                 }
+                Effect::Ask { request: ForwardRequest::Ask { .. }, .. } => {
+                    panic!("nobody asks where to take logs from")
+                }
                 Effect::Read { .. } => self.reads.push(effect),
                 Effect::Close { .. } => panic!("nobody misbehaves"),
             }

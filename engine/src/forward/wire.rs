@@ -5,6 +5,8 @@
 //! | FETCH | reader -> | 64 | stream | from | to, credit, flags: 24 bytes |
 //! | CREDIT | reader -> | 64 | stream | bytes | |
 //! | STOP | reader -> | 64 | stream | 0 | |
+//! | ASK | reader -> | 64 | number | 0 | see [`facts`](crate::transfer::facts) |
+//! | FACTS | -> reader | 64 | number | 0 | see there |
 //! | CHUNK | -> reader | 512 | stream | start | records; the prefix says the rest |
 //! | END | -> reader | 64 | stream | committed end | base, reason: 16 bytes |
 //! | STATUS | -> reader | 64 | stream | committed end | base: 8 bytes |
@@ -24,9 +26,11 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::limits::{CHUNK_BYTES_MAX, CONTROL_BODY_MAX, CREDIT_BYTES_MAX};
+use crate::transfer::facts::{FactsError, Question};
 
 pub use crate::kinds::{
-    KIND_BEAT, KIND_CHUNK, KIND_CREDIT, KIND_END, KIND_FETCH, KIND_STOP, KIND_STREAM_STATUS,
+    KIND_ASK, KIND_BEAT, KIND_CHUNK, KIND_CREDIT, KIND_END, KIND_FETCH, KIND_STOP,
+    KIND_STREAM_STATUS,
 };
 
 /// What the forwarder accepts from a reader.
@@ -52,6 +56,9 @@ pub enum WireError {
         /// Bytes found.
         len: usize,
     },
+    /// A question that is none.
+    #[error("a question: {0}")]
+    Question(#[from] FactsError),
     /// A number outside of its range.
     #[error("{field} {value} is out of range")]
     Range {
@@ -80,7 +87,7 @@ pub struct Fetch {
 }
 
 /// What a reader says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromReader {
     /// Start.
     Fetch(Fetch),
@@ -96,6 +103,8 @@ pub enum FromReader {
         /// The stream.
         stream: u64,
     },
+    /// How do you stand to these streams?
+    Ask(Box<Question>),
 }
 
 /// What is said of a chunk beside its records.
@@ -258,7 +267,8 @@ const _: () = assert!(size_of::<ChunkPrefix>() <= FRAME_PREFIX_BYTES);
 impl FromReader {
     /// The whole frame.
     pub fn encode(&self) -> Vec<u8> {
-        match *self {
+        match self {
+            FromReader::Ask(question) => question.encode(),
             FromReader::Fetch(fetch) => {
                 let body = FetchBody {
                     to: fetch.to.0.into(),
@@ -268,9 +278,9 @@ impl FromReader {
                 FrameHead::encode(KIND_FETCH, fetch.stream, fetch.from.0, body.as_bytes())
             }
             FromReader::Credit { stream, bytes } => {
-                FrameHead::encode(KIND_CREDIT, stream, bytes, &[])
+                FrameHead::encode(KIND_CREDIT, *stream, *bytes, &[])
             }
-            FromReader::Stop { stream } => FrameHead::encode(KIND_STOP, stream, 0, &[]),
+            FromReader::Stop { stream } => FrameHead::encode(KIND_STOP, *stream, 0, &[]),
         }
     }
 
@@ -304,6 +314,7 @@ impl FromReader {
                 let _: &[u8; 0] = exact(head.kind, body)?;
                 Ok(FromReader::Stop { stream: head.tag })
             }
+            KIND_ASK => Ok(FromReader::Ask(Box::new(Question::parse(head, body)?))),
             kind => Err(WireError::Kind(kind)),
         }
     }

@@ -5,7 +5,7 @@ use palisade_wal::{Ballot, Lsn};
 
 use super::effect::{Effect, Effects, StepDownReason};
 use super::elect::BallotOf;
-use super::event::{NoSlot, ProposePosition};
+use super::event::{NoSlot, NoTransfer};
 use super::member::NodeKey;
 use super::message::Body;
 use super::progress::Transfer;
@@ -20,6 +20,7 @@ impl Replica {
             Role::Candidate(candidacy) => candidacy.ballot,
             Role::PreCandidate(_) | Role::Follower => return,
         };
+        self.appointed = false;
         assert!(ballot.is_of(self.me.key()), "led under another's ballot");
         assert!(self.halted.is_none(), "what halted leads nothing");
         self.pending = self.pending.take().filter(|p| p.ballot != ballot);
@@ -41,10 +42,12 @@ impl Replica {
         fx: &mut Effects,
     ) {
         let Role::Leader(led) = &self.role else { return };
-        let ballot = led.ballot;
+        let (ballot, transfer) = (led.ballot, led.transfer);
+        let appointed = successor.is_some() && transfer.is_some_and(|t| t.appointed);
         assert!(self.leader == ballot, "gives back a lease that it does not hold");
         assert!(successor.is_none() || reason == StepDownReason::Transfer);
-        self.send_all(&Body::StepDown { ballot, successor }, fx);
+        assert!(successor.is_none() || transfer.is_some_and(|t| Some(t.successor) == successor));
+        self.send_all(&Body::StepDown { ballot, successor, appointed }, fx);
         self.step_down(reason, fx);
         assert!(!self.leader.is_some() && matches!(self.role, Role::Follower));
         self.reason = "stepped down";
@@ -56,7 +59,7 @@ impl Replica {
         &mut self,
         from: NodeKey,
         ballot: Ballot,
-        successor: Option<u32>,
+        (successor, appointed): (Option<u32>, bool),
         now: Nanos,
         fx: &mut Effects,
     ) {
@@ -68,7 +71,10 @@ impl Replica {
         self.lease_until = now;
         self.reason = "the leader stepped down";
         match successor {
-            Some(node) if node == self.me.node => self.campaign(now, fx),
+            Some(node) if node == self.me.node => {
+                self.appointed = appointed;
+                self.campaign(now, fx);
+            }
             Some(_) => self.schedule_election(now, self.tuning.election_ns),
             None => self.schedule_election(now, 0),
         }
@@ -95,22 +101,16 @@ impl Replica {
         self.assert_invariants();
     }
 
-    /// What stands at `at` cannot be read from this disk; `fetched` says that a peer wants it.
-    ///
-    /// Where the log ends, what follows what and what was promised is in memory: this member goes
-    /// on to vote and to accept. But it cannot serve who lacks those bytes, so that a member with
-    /// the whole log should lead, and this one only if nobody else does. A member that is alone
-    /// goes on: nobody has more.
-    pub fn on_damaged(&mut self, at: Lsn, fetched: bool, now: Nanos, fx: &mut Effects) {
-        if self.halted.is_some() {
-            return;
-        }
-        let known = self.damaged.replace(self.damaged.map_or(at, |known| known.min(at)));
-        // Its own readers send it away once; a peer does so as often as it is led by this one.
-        if self.config.members.len() > 1 && (known.is_none() || fetched) {
-            self.abdicate(StepDownReason::Damaged, None, now, fx);
-        }
-        self.assert_invariants();
+    /// What stands at `at` cannot be read from this disk, and there is nobody to ask for it. A
+    /// member that is alone goes on: nobody has more.
+    pub fn on_damaged(&mut self, at: Lsn) {
+        self.damaged = Some(self.damaged.map_or(at, |known| known.min(at)));
+        assert!(self.damaged <= Some(at), "the first one is named");
+    }
+
+    /// Whether somebody else may have what this disk does not give back.
+    pub fn can_repair(&self) -> bool {
+        self.halted.is_none() && self.config.members.len() > 1
     }
 
     /// `[from, upto)` was read from this disk.
@@ -118,31 +118,55 @@ impl Replica {
         self.damaged = self.damaged.filter(|at| !(from..upto).contains(at));
     }
 
-    /// Hands leadership to `successor` once it has the whole log; no slots meanwhile.
+    /// Hands leadership to `successor` once it has the whole log; no slots meanwhile. Given up
+    /// after the election timeout. `appointed` says that an operator chose it.
     ///
     /// # Errors
-    /// This node does not lead, or `successor` cannot.
+    /// Why that does not begin; nothing has changed.
     pub fn on_transfer(
         &mut self,
         successor: u32,
+        appointed: bool,
         now: Nanos,
         fx: &mut Effects,
-    ) -> Result<(), NoSlot> {
-        self.propose_position().or_else(|why| match why {
-            NoSlot::Busy => Ok(ProposePosition::default()),
-            why => Err(why),
-        })?;
-        let able = successor != self.me.node && self.hears(successor);
-        let Role::Leader(led) = &mut self.role else { return Err(NoSlot::NotLeading(self.leader)) };
-        if !able {
-            return Err(NoSlot::NotLeading(led.ballot));
-        }
+    ) -> Result<(), NoTransfer> {
+        self.check_transfer(successor)?;
         let give_up_at = now.after(self.tuning.election_ns);
+        let Role::Leader(led) = &mut self.role else { panic!("checked: this node leads") };
         assert!(led.serving && led.transfer.is_none(), "there was a slot just now");
         assert!(give_up_at > now, "a transfer that is over before it begins");
-        led.transfer = Some(Transfer { successor, give_up_at });
+        led.transfer = Some(Transfer { successor, appointed, give_up_at });
         self.finish_transfer(now, fx);
         self.assert_invariants();
         Ok(())
+    }
+
+    /// Whether leadership could go to `successor` now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_transfer(&self, successor: u32) -> Result<(), NoTransfer> {
+        match self.propose_position() {
+            Ok(_) | Err(NoSlot::Busy) => {}
+            Err(NoSlot::Transferring) => return Err(NoTransfer::Transferring),
+            Err(NoSlot::NotLeading(_) | NoSlot::Halted) => return Err(NoTransfer::NotLeading),
+        }
+        if successor == self.me.node {
+            return Err(NoTransfer::Leads);
+        }
+        if self.config.member(successor).is_none() {
+            return Err(NoTransfer::NotMember);
+        }
+        // A disk that does not count is elected by nobody.
+        let disk = self.up.iter().find(|key| key.node == successor);
+        if !disk.is_some_and(|key| self.config.counts(*key)) {
+            return Err(NoTransfer::NotUp);
+        }
+        let lag = self.lag_of(successor);
+        assert!(lag.is_some(), "a member of a leader");
+        match lag {
+            Some(lag) if lag <= self.tuning.fetch_bytes_max => Ok(()),
+            lag => Err(NoTransfer::Behind { bytes: lag.unwrap_or(u64::MAX) }),
+        }
     }
 }

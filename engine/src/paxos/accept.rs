@@ -8,7 +8,7 @@ use super::elect::BallotOf;
 use super::event::{AcceptHead, AcceptVerdict, GroupMark, NoSlot, ProposePosition, RefuseReason};
 use super::fetch::is_sound;
 use super::member::NodeKey;
-use super::message::Body;
+use super::message::{Body, Want};
 use super::replica::{Replica, Role};
 
 impl Replica {
@@ -32,7 +32,7 @@ impl Replica {
         if full || led.window.len() >= self.tuning.window_groups_max {
             return Err(NoSlot::Busy);
         }
-        let scn_floor = self.log.last_scn().max(led.scn_floor);
+        let scn_floor = self.log.last_scn().max(led.scn_floor).max(self.floor);
         assert!(scn_floor >= self.log.last_scn(), "an SCN would go backwards");
         assert!(end.lsn.0.is_multiple_of(Lsn::ALIGN), "a group begins aligned");
         let (ballot, lsn, chain_before) = (led.ballot, end.lsn, end.chain);
@@ -47,7 +47,7 @@ impl Replica {
         assert!(led.transfer.is_none(), "a group that the successor may miss");
         assert!(led.window.len() < self.tuning.window_groups_bound(), "the window was full");
         self.log.append(mark.start, mark.end, led.ballot, mark.scn, mark.place);
-        led.push(mark.start, mark.end.lsn);
+        led.push(mark.start, mark.end.lsn, mark.scn);
         assert!(self.log.end() == mark.end, "the next group follows this one");
         if idle {
             led.retry_at = now.after(retry_ns);
@@ -88,7 +88,7 @@ impl Replica {
             return AcceptVerdict::Refuse(RefuseReason::ChainMismatch);
         }
         assert!(start == end.lsn && self.leader == head.ballot, "the leader's next group");
-        self.storing = Some((head.ballot, start, false));
+        self.storing = Some((head.ballot, start, Want::Next));
         AcceptVerdict::Store
     }
 
@@ -122,9 +122,11 @@ impl Replica {
     }
 
     pub(super) fn stored(&mut self, mark: GroupMark, now: Nanos, fx: &mut Effects) {
-        let Some((ballot, start, staged)) = self.storing.take() else {
+        let Some((ballot, start, want)) = self.storing.take() else {
             panic!("a group without a verdict")
         };
+        assert!(want != Want::Lost, "a group that fills a hole");
+        let staged = want == Want::Staged;
         assert!(start == mark.start, "another group than that of the verdict");
         assert!(mark.start < mark.end.lsn, "a group without bytes");
         let before = (self.log.end(), self.log.accepting());

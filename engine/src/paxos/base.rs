@@ -3,11 +3,13 @@
 //! A member that was away fetches from the end of its log, or from where it knows it committed,
 //! whichever its leader's log continues. The lowest that it can ask for is the committed position
 //! that its disk knows. Members say that position with what they accept; the leader says the
-//! lowest of all; and nobody lets go of more. A member that is away holds all others back.
+//! lowest of all; and nobody lets go of more. A member that is away holds all others back, and so
+//! does one that knows of a lost range. What a disk loses later it may ask for in vain.
 
-use palisade_wal::{Ballot, Lsn, Place};
+use palisade_netio::Nanos;
+use palisade_wal::{Ballot, GroupHeader, Lsn, Place};
 
-use super::effect::Effects;
+use super::effect::{Effect, Effects};
 use super::message::Body;
 use super::replica::{Replica, Role, hears};
 
@@ -15,6 +17,7 @@ impl Replica {
     /// Every member of the stream knows durably that everything below this is committed.
     pub fn held(&self) -> Lsn {
         let alone = self.config.members.len() == 1;
+        // Nobody else gives what is lost here: it may be let go.
         let held = if alone { self.low } else { self.held };
         assert!(self.low <= self.log.committed().lsn, "the disk is ahead of memory");
         held.min(self.log.committed().lsn)
@@ -22,23 +25,34 @@ impl Replica {
 
     /// Begins the log as near to `to` as its runs and the other members allow. The new base, when
     /// it moved: the caller logs it in this turn.
-    pub fn truncate(&mut self, to: Lsn) -> Option<Lsn> {
+    pub fn truncate(&mut self, to: Lsn, now: Nanos, fx: &mut Effects) -> Option<Lsn> {
         let before = self.log.base().lsn;
-        if self.log.is_unknown() || self.halted.is_some() {
+        if self.log.is_unknown() || self.halted.is_some() || self.storing.is_some() {
             return None;
         }
+        let holes: Vec<(Lsn, Lsn)> = self.log.holes().iter().map(|h| (h.start, h.end)).collect();
         self.log.truncate(to.min(self.held()));
         let base = self.log.base().lsn;
         assert!(base >= before && base <= self.log.committed().lsn, "a base moves on");
+        let gone = holes.into_iter().filter(|(_, upto)| *upto <= base).collect::<Vec<_>>();
+        for (from, upto) in &gone {
+            // Nobody needs it any more.
+            fx.push(Effect::Mended { from: *from, upto: *upto });
+        }
+        if !gone.is_empty() {
+            self.repair = None;
+            self.mend_soon(now, fx);
+            self.campaign_if_idle(now);
+        }
         self.assert_invariants();
         (base > before).then_some(base)
     }
 
-    /// Committed groups were copied into another block.
-    pub fn relocate(&mut self, start: Lsn, end: Lsn, ballot: Ballot, place: Place) -> bool {
-        assert!(end <= self.log.committed().lsn, "only what is committed is moved");
+    /// A group was copied into another block.
+    pub fn relocate(&mut self, header: &GroupHeader, ballot: Ballot, place: Place) -> bool {
+        assert!(header.end() <= self.log.committed().lsn, "only what is committed is moved");
         let before = self.log.end();
-        let moved = self.log.relocate(start, end, ballot, place);
+        let moved = self.log.relocate(header, ballot, place);
         assert!(self.log.end() == before, "a copy is nothing new");
         moved
     }
@@ -60,8 +74,15 @@ impl Replica {
         self.count_held();
     }
 
+    /// Nothing below is ever asked for, as far as is known.
+    pub(super) fn asks_from(&self) -> Lsn {
+        let lost = self.log.holes().first().map(|hole| hole.start);
+        assert!(lost.is_none_or(|lost| lost >= self.log.base().lsn), "a hole below the base");
+        lost.map_or(self.low, |lost| lost.min(self.low))
+    }
+
     fn count_held(&mut self) {
-        let (me, low) = (self.me.node, self.low);
+        let (me, low) = (self.me.node, self.asks_from());
         let Role::Leader(led) = &self.role else { return };
         let held = led.lowest(me, low);
         assert!(held <= low, "the lowest is not above its own");

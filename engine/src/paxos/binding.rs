@@ -24,13 +24,15 @@ impl Replica {
         }
         let Some(disk) = led.unbound() else { return };
         let (ballot, start, end) = (led.ballot, led.start, self.log.end().lsn);
+        let scn = led.scn_floor;
         assert!(self.config.ballot == ballot, "changes members of another ballot");
         self.config = self.config.binding(disk, end);
         led.bind(disk);
+        assert!(self.config.counts(disk) && self.config.at == end, "its vote counts from here on");
         led.retry_at = led.retry_at.max(now.after(retry_ns));
         let config = self.config.clone();
         self.log_config(&config, fx);
-        self.send_all(&Body::Takeover { ballot, end: start, config }, fx);
+        self.send_all(&Body::Takeover { ballot, end: start, scn, config }, fx);
         self.count(fx);
     }
 
@@ -42,12 +44,14 @@ impl Replica {
             && self.has_record_room()
         {
             self.config = config.clone();
+            assert!(self.config.version() > self.config_durable, "an older one is logged again");
             self.log_config(config, fx);
         }
     }
 
     fn log_config(&mut self, config: &Config, fx: &mut Effects) {
         let (ballot, seq) = config.version();
+        assert!(ballot == self.log.accepting(), "members of another ballot than the log's");
         let (end, then) = (self.log.end().lsn, Then::Configured(ballot, seq));
         let mut body = Vec::new();
         config.encode_into(&mut body);
@@ -62,6 +66,7 @@ impl Replica {
         fx: &mut Effects,
     ) {
         self.config_durable = self.config_durable.max((ballot, seq));
+        assert!(self.config_durable <= self.config.version(), "the disk is ahead of the memory");
         if ballot != self.log.accepting() {
             return;
         }

@@ -2,7 +2,7 @@
 
 use palisade_wal::{Ballot, Kind, Lsn};
 
-use super::message::Message;
+use super::message::{Message, Want};
 
 /// Outputs of one turn, in order. The shard drains them before it gives the next input.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ pub enum Effect {
         /// Where it may stop; never above the end of the log.
         upto: Lsn,
         /// To send along.
-        staged: bool,
+        want: Want,
     },
     /// This node leads and serves from now on.
     Leading {
@@ -100,6 +100,21 @@ pub enum Effect {
         /// As in `Voided`.
         from: Lsn,
     },
+    /// A range that was lost is there again.
+    Mended {
+        /// First byte.
+        from: Lsn,
+        /// First byte after it.
+        upto: Lsn,
+    },
+    /// Every member that is heard was asked for a lost range, and none gave it. They are asked
+    /// again.
+    Unmended {
+        /// First byte.
+        from: Lsn,
+        /// First byte after it.
+        upto: Lsn,
+    },
     /// The protocol was broken in this stream. The replica does nothing any more.
     Halt {
         /// What was found.
@@ -116,7 +131,7 @@ pub enum StepDownReason {
     NoQuorum,
     /// The disk stalls.
     DiskStalled,
-    /// A part of the log cannot be read from this disk.
+    /// A part of the log was lost before it could lead.
     Damaged,
     /// Leadership was handed over.
     Transfer,

@@ -31,6 +31,10 @@ impl Replica {
             self.reason = if self.disk_stalled { "the disk stalls" } else { "unknown tail" };
             return;
         }
+        if !self.log.is_whole() {
+            self.reason = "a part of its log is lost: asks other members for it";
+            return;
+        }
         let round = self.round_seen.max(self.log.promised().round).saturating_add(1);
         if round > ROUND_MAX {
             self.reason = "the rounds are used up";
@@ -132,9 +136,7 @@ impl Replica {
         let rank_ns = self.rank() * self.tuning.rank_step_ns;
         let jitter_ns = self.random_below(self.tuning.election_jitter_ns);
         assert!(jitter_ns < self.tuning.election_jitter_ns, "later than a member may come");
-        // Whoever has the whole log comes first.
-        let damage_ns = if self.damaged.is_some() { 2 * self.tuning.election_ns } else { 0 };
-        self.election_at = Some(at.after(rank_ns + jitter_ns + damage_ns + extra_ns));
+        self.election_at = Some(at.after(rank_ns + jitter_ns + extra_ns));
     }
 
     /// How many members should be asked before this one: those of the leader's region come
@@ -159,6 +161,7 @@ impl Replica {
         if !matches!(self.role, Role::Follower) {
             self.step_down(StepDownReason::HigherBallot, fx);
         }
+        self.appointed = false;
         if self.hears(ballot.node) {
             self.election_at = None;
         } else if self.leader != ballot || self.election_at.is_none() {
@@ -244,7 +247,7 @@ impl Replica {
             }
         };
         let fetch = self.fetch.as_ref().map(|f| f.retry_at);
-        role.into_iter().chain(fetch).min()
+        role.into_iter().chain(fetch).chain(self.repair_deadline()).min()
     }
 
     /// A deadline may have passed.
@@ -255,6 +258,7 @@ impl Replica {
         if self.fetch.as_ref().is_some_and(|f| f.retry_at <= now) {
             self.on_fetch_timeout(now, fx);
         }
+        self.mend(now, fx);
         match &mut self.role {
             Role::Follower => {
                 if self.election_at.is_some_and(|at| at <= now) {

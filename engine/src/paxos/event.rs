@@ -3,6 +3,8 @@
 use palisade_netio::Nanos;
 use palisade_wal::{Ballot, Boundary, GroupHeader, Lsn, Place};
 
+use super::message::Want;
+
 /// Where a group was logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupMark {
@@ -50,6 +52,26 @@ pub enum NoSlot {
     Halted,
 }
 
+/// Why leadership does not go to another node now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTransfer {
+    /// This node does not lead, or does not serve yet, or the stream halted.
+    NotLeading,
+    /// It is on its way to a node already.
+    Transferring,
+    /// That node is the leader.
+    Leads,
+    /// That node is no member.
+    NotMember,
+    /// That member is not heard, or its disk does not count.
+    NotUp,
+    /// That member lacks too much of the log.
+    Behind {
+        /// So many bytes.
+        bytes: u64,
+    },
+}
+
 /// A group of the leader, or one that was fetched.
 #[derive(Clone, Copy, Debug)]
 pub struct AcceptHead<'a> {
@@ -59,8 +81,8 @@ pub struct AcceptHead<'a> {
     pub header: &'a GroupHeader,
     /// The leader's commit cursor under `ballot`; [`Lsn::ZERO`] where there is none.
     pub commit: Lsn,
-    /// Whether it was fetched for a Takeover that is not logged yet.
-    pub staged: bool,
+    /// What it was fetched for; [`Want::Next`] if it was not.
+    pub want: Want,
 }
 
 /// What to do with a group that came in.
@@ -71,6 +93,9 @@ pub enum AcceptVerdict {
     /// Log it with [`FLAG_STAGED`](palisade_wal::FLAG_STAGED) under the ballot of its head, then
     /// call `on_stored`, in the same turn.
     StoreStaged,
+    /// Log it as a Moved record under the ballot of its head, then call `on_stored`, in the same
+    /// turn.
+    StoreMoved,
     /// It is there already.
     Duplicate,
     /// Drop it.

@@ -6,7 +6,7 @@ use palisade_wal::{Ballot, GroupHeader, Lsn};
 use super::effect::{Effect, Effects, HaltReason};
 use super::event::{AcceptHead, AcceptVerdict, RefuseReason};
 use super::member::{NodeKey, SCN_MAX};
-use super::message::{Body, FetchRequest};
+use super::message::{Body, FetchRequest, Want};
 use super::replica::{Replica, Role};
 
 /// The one fetch in flight.
@@ -28,8 +28,9 @@ impl Replica {
         let most = fetch.next.0.saturating_add(self.tuning.fetch_bytes_max);
         let upto = fetch.upto.min(Lsn(most));
         assert!(fetch.next < upto, "at least one group fits a fetch");
-        let (ballot, from, staged) = (fetch.ballot, fetch.next, fetch.staged);
-        self.send(fetch.to, Body::Fetch(FetchRequest { ballot, from, upto, staged }), fx);
+        let want = if fetch.staged { Want::Staged } else { Want::Next };
+        let (ballot, from) = (fetch.ballot, fetch.next);
+        self.send(fetch.to, Body::Fetch(FetchRequest { ballot, from, upto, want }), fx);
         self.fetch = Some(Fetch { upto, ..fetch });
     }
 
@@ -38,7 +39,7 @@ impl Replica {
         let Some(pending) = &self.pending else { return };
         let (to, ballot, end) = (pending.source, pending.ballot, pending.end.lsn);
         let staged = self.log.staged_end(ballot).filter(|_| pending.run);
-        let own = self.log.end().lsn;
+        let own = self.log.held().lsn;
         let next = match staged {
             Some(staged) => staged.lsn,
             None if own < end && !pending.from_committed => own,
@@ -122,15 +123,18 @@ impl Replica {
         }
         let (start, end, chain) = (head.header.lsn(), head.header.end(), head.header.chain.get());
         let staged = self.log.staged_end(head.ballot).filter(|_| pending.run);
+        // What stands above a hole is fetched again with it.
+        let held = self.log.held().lsn;
+        let known = end <= held && self.log.chain_at(end) == Some(chain);
         let follows = match staged {
             Some(staged) if end <= staged.lsn => return AcceptVerdict::Duplicate,
             Some(staged) if staged.lsn < start => return AcceptVerdict::Refuse(RefuseReason::Gap),
             Some(staged) => staged.lsn == start && head.header.follows(staged.chain),
-            None if end <= self.log.committed().lsn || self.log.chain_at(end) == Some(chain) => {
+            None if end <= self.log.committed().lsn || known => {
                 self.fetched(end, now, fx);
                 return AcceptVerdict::Duplicate;
             }
-            None if start > self.log.end().lsn => return AcceptVerdict::Refuse(RefuseReason::Gap),
+            None if start > held => return AcceptVerdict::Refuse(RefuseReason::Gap),
             None => self.log.chain_at(start).is_some_and(|chain| head.header.follows(chain)),
         };
         if !follows || end > pending.end.lsn {
@@ -153,7 +157,7 @@ impl Replica {
         if !pending.run {
             (pending.run, pending.run_start) = (true, Some(start));
         }
-        self.storing = Some((head.ballot, start, true));
+        self.storing = Some((head.ballot, start, Want::Staged));
         AcceptVerdict::StoreStaged
     }
 
@@ -161,10 +165,11 @@ impl Replica {
         let log = &self.log;
         let upto = request.upto.min(log.end().lsn);
         let there = log.base().lsn <= request.from && request.from < upto;
-        if there && self.may_serve(request.ballot, request.staged) {
-            let (ballot, staged) = (request.ballot, request.staged);
+        let held = log.find(request.from).is_some();
+        if there && held && self.may_serve(request.ballot, request.want) {
+            let (ballot, want) = (request.ballot, request.want);
             assert!(upto <= log.end().lsn && from.node != self.me.node);
-            fx.push(Effect::Serve { to: from.node, ballot, from: request.from, upto, staged });
+            fx.push(Effect::Serve { to: from.node, ballot, from: request.from, upto, want });
         }
     }
 
@@ -172,10 +177,15 @@ impl Replica {
     /// values: asked again after each read from the disk.
     ///
     /// The log does not change between a promise and its Takeover, so that a candidate may fetch
-    /// the tail that was promised to it; everyone else fetches from the leader.
-    pub fn may_serve(&self, ballot: Ballot, staged: bool) -> bool {
+    /// the tail that was promised to it; everyone else fetches from the leader. What fills a hole
+    /// is proven by the chain there, whoever it comes from.
+    pub fn may_serve(&self, ballot: Ballot, want: Want) -> bool {
         let taken_over = self.log.accepting() == ballot;
-        taken_over || (staged && self.log.promised() == ballot && !self.log.is_unknown())
+        match want {
+            Want::Next => taken_over,
+            Want::Staged => taken_over || (self.log.promised() == ballot && !self.log.is_unknown()),
+            Want::Lost => true,
+        }
     }
 }
 

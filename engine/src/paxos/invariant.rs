@@ -5,7 +5,7 @@
 
 use super::elect::{BallotOf, PreVotes};
 use super::fetch::Fetch;
-use super::message::{Body, Promise};
+use super::message::{Body, Promise, Want};
 use super::prepare::Candidacy;
 use super::progress::Leadership;
 use super::replica::{Replica, Role, Then};
@@ -43,6 +43,7 @@ impl Replica {
         if let Some(fetch) = &self.fetch {
             self.assert_fetch(fetch);
         }
+        assert!(self.repair.is_none() || !self.log.is_whole(), "repairs what is whole");
         self.assert_idle_where_barred();
     }
 
@@ -93,7 +94,7 @@ impl Replica {
                 Then::Hinted(upto) => {
                     assert!(*upto <= self.log.committed().lsn, "record {id} is ahead");
                 }
-                Then::Nothing => {}
+                Then::Mended | Then::Nothing => {}
             }
         }
     }
@@ -204,6 +205,9 @@ impl Replica {
         let follower = matches!(self.role, Role::Follower);
         assert!(follower || !self.log.is_unknown(), "a candidate with an unknown tail");
         assert!(follower || !self.disk_stalled, "a candidate with a stalled disk");
+        // A leader may lose a part while it leads, and repairs it.
+        let leads = matches!(self.role, Role::Leader(_));
+        assert!(follower || leads || self.log.is_whole(), "a candidate with a hole");
         if self.halted.is_some() {
             assert!(follower, "leads a stream that halted");
             assert!(self.pending.is_none() && self.fetch.is_none());
@@ -238,9 +242,10 @@ impl Replica {
                 assert!(*said >= promised, "says less than it promised");
                 assert!(!no_takeover || log.accepting() < *ballot, "has that Takeover");
             }
-            Body::Takeover { ballot, end, config } => {
+            Body::Takeover { ballot, end, scn, config } => {
                 let led = self.led().expect("only a leader says its Takeover");
                 assert!(led.ballot == *ballot && led.start == *end, "a Takeover of another");
+                assert!(led.scn_floor == *scn, "the floor of another Takeover");
                 assert!(config.ballot == *ballot, "members of another ballot");
             }
             Body::Accepted { ballot, upto, seq, low } => {
@@ -257,9 +262,11 @@ impl Replica {
             }
             Body::Fetch(request) => {
                 assert!(request.from < request.upto, "asks for nothing");
-                assert!(request.staged == (request.ballot > log.accepting()));
+                let staged = request.want == Want::Staged;
+                assert!(staged == (request.ballot > log.accepting()));
             }
-            Body::StepDown { ballot, successor } => {
+            Body::StepDown { ballot, successor, appointed } => {
+                assert!(successor.is_some() || !appointed, "nobody was chosen");
                 assert!(ballot.is_of(self.me.key()), "ends another's leadership");
                 assert!(*successor != Some(self.me.node), "hands over to itself");
             }

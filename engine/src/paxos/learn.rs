@@ -53,6 +53,7 @@ impl Replica {
     /// Something of this node became durable.
     pub(super) fn on_own_progress(&mut self, now: Nanos, fx: &mut Effects) {
         let (key, (ballot, upto)) = (self.me.key(), self.durable);
+        let upto = self.counted(upto);
         let seq = self.durable_seq(ballot);
         let Role::Leader(led) = &mut self.role else { return };
         assert!(led.ballot == ballot, "durable under another ballot than it leads");
@@ -184,10 +185,11 @@ impl Replica {
         self.assert_invariants();
         if std::mem::take(&mut self.accepted_due) {
             let (ballot, upto) = self.durable;
+            let upto = self.counted(upto);
             let other = ballot.is_some() && ballot.node != self.me.node;
             if other && ballot == self.log.accepting() {
                 let seq = self.durable_seq(ballot);
-                let low = self.low;
+                let low = self.asks_from();
                 self.send(ballot.node, Body::Accepted { ballot, upto, seq, low }, fx);
             }
         }
@@ -242,7 +244,8 @@ impl Replica {
         let (ballot, upto) = (led.ballot, self.log.committed().lsn);
         if member.holds().is_none() || !led.serving || !member.has_config(self.config.seq) {
             let config = self.config.clone();
-            self.send(node, Body::Takeover { ballot, end: led.start, config }, fx);
+            let (end, scn) = (led.start, led.scn_floor);
+            self.send(node, Body::Takeover { ballot, end, scn, config }, fx);
         }
         if member.holds().is_some() && led.serving {
             let (end, held) = (self.log.end().lsn, self.held);

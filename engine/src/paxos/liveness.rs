@@ -12,12 +12,12 @@ use super::tuning::Tuning;
 /// Most peers of one shard.
 pub const PEERS_MAX: usize = 64;
 /// Bytes of a heartbeat.
-pub const HEARTBEAT_BYTES: usize = 32;
+pub const HEARTBEAT_BYTES: usize = 48;
 
 /// Heartbeats whose echo may still come.
 const SENT_MAX: usize = 32;
 
-const _: () = assert!(HEARTBEAT_BYTES == 4 * size_of::<u64>());
+const _: () = assert!(HEARTBEAT_BYTES == 6 * size_of::<u64>());
 const _: () = assert!(PEERS_MAX >= MEMBERS_MAX - 1, "every other member is a peer");
 
 /// One heartbeat.
@@ -31,6 +31,10 @@ pub struct Heartbeat {
     pub echo_boot: u64,
     /// `counter` of it.
     pub echo_counter: u64,
+    /// The sender's newest block that is durable with all before it: grows with each write.
+    pub progress: u64,
+    /// Age of the sender's oldest write in flight in microseconds; 0 without one.
+    pub waiting_us: u64,
 }
 
 impl Heartbeat {
@@ -38,9 +42,12 @@ impl Heartbeat {
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         let start = out.len();
         assert!(self.counter > 0, "counters begin at one");
-        for value in [self.boot, self.counter, self.echo_boot, self.echo_counter] {
+        let echo = [self.echo_boot, self.echo_counter];
+        for value in [self.boot, self.counter].into_iter().chain(echo) {
             put_u64(out, value);
         }
+        put_u64(out, self.progress);
+        put_u64(out, self.waiting_us);
         assert!(out.len() - start == HEARTBEAT_BYTES, "a heartbeat of another length");
     }
 
@@ -55,6 +62,8 @@ impl Heartbeat {
             counter: reader.u64()?,
             echo_boot: reader.u64()?,
             echo_counter: reader.u64()?,
+            progress: reader.u64()?,
+            waiting_us: reader.u64()?,
         };
         reader.finish()?;
         Ok(heartbeat)
@@ -85,12 +94,21 @@ pub enum LivenessEffect {
 /// A peer is up while heartbeats come from it *and* those of this node come back to it as echoes
 /// within the election timeout: one that hears nothing cannot follow, and one that is not heard
 /// cannot vote. So losing a majority of peers is what check-quorum asks for.
+///
+/// Heartbeats are made by the loop that writes, so that one that stands still is not heard. One
+/// that goes round while its disk does not says so: its heartbeats name the same progress and a
+/// write in flight. It should have fallen silent by itself; after twice the time in which it
+/// should, its heartbeats count for nothing until its log moves again.
 #[derive(Debug)]
 pub struct Liveness {
     boot: u64,
     heartbeat_ns: u64,
     election_ns: u64,
     disk_stalled: bool,
+    /// After this long without progress, with a write in flight, a peer is not heard.
+    stands_ns: u64,
+    /// Own newest durable block, and since when the oldest write is in flight.
+    writes: (u64, Option<Nanos>),
     next_send: Nanos,
     peers: Vec<Peer>,
 }
@@ -103,6 +121,8 @@ struct Peer {
     heard: Option<Heard>,
     /// Counter of the last heartbeat sent.
     counter: u64,
+    /// What it says of its writes, and since when of this same progress.
+    stands: Option<Stands>,
     /// Send time of the newest heartbeat that came back.
     echoed: Option<Nanos>,
     /// Counters and send times whose echo may still come.
@@ -114,6 +134,16 @@ struct Heard {
     boot: u64,
     counter: u64,
     at: Nanos,
+}
+
+/// A write in flight beyond the progress of a peer.
+#[derive(Clone, Copy, Debug)]
+struct Stands {
+    progress: u64,
+    waiting_us: u64,
+    since: Nanos,
+    /// When it said so last.
+    last: Nanos,
 }
 
 impl Liveness {
@@ -131,9 +161,33 @@ impl Liveness {
             heartbeat_ns: tuning.heartbeat_ns,
             election_ns: tuning.election_ns,
             disk_stalled: false,
+            stands_ns: u64::MAX,
+            writes: (0, None),
             next_send: Nanos(0),
             peers: peers.iter().map(|&node| Peer::new(node)).collect(),
         }
+    }
+
+    /// Peers fall silent by themselves when a write is older than `stall_ns`; one that does not is
+    /// not heard after twice as long.
+    #[must_use]
+    pub fn with_stall(mut self, stall_ns: u64) -> Liveness {
+        assert!(stall_ns > 0, "every write would be too old");
+        self.stands_ns = stall_ns.saturating_mul(2);
+        self
+    }
+
+    /// The newest block that is durable here, and since when the oldest write is in flight: the
+    /// next heartbeats say so.
+    pub fn on_writes(&mut self, progress: u64, oldest: Option<Nanos>) {
+        assert!(progress >= self.writes.0, "what is durable stays so");
+        self.writes = (progress, oldest);
+    }
+
+    /// Age in microseconds of the oldest write in flight at a peer that is up, as it said last.
+    pub fn waiting_us(&self, node: u32) -> Option<u64> {
+        let peer = self.peers.iter().find(|peer| peer.node == node && peer.up)?;
+        Some(peer.stands.map_or(0, |stands| stands.waiting_us))
     }
 
     /// One more peer; what is known of the others stays.
@@ -156,11 +210,11 @@ impl Liveness {
 
     /// A link to `node` works: a heartbeat goes at once.
     pub fn on_link_up(&mut self, node: u32, now: Nanos, fx: &mut Vec<LivenessEffect>) {
-        let (boot, stalled) = (self.boot, self.disk_stalled);
+        let (boot, stalled, writes) = (self.boot, self.disk_stalled, self.writes);
         let Some(peer) = self.peer(node) else { return };
         peer.linked = true;
         if !stalled {
-            peer.beat(boot, now, fx);
+            peer.beat(boot, writes, now, fx);
         }
         peer.assert_sound(now);
     }
@@ -185,6 +239,7 @@ impl Liveness {
         fx: &mut Vec<LivenessEffect>,
     ) {
         let (boot, election_ns, stalled) = (self.boot, self.election_ns, self.disk_stalled);
+        let (stands_ns, writes) = (self.stands_ns, self.writes);
         let Some(peer) = self.peer(from) else { return };
         let first = peer.heard.is_none();
         if let Some(heard) = peer.heard {
@@ -195,19 +250,21 @@ impl Liveness {
                 peer.reboot(now, fx);
             }
         }
-        peer.heard = Some(Heard { boot: heartbeat.boot, counter: heartbeat.counter, at: now });
+        let stands = peer.note_writes(&heartbeat, election_ns, now) > stands_ns;
+        let at = peer.heard.filter(|_| stands).map_or(now, |heard| heard.at);
+        peer.heard = Some(Heard { boot: heartbeat.boot, counter: heartbeat.counter, at });
         if heartbeat.echo_boot == boot {
             peer.echo(heartbeat.echo_counter);
         }
         // The first echoes need not wait for the next beat.
         if (first || !peer.up) && !stalled && peer.linked && peer.sent.len() < SENT_MAX / 2 {
-            peer.beat(boot, now, fx);
+            peer.beat(boot, writes, now, fx);
         }
         if peer.linked && !peer.up && peer.is_fresh(election_ns, now) {
             peer.up = true;
             fx.push(LivenessEffect::Peer { node: from, state: PeerState::Up });
         }
-        assert!(peer.heard.is_some_and(|heard| heard.at == now), "it was heard just now");
+        assert!(stands || peer.heard.is_some_and(|h| h.at == now), "it was heard just now");
         peer.assert_sound(now);
     }
 
@@ -218,14 +275,14 @@ impl Liveness {
 
     /// A deadline may have passed.
     pub fn on_time(&mut self, now: Nanos, fx: &mut Vec<LivenessEffect>) {
-        let (boot, election_ns) = (self.boot, self.election_ns);
+        let (boot, election_ns, writes) = (self.boot, self.election_ns, self.writes);
         let beats = now >= self.next_send;
         if beats {
             self.next_send = now.after(self.heartbeat_ns);
         }
         for peer in &mut self.peers {
             if beats && peer.linked && !self.disk_stalled {
-                peer.beat(boot, now, fx);
+                peer.beat(boot, writes, now, fx);
             }
             if peer.up && !peer.is_fresh(election_ns, now) {
                 peer.down(election_ns, fx);
@@ -260,6 +317,7 @@ impl Peer {
             up: false,
             heard: None,
             counter: 0,
+            stands: None,
             echoed: None,
             sent: VecDeque::new(),
         }
@@ -279,7 +337,28 @@ impl Peer {
         assert!(self.echoed.is_none_or(|at| at <= now), "an echo of the future");
     }
 
-    fn beat(&mut self, boot: u64, now: Nanos, fx: &mut Vec<LivenessEffect>) {
+    /// Notes what a heartbeat says of the sender's writes: for how long it stands still.
+    fn note_writes(&mut self, heartbeat: &Heartbeat, election_ns: u64, now: Nanos) -> u64 {
+        let Heartbeat { progress, waiting_us, .. } = *heartbeat;
+        if waiting_us == 0 {
+            self.stands = None;
+            return 0;
+        }
+        // Two that are heard with a silence between them say nothing of the time between.
+        let same = |s: &Stands| s.progress == progress && now.since(s.last) <= election_ns;
+        let since = self.stands.filter(same).map_or(now, |stands| stands.since);
+        assert!(since <= now, "stands still from the future on");
+        self.stands = Some(Stands { progress, waiting_us, since, last: now });
+        now.since(since)
+    }
+
+    fn beat(
+        &mut self,
+        boot: u64,
+        (progress, oldest): (u64, Option<Nanos>),
+        now: Nanos,
+        fx: &mut Vec<LivenessEffect>,
+    ) {
         assert!(self.linked, "a heartbeat without a link");
         self.counter += 1;
         if self.sent.len() == SENT_MAX {
@@ -287,7 +366,10 @@ impl Peer {
         }
         self.sent.push_back((self.counter, now));
         let (echo_boot, echo_counter) = self.heard.map_or((0, 0), |h| (h.boot, h.counter));
-        let heartbeat = Heartbeat { boot, counter: self.counter, echo_boot, echo_counter };
+        // One that has just begun is in flight too.
+        let waiting_us = oldest.map_or(0, |since| (now.since(since) / 1000).max(1));
+        let counter = self.counter;
+        let heartbeat = Heartbeat { boot, counter, echo_boot, echo_counter, progress, waiting_us };
         fx.push(LivenessEffect::Send { to: self.node, heartbeat });
     }
 
@@ -327,6 +409,7 @@ impl Peer {
         assert!(self.heard.is_some(), "a first start is no restart");
         self.up = false;
         self.echoed = None;
+        self.stands = None;
         self.sent.clear();
         let state = PeerState::Down { lease_until: now };
         fx.push(LivenessEffect::Peer { node: self.node, state });

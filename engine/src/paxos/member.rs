@@ -1,6 +1,6 @@
 //! Members of a stream, and who is counted.
 
-use palisade_wal::{Ballot, Boundary, Kind, Lsn, StreamLog, TakeoverRefusal};
+use palisade_wal::{Ballot, Boundary, GroupHeader, Kind, Lsn, Place, StreamLog, TakeoverRefusal};
 
 use super::codec::{DecodeError, Reader, put_text, put_u16, put_u32, put_u64};
 
@@ -254,15 +254,18 @@ impl Config {
         }
         let config = Config { ballot, seq, at, members };
         config.check()?;
+        assert!(config.members.len() == count && count <= MEMBERS_MAX, "checked above");
         Ok(config)
     }
 }
 
-/// The body of a Takeover record: the chain at its end, and the members.
+/// The body of a Takeover record: the chain at its end, an SCN floor, and the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakeoverBody {
     /// The chain at the end that the record's LSN names.
     pub chain: u64,
+    /// No group is given an SCN at or below it under this ballot or a higher one.
+    pub scn: u64,
     /// The members, stamped with the record's ballot.
     pub config: Config,
 }
@@ -272,7 +275,9 @@ impl TakeoverBody {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         assert!(self.config.ballot.is_some(), "a Takeover stamps its members");
+        assert!(self.scn <= SCN_MAX, "an SCN above them all");
         put_u64(&mut out, self.chain);
+        put_u64(&mut out, self.scn);
         self.config.encode_into(&mut out);
         out
     }
@@ -283,10 +288,13 @@ impl TakeoverBody {
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<TakeoverBody, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let chain = reader.u64()?;
+        let (chain, scn) = (reader.u64()?, reader.u64()?);
         let config = Config::read(&mut reader)?;
         reader.finish()?;
-        Ok(TakeoverBody { chain, config })
+        if scn > SCN_MAX {
+            return Err(DecodeError::Inconsistent);
+        }
+        Ok(TakeoverBody { chain, scn, config })
     }
 }
 
@@ -304,8 +312,66 @@ pub enum ReplayError {
     BallotBackwards(Ballot),
 }
 
+/// What a group is to the log that is replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// It is in the log.
+    Logged,
+    /// It is staged.
+    Staged,
+    /// It fits nothing: what stood before it is lost.
+    Nothing,
+}
+
+/// Replays a group.
+pub fn replay_group(
+    log: &mut StreamLog,
+    header: &GroupHeader,
+    ballot: Ballot,
+    staged: bool,
+    place: Place,
+) -> Replayed {
+    let (start, scn) = (header.lsn(), header.scn.get());
+    let end = Boundary { lsn: header.end(), chain: header.chain.get() };
+    if staged {
+        let before = log.staged_end(ballot).filter(|end| end.lsn == start);
+        let chains = [before.map(|end| end.chain), log.chain_at(start)];
+        if !chains.into_iter().flatten().any(|chain| header.follows(chain)) {
+            // Only after a loss: what stands below the run is not what it was staged for.
+            log.lose_staged();
+            return Replayed::Nothing;
+        }
+        log.stage(start, end, ballot, scn, place);
+        return Replayed::Staged;
+    }
+    if log.is_unknown() {
+        let resumed = log.resume(header, ballot, place);
+        assert!(resumed != log.is_unknown(), "known again, or not");
+        return if resumed { Replayed::Logged } else { Replayed::Nothing };
+    }
+    let fits = start == log.end().lsn && header.follows(log.end().chain);
+    if !fits || ballot != log.accepting() {
+        // Only after a loss: a sound log has each group at its end.
+        log.lose_tail(true);
+        return Replayed::Nothing;
+    }
+    log.append(start, end, ballot, scn, place);
+    Replayed::Logged
+}
+
+/// Replays a Moved record. `Some` when it is taken; true when it fills a hole.
+pub fn replay_moved(
+    log: &mut StreamLog,
+    header: &GroupHeader,
+    ballot: Ballot,
+    place: Place,
+) -> Option<bool> {
+    // Where nothing is missing, the first copy is good after all.
+    log.takes_moved(header).then(|| log.move_in(header, ballot, place))
+}
+
 /// Replays a record that a [`Replica`](super::Replica) asked to log. Kinds that are none of its
-/// own change nothing; groups are replayed by the caller with `append` or `stage`.
+/// own change nothing; groups have [`replay_group`] and [`replay_moved`].
 ///
 /// # Errors
 /// A record that cannot follow what was replayed before it. Nothing is changed then, but that a
@@ -328,7 +394,7 @@ pub fn replay(
         Kind::Takeover if ballot < log.promised() => Err(ReplayError::BallotBackwards(ballot)),
         Kind::Takeover => {
             let taken = replay_takeover(log, config, ballot, lsn, body);
-            if log.is_unknown() {
+            if taken.is_err() && log.is_lossy() {
                 // The bytes below it are lost. That it was accepted is not: nothing below it may
                 // be taken again.
                 log.mark_unknown(ballot);
@@ -362,8 +428,14 @@ fn replay_takeover(
     if body.config.ballot != ballot {
         return Err(ReplayError::Body(DecodeError::Inconsistent));
     }
-    let taken = log.take_over(ballot, Boundary { lsn, chain: body.chain });
-    if taken.is_ok() || (log.is_unknown() && body.config.version() > config.version()) {
+    log.raise_scn(body.scn);
+    let end = Boundary { lsn, chain: body.chain };
+    // Every byte below it was there when it was logged. What was lost since is a hole.
+    let taken = log.take_over(ballot, end).or_else(|refusal| match log.is_lossy() {
+        true => log.take_over_lost(ballot, end),
+        false => Err(refusal),
+    });
+    if taken.is_ok() || (log.is_lossy() && body.config.version() > config.version()) {
         *config = body.config;
     }
     taken?;

@@ -6,6 +6,7 @@
 //!
 //! `length` counts the body. A control frame holds any number of messages end to end.
 
+use palisade_wal::limits::HOLES_MAX;
 use palisade_wal::{Ballot, Boundary, Lsn};
 
 use super::codec::{DecodeError, Reader, put_u16, put_u32, put_u64};
@@ -20,12 +21,12 @@ pub const MESSAGE_HEAD_BYTES: usize = 12;
 pub const MESSAGE_BODY_BYTES_MAX: usize = 4096;
 
 /// Longest body of a message that carries a config, without the config: that of a Promise.
-const PROMISE_BYTES: usize = 20 + 20 + 16 + 8 + 8 + 1 + 8;
+const PROMISE_BYTES: usize = 20 + 20 + 16 + 8 + 8 + 1 + 8 + 2;
 
 const _: () = assert!(MESSAGE_HEAD_BYTES == 1 + 1 + 2 + 8);
 const _: () = assert!(MESSAGE_BODY_BYTES_MAX <= u16::MAX as usize, "its length is a u16");
 const _: () = assert!(
-    PROMISE_BYTES + CONFIG_BYTES_MAX <= MESSAGE_BODY_BYTES_MAX,
+    PROMISE_BYTES + HOLES_MAX * 16 + CONFIG_BYTES_MAX <= MESSAGE_BODY_BYTES_MAX,
     "a Promise with the longest config fits"
 );
 
@@ -80,6 +81,8 @@ pub enum Body {
         ballot: Ballot,
         /// End of the log that was chosen.
         end: Boundary,
+        /// Highest SCN that its promises named: no group from here on has one at or below it.
+        scn: u64,
         /// The members, stamped with `ballot`.
         config: Config,
     },
@@ -113,6 +116,8 @@ pub enum Body {
         ballot: Ballot,
         /// Who should follow it.
         successor: Option<u32>,
+        /// An operator chose the successor: it keeps what it leads.
+        appointed: bool,
     },
 }
 
@@ -131,10 +136,39 @@ pub struct Promise {
     pub base: Lsn,
     /// Bytes or promises may be missing: not counted.
     pub unknown: bool,
-    /// Highest SCN ever logged.
+    /// Ranges of the log that were accepted and are lost here, in order.
+    pub holes: Vec<(Lsn, Lsn)>,
+    /// Highest SCN that may not be given again: of any group ever logged, and the shard's floor.
     pub scn: u64,
     /// Newest members known.
     pub config: Config,
+}
+
+/// What groups are fetched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// To go on after the end of the log.
+    Next,
+    /// For a Takeover that is not logged yet.
+    Staged,
+    /// To fill a range that is lost. Whoever has groups there may send them.
+    Lost,
+}
+
+impl Want {
+    /// Its number in messages and frames.
+    pub fn code(self) -> u8 {
+        match self {
+            Want::Next => 0,
+            Want::Staged => 1,
+            Want::Lost => 2,
+        }
+    }
+
+    /// The one with this number.
+    pub fn from_code(code: u8) -> Option<Want> {
+        [Want::Next, Want::Staged, Want::Lost].into_iter().find(|want| want.code() == code)
+    }
 }
 
 /// A request for groups.
@@ -146,8 +180,8 @@ pub struct FetchRequest {
     pub from: Lsn,
     /// Where it may stop.
     pub upto: Lsn,
-    /// For a Takeover that is not logged yet.
-    pub staged: bool,
+    /// What for.
+    pub want: Want,
 }
 
 impl Message {
@@ -182,6 +216,7 @@ impl Message {
         let mut body = Reader::new(reader.bytes(len)?);
         let message = Message { stream, body: Body::read(code, &mut body)? };
         body.finish()?;
+        assert!(MESSAGE_HEAD_BYTES + len <= bytes.len(), "no more is taken than there is");
         Ok((message, MESSAGE_HEAD_BYTES + len))
     }
 }
@@ -217,9 +252,10 @@ impl Body {
                 put_ballot(out, *promised);
                 out.push(u8::from(*no_takeover));
             }
-            Body::Takeover { ballot, end, config } => {
+            Body::Takeover { ballot, end, scn, config } => {
                 put_ballot(out, *ballot);
                 put_boundary(out, *end);
+                put_u64(out, *scn);
                 config.encode_into(out);
             }
             Body::Accepted { ballot, upto, seq, low } => {
@@ -229,6 +265,7 @@ impl Body {
                 put_u64(out, low.0);
             }
             Body::Commit { ballot, upto, end, held } => {
+                assert!(upto <= end, "commits what is not there");
                 put_ballot(out, *ballot);
                 put_u64(out, upto.0);
                 put_u64(out, end.0);
@@ -238,11 +275,12 @@ impl Body {
                 put_ballot(out, request.ballot);
                 put_u64(out, request.from.0);
                 put_u64(out, request.upto.0);
-                out.push(u8::from(request.staged));
+                out.push(request.want.code());
             }
-            Body::StepDown { ballot, successor } => {
+            Body::StepDown { ballot, successor, appointed } => {
                 put_ballot(out, *ballot);
-                put_u16(out, u16::from(successor.is_some()));
+                let known = u16::from(successor.is_some()) + u16::from(*appointed);
+                put_u16(out, known);
                 put_u32(out, successor.unwrap_or(0));
             }
         }
@@ -267,6 +305,7 @@ impl Body {
             6 => Body::Takeover {
                 ballot: read_ballot(reader)?,
                 end: read_boundary(reader)?,
+                scn: read_scn(reader)?,
                 config: Config::read(reader)?,
             },
             7 => Body::Accepted {
@@ -285,16 +324,18 @@ impl Body {
                 ballot: read_ballot(reader)?,
                 from: read_lsn(reader)?,
                 upto: read_lsn(reader)?,
-                staged: reader.flag()?,
+                want: Want::from_code(reader.u8()?).ok_or(DecodeError::Inconsistent)?,
             }),
-            10 => Body::StepDown {
-                ballot: read_ballot(reader)?,
-                successor: match (reader.u16()?, reader.u32()?) {
-                    (0, _) => None,
-                    (1, node) => Some(node),
+            10 => {
+                let ballot = read_ballot(reader)?;
+                let (successor, appointed) = match (reader.u16()?, reader.u32()?) {
+                    (0, _) => (None, false),
+                    (1, node) => (Some(node), false),
+                    (2, node) => (Some(node), true),
                     _ => return Err(DecodeError::Inconsistent),
-                },
-            },
+                };
+                Body::StepDown { ballot, successor, appointed }
+            }
             code => return Err(DecodeError::UnknownCode(code)),
         })
     }
@@ -313,7 +354,13 @@ impl Promise {
         put_u64(out, self.base.0);
         out.push(u8::from(self.unknown));
         put_u64(out, self.scn);
+        assert!(self.holes.len() <= HOLES_MAX, "a log has so many holes at most");
+        put_u16(out, self.holes.len() as u16);
         assert!(out.len() - start == PROMISE_BYTES, "its fixed part has another length");
+        for (from, upto) in &self.holes {
+            put_u64(out, from.0);
+            put_u64(out, upto.0);
+        }
         self.config.encode_into(out);
     }
 
@@ -325,14 +372,34 @@ impl Promise {
             committed: read_lsn(reader)?,
             base: read_lsn(reader)?,
             unknown: reader.flag()?,
-            scn: reader.u64()?,
+            scn: read_scn(reader)?,
+            holes: read_holes(reader)?,
             config: Config::read(reader)?,
         };
-        let ordered = promise.base <= promise.committed && promise.committed <= promise.end.lsn;
+        let mut ordered = promise.base <= promise.committed && promise.committed <= promise.end.lsn;
+        let mut at = promise.base;
+        for (from, upto) in &promise.holes {
+            ordered &= at <= *from && from < upto && *upto <= promise.end.lsn;
+            at = *upto;
+        }
         let stamped = promise.accepting.max(promise.config.ballot);
-        if !ordered || stamped > promise.ballot || promise.scn > SCN_MAX {
+        if !ordered || stamped > promise.ballot {
             return Err(DecodeError::Inconsistent);
         }
+        assert!(promise.accepting <= promise.ballot && promise.base <= promise.end.lsn);
         Ok(promise)
     }
+}
+
+fn read_scn(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
+    let scn = reader.u64()?;
+    if scn <= SCN_MAX { Ok(scn) } else { Err(DecodeError::Inconsistent) }
+}
+
+fn read_holes(reader: &mut Reader<'_>) -> Result<Vec<(Lsn, Lsn)>, DecodeError> {
+    let count = usize::from(reader.u16()?);
+    if count > HOLES_MAX {
+        return Err(DecodeError::TooLong);
+    }
+    (0..count).map(|_| Ok((read_lsn(reader)?, read_lsn(reader)?))).collect()
 }

@@ -15,12 +15,13 @@
 //! - [`Replica::on_durable`] for each record and [`Replica::on_group_durable`] for the groups that
 //!   are no staged ones, in WAL order. Groups are named by the ballot of their record header,
 //!   since a Takeover may put others at the same positions.
+//! - [`Replica::set_floor`] before any other input, after the floor of the shard's [`Floors`] rose.
 //! - [`Replica::on_peer`] for what its [`Liveness`] says: nobody is up before that, and nothing is
 //!   said again to those that are not.
 //! - [`Replica::on_turn_end`] after the inputs of a turn.
 //! - [`Replica::on_time`] when [`Replica::next_deadline`] has passed.
 //! - An answer to each [`Effect::Serve`] through the peer's [`Replica::on_fetched`], with the
-//!   ballot and flag of the effect, or none at all: a fetch is repeated.
+//!   ballot and purpose of the effect, or none at all: a fetch is repeated.
 //!
 //! # Cursors
 //!
@@ -33,41 +34,52 @@ mod abdicate;
 mod accept;
 mod base;
 mod binding;
-mod codec;
+mod closed;
+pub(crate) mod codec;
 mod effect;
 mod elect;
 mod event;
 mod fetch;
+mod floor;
 mod invariant;
 mod learn;
 mod liveness;
 mod member;
 mod message;
+mod prefer;
 mod prepare;
 mod progress;
+mod publication;
+mod repair;
 mod replica;
 mod start;
 mod status;
 mod takeover;
 mod tuning;
 
+pub use closed::Closed;
 pub use codec::DecodeError;
 pub use effect::{Effect, Effects, HaltReason, LogRecord, StepDownReason};
 pub use event::{
-    AcceptHead, AcceptVerdict, GroupMark, NoSlot, PeerState, ProposePosition, RefuseReason,
+    AcceptHead, AcceptVerdict, GroupMark, NoSlot, NoTransfer, PeerState, ProposePosition,
+    RefuseReason,
 };
+pub use floor::{FLOOR_NS, FloorAsk, FloorEffect, FloorHeld, Floors, VIEWS_MAX, View};
 pub use liveness::{HEARTBEAT_BYTES, Heartbeat, Liveness, LivenessEffect, PEERS_MAX};
 pub use member::{
     ADDR_BYTES_MAX, Config, MEMBERS_MAX, Me, Member, NodeKey, REGION_BYTES_MAX, ReplayError,
-    TakeoverBody, replay,
+    Replayed, TakeoverBody, replay, replay_group, replay_moved,
 };
 pub(crate) use member::{ROUND_MAX, SCN_MAX};
 pub use message::{
-    Body, FetchRequest, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEAD_BYTES, Message, Promise,
+    Body, FetchRequest, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEAD_BYTES, Message, Promise, Want,
 };
+pub use publication::{ClosedNews, ENDS_MAX, Published, Publisher};
 pub use replica::Replica;
 pub use status::{RoleName, Status};
-pub use tuning::{ELECTION_NS, HEARTBEAT_NS, RECORDS_IN_FLIGHT_MAX, Tuning, TuningError};
+pub use tuning::{
+    ELECTION_NS, HAND_OVER_NS, HEARTBEAT_NS, RECORDS_IN_FLIGHT_MAX, Tuning, TuningError,
+};
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use palisade_wal::{Ballot, Kind};
 
 use super::effect::{Effects, HaltReason, StepDownReason};
 use super::elect::BallotOf;
-use super::member::NodeKey;
+use super::member::{Config, NodeKey};
 use super::message::{Body, Promise};
 use super::replica::{Replica, Role, Then};
 use super::takeover::Pending;
@@ -40,7 +40,8 @@ impl Replica {
             committed: log.committed().lsn,
             base: log.base().lsn,
             unknown: log.is_unknown(),
-            scn: log.last_scn(),
+            holes: log.holes().iter().map(|hole| (hole.start, hole.end)).collect(),
+            scn: log.last_scn().max(self.floor),
             config: self.config.clone(),
         }
     }
@@ -50,6 +51,7 @@ impl Replica {
         assert!(ballot > self.log.promised(), "promises go up");
         assert!(ballot.is_of(self.me.key()), "a candidate under another's ballot");
         assert!(!self.log.is_unknown(), "what it lost may be what it promises");
+        assert!(self.log.is_whole(), "it could not serve what it lost");
         self.log.promise(ballot);
         self.round_seen = self.round_seen.max(ballot.round);
         self.pending = None;
@@ -197,7 +199,7 @@ impl Replica {
 
     /// Takes the best tail of a majority of members with known tails.
     fn choose(&mut self, now: Nanos, fx: &mut Effects) {
-        let Role::Candidate(candidacy) = &mut self.role else { return };
+        let Role::Candidate(candidacy) = &self.role else { return };
         let ballot = candidacy.ballot;
         assert!(!candidacy.chosen && self.pending.is_none(), "chooses twice");
         assert!(ballot == self.log.promised(), "chooses for an outbid ballot");
@@ -214,30 +216,70 @@ impl Replica {
         if candidacy.own.is_some() || !own || !config.is_quorum(voters.iter().copied()) {
             return;
         }
-        let rank = |p: &Promise| (p.accepting, p.end.lsn);
-        let me = self.me.node;
-        let (source, best) = counted
-            .iter()
-            .max_by_key(|(key, promise)| (rank(promise), key.node == me))
-            .map(|(key, promise)| (key.node, promise))
-            .expect("a majority is not empty");
-        assert!(counted.iter().all(|(_, p)| rank(p) <= rank(best)), "a better tail was promised");
+        let committed = counted.iter().map(|(_, p)| p.committed).max().unwrap_or_default();
+        let Some((voters, source, best)) = self.best_of(config, &counted) else {
+            self.reason = "the best tail has a lost range: waits until it is repaired, or others";
+            return;
+        };
         assert!(voters.len() >= config.majority(), "chooses among fewer than a majority");
         let end = best.end;
         let yields = best.base > self.log.end().lsn;
-        let committed = counted.iter().map(|(_, p)| p.committed).max().unwrap_or_default();
         let config = config.stamped(ballot, &voters);
-        candidacy.chosen = true;
-        candidacy.give_up_at = now.after(self.tuning.candidacy_ns);
+        let (scn, give_up_at) = (candidacy.scn_floor, now.after(self.tuning.candidacy_ns));
+        if let Role::Candidate(candidacy) = &mut self.role {
+            (candidacy.chosen, candidacy.give_up_at) = (true, give_up_at);
+        }
         if end.lsn < committed {
             self.halt(HaltReason::TailBelowCommitted { end: end.lsn, committed }, fx);
         } else if yields {
             self.give_up("the best tail begins above this log", now, fx);
         } else {
             self.reason = "fetches what its log lacks";
-            self.pending = Some(Box::new(Pending::new(ballot, end, config, source, &self.log)));
+            self.pending =
+                Some(Box::new(Pending::new(ballot, (end, scn), config, source, &self.log)));
             self.advance_takeover(now, fx);
         }
+    }
+
+    /// The best tail of a majority, from whom this log can be made whole, and that majority. A
+    /// tail whose lost ranges may be needed is left out where the others are enough: of what none
+    /// of them has nothing can be committed.
+    fn best_of<'a>(
+        &self,
+        config: &Config,
+        counted: &[&'a (NodeKey, Promise)],
+    ) -> Option<(Vec<NodeKey>, u32, &'a Promise)> {
+        let (accepting, end) = (self.log.accepting(), self.log.end().lsn);
+        let committed = self.log.committed().lsn;
+        let serves = |promise: &Promise| {
+            // Under one ballot the shorter log is a part of the longer one.
+            let from = if promise.accepting == accepting { end } else { committed };
+            promise.holes.last().is_none_or(|(_, upto)| *upto <= from)
+        };
+        let rank = |p: &Promise| (p.accepting, p.end.lsn);
+        let best = |among: &[&'a (NodeKey, Promise)]| {
+            let key = |(key, p): &&&(NodeKey, Promise)| {
+                (rank(p), p.holes.is_empty(), key.node == self.me.node)
+            };
+            let (key, promise) = among.iter().max_by_key(key).expect("a majority is not empty");
+            assert!(among.iter().all(|(_, p)| rank(p) <= rank(promise)), "a better tail");
+            (key.node, promise)
+        };
+        let keys = |among: &[&(NodeKey, Promise)]| -> Vec<NodeKey> {
+            among.iter().map(|(key, _)| *key).collect()
+        };
+        let (source, promise) = best(counted);
+        if serves(promise) {
+            return Some((keys(counted), source, promise));
+        }
+        let whole: Vec<_> = counted.iter().filter(|(_, p)| serves(p)).copied().collect();
+        let voters = keys(&whole);
+        assert!(voters.contains(&self.me.key()), "a candidate is whole");
+        if !config.is_quorum(voters.iter().copied()) {
+            return None;
+        }
+        let (source, promise) = best(&whole);
+        Some((voters, source, promise))
     }
 
     /// Ends a candidacy, and tries again after a while.
@@ -309,8 +351,8 @@ impl Replica {
             }
             Role::Leader(led) if no_takeover => {
                 assert!(led.ballot == self.config.ballot, "counts in members of another ballot");
-                let (end, config) = (led.start, self.config.clone());
-                self.send(from.node, Body::Takeover { ballot, end, config }, fx);
+                let (end, scn, config) = (led.start, led.scn_floor, self.config.clone());
+                self.send(from.node, Body::Takeover { ballot, end, scn, config }, fx);
             }
             _ => {}
         }
@@ -322,7 +364,7 @@ impl Replica {
         let leads = self.leader == ballot && self.halted.is_none();
         if ballot.is_of(self.me.key()) && !leads {
             assert!(!matches!(&self.role, Role::Leader(led) if led.ballot == ballot));
-            self.send(to.node, Body::StepDown { ballot, successor: None }, fx);
+            self.send(to.node, Body::StepDown { ballot, successor: None, appointed: false }, fx);
         }
     }
 }

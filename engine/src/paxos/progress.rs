@@ -18,6 +18,8 @@ pub(super) struct Leadership {
     pub(super) members: Vec<Progress>,
     /// Ends of own groups above the committed position.
     pub(super) window: VecDeque<Lsn>,
+    /// Their SCNs.
+    pub(super) scns: VecDeque<u64>,
     /// SCNs that members hold, from their promises.
     pub(super) scn_floor: u64,
     pub(super) retry_at: Nanos,
@@ -30,6 +32,8 @@ pub(super) struct Leadership {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transfer {
     pub(super) successor: u32,
+    /// An operator chose it.
+    pub(super) appointed: bool,
     pub(super) give_up_at: Nanos,
 }
 
@@ -90,6 +94,7 @@ impl Leadership {
             serving: false,
             members: config.members.iter().map(progress).collect(),
             window: VecDeque::new(),
+            scns: VecDeque::new(),
             scn_floor,
             retry_at,
             transfer: None,
@@ -104,7 +109,9 @@ impl Leadership {
         assert!(member.matched.is_none_or(|held| held.upto >= self.start.lsn));
         let held = Held { upto, seq };
         if member.bound == Some(from.incarnation) {
-            member.matched = Some(member.matched.map_or(held, |known| known.max(held)));
+            let known = member.matched.map_or(held, |known| known.max(held));
+            assert!(known.upto >= upto && known.seq >= seq, "what is held stays held");
+            member.matched = Some(known);
             return;
         }
         let known = member.shadow.filter(|(disk, _)| *disk == from.incarnation);
@@ -116,7 +123,7 @@ impl Leadership {
         let bound = |m: &&mut Progress| m.node == node && m.bound == Some(incarnation);
         if let Some(member) = self.members.iter_mut().find(bound) {
             assert!(member.matched.is_some(), "it accepted before");
-            member.low = member.low.max(low);
+            member.low = low;
         }
     }
 
@@ -130,6 +137,7 @@ impl Leadership {
     /// A disk that has the Takeover, of a member that is not bound.
     pub(super) fn unbound(&self) -> Option<NodeKey> {
         let mut unbound = self.members.iter().filter(|m| m.bound.is_none());
+        assert!(unbound.clone().all(|m| m.matched.is_none()), "counted for no disk");
         unbound.find_map(|m| m.shadow.map(|(incarnation, _)| NodeKey { node: m.node, incarnation }))
     }
 
@@ -137,6 +145,7 @@ impl Leadership {
     pub(super) fn bind(&mut self, disk: NodeKey) {
         let member = self.members.iter_mut().find(|m| m.node == disk.node).expect("a member");
         assert!(member.bound.is_none() && member.matched.is_none(), "bound twice");
+        assert!(self.serving, "a change of members before the Takeover is on a majority");
         member.bound = Some(disk.incarnation);
         member.matched = member.shadow.take().map(|(_, held)| held);
         assert!(member.matched.is_some(), "bound to a disk that was not heard");
@@ -169,17 +178,20 @@ impl Leadership {
     pub(super) fn slide(&mut self, committed: Lsn) {
         while self.window.front().is_some_and(|&end| end <= committed) {
             self.window.pop_front();
+            self.scns.pop_front();
         }
+        assert!(self.window.len() == self.scns.len(), "a group has an SCN");
         assert!(self.window.front().is_none_or(|&end| end > committed));
         assert!(self.serving || self.window.is_empty(), "a group before its Takeover is agreed");
     }
 
     /// A group ends at `end`, the one before it at `start`.
-    pub(super) fn push(&mut self, start: Lsn, end: Lsn) {
+    pub(super) fn push(&mut self, start: Lsn, end: Lsn, scn: u64) {
         assert!(start < end, "a group without bytes");
         assert!(self.window.back().is_none_or(|&last| last == start), "a hole in the window");
         assert!(self.window.is_empty() || self.serving);
         self.window.push_back(end);
+        self.scns.push_back(scn);
     }
 
     /// What is known of the members fits the log that they were counted for.
@@ -206,6 +218,7 @@ impl Progress {
     /// What the member holds, counted or not; `None` without the Takeover.
     fn most(&self) -> Option<Held> {
         let shadow = self.shadow.map(|(_, held)| held);
+        assert!(self.matched.is_none() || self.bound.is_some(), "counted for no disk");
         self.matched.into_iter().chain(shadow).reduce(Held::max)
     }
 

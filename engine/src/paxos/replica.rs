@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use palisade_netio::Nanos;
-use palisade_wal::{Ballot, Boundary, Kind, Lsn, StreamLog};
+use palisade_wal::{Ballot, Boundary, GroupHeader, Kind, Lsn, Place, StreamLog};
 
 use super::effect::{Effect, Effects, HaltReason, LogRecord, StepDownReason};
 use super::elect::PreVotes;
@@ -13,9 +13,10 @@ use super::event::{
 use super::fetch::Fetch;
 use super::learn::Void;
 use super::member::{Config, Me, NodeKey};
-use super::message::{Body, Message, Promise};
+use super::message::{Body, Message, Promise, Want};
 use super::prepare::Candidacy;
 use super::progress::Leadership;
+use super::repair::Repair;
 use super::takeover::Pending;
 use super::tuning::{RECORDS_IN_FLIGHT_MAX, Tuning};
 
@@ -52,8 +53,13 @@ pub struct Replica {
     /// A Takeover that waits for its bytes.
     pub(super) pending: Option<Box<Pending>>,
     pub(super) fetch: Option<Fetch>,
-    /// A verdict that `on_stored` must follow: ballot, start, staged.
-    pub(super) storing: Option<(Ballot, Lsn, bool)>,
+    /// Filling a hole of the log.
+    pub(super) repair: Option<Box<Repair>>,
+    /// What fills holes above the committed position is not durable before that record is; the
+    /// lowest of them begins there.
+    pub(super) mending: Option<(u64, Lsn)>,
+    /// A verdict that `on_stored` must follow: ballot, start, what for.
+    pub(super) storing: Option<(Ballot, Lsn, Want)>,
     pub(super) void: Option<Void>,
     /// An Accepted is due at the end of the turn.
     pub(super) accepted_due: bool,
@@ -66,8 +72,12 @@ pub struct Replica {
     /// What every member's disk knows to be committed.
     pub(super) held: Lsn,
     pub(super) disk_stalled: bool,
+    /// An operator chose it: it keeps what it leads, whoever is preferred.
+    pub(super) appointed: bool,
     /// The first position of the log that could not be read from the disk.
     pub(super) damaged: Option<Lsn>,
+    /// No SCN at or below it is given by this node, in any stream of its shard.
+    pub(super) floor: u64,
     pub(super) halted: Option<HaltReason>,
     /// Why it is in its role, for display.
     pub(super) reason: &'static str,
@@ -92,6 +102,8 @@ pub(super) enum Then {
     Configured(Ballot, u64),
     /// What it says is committed.
     Hinted(Lsn),
+    /// What filled a hole is durable.
+    Mended,
     Nothing,
 }
 
@@ -118,8 +130,8 @@ impl Replica {
             Body::Refuse { ballot, promised, no_takeover } => {
                 self.on_refuse(from, *ballot, *promised, *no_takeover, now, fx);
             }
-            Body::Takeover { ballot, end, config } => {
-                self.on_takeover(from, *ballot, *end, config, now, fx);
+            Body::Takeover { ballot, end, scn, config } => {
+                self.on_takeover(from, *ballot, (*end, *scn), config, now, fx);
             }
             Body::Accepted { ballot, upto, seq, low } => {
                 self.on_accepted(from, *ballot, (*upto, *seq, *low), now, fx);
@@ -128,8 +140,8 @@ impl Replica {
                 self.on_commit(from, *ballot, (*upto, *end, *held), now, fx);
             }
             Body::Fetch(request) => self.on_fetch(from, request, fx),
-            Body::StepDown { ballot, successor } => {
-                self.on_step_down(from, *ballot, *successor, now, fx);
+            Body::StepDown { ballot, successor, appointed } => {
+                self.on_step_down(from, *ballot, (*successor, *appointed), now, fx);
             }
         }
         self.assert_invariants();
@@ -144,7 +156,7 @@ impl Replica {
     pub fn on_durable(&mut self, id: u64, now: Nanos, fx: &mut Effects) {
         assert!(id < self.next_record, "record {id} was never asked for");
         while self.records.front().is_some_and(|(first, _)| *first <= id) {
-            let (_, then) = self.records.pop_front().expect("seen above");
+            let (id, then) = self.records.pop_front().expect("seen above");
             if self.halted.is_some() {
                 continue;
             }
@@ -161,6 +173,7 @@ impl Replica {
                 }
                 Then::Configured(ballot, seq) => self.on_config_durable(ballot, seq, now, fx),
                 Then::Hinted(upto) => self.on_hint_durable(upto),
+                Then::Mended => self.on_mended_durable(id, now, fx),
                 Then::Nothing => {}
             }
         }
@@ -218,7 +231,7 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) -> AcceptVerdict {
-        assert!(!head.staged, "a leader stages nothing");
+        assert!(head.want == Want::Next, "a leader stages nothing");
         match self.halted {
             Some(_) => AcceptVerdict::Refuse(RefuseReason::Halted),
             None if !self.is_peer(from) => AcceptVerdict::Refuse(RefuseReason::Unasked),
@@ -237,8 +250,11 @@ impl Replica {
         match self.halted {
             Some(_) => AcceptVerdict::Refuse(RefuseReason::Halted),
             None if !self.is_peer(from) => AcceptVerdict::Refuse(RefuseReason::Unasked),
-            None if head.staged => self.accept_staged(from, head, now, fx),
-            None => self.accept(from, head, now, fx),
+            None => match head.want {
+                Want::Next => self.accept(from, head, now, fx),
+                Want::Staged => self.accept_staged(from, head, now, fx),
+                Want::Lost => self.accept_moved(from, head, now),
+            },
         }
     }
 
@@ -248,6 +264,16 @@ impl Replica {
     /// When it is another group.
     pub fn on_stored(&mut self, mark: GroupMark, now: Nanos, fx: &mut Effects) {
         self.stored(mark, now, fx);
+        self.assert_invariants();
+    }
+
+    /// The same for a group whose verdict was
+    /// [`StoreMoved`](AcceptVerdict::StoreMoved).
+    ///
+    /// # Panics
+    /// When it is another group.
+    pub fn on_moved(&mut self, header: &GroupHeader, place: Place, now: Nanos, fx: &mut Effects) {
+        self.moved(header, place, now, fx);
         self.assert_invariants();
     }
 
@@ -268,6 +294,9 @@ impl Replica {
                 }
             }
             PeerState::Down { lease_until } => self.on_peer_down(node, lease_until, now, fx),
+        }
+        if state.is_up() {
+            self.mend_soon(now, fx);
         }
         assert!(self.hears(node) == state.is_up(), "heard, and not heard");
         self.assert_invariants();
@@ -354,6 +383,7 @@ impl Replica {
         self.election_at = None;
         self.pending = None;
         self.fetch = None;
+        self.repair = None;
         fx.push(Effect::Halt { reason });
     }
 

@@ -60,6 +60,8 @@ impl Replica {
             config_durable,
             pending: None,
             fetch: None,
+            repair: None,
+            mending: None,
             storing: None,
             void: None,
             accepted_due: false,
@@ -69,7 +71,9 @@ impl Replica {
             low: log.committed().lsn,
             held: Lsn::ZERO,
             disk_stalled: false,
+            appointed: false,
             damaged: None,
+            floor: 0,
             halted: None,
             reason: "restarted",
             log,
@@ -90,6 +94,7 @@ impl Replica {
         } else {
             self.schedule_election(self.lease_until.max(now), 0);
         }
+        self.mend_soon(now, fx);
         self.assert_invariants();
     }
 }

@@ -69,6 +69,13 @@ impl Replica {
         self.damaged
     }
 
+    /// Up to where the log is durable here under its accepting ballot.
+    pub fn durable(&self) -> Lsn {
+        let (ballot, upto) = self.durable;
+        assert!(ballot <= self.log.accepting(), "durable under a ballot that is not accepted");
+        if ballot == self.log.accepting() { upto } else { Lsn::ZERO }
+    }
+
     /// The highest promise whose record is known to be durable.
     pub fn durable_promise(&self) -> Ballot {
         self.promise_durable
@@ -116,8 +123,7 @@ impl Replica {
             Role::Leader(led) if led.serving => RoleName::Leader,
             Role::Leader(_) => RoleName::Reconfirming,
         };
-        let (counted, durable) = self.durable;
-        let durable = if counted == self.log.accepting() { durable } else { Lsn::ZERO };
+        let durable = self.durable();
         assert!(durable <= self.log.end().lsn, "durable beyond the end");
         assert!(self.up.len() <= self.config.members.len(), "hears more than there are");
         assert!(self.halted.is_none() || role == RoleName::Halted);

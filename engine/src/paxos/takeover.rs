@@ -16,6 +16,8 @@ use super::replica::{Replica, Role, Then};
 pub(super) struct Pending {
     pub(super) ballot: Ballot,
     pub(super) end: Boundary,
+    /// Highest SCN that its promises named.
+    pub(super) scn: u64,
     pub(super) config: Config,
     /// Who has the bytes.
     pub(super) source: u32,
@@ -30,7 +32,7 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn new(
         ballot: Ballot,
-        end: Boundary,
+        (end, scn): (Boundary, u64),
         config: Config,
         source: u32,
         log: &StreamLog,
@@ -39,7 +41,7 @@ impl Pending {
         assert!(ballot > log.accepting() || cfg!(seeded_bug = "takeover_below_committed"));
         assert!(config.ballot == ballot, "members of another Takeover");
         let run = log.staged_end(ballot).is_some();
-        Pending { ballot, end, config, source, run, run_start: None, from_committed: false }
+        Pending { ballot, end, scn, config, source, run, run_start: None, from_committed: false }
     }
 }
 
@@ -48,7 +50,7 @@ impl Replica {
         &mut self,
         from: NodeKey,
         ballot: Ballot,
-        end: Boundary,
+        (end, scn): (Boundary, u64),
         config: &Config,
         now: Nanos,
         fx: &mut Effects,
@@ -71,7 +73,7 @@ impl Replica {
         }
         assert!(self.log.accepting() < ballot || acts_again, "a lower one was refused");
         if self.pending.as_ref().is_none_or(|p| p.ballot < ballot) {
-            let pending = Pending::new(ballot, end, config.clone(), from.node, &self.log);
+            let pending = Pending::new(ballot, (end, scn), config.clone(), from.node, &self.log);
             self.pending = Some(Box::new(pending));
             self.fetch = None;
         } else if self.fetch.is_some() {
@@ -83,7 +85,7 @@ impl Replica {
     /// Logs the Takeover that waits, or fetches what is missing for it.
     pub(super) fn advance_takeover(&mut self, now: Nanos, fx: &mut Effects) {
         let room = self.has_record_room();
-        let Some(pending) = &mut self.pending else { return };
+        let Some(pending) = &self.pending else { return };
         let (ballot, end) = (pending.ballot, pending.end);
         assert!(self.halted.is_none(), "a stream that halted takes nothing over");
         assert!(ballot >= self.log.promised(), "a promise ends the Takeovers below it");
@@ -93,7 +95,10 @@ impl Replica {
             self.halt(HaltReason::CommittedMismatch { ballot, committed }, fx);
             return;
         }
+        let held = self.log.is_held_for(ballot, end);
         match self.log.check_takeover(ballot, end) {
+            // Every byte above the committed is there, or its Accepted would say too much.
+            Ok(()) if !held => self.fetch_instead(now, fx),
             Ok(()) if ballot.node == self.me.node || room => {
                 self.take_over(now, fx);
             }
@@ -108,17 +113,23 @@ impl Replica {
                 self.halt(HaltReason::TakeoverBelowCommitted { ballot, end, committed }, fx);
             }
             Err(TakeoverRefusal::Missing { .. } | TakeoverRefusal::Mismatch { .. }) => {
-                let staged = self.log.staged_end(ballot).filter(|_| pending.run);
-                if staged.is_some_and(|s| s.lsn >= end.lsn) {
-                    pending.run = false;
-                    pending.from_committed = true;
-                }
-                if cfg!(seeded_bug = "accepting_raised_by_fetch") {
-                    self.accept_early(fx);
-                }
-                self.fetch_staged(now, fx);
+                self.fetch_instead(now, fx);
             }
         }
+    }
+
+    /// Fetches what the Takeover that waits lacks.
+    fn fetch_instead(&mut self, now: Nanos, fx: &mut Effects) {
+        let Some(pending) = &mut self.pending else { return };
+        let staged = self.log.staged_end(pending.ballot).filter(|_| pending.run);
+        if staged.is_some_and(|s| s.lsn >= pending.end.lsn) {
+            pending.run = false;
+            pending.from_committed = true;
+        }
+        if cfg!(seeded_bug = "accepting_raised_by_fetch") {
+            self.accept_early(fx);
+        }
+        self.fetch_staged(now, fx);
     }
 
     /// What must never be: the accepting ballot of a Takeover whose bytes are not all there.
@@ -127,7 +138,7 @@ impl Replica {
         let (ballot, config, own) = (pending.ballot, pending.config.clone(), self.log.end());
         if self.log.accepting() < ballot && self.log.take_over(ballot, own).is_ok() {
             self.config = config.clone();
-            let body = TakeoverBody { chain: own.chain, config }.encode();
+            let body = TakeoverBody { chain: own.chain, scn: 0, config }.encode();
             self.log_record(Kind::Takeover, own.lsn, ballot, body, Then::Nothing, fx);
         }
     }
@@ -149,13 +160,15 @@ impl Replica {
         assert!(self.log.accepting() == ballot && self.log.promised() == ballot);
         assert!(self.log.end() == end, "the log is what the Takeover names");
         assert!(self.log.committed() == committed, "a Takeover commits nothing by itself");
+        self.log.raise_scn(pending.scn);
         self.config = pending.config;
         let config = &self.config;
         self.up.retain(|key| config.member(key.node).is_some());
         self.fetch = None;
         self.storing = None;
         (self.leader_commit, self.leader_end) = (Lsn::ZERO, end.lsn);
-        let body = TakeoverBody { chain: end.chain, config: self.config.clone() }.encode();
+        let (chain, scn) = (end.chain, pending.scn);
+        let body = TakeoverBody { chain, scn, config: self.config.clone() }.encode();
         let then = Then::TakenOver(ballot, end.lsn, self.config.seq);
         self.log_record(Kind::Takeover, end.lsn, ballot, body, then, fx);
         if let Some(void) = self.void.take() {
@@ -166,6 +179,7 @@ impl Replica {
             self.void = Some(Void { from: common, ballot, settled_at: end.lsn });
             fx.push(Effect::Voided { from: common });
         }
+        self.mend_soon(now, fx);
         if ballot.is_of(self.me.key()) {
             self.reconfirm(ballot, end, now, fx);
         } else if self.leader.is_some() && self.leader < ballot {
@@ -181,6 +195,7 @@ impl Replica {
         };
         assert!(candidacy.ballot == ballot, "another candidacy than its Takeover's");
         assert!(candidacy.chosen, "a Takeover of no chosen tail");
+        assert!(self.log.is_whole(), "leads without a part of the log");
         assert!(self.promise_durable == ballot, "leads without a durable promise");
         assert!(!self.leader.is_some(), "leads against a leader that it follows");
         let scn_floor = candidacy.scn_floor;
@@ -190,7 +205,9 @@ impl Replica {
         self.reason = "its takeover is on its way to a majority";
         self.leader = ballot;
         fx.push(Effect::Leader { ballot });
-        let takeover = Body::Takeover { ballot, end, config: self.config.clone() };
+        assert!(self.config.ballot == ballot, "its members are stamped with its ballot");
+        let scn = scn_floor;
+        let takeover = Body::Takeover { ballot, end, scn, config: self.config.clone() };
         self.send_all(&takeover, fx);
     }
 }

@@ -13,6 +13,9 @@ pub const HEARTBEAT_NS: u64 = 50 * MS;
 /// Silence after which a node is taken to be dead, unless set otherwise.
 pub const ELECTION_NS: u64 = 200 * MS;
 
+/// How long a preferred member is well before it is handed leaderships, unless set otherwise.
+pub const HAND_OVER_NS: u64 = 30_000 * MS;
+
 /// Timers and windows of every replica and of the liveness between nodes. Times in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
@@ -30,6 +33,9 @@ pub struct Tuning {
     pub retry_ns: u64,
     /// A candidate that gets no further for this long gives up. 1 s; at least twice `retry_ns`.
     pub candidacy_ns: u64,
+    /// A leader hands over to a member that is preferred to it when that was well, and it led, for
+    /// this long, but no sooner than `election_ns`. 30 s; 0 for never; at most a day.
+    pub hand_over_ns: u64,
     /// Bytes above the committed position. 32 MiB; at least one group.
     pub window_bytes_max: u64,
     /// Groups above the committed position. 1024; 1 to 65536.
@@ -54,6 +60,7 @@ const DEFAULT: Tuning = Tuning {
     rank_step_ns: 10 * MS,
     retry_ns: 100 * MS,
     candidacy_ns: 1000 * MS,
+    hand_over_ns: HAND_OVER_NS,
     window_bytes_max: 32 << 20,
     window_groups_max: 1024,
     fetch_bytes_max: 8 << 20,
@@ -85,6 +92,12 @@ const _: () = assert!(DEFAULT.fetch_bytes_max <= DEFAULT.window_bytes_max);
 const _: () = assert!(DEFAULT.commit_hint_bytes < DEFAULT.window_bytes_max);
 
 impl Tuning {
+    /// How long a preferred member is well before it is handed leaderships; none for never.
+    pub fn hand_over_after(&self) -> Option<u64> {
+        // A leadership lasts longer than an election takes.
+        (self.hand_over_ns > 0).then(|| self.hand_over_ns.max(self.election_ns))
+    }
+
     /// Groups in flight at the very most: a window that has room takes what stands in one block.
     pub(super) fn window_groups_bound(&self) -> usize {
         self.window_groups_max + BLOCK_GROUPS_MAX
@@ -115,6 +128,7 @@ impl Tuning {
             ("rank_step_ns", self.rank_step_ns, 0, self.election_ns),
             ("retry_ns", self.retry_ns, self.heartbeat_ns, 60_000 * MS),
             ("candidacy_ns", self.candidacy_ns, 2 * self.retry_ns, 600_000 * MS),
+            ("hand_over_ns", self.hand_over_ns, 0, 86_400_000 * MS),
             ("window_bytes_max", self.window_bytes_max, GROUP_BYTES, 1 << 40),
             ("window_groups_max", self.window_groups_max as u64, 1, 65_536),
             ("fetch_bytes_max", self.fetch_bytes_max, GROUP_BYTES, 1 << 40),

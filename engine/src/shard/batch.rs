@@ -21,6 +21,7 @@ use crate::shard::Shard;
 use crate::shard::ledger::{Claim, group_items};
 use crate::shard::stream::{Pending, Reply, StreamState, TailRun, Waiting};
 use crate::status::Protection;
+use crate::stream::catalogue::SYSTEM_STREAM;
 use crate::stream::producers::Verdict;
 
 /// What an operator of a full node is told.
@@ -88,7 +89,7 @@ impl<R: Ring> Shard<R> {
     /// in the log: it is refused before it gets one.
     fn check_members(&self, stream: u64) -> Result<(), Error> {
         let peers = &self.net.peers;
-        if !peers.values().any(|peer| peer.short) {
+        if self.net.short_peers == 0 {
             return Ok(());
         }
         let config = self.streams[&stream].replica.config();
@@ -119,14 +120,23 @@ impl<R: Ring> Shard<R> {
 
     /// Whether this node takes appends for a stream.
     pub(crate) fn check_leads(&self, stream: u64) -> Result<(), Error> {
-        let Some(state) = self.streams.get(&stream) else {
-            let text = format!("no stream {stream} here; see `palisade stream list`");
-            return Err(Error::new(ErrorKind::UnknownStream, text));
-        };
+        let state = self.check_stream(stream)?;
         if state.role == Role::Standby {
             let text = "this cluster is a standby; append at its primary";
             return Err(Error::new(ErrorKind::Standby, text));
         }
+        self.check_leader(stream, state)
+    }
+
+    pub(crate) fn check_stream(&self, stream: u64) -> Result<&StreamState, Error> {
+        self.streams.get(&stream).ok_or_else(|| {
+            let text = format!("no stream {stream} here; see `palisade stream list`");
+            Error::new(ErrorKind::UnknownStream, text)
+        })
+    }
+
+    /// Whether this node leads a stream, in whichever role the cluster is.
+    pub(crate) fn check_leader(&self, stream: u64, state: &StreamState) -> Result<(), Error> {
         if state.leading {
             return Ok(());
         }
@@ -210,6 +220,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn note_full(&mut self, body_bytes: usize) -> bool {
         let full = self.ledger.is_full(body_bytes);
         if full {
+            self.note_no_room();
             self.alarm("log-full", LOG_FULL.to_string());
         }
         full
@@ -232,6 +243,7 @@ impl<R: Ring> Shard<R> {
         for _ in 0..self.dirty.len() {
             let id = self.dirty.pop_front().expect("counted");
             let state = self.streams.get_mut(&id).expect("dirty streams exist");
+            state.replica.set_floor(self.floors.bound());
             // Its records wait until it may go on, or are answered when it steps down.
             let Ok(position) = state.replica.leader_slot() else {
                 state.blocked = true;
@@ -268,6 +280,9 @@ impl<R: Ring> Shard<R> {
             let group = waiting.next().expect("one waiting list per group");
             assert!(group.stream == meta.stream);
             self.note_logged(slot, meta);
+            if meta.stream != SYSTEM_STREAM {
+                self.floors.on_scn(meta.scn);
+            }
             let state = self.streams.get_mut(&meta.stream).expect("sealed from it");
             let end = Boundary { lsn: meta.end, chain: meta.chain };
             let mark = GroupMark { start: meta.lsn, end, scn: meta.scn, place };
@@ -360,6 +375,7 @@ impl<R: Ring> Shard<R> {
                 self.settle_session(conn, request, index, outcome);
             }
             Reply::Create(ticket) => self.settle_create(ticket, outcome),
+            Reply::Control(ticket) => self.settle_control(ticket, outcome),
         }
     }
 }

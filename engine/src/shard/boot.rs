@@ -1,6 +1,7 @@
 //! From a directory to a shard that serves: identity, recovery, replicas, listener, peers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring};
 use palisade_wal::{
@@ -11,9 +12,14 @@ use zerocopy::FromBytes;
 
 use crate::config::Role;
 use crate::handle::ShardPort;
-use crate::paxos::{Config, Liveness, Me, Member, NodeKey, ReplayError, Replica, replay};
+use crate::paxos::{
+    Config, Floors, Liveness, Me, Member, NodeKey, Publisher, ReplayError, Replayed, Replica,
+    replay, replay_group, replay_moved,
+};
 use crate::shard::checkpoint::BASE_MOVED;
+use crate::shard::control::Controls;
 use crate::shard::create::Creations;
+use crate::shard::floor::read_floor;
 use crate::shard::import::Imports;
 use crate::shard::jobs::Jobs;
 use crate::shard::ledger::{Ledger, OwnRecord};
@@ -21,7 +27,7 @@ use crate::shard::net::Net;
 use crate::shard::stream::StreamState;
 use crate::shard::token::{OWNER_IDENTITY, OWNER_LISTENER, local_of, local_token, owner_base};
 use crate::shard::{Halt, Io, Shard, ShardConfig, Shared, mesh::shard_of};
-use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue, SYSTEM_STREAM};
+use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue, Change, SYSTEM_STREAM};
 use crate::stream::derived::Derived;
 
 /// Rounds that the ceiling is raised by, ahead of use.
@@ -53,8 +59,8 @@ pub(crate) struct Replaying {
     pub(crate) role: Role,
     pub(crate) derived: Derived,
     pub(crate) floor: Lsn,
-    /// Lost records may have held a promise above those that were replayed.
-    pub(crate) ceiling_due: bool,
+    /// Where the log is to begin once that much is known to be committed.
+    pub(crate) base: Lsn,
 }
 
 /// What is needed until the shard runs.
@@ -65,8 +71,8 @@ pub(crate) struct Booting {
 
 impl Booting {
     /// What was replayed of a stream.
-    pub(crate) fn stream(&self, stream: u64) -> Option<&Replaying> {
-        self.streams.get(&stream)
+    pub(crate) fn stream_mut(&mut self, stream: u64) -> Option<&mut Replaying> {
+        self.streams.get_mut(&stream)
     }
 
     /// A stream that a checkpoint tells of.
@@ -90,19 +96,10 @@ impl<R: Ring> Shard<R> {
         port: std::sync::Arc<ShardPort>,
         mut shared: Shared,
     ) -> Shard<R> {
-        port.attach(ring.waker());
-        if let Some(mesh) = &shared.mesh {
-            mesh.attach(config.shard, ring.waker());
-        }
-        if let Some(forward) = &mut shared.forward {
-            forward.set_waker(ring.waker());
-        }
-        let identity = match &config.format {
-            Some(format) => IdentityFile::format(&config.dir, first_identity(&config, format)),
-            None => IdentityFile::open(&config.dir),
-        };
+        attach(&ring, config.shard, &port, &mut shared);
+        let identity = identity_file(&config);
         let ShardConfig { cluster, node, shard, shards, .. } = config;
-        // The rest is in the identity file; before it is read, nothing is asked of the log.
+        // Incarnation and boot count are in the identity file: nothing is asked of the log before.
         let me = Peer { cluster, node, shard, shards, ..Peer::default() };
         let wal = Wal::open(wal_config(&config, &me)).expect("bounds were checked with the file");
         Shard {
@@ -115,11 +112,15 @@ impl<R: Ring> Shard<R> {
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),
             creations: Creations::default(),
+            registry: Arc::default(),
+            controls: Controls::default(),
             net: Net::new(me, &config),
             jobs: Jobs::default(),
             surveys: Default::default(),
             imports: Imports::default(),
             liveness: None,
+            closing: Default::default(),
+            floors: Floors::new(NodeKey { node, incarnation: 0 }, 0),
             effects: Default::default(),
             touched: Vec::new(),
             timers: Default::default(),
@@ -127,6 +128,7 @@ impl<R: Ring> Shard<R> {
             pending_count: 0,
             pending_bytes: 0,
             spare: None,
+            hand_overs: Default::default(),
             stalled: false,
             overdue: false,
             planned: None,
@@ -248,6 +250,9 @@ impl<R: Ring> Shard<R> {
         match Wal::open(wal_config(&self.config, &self.me)) {
             Ok(wal) => {
                 self.ledger = Ledger::new(wal);
+                let key = NodeKey { node: self.me.node, incarnation: self.me.incarnation };
+                self.floors = Floors::new(key, self.me.boot);
+                self.closing.publisher = Publisher::new(self.me.boot);
                 self.phase = Phase::Recovering;
             }
             Err(error) => self.halt = Some(Halt::Identity(error.to_string())),
@@ -299,9 +304,15 @@ impl<R: Ring> Shard<R> {
                     log.mark_unknown(meta.ballot);
                 }
                 let (derived, floor) = (Derived::default(), start.lsn);
-                let ceiling_due = false;
-                let fresh = Replaying { log, config, role, derived, floor, ceiling_due };
+                let fresh = Replaying { log, config, role, derived, floor, base: Lsn::ZERO };
                 streams.insert(meta.stream, fresh);
+            }
+            return;
+        }
+        if meta.kind == Kind::ScnFloor {
+            match read_floor(bytes) {
+                Some(floor) => self.floors.on_replayed(floor),
+                None => self.replay_corrupt(true),
             }
             return;
         }
@@ -311,23 +322,41 @@ impl<R: Ring> Shard<R> {
                 stream.group(meta, place, bytes);
                 Ok(())
             }
+            Kind::Moved if !meta.is_staged() => {
+                for (_, change) in stream.relocated(meta, place, bytes) {
+                    self.catalogue.on_committed(change);
+                }
+                Ok(())
+            }
+            Kind::Moved => {
+                let changes = stream.moved(meta, place, bytes);
+                for (_, change) in changes {
+                    self.catalogue.on_committed(change);
+                }
+                Ok(())
+            }
             Kind::CommitHint => {
                 if meta.ballot == stream.log.accepting() || !meta.ballot.is_some() {
                     stream.log.commit(meta.lsn);
                     let changes = stream.derived.on_committed(stream.log.committed().lsn);
-                    for change in changes {
+                    for (_, change) in changes {
                         self.catalogue.on_committed(change);
+                    }
+                    let registry = Arc::make_mut(&mut self.registry);
+                    for (_, change) in stream.derived.take_registry() {
+                        registry.apply(&change);
                     }
                 }
                 Ok(())
             }
             _ => stream.state(meta, bytes),
         };
-        // What does not fit a log with an unknown tail is unknown itself; a sound log has no
-        // such record.
-        if let Err(error) = result
-            && !stream.log.is_unknown()
-        {
+        // What does not fit a log that lost something is lost itself; a sound log has no such
+        // record.
+        let Err(error) = result else { return };
+        if stream.log.is_lossy() {
+            stream.lose(true);
+        } else {
             let text = format!(
                 "{}: stream {}, block {}: {error}",
                 self.config.dir.display(),
@@ -339,8 +368,17 @@ impl<R: Ring> Shard<R> {
     }
 
     fn replay_damaged(&mut self, meta: &RecordMeta) {
-        if let Some(stream) = self.booting.streams.get_mut(&meta.stream) {
-            stream.lose(meta.kind.is_hard_state());
+        if meta.kind == Kind::ScnFloor {
+            // What it vouched for it did for every stream.
+            return self.replay_corrupt(true);
+        }
+        let Some(stream) = self.booting.streams.get_mut(&meta.stream) else { return };
+        match meta.kind {
+            Kind::Group if meta.is_staged() => stream.log.lose_staged(),
+            Kind::Group => stream.lose(false),
+            kind if kind.is_hard_state() => stream.lose(true),
+            // What it says is in other records too, or is asked for again.
+            _ => {}
         }
     }
 
@@ -388,9 +426,18 @@ impl<R: Ring> Shard<R> {
         for (id, mut stream) in std::mem::take(&mut self.booting.streams) {
             stream.finish(ceiling);
             let Replaying { log, config, role, derived, floor, .. } = stream;
+            if log.is_lossy() {
+                self.checkpoints.forget();
+            }
+            if id == CATALOGUE_STREAM && !log.is_unknown() {
+                self.creations.fresh_from = Some(log.end().lsn);
+            }
             let mut derived = derived;
             for change in derived.take_seen() {
                 self.catalogue.on_logged(change);
+            }
+            for (_, change) in derived.take_registry() {
+                Arc::make_mut(&mut self.registry).apply(&change);
             }
             let me = Me {
                 node: self.me.node,
@@ -406,8 +453,10 @@ impl<R: Ring> Shard<R> {
             self.checkpoints.floors.insert(id);
             self.streams.insert(id, state);
         }
+        self.read_anchors();
         self.start_listener();
         self.open_missing_streams();
+        self.tell_registry();
         let streams: Vec<u64> = self.streams.keys().copied().collect();
         for stream in &streams {
             let members = self.streams[stream].replica.config().members.clone();
@@ -433,7 +482,7 @@ impl<R: Ring> Shard<R> {
     fn open_missing_streams(&mut self) {
         let named: Vec<u64> = self.catalogue.streams().collect();
         for stream in named {
-            self.on_created(stream);
+            self.on_created(stream, false);
         }
     }
 
@@ -448,15 +497,17 @@ impl<R: Ring> Shard<R> {
         self.net.listener = Some(listener);
     }
 
-    /// Opens a stream that the catalogue names: its first record goes to the log.
-    pub(crate) fn open_stream(&mut self, stream: u64, role: Role, members: &[Member]) {
+    /// Opens a stream that the catalogue names: its first record goes to the log. A `fresh` one
+    /// was never open on this disk before.
+    pub(crate) fn open_stream(&mut self, stream: u64, role: Role, members: &[Member], fresh: bool) {
+        let lost = self.lost_hard_state && !fresh;
         if self.streams.contains_key(&stream) {
             return;
         }
         // Bound as in the catalogue: a disk that came since in the place of another counts nowhere.
         let config = Config::first(members.to_vec()).expect("members of a stream that exists");
         let mut first = base_record(stream, role, &config);
-        if self.lost_hard_state {
+        if lost {
             first.ballot = self.ceiling();
         }
         self.ledger.push(first);
@@ -466,7 +517,7 @@ impl<R: Ring> Shard<R> {
             region: self.config.region.clone(),
         };
         let (tuning, seed) = (self.config.tuning.clone(), self.io.ring.random());
-        let replica = if self.lost_hard_state {
+        let replica = if lost {
             // The lost records may have been this stream's first ones and its promises.
             let mut log = StreamLog::default();
             log.mark_unknown(self.ceiling());
@@ -505,7 +556,9 @@ impl<R: Ring> Shard<R> {
             let (now, io) = (self.io.now, &mut self.io);
             self.net.add_peer(&mut io.ring, &mut io.pool, now, member.node, addr);
             let (boot, tuning) = (self.me.boot, &self.config.tuning);
-            self.liveness.get_or_insert_with(|| Liveness::new(boot, &[], tuning)).add(member.node);
+            let stall_ns = self.config.disk_stall_ns;
+            let new = || Liveness::new(boot, &[], tuning).with_stall(stall_ns);
+            self.liveness.get_or_insert_with(new).add(member.node);
         }
     }
 
@@ -533,89 +586,105 @@ impl<R: Ring> Shard<R> {
 impl Replaying {
     /// A record that a replica asked for.
     fn state(&mut self, meta: &RecordMeta, bytes: &[u8]) -> Result<(), ReplayError> {
-        let RecordMeta { kind, ballot, lsn, .. } = *meta;
+        let RecordMeta { kind, ballot, lsn, chain, .. } = *meta;
+        let fits = self.log.check_takeover(ballot, Boundary { lsn, chain }).is_ok();
         replay(&mut self.log, &mut self.config, kind, ballot, lsn, bytes)?;
-        if kind == Kind::Takeover {
+        if kind == Kind::Takeover && fits {
             self.derived.on_takeover(ballot, lsn);
-            // Every byte below it is here, and no promise made before it was higher: what was
-            // lost is made good, now and at every later start.
-            self.ceiling_due = false;
+        } else if kind == Kind::Takeover {
+            self.derived.on_lost_takeover(self.log.committed().lsn, lsn);
         }
-        assert!(!self.ceiling_due || self.log.is_unknown(), "what was lost is unknown");
         Ok(())
     }
 
     /// Records that followed those replayed so far are lost. The ceiling waits for the end of the
     /// log: Takeovers that were logged since are below it.
-    fn lose(&mut self, hard_state: bool) {
-        self.log.mark_unknown(self.log.promised());
-        self.ceiling_due |= hard_state;
+    pub(crate) fn lose(&mut self, hard_state: bool) {
+        self.log.lose_tail(hard_state);
     }
 
     /// Everything was replayed.
     fn finish(&mut self, ceiling: Ballot) {
-        if self.ceiling_due {
+        self.truncate(self.base, true);
+        self.log.end_replay();
+        if self.log.lost_hard_state() {
             assert!(self.log.is_unknown(), "what was lost is unknown");
             self.log.mark_unknown(ceiling.max(self.log.promised()));
         }
     }
 
-    /// Readers need nothing below `to`, or nobody does. Both were said at most of what was
-    /// committed, and how far that was, a hint may not have said before.
-    fn truncate(&mut self, to: Lsn, moved: bool) {
+    /// Readers need nothing below `to`, or nobody does. That was said of what a hint before had
+    /// said to be committed; where that hint is lost, the next one serves.
+    pub(crate) fn truncate(&mut self, to: Lsn, moved: bool) {
         if !moved {
             self.floor = self.floor.max(to);
             return;
         }
-        if self.log.is_unknown() {
-            return;
-        }
-        let known = self.log.boundaries().map(|b| b.lsn).rfind(|lsn| *lsn <= to);
-        self.log.commit(known.unwrap_or_default());
-        self.log.truncate(to.min(self.log.committed().lsn));
+        self.base = self.base.max(to);
+        self.log.truncate(self.base.min(self.log.committed().lsn));
+        assert!(self.log.is_lossy() || self.base <= self.log.committed().lsn, "{to}: no hint");
     }
 
     fn group(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
-        if meta.is_moved() {
-            // Nothing new. Where the log is not known, neither is what it would stand for.
-            if !self.log.is_unknown() && meta.end <= self.log.end().lsn {
-                self.log.relocate(meta.lsn, meta.end, meta.ballot, place);
-            }
-            return;
-        }
-        let end = Boundary { lsn: meta.end, chain: meta.chain };
+        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return };
         let kind = crate::shard::batch::group_kind(bytes);
-        if meta.is_staged() {
-            if !self.joins(meta, bytes) {
-                // Only after a loss: what stands below the run is not what it was staged for.
-                return;
+        let end = self.log.end().lsn;
+        match replay_group(&mut self.log, &header, meta.ballot, meta.is_staged(), place) {
+            Replayed::Nothing => {}
+            Replayed::Staged => {
+                let (ballot, scn) = (meta.ballot, meta.scn);
+                self.derived.on_staged(ballot, bytes, kind, meta.lsn, meta.end, scn);
             }
-            self.log.stage(meta.lsn, end, meta.ballot, meta.scn, place);
-            self.derived.on_staged(meta.ballot, bytes, kind, meta.lsn, meta.end, meta.scn);
-            return;
-        }
-        let fits = meta.lsn == self.log.end().lsn && meta.ballot == self.log.accepting();
-        if !fits {
-            // Only after a loss: a sound log has each group at its end.
-            let promised = self.log.promised();
-            if !self.log.is_unknown() {
-                self.log.mark_unknown(promised);
+            Replayed::Logged => {
+                if meta.lsn > end {
+                    self.derived.on_lost(end, meta.lsn);
+                }
+                if self.log.hole_at(end).is_none() {
+                    // Nothing is known to be committed up there.
+                    let committed = self.derived.on_mended(end, meta.lsn);
+                    assert!(committed.is_empty(), "committed above the end of the log");
+                }
+                self.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
             }
-            return;
         }
-        if self.log.is_unknown() {
-            return;
-        }
-        self.log.append(meta.lsn, end, meta.ballot, meta.scn, place);
-        self.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
     }
 
-    /// Whether a staged group follows what was staged before it, or the log.
-    fn joins(&self, meta: &RecordMeta, bytes: &[u8]) -> bool {
-        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return false };
-        let staged = self.log.staged_end(meta.ballot).filter(|end| end.lsn == meta.lsn);
-        let chains = [staged.map(|end| end.chain), self.log.chain_at(meta.lsn)];
-        chains.into_iter().flatten().any(|chain| header.follows(chain))
+    /// A committed group was copied. Returns the committed changes of the catalogue that came back
+    /// with it, where it was lost before.
+    fn relocated(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) -> Vec<(Lsn, Change)> {
+        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return Vec::new() };
+        let lost = self.log.hole_at(meta.lsn).is_some();
+        if !self.log.relocate(&header, meta.ballot, place) || !lost {
+            return Vec::new();
+        }
+        let kind = crate::shard::batch::group_kind(bytes);
+        self.derived.on_moved(bytes, kind, meta.lsn, meta.end, meta.scn);
+        self.derived.on_mended(meta.lsn, meta.end)
+    }
+
+    /// A group that was logged again. Returns the committed changes of the catalogue that came
+    /// back with it.
+    fn moved(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) -> Vec<(Lsn, Change)> {
+        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return Vec::new() };
+        let kind = crate::shard::batch::group_kind(bytes);
+        let holes: Vec<(Lsn, Lsn)> = self.log.holes().iter().map(|h| (h.start, h.end)).collect();
+        let Some(filled) = replay_moved(&mut self.log, &header, meta.ballot, place) else {
+            return Vec::new();
+        };
+        self.derived.on_moved(bytes, kind, meta.lsn, meta.end, meta.scn);
+        let hole = holes.into_iter().find(|(_, upto)| filled && *upto == meta.end);
+        hole.map_or(Vec::new(), |(from, upto)| self.derived.on_mended(from, upto))
+    }
+}
+
+/// Whoever asks something of the shard wakes its ring.
+fn attach<R: Ring>(ring: &R, shard: u16, port: &ShardPort, shared: &mut Shared) {
+    port.attach(ring.waker());
+    if let Some(mesh) = &shared.mesh {
+        mesh.attach(shard, ring.waker());
+    }
+    if let Some(forward) = &mut shared.forward {
+        forward.set_waker(ring.waker());
     }
 }
 
@@ -630,6 +699,13 @@ fn wal_config(config: &ShardConfig, me: &Peer) -> palisade_wal::Config {
         log_bytes_max: config.log_bytes_max,
         in_flight_max: config.writes_in_flight,
         sync_path: config.sync_path,
+    }
+}
+
+fn identity_file(config: &ShardConfig) -> IdentityFile {
+    match &config.format {
+        Some(format) => IdentityFile::format(&config.dir, first_identity(config, format)),
+        None => IdentityFile::open(&config.dir),
     }
 }
 
@@ -719,7 +795,7 @@ mod tests {
             role: Role::Primary,
             derived: Derived::default(),
             floor: Lsn::ZERO,
-            ceiling_due: false,
+            base: Lsn::ZERO,
         }
     }
 
@@ -727,7 +803,7 @@ mod tests {
     fn take_over(stream: &mut Replaying, round: u64) -> Result<(), ReplayError> {
         let ballot = Ballot { round, node: 1, incarnation: 1 };
         let (end, config) = (stream.log.end(), stream.config.stamped(ballot, &[]));
-        let body = TakeoverBody { chain: end.chain, config }.encode();
+        let body = TakeoverBody { chain: end.chain, scn: 0, config }.encode();
         let mut bytes = vec![0; 4096];
         let mut builder = BodyBuilder::new(&mut bytes);
         builder.push_record(Kind::Takeover, 5, end.lsn, ballot, &body).unwrap();

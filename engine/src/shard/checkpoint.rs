@@ -6,6 +6,7 @@
 //! ends its checkpoint; the next segment brings another.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use palisade_netio::{HEAD_BYTES, PAGE_BYTES, Purpose, Ring};
 use palisade_wal::{
@@ -29,6 +30,8 @@ const RECYCLE_PERCENT: u64 = 80;
 const URGENT_MAX: u8 = 2;
 /// A record's header, the head of its part and some pad.
 const RECORD_BYTES: usize = RECORD_HEADER_BYTES + 64;
+/// What a Begin says: whether hard state was lost, and the SCN floor.
+const SHARD_IMAGE_BYTES: usize = 16;
 /// Body of a base record that moves the base; one without a body moves the readers' floor.
 pub(crate) const BASE_MOVED: u8 = 1;
 
@@ -85,6 +88,13 @@ impl Checkpoints {
         self.recycler.abandon();
         self.todo.clear();
     }
+
+    /// A range of a stream is lost: no older checkpoint knows of it.
+    pub(crate) fn forget(&mut self) {
+        self.recycler.forget();
+        self.todo.clear();
+        assert!(!self.is_open(), "the open one is among them");
+    }
 }
 
 /// Writing.
@@ -111,9 +121,11 @@ impl<R: Ring> Shard<R> {
     fn advance_bases(&mut self) {
         let streams: Vec<u64> = self.checkpoints.floors.iter().copied().collect();
         for stream in streams {
-            let Some(state) = self.streams.get_mut(&stream) else { continue };
+            let Some(state) = self.streams.get(&stream) else { continue };
             let floor = state.floor;
-            let moved = state.replica.truncate(floor);
+            let moved = self.step(stream, |replica, now, fx| replica.truncate(floor, now, fx));
+            let moved = moved.flatten();
+            let Some(state) = self.streams.get(&stream) else { continue };
             if state.replica.log().extents().next().is_none_or(|run| run.end > floor) {
                 self.checkpoints.floors.remove(&stream);
             }
@@ -152,7 +164,7 @@ impl<R: Ring> Shard<R> {
         let (segment, _) = self.ledger.wal.active();
         self.checkpoints.segment = segment;
         let id = self.ledger.wal.appended() + 1;
-        let shard = [u8::from(self.lost_hard_state)];
+        let shard = self.shard_image();
         let begin = CheckpointRecord::Begin { id, bytes: &shard }.encode();
         let Some(place) = self.append_slice(&[(0, begin)]) else {
             // Again, when there is room.
@@ -165,6 +177,14 @@ impl<R: Ring> Shard<R> {
         self.checkpoints.id = id;
         self.checkpoints.told = 0;
         self.checkpoints.todo = self.streams.keys().copied().collect();
+    }
+
+    /// What goes for every stream of the shard. Records of these things may be let go.
+    fn shard_image(&self) -> Vec<u8> {
+        let mut out = vec![u8::from(self.lost_hard_state), 0, 0, 0, 0, 0, 0, 0];
+        out.extend_from_slice(&self.floors.logged().to_le_bytes());
+        assert!(out.len() == SHARD_IMAGE_BYTES && !self.ledger.has_own());
+        out
     }
 
     /// Tells as many streams as fit a slice, or the end.
@@ -223,7 +243,8 @@ impl<R: Ring> Shard<R> {
             role: state.role,
             floor: state.floor,
             derived: state.derived.clone(),
-            catalogue: (stream == CATALOGUE_STREAM).then(|| self.catalogue.clone()),
+            catalogue: (stream == CATALOGUE_STREAM)
+                .then(|| (self.catalogue.clone(), (*self.registry).clone())),
         };
         image.encode()
     }
@@ -339,10 +360,14 @@ impl<R: Ring> Shard<R> {
         let checkpoints = &mut self.checkpoints;
         match record {
             CheckpointRecord::Begin { id, bytes } => {
+                let Some((lost, floor)) = read_shard_image(bytes) else {
+                    return self.break_checkpoint();
+                };
                 checkpoints.reading = Reading { open: Some((id, 0)), stream: None };
                 checkpoints.recycler.on_begin(place);
                 // Streams that were opened after that loss may have been lost before it.
-                self.lost_hard_state |= bytes.first().is_none_or(|lost| *lost != 0);
+                self.lost_hard_state |= lost;
+                self.floors.on_replayed(floor);
             }
             CheckpointRecord::Part { id, part, parts, bytes } => {
                 let reading = &mut checkpoints.reading;
@@ -391,10 +416,15 @@ impl<R: Ring> Shard<R> {
             *told += 1;
         }
         let StreamImage { log, config, role, floor, derived, catalogue } = image;
-        if let Some(known) = self.booting.stream(stream) {
+        if let Some(known) = self.booting.stream_mut(stream) {
+            // What a loss took of the base, the checkpoint says again.
+            known.truncate(log.base.lsn, true);
+            known.floor = known.floor.max(floor);
             let found = (known.log.promised(), known.log.accepting(), known.log.end());
             let told = (log.promised, log.accepting, log.end());
-            if found != told && !known.log.is_unknown() {
+            if found != told && known.log.is_lossy() {
+                known.lose(true);
+            } else if found != told {
                 let text = format!(
                     "{}: stream {stream}, block {}: the checkpoint says {told:?}, its records \
                      {found:?}",
@@ -405,11 +435,12 @@ impl<R: Ring> Shard<R> {
             }
             return;
         }
-        if let Some(told) = catalogue {
-            self.catalogue = told;
+        if let Some((streams, registry)) = catalogue {
+            self.catalogue = streams;
+            self.registry = Arc::new(registry);
         }
         let log = StreamLog::restore(log);
-        let fresh = Replaying { log, config, role, derived, floor, ceiling_due: false };
+        let fresh = Replaying { log, config, role, derived, floor, base: Lsn::ZERO };
         self.booting.insert(stream, fresh);
     }
 
@@ -420,4 +451,14 @@ impl<R: Ring> Shard<R> {
         self.checkpoints.free_below = start.segment;
         start == LogStart::default() || self.checkpoints.recycler.complete() > 0
     }
+}
+
+/// Whether hard state was lost, and the SCN floor, as a Begin says them.
+fn read_shard_image(bytes: &[u8]) -> Option<(bool, u64)> {
+    let (lost, floor) = bytes.split_first_chunk::<8>()?;
+    let lost = match u64::from_le_bytes(*lost) {
+        lost @ 0..=1 => lost == 1,
+        _ => return None,
+    };
+    Some((lost, u64::from_le_bytes(floor.try_into().ok()?)))
 }

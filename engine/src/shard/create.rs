@@ -1,11 +1,11 @@
 //! Creating streams: an entry of the catalogue each; a stream exists once its entry is committed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::SyncSender;
 
 use bytes::Bytes;
 use palisade_netio::Ring;
-use palisade_wal::GroupKind;
+use palisade_wal::{GroupKind, Lsn};
 
 use crate::append::Outcome;
 use crate::client::wire;
@@ -42,6 +42,11 @@ pub(crate) struct Creations {
     led_elsewhere: BTreeSet<u64>,
     /// Streams of this shard that the catalogue named: its shard waits to hear of their leaders.
     unheard: BTreeSet<u64>,
+    /// Streams whose entries in the catalogue stand above this were never open on this disk: it
+    /// had no such entry when it started, or no such entry was committed then.
+    pub(crate) fresh_from: Option<Lsn>,
+    /// Such entries that are committed and not durable here yet, of streams of other shards.
+    pub(crate) undurable: VecDeque<(Lsn, u64)>,
     next: u64,
 }
 

@@ -12,6 +12,7 @@ use crate::forward::{Located, Recent, Reply};
 use crate::handle::{ReadPart, Record};
 use crate::kinds::KIND_FETCHED;
 use crate::limits::READ_BYTES_MAX;
+use crate::paxos::Want;
 use crate::shard::Shard;
 use crate::shard::batch::group_kind;
 use crate::shard::frames::fetched_prefix;
@@ -27,10 +28,10 @@ enum Handed {
 }
 
 /// A group in a slot.
-struct Found {
+pub(crate) struct Found {
     /// Offset of the group's bytes in the slot.
-    at: usize,
-    meta: RecordMeta,
+    pub(crate) at: usize,
+    pub(crate) meta: RecordMeta,
 }
 
 impl<R: Ring> Shard<R> {
@@ -69,7 +70,7 @@ impl<R: Ring> Shard<R> {
         // A damaged record beside those that are wanted spoils none of them.
         let metas = check_headers_only(body, head.headers_crc.get()).ok()?;
         let wanted = metas.iter().filter(|meta| {
-            meta.kind == Kind::Group
+            meta.kind == if extent.moved { Kind::Moved } else { Kind::Group }
                 && meta.stream == running.job.stream
                 && meta.ballot == extent.ballot
                 && meta.lsn < extent.end
@@ -100,9 +101,9 @@ impl<R: Ring> Shard<R> {
         let next = found[count - 1].meta.end;
         match &job.destination {
             Destination::Embedder { .. } => self.hand_to_embedder(job, slot, found, next),
-            Destination::Peer { to, ballot, staged } => {
-                let (to, ballot, staged) = (*to, *ballot, *staged);
-                match self.hand_to_peer(to, ballot, staged, slot, found) {
+            Destination::Peer { to, ballot, want } => {
+                let (to, ballot, want) = (*to, *ballot, *want);
+                match self.hand_to_peer(to, ballot, want, slot, found) {
                     Handed::Sent => job.go_on(next),
                     Handed::Later => {}
                     Handed::Gone => return,
@@ -113,6 +114,10 @@ impl<R: Ring> Shard<R> {
             Destination::Move { segment } => {
                 let segment = *segment;
                 self.hand_to_move(job, segment, slot, found, next);
+            }
+            Destination::Anchor { start, accepting } => {
+                let (start, accepting) = (*start, *accepting);
+                self.anchor_hole(job, start, accepting, slot, &found[0]);
             }
         }
     }
@@ -147,8 +152,11 @@ impl<R: Ring> Shard<R> {
         next: Lsn,
     ) {
         let groups: Vec<(usize, RecordMeta)> = found.iter().map(|f| (f.at, f.meta)).collect();
-        if !self.move_groups(job.stream, segment, slot, &groups) {
-            return self.jobs.resume(job);
+        match self.move_groups(job.stream, segment, slot, &groups) {
+            None => return self.jobs.resume(job),
+            // They are not committed yet, or stand elsewhere by now.
+            Some(0) => return self.end_move(false),
+            Some(_) => {}
         }
         let log = self.streams[&job.stream].replica.log();
         let more = log.find(next).is_some_and(|run| run.place.segment == segment);
@@ -163,14 +171,14 @@ impl<R: Ring> Shard<R> {
         &mut self,
         to: u32,
         ballot: Ballot,
-        staged: bool,
+        want: Want,
         slot: SlotId,
         found: &[Found],
     ) -> Handed {
         let Some((copy, body)) = self.copy_groups(slot, found, Purpose::Read) else {
             return Handed::Later;
         };
-        let prefix = fetched_prefix(ballot, staged);
+        let prefix = fetched_prefix(ballot, want);
         let head = FrameHead::encode_bulk(
             KIND_FETCHED,
             body.headers_crc.into(),
@@ -239,7 +247,7 @@ impl<R: Ring> Shard<R> {
         let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
         match job.destination {
             // It asks again, or the next leader.
-            Destination::Peer { .. } => {}
+            Destination::Peer { .. } | Destination::Anchor { .. } => {}
             Destination::Move { .. } => self.end_move(false),
             Destination::Forward { id, .. } => {
                 let located = match result {
@@ -263,10 +271,13 @@ impl<R: Ring> Shard<R> {
                     }
                     ErrorKind::Corrupt => {
                         let (stream, at) = (job.stream, job.from);
-                        let text = format!(
-                            "stream {stream} is damaged at LSN {at} on this node; read it from \
-                             another one"
-                        );
+                        let repaired = log.is_some_and(|log| log.hole_at(at).is_some());
+                        let todo = match repaired {
+                            true => "it is being repaired from peers: try again, or another node",
+                            false => "read it from another one",
+                        };
+                        let text =
+                            format!("stream {stream} is damaged at LSN {at} on this node; {todo}");
                         Error::new(kind, text)
                     }
                     kind => {

@@ -10,9 +10,10 @@ use crate::event::Event;
 use crate::paxos::{Effect, Effects, HaltReason, LivenessEffect, LogRecord, NodeKey, Replica};
 use crate::shard::Shard;
 use crate::shard::jobs::{Destination, Job};
+use crate::shard::mesh::shard_of;
 use crate::shard::net::PeerChange;
-use crate::shard::stream::{TailRun, Waiting};
-use crate::stream::catalogue::Change;
+use crate::shard::stream::{StreamState, TailRun, Waiting};
+use crate::stream::catalogue::{CATALOGUE_STREAM, Change, SYSTEM_STREAM};
 
 impl<R: Ring> Shard<R> {
     /// Gives an input to a replica and does what it wants. Nothing happens for an unknown stream.
@@ -23,7 +24,12 @@ impl<R: Ring> Shard<R> {
     ) -> Option<T> {
         let now = self.io.now;
         let state = self.streams.get_mut(&stream)?;
+        state.replica.set_floor(self.floors.bound());
         let output = input(&mut state.replica, now, &mut self.effects);
+        let promised = state.replica.log().promised();
+        if std::mem::replace(&mut state.promised, promised) != promised {
+            self.floors.on_promised(stream, promised);
+        }
         self.drain(stream);
         self.touch(stream);
         Some(output)
@@ -86,8 +92,8 @@ impl<R: Ring> Shard<R> {
         match effect {
             Effect::Log(record) => self.on_log(stream, record),
             Effect::Send { to, message } => self.net.push_message(to, &message),
-            Effect::Serve { to, ballot, from, upto, staged } => {
-                let destination = Destination::Peer { to, ballot, staged };
+            Effect::Serve { to, ballot, from, upto, want } => {
+                let destination = Destination::Peer { to, ballot, want };
                 self.push_job(Job::new(stream, from, upto, destination));
             }
             Effect::Leading { ballot } => self.on_leading(stream, ballot),
@@ -107,6 +113,8 @@ impl<R: Ring> Shard<R> {
                 let error = Error::new(ErrorKind::Unknown, "leaders changed before it was known");
                 self.settle_voided(stream, &error);
             }
+            Effect::Mended { from, upto } => self.on_mended(stream, from, upto),
+            Effect::Unmended { from, upto } => self.on_unmended(stream, from, upto),
             Effect::Halt { reason } => self.on_halt(stream, reason),
         }
     }
@@ -118,19 +126,29 @@ impl<R: Ring> Shard<R> {
             state.derived.on_takeover(ballot, end);
             let seen = state.derived.take_seen();
             seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
+            if stream == CATALOGUE_STREAM && self.creations.fresh_from.is_none() {
+                // Whatever was committed before is below it.
+                self.creations.fresh_from = Some(end);
+            }
         }
         self.ledger.push_record(stream, record);
     }
 
     fn on_leading(&mut self, stream: u64, ballot: Ballot) {
         assert!(ballot.node == self.me.node);
-        let wall = self.io.ring.wall_ns();
+        let (wall, now) = (self.io.ring.wall_ns(), self.io.now);
         self.board.listeners.tell(Event::Leading { stream, round: ballot.round });
+        self.note_leading(stream);
         let state = self.state(stream);
         state.leading = true;
         state.since_wall_ns = wall;
+        state.led_since = now;
         if state.role == Role::Standby {
             self.start_import(stream);
+        } else if stream != SYSTEM_STREAM {
+            let scn = state.replica.log().last_scn();
+            self.closing.streams.insert(stream);
+            self.floors.on_leading(scn);
         }
         self.on_led(stream);
     }
@@ -155,6 +173,7 @@ impl<R: Ring> Shard<R> {
             self.settle(record.reply, Err(error.unwrap_or_else(gone)));
         }
         self.stop_import(stream);
+        self.stop_closing(stream);
         if led {
             self.board.listeners.tell(Event::SteppedDown { stream });
         }
@@ -168,18 +187,60 @@ impl<R: Ring> Shard<R> {
         while state.runs.front().is_some_and(|run| run.end <= upto) {
             runs.extend(state.runs.pop_front());
         }
-        for Change::Create { stream } in changes {
-            if self.catalogue.on_committed(Change::Create { stream }) {
-                self.on_created(stream);
-            }
-        }
+        self.create_committed(changes);
+        let stale = self.on_registry_committed(stream);
         for Waiting { appended, reply } in settled {
-            self.settle(reply, Ok(appended));
+            let outcome = match stale.contains(&appended.end_lsn) {
+                true => Err(Error::new(ErrorKind::Conflict, "the registry changed meanwhile")),
+                false => Ok(appended),
+            };
+            self.settle(reply, outcome);
         }
         self.publish_committed(stream, upto, &runs);
         self.release_runs(runs);
         self.jobs.on_committed(stream);
         self.on_import_committed(stream, upto);
+    }
+
+    /// A lost range was filled: what it implies is known now.
+    fn on_mended(&mut self, stream: u64, from: Lsn, upto: Lsn) {
+        let state = self.state(stream);
+        let changes = state.derived.on_mended(from, upto);
+        let seen = state.derived.take_seen();
+        seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
+        self.create_committed(changes);
+        // Nobody waits for these: who asked was told when the range was there.
+        let _stale = self.on_registry_committed(stream);
+        let vain = |state: &StreamState| state.replica.lost_range().is_some_and(|(.., vain)| vain);
+        if !self.streams.values().any(vain) {
+            self.alarms.remove("range-lost");
+        }
+    }
+
+    /// Nobody who is heard has a lost range.
+    fn on_unmended(&mut self, stream: u64, from: Lsn, upto: Lsn) {
+        let text = format!(
+            "stream {stream}: LSN {from} to {upto} is lost on this disk, and no member that is \
+             up has it; bring up the others"
+        );
+        self.alarm("range-lost", text);
+    }
+
+    /// Opens the streams of catalogue entries that became committed.
+    fn create_committed(&mut self, changes: Vec<(Lsn, Change)>) {
+        for (end, change) in changes {
+            let Change::Create { stream } = change;
+            if !self.catalogue.on_committed(change) {
+                continue;
+            }
+            let fresh = self.creations.fresh_from.is_some_and(|from| end > from);
+            if fresh && shard_of(stream, self.me.shards) != self.me.shard {
+                self.creations.undurable.push_back((end, stream));
+                self.tell_created();
+            } else {
+                self.on_created(stream, fresh);
+            }
+        }
     }
 
     fn on_voided(&mut self, stream: u64, from: Lsn) {
@@ -199,6 +260,7 @@ impl<R: Ring> Shard<R> {
     }
 
     fn on_halt(&mut self, stream: u64, reason: HaltReason) {
+        self.hand_overs.is_impaired = true;
         self.state(stream).halted = Some(reason);
         self.alarm("stream-halted", format!("stream {stream}: {reason}"));
         self.on_stepped_down(stream);
@@ -224,11 +286,13 @@ impl<R: Ring> Shard<R> {
         for effect in effects {
             match effect {
                 LivenessEffect::Send { to, heartbeat } => {
-                    let short = self.ledger.wal.space().throttle;
+                    let (tag, pulse) = (self.heartbeat_tag(), self.own_pulse());
                     let io = &mut self.io;
-                    self.net.send_heartbeat(&mut io.ring, &mut io.pool, to, heartbeat, short);
+                    let (ring, pool) = (&mut io.ring, &mut io.pool);
+                    self.net.send_heartbeat(ring, pool, to, heartbeat, (tag, pulse));
                 }
                 LivenessEffect::Peer { node, state } => {
+                    self.note_fitness(node);
                     if !state.is_up() {
                         self.net.drop_bulk(&mut self.io.pool, node);
                     }
@@ -253,12 +317,21 @@ impl<R: Ring> Shard<R> {
         let mut effects = Vec::new();
         match change {
             PeerChange::Up { node, replaced } => {
+                if let Some(peer) = self.net.peers.get(&node).and_then(|peer| peer.key) {
+                    self.floors.on_link_up(peer);
+                    self.closing.publisher.on_link_up(node);
+                }
                 if replaced {
                     liveness.on_replaced(node, &mut effects);
                 }
                 liveness.on_link_up(node, self.io.now, &mut effects);
+                self.tell_closed();
             }
-            PeerChange::Down(node) => liveness.on_link_down(node, &mut effects),
+            PeerChange::Down(node) => {
+                self.floors.on_link_down(node);
+                self.closing.publisher.on_link_down(node);
+                liveness.on_link_down(node, &mut effects);
+            }
         }
         self.drain_liveness(effects);
     }

@@ -6,8 +6,13 @@ use palisade_wal::{
 };
 use zerocopy::FromBytes;
 
-use crate::kinds::{KIND_FETCHED, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES};
-use crate::paxos::{AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey, ROUND_MAX};
+use crate::kinds::{
+    HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_CLOSED, KIND_FETCHED, KIND_FLOOR_ASK,
+    KIND_FLOOR_HELD, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES,
+};
+use crate::paxos::{
+    AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey, ROUND_MAX, Want,
+};
 use crate::shard::Shard;
 use crate::shard::batch::take_for_groups;
 use crate::shard::ledger::{Claim, group_items};
@@ -19,15 +24,16 @@ pub(crate) enum Source {
     /// The leader's batch.
     Leader,
     /// A fetch, with the ballot that it named.
-    Fetch { ballot: Ballot, staged: bool },
+    Fetch { ballot: Ballot, want: Want },
 }
 
 impl Source {
-    /// A takeover must get through on a full disk; other groups wait for space.
+    /// A takeover must get through on a full disk, and so must a repair; other groups wait for
+    /// space.
     fn claim(self) -> Claim {
         match self {
-            Source::Fetch { staged: true, .. } => Claim::Reserve,
-            Source::Fetch { staged: false, .. } | Source::Leader => Claim::Groups,
+            Source::Fetch { want: Want::Staged | Want::Lost, .. } => Claim::Reserve,
+            Source::Fetch { want: Want::Next, .. } | Source::Leader => Claim::Groups,
         }
     }
 }
@@ -35,7 +41,7 @@ impl Source {
 /// Groups of one frame that were taken and wait to be logged as a block.
 #[derive(Default)]
 struct Taken {
-    metas: Vec<(RecordMeta, Ballot, u8)>,
+    metas: Vec<(RecordMeta, Ballot, Want)>,
 }
 
 impl<R: Ring> Shard<R> {
@@ -52,12 +58,15 @@ impl<R: Ring> Shard<R> {
                         self.on_peer_change(change);
                     }
                     self.on_upstream_link(conn, Some(peer));
+                    self.on_candidate_link(conn, true);
                 }
-                LinkEvent::Down { .. } => {
+                LinkEvent::Down { reason } => {
+                    self.on_upstream_refused(conn, &reason);
                     if let Some(change) = self.net.on_down(conn) {
                         self.on_peer_change(change);
                     }
                     self.on_upstream_link(conn, None);
+                    self.on_candidate_link(conn, false);
                 }
                 LinkEvent::Frame(frame) => self.on_frame(conn, &frame),
             }
@@ -71,11 +80,18 @@ impl<R: Ring> Shard<R> {
             Some((Duty::Control(_) | Duty::Bulk(_), None)) => return,
             Some((Duty::Client(_), _)) => return self.on_client_frame(conn, frame),
             Some((Duty::Upstream, _)) => return self.on_upstream_frame(conn, frame),
+            Some((Duty::Candidate(addr), _)) => {
+                let addr = *addr;
+                return self.on_candidate_frame(conn, addr, frame);
+            }
             None => return,
         };
         let good = match frame.head.kind {
             KIND_MESSAGES => self.on_messages(from, frame),
             KIND_HEARTBEAT => self.on_heartbeat(from, frame),
+            KIND_CLOSED => self.on_closed_news(from, frame),
+            KIND_FLOOR_ASK => self.on_floor_ask(from, frame),
+            KIND_FLOOR_HELD => self.on_floor_held(from, frame),
             KIND_GROUPS => self.on_groups(from, frame, Source::Leader),
             KIND_FETCHED => {
                 read_fetched_prefix(self.bytes_of(frame.slot, frame.prefix.at, frame.prefix.len))
@@ -90,7 +106,7 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    fn bytes_of(&self, slot: SlotId, at: u32, len: u32) -> &[u8] {
+    pub(crate) fn bytes_of(&self, slot: SlotId, at: u32, len: u32) -> &[u8] {
         &self.io.pool.bytes(slot)[at as usize..(at + len) as usize]
     }
 
@@ -110,18 +126,20 @@ impl<R: Ring> Shard<R> {
     fn on_heartbeat(&mut self, from: NodeKey, frame: &Frame) -> bool {
         let body = self.bytes_of(frame.slot, frame.body.at, frame.body.len);
         let Ok(heartbeat) = Heartbeat::decode(body) else { return false };
-        let short = match frame.head.tag {
-            0 => false,
-            1 => true,
-            _ => return false,
-        };
-        if let Some(peer) = self.net.peers.get_mut(&from.node) {
-            peer.short = short;
+        let tag = frame.head.tag;
+        if tag & !(HEARTBEAT_SHORT | HEARTBEAT_IMPAIRED) != 0 {
+            return false;
         }
+        if let Some(peer) = self.net.peers.get_mut(&from.node) {
+            peer.pulse = frame.head.tag2;
+        }
+        let (short, impaired) = (tag & HEARTBEAT_SHORT != 0, tag & HEARTBEAT_IMPAIRED != 0);
+        self.net.note_state(from.node, short, impaired);
         let Some(liveness) = &mut self.liveness else { return true };
         let mut effects = Vec::new();
         liveness.on_heartbeat(from.node, heartbeat, self.io.now, &mut effects);
         self.drain_liveness(effects);
+        self.note_fitness(from.node);
         true
     }
 
@@ -209,37 +227,43 @@ impl<R: Ring> Shard<R> {
         let range = meta.range();
         let bytes = self.bytes_of(slot, (HEAD_BYTES + range.start) as u32, meta.len);
         let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return false };
-        let (ballot, staged) = match source {
-            Source::Leader => (meta.ballot, false),
-            Source::Fetch { ballot, staged } => (ballot, staged),
+        let (ballot, want) = match source {
+            Source::Leader => (meta.ballot, Want::Next),
+            Source::Fetch { ballot, want } => (ballot, want),
         };
         let verdict = self.step(meta.stream, |replica, now, fx| {
-            let head = AcceptHead { ballot, header: &header, commit, staged };
+            let head = AcceptHead { ballot, header: &header, commit, want };
             match source {
                 Source::Leader => replica.on_accept(from, &head, now, fx),
                 Source::Fetch { .. } => replica.on_fetched(from, &head, now, fx),
             }
         });
-        let flags = match verdict {
-            Some(AcceptVerdict::Store) => 0,
-            Some(AcceptVerdict::StoreStaged) => FLAG_STAGED,
+        match verdict {
             Some(AcceptVerdict::Duplicate | AcceptVerdict::Refuse(_)) | None => return false,
-        };
-        taken.metas.push((*meta, ballot, flags));
-        self.note_taken(slot, meta, ballot, flags);
-        let mark = GroupMark::of(&header, place);
-        self.step(meta.stream, |replica, now, fx| replica.on_stored(mark, now, fx));
-        flags == 0 && ballot == meta.ballot
+            Some(AcceptVerdict::Store) => assert!(want == Want::Next),
+            Some(AcceptVerdict::StoreStaged) => assert!(want == Want::Staged),
+            Some(AcceptVerdict::StoreMoved) => assert!(want == Want::Lost),
+        }
+        taken.metas.push((*meta, ballot, want));
+        self.note_taken(slot, meta, ballot, want);
+        self.step(meta.stream, |replica, now, fx| match want {
+            Want::Lost => replica.on_moved(&header, place, now, fx),
+            _ => replica.on_stored(GroupMark::of(&header, place), now, fx),
+        });
+        want == Want::Next && ballot == meta.ballot
     }
 
-    fn note_taken(&mut self, slot: SlotId, meta: &RecordMeta, ballot: Ballot, flags: u8) {
-        if flags == 0 {
+    fn note_taken(&mut self, slot: SlotId, meta: &RecordMeta, ballot: Ballot, want: Want) {
+        if want == Want::Next {
             return self.note_logged(slot, meta);
         }
         let at = HEAD_BYTES + meta.range().start;
         let bytes = &self.io.pool.bytes(slot)[at..at + meta.len as usize];
         let kind = crate::shard::batch::group_kind(bytes);
         let state = self.streams.get_mut(&meta.stream).expect("stored to it");
+        if want == Want::Lost {
+            return state.derived.on_moved(bytes, kind, meta.lsn, meta.end, meta.scn);
+        }
         state.derived.on_staged(ballot, bytes, kind, meta.lsn, meta.end, meta.scn);
     }
 
@@ -251,10 +275,14 @@ impl<R: Ring> Shard<R> {
         let copy = self.spare.take().expect("kept before the frame was taken");
         let (from, to) = self.io.pool.pair(slot, copy);
         let mut builder = BodyBuilder::new(&mut to[HEAD_BYTES..]);
-        for (meta, ballot, flags) in taken.metas.drain(..) {
+        for (meta, ballot, want) in taken.metas.drain(..) {
             let start = HEAD_BYTES + meta.range().start;
             let bytes = &from[start..start + meta.len as usize];
-            let pushed = builder.push_raw_group(bytes, ballot, flags);
+            let pushed = match want {
+                Want::Next => builder.push_raw_group(bytes, ballot, 0),
+                Want::Staged => builder.push_raw_group(bytes, ballot, FLAG_STAGED),
+                Want::Lost => builder.push_moved_group(bytes, ballot, FLAG_STAGED),
+            };
             assert!(pushed.is_ok(), "a group of a frame fits a block: {pushed:?}");
         }
         let body = builder.finish();
@@ -276,12 +304,12 @@ impl<R: Ring> Shard<R> {
 }
 
 /// The prefix of a [`KIND_FETCHED`] frame.
-pub(crate) fn fetched_prefix(ballot: Ballot, staged: bool) -> Vec<u8> {
+pub(crate) fn fetched_prefix(ballot: Ballot, want: Want) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(24);
     prefix.extend_from_slice(&ballot.round.to_le_bytes());
     prefix.extend_from_slice(&ballot.incarnation.to_le_bytes());
     prefix.extend_from_slice(&ballot.node.to_le_bytes());
-    prefix.extend_from_slice(&u32::from(staged).to_le_bytes());
+    prefix.extend_from_slice(&u32::from(want.code()).to_le_bytes());
     prefix
 }
 
@@ -296,10 +324,6 @@ fn read_fetched_prefix(bytes: &[u8]) -> Option<Source> {
     if ballot.round > ROUND_MAX {
         return None;
     }
-    let staged = match number(20, 4)? {
-        0 => false,
-        1 => true,
-        _ => return None,
-    };
-    Some(Source::Fetch { ballot, staged })
+    let want = Want::from_code(u8::try_from(number(20, 4)?).ok()?)?;
+    Some(Source::Fetch { ballot, want })
 }

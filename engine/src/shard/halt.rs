@@ -76,6 +76,7 @@ impl<R: Ring> Shard<R> {
         let why = self.halt.as_ref().map_or_else(stopped, halt_error);
         self.port.close(why.clone());
         self.creations = Default::default();
+        self.hand_overs = Default::default();
         for job in self.jobs.take_all() {
             if let Destination::Embedder { reply, .. } = job.destination {
                 // Who no longer listens needs no answer.
@@ -94,6 +95,7 @@ impl<R: Ring> Shard<R> {
                 tell(reply, &unknown);
             }
         }
+        self.controls.give_up(&unknown);
     }
 }
 
@@ -101,7 +103,7 @@ fn tell(reply: Reply, error: &Error) {
     match reply {
         Reply::Promise(promise) => promise.settle(Err(error.clone())),
         // Nothing is sent any more, and the creations are gone.
-        Reply::Session { .. } | Reply::Create(_) => {}
+        Reply::Session { .. } | Reply::Create(_) | Reply::Control(_) => {}
     }
 }
 

@@ -1,24 +1,32 @@
-//! The receiving side of transfer on a standby: what the receiver hands out is imported through
-//! this cluster's own replicas, at the same LSN and SCN.
+//! The receiving side of transfer on a standby: what the receivers hand out is imported through
+//! this cluster's own replicas, at the same LSN and SCN. There is one receiver, with a connection,
+//! for each upstream that a stream is taken from.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 use palisade_netio::{
-    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, Frame, HEAD_BYTES, Identity, Nanos, Outgoing, Purpose,
-    Ring, Run, SlotId, Target,
+    ANY_CLUSTER, ANY_NODE, ANY_SHARD, Class, DownReason, Frame, HEAD_BYTES, Identity, Nanos,
+    Outgoing, Purpose, Ring, Run, SlotId, Target,
 };
 use palisade_wal::{Body, Boundary, GroupHeader, Kind, Lsn, RecordMeta};
 use zerocopy::FromBytes;
 
-use crate::forward::wire::{FromForwarder, FromReader, KIND_CHUNK};
+use crate::config::Role;
+use crate::control::Hold;
+use crate::forward::wire::{EndReason, FromForwarder, FromReader, KIND_CHUNK};
 use crate::paxos::GroupMark;
 use crate::shard::Shard;
 use crate::shard::batch::has_room_for_groups;
 use crate::shard::ledger::{Claim, group_items};
 use crate::shard::net::Duty;
+use crate::shard::stream::StreamState;
 use crate::status::UpstreamStatus;
 use crate::stream::catalogue::SYSTEM_STREAM;
-use crate::transfer::{Output, Receiver, ReceiverLimits};
+use crate::transfer::limits::{FEED_BYTES_MAX, FEEDS_MAX};
+use crate::transfer::{
+    Advice, Arbiter, Chooser, Ending, Output, Receiver, ReceiverLimits, Report, State,
+};
 
 /// The new part of a chunk that waits for its place in the log.
 struct Incoming {
@@ -27,37 +35,103 @@ struct Incoming {
     body: Body,
 }
 
-/// Imports of a shard. Empty on a primary.
-#[derive(Default)]
-pub(crate) struct Imports {
-    receiver: Option<Receiver>,
+/// A connection to an upstream, and the streams that come by it.
+struct Feed {
+    receiver: Receiver,
     conn: Option<u32>,
     peer: Option<Identity>,
     outputs: Vec<Output>,
-    /// Bounded by the credit that the receiver gives.
+}
+
+/// Imports of a shard. On a primary it only knows who asks.
+#[derive(Default)]
+pub(crate) struct Imports {
+    pub(crate) chooser: Option<Chooser>,
+    pub(crate) advice: Vec<Advice>,
+    /// Connections for questions.
+    pub(crate) candidates: BTreeMap<SocketAddr, u32>,
+    pub(crate) arbiter: Arbiter,
+    /// At most [`FEEDS_MAX`].
+    feeds: BTreeMap<SocketAddr, Feed>,
+    /// The feed of each stream that has one.
+    pub(crate) fed: BTreeMap<u64, SocketAddr>,
+    /// Bounded by the credit that the receivers give.
     waiting: VecDeque<Incoming>,
+    /// What somebody said who did not want a connection, since one was wanted last.
+    pub(crate) refusal: Option<String>,
+    /// The shard of the catalogue has said whether this standby is held back.
+    may_start: bool,
 }
 
 impl<R: Ring> Shard<R> {
-    /// This node leads a stream of a standby: it fetches the stream.
+    /// This node leads a stream of a standby: it is fetched once an upstream is chosen.
     pub(crate) fn start_import(&mut self, stream: u64) {
-        if stream == SYSTEM_STREAM || self.config.upstream.is_empty() {
+        let nowhere = stream == SYSTEM_STREAM || self.config.upstream.is_empty();
+        if nowhere || !self.imports.may_start {
             return;
         }
-        if self.imports.receiver.is_none() {
-            let (endpoints, seed) = (self.config.upstream.len(), self.io.ring.random());
-            let receiver = Receiver::new(ReceiverLimits::default(), endpoints, seed);
-            self.imports.receiver = Some(receiver);
-        }
-        let position = self.streams[&stream].replica.log().end();
         let now = self.io.now;
-        self.with_receiver(|receiver, out| receiver.on_leading(stream, position, now, out));
+        self.chooser().on_leading(stream, now);
     }
 
     /// This node does not lead the stream any more.
     pub(crate) fn stop_import(&mut self, stream: u64) {
+        self.stop_feed(stream);
+        if let Some(chooser) = &mut self.imports.chooser {
+            chooser.on_not_leading(stream);
+        }
+    }
+
+    fn stop_feed(&mut self, stream: u64) {
         self.forget_waiting(stream);
-        self.with_receiver(|receiver, out| receiver.on_not_leading(stream, out));
+        if let Some(addr) = self.imports.fed.remove(&stream) {
+            self.with_feed(addr, |receiver, out| receiver.on_not_leading(stream, out));
+        }
+    }
+
+    /// Takes the stream from there from now on, from the end of its log.
+    pub(crate) fn feed_from(&mut self, stream: u64, to: Option<SocketAddr>) {
+        self.stop_feed(stream);
+        let Some(addr) = to.filter(|_| self.streams.contains_key(&stream)) else { return };
+        if !self.open_feed(addr) {
+            return self.end_choice(stream, addr, Ending::Refused);
+        }
+        self.imports.fed.insert(stream, addr);
+        let position = self.streams[&stream].replica.log().end();
+        let now = self.io.now;
+        self.with_feed(addr, |receiver, out| receiver.on_leading(stream, position, now, out));
+    }
+
+    /// False when there are too many.
+    fn open_feed(&mut self, addr: SocketAddr) -> bool {
+        if self.imports.feeds.contains_key(&addr) {
+            return true;
+        }
+        if self.imports.feeds.len() >= FEEDS_MAX {
+            self.drop_idle_feeds();
+        }
+        if self.imports.feeds.len() >= FEEDS_MAX {
+            return false;
+        }
+        let limits = ReceiverLimits { total: FEED_BYTES_MAX, ..ReceiverLimits::default() };
+        let receiver = Receiver::new(limits, 1, self.io.ring.random());
+        let feed = Feed { receiver, conn: None, peer: None, outputs: Vec::new() };
+        self.imports.feeds.insert(addr, feed);
+        let (hold, now) = (self.hold(), self.io.now);
+        self.with_feed(addr, |receiver, out| receiver.on_hold(hold, now, out));
+        true
+    }
+
+    fn drop_idle_feeds(&mut self) {
+        if self.imports.fed.is_empty() && self.imports.feeds.is_empty() {
+            return;
+        }
+        let used: Vec<SocketAddr> = self.imports.fed.values().copied().collect();
+        let idle = self.imports.feeds.keys().filter(|addr| !used.contains(addr));
+        for addr in idle.copied().collect::<Vec<_>>() {
+            self.hang_up(addr);
+            self.imports.feeds.remove(&addr);
+        }
     }
 
     fn forget_waiting(&mut self, stream: u64) {
@@ -73,121 +147,226 @@ impl<R: Ring> Shard<R> {
 
     /// Something was dropped: fetch again from the end of the log.
     fn restart_import(&mut self, stream: u64) {
-        self.stop_import(stream);
-        if self.streams.get(&stream).is_some_and(|state| state.leading) {
+        let from = self.imports.fed.get(&stream).copied();
+        let leads = self.streams.get(&stream).is_some_and(|state| state.leading);
+        self.feed_from(stream, from.filter(|_| leads));
+    }
+
+    pub(crate) fn on_import_committed(&mut self, stream: u64, upto: Lsn) {
+        if let Some(&addr) = self.imports.fed.get(&stream) {
+            self.with_feed(addr, |receiver, out| receiver.on_imported(stream, upto, out));
+        }
+    }
+
+    fn with_feed(&mut self, addr: SocketAddr, input: impl FnOnce(&mut Receiver, &mut Vec<Output>)) {
+        if let Some(feed) = self.imports.feeds.get_mut(&addr) {
+            input(&mut feed.receiver, &mut feed.outputs);
+        }
+    }
+
+    fn feed_of(&self, conn: u32) -> Option<SocketAddr> {
+        let is_it = |(_, feed): &(&SocketAddr, &Feed)| feed.conn == Some(conn);
+        self.imports.feeds.iter().find(is_it).map(|(addr, _)| *addr)
+    }
+
+    /// The link to an upstream is up (with whom), or down.
+    pub(crate) fn on_upstream_link(&mut self, conn: u32, peer: Option<Identity>) {
+        let Some(addr) = self.feed_of(conn) else { return };
+        let now = self.io.now;
+        if let Some(feed) = self.imports.feeds.get_mut(&addr) {
+            feed.peer = peer;
+        }
+        if peer.is_some() {
+            self.imports.refusal = None;
+            return self.with_feed(addr, |receiver, out| receiver.on_link_up(now, out));
+        }
+        self.lose(addr);
+    }
+
+    /// The other side did not want the connection.
+    pub(crate) fn on_upstream_refused(&mut self, conn: u32, reason: &DownReason) {
+        let DownReason::Refused(refusal) = reason else { return };
+        let asks = matches!(self.net.conns.get(&conn).map(|c| &c.duty), Some(Duty::Candidate(_)));
+        let feed = self.feed_of(conn);
+        if asks || feed.is_some() {
+            self.imports.refusal = Some(refusal.text().to_owned());
+        }
+        if let Some(addr) = feed {
+            let (text, now) = (refusal.text(), self.io.now);
+            self.hang_up(addr);
+            self.with_feed(addr, |receiver, out| receiver.on_refused(text, now, out));
+            self.end_choices(addr, Ending::Refused);
+        }
+    }
+
+    /// Whether this standby is held back is known, or known anew.
+    pub(crate) fn hold_imports(&mut self) {
+        let (hold, now) = (self.hold(), self.io.now);
+        for addr in self.imports.feeds.keys().copied().collect::<Vec<_>>() {
+            self.with_feed(addr, |receiver, out| receiver.on_hold(hold, now, out));
+        }
+    }
+
+    fn hold(&self) -> Option<u64> {
+        let own = self.registry.standby(self.me.cluster);
+        own.and_then(|cluster| cluster.hold).map(Hold::limit)
+    }
+
+    /// What may be imported is known: streams that are led already are fetched.
+    pub(crate) fn imports_may_start(&mut self) {
+        if std::mem::replace(&mut self.imports.may_start, true) {
+            return;
+        }
+        let led = |state: &StreamState| state.leading && state.role == Role::Standby;
+        let led = self.streams.iter().filter(|(_, state)| led(state)).map(|(stream, _)| *stream);
+        for stream in led.collect::<Vec<_>>() {
             self.start_import(stream);
         }
     }
 
-    pub(crate) fn on_import_committed(&mut self, stream: u64, upto: Lsn) {
-        self.with_receiver(|receiver, out| receiver.on_imported(stream, upto, out));
-    }
-
-    fn with_receiver(&mut self, input: impl FnOnce(&mut Receiver, &mut Vec<Output>)) {
-        if let Some(receiver) = &mut self.imports.receiver {
-            input(receiver, &mut self.imports.outputs);
-        }
-    }
-
-    /// The link to the upstream is up (with whom), or down.
-    pub(crate) fn on_upstream_link(&mut self, conn: u32, peer: Option<Identity>) {
-        if self.imports.conn != Some(conn) {
-            return;
-        }
+    /// The connection to an upstream is over.
+    fn lose(&mut self, addr: SocketAddr) {
         let now = self.io.now;
-        self.imports.peer = peer;
-        if peer.is_some() {
-            return self.with_receiver(|receiver, out| receiver.on_link_up(now, out));
-        }
-        self.hang_up();
-        self.with_receiver(|receiver, out| receiver.on_link_down(now, out));
+        self.hang_up(addr);
+        self.with_feed(addr, |receiver, out| receiver.on_link_down(now, out));
+        self.end_choices(addr, Ending::Lost);
     }
 
-    fn hang_up(&mut self) {
-        self.imports.peer = None;
-        if let Some(conn) = self.imports.conn.take() {
+    /// Every stream that comes from there needs another upstream.
+    fn end_choices(&mut self, addr: SocketAddr, why: Ending) {
+        let fed = self.imports.fed.iter().filter(|(_, from)| **from == addr);
+        for stream in fed.map(|(stream, _)| *stream).collect::<Vec<_>>() {
+            self.end_choice(stream, addr, why);
+        }
+    }
+
+    fn end_choice(&mut self, stream: u64, addr: SocketAddr, why: Ending) {
+        let now = self.io.now;
+        if let Some(chooser) = &mut self.imports.chooser {
+            chooser.on_ended(stream, addr, why, now);
+        }
+    }
+
+    /// What the receiver says of a stream, for the choice of its upstream.
+    fn on_transfer_state(&mut self, stream: u64, addr: SocketAddr, state: State) {
+        let why = match state {
+            State::Wait | State::CheckNetwork | State::Suspended => return,
+            State::Sync => {
+                let chooser = self.imports.chooser.as_mut();
+                return chooser.into_iter().for_each(|chooser| chooser.on_served(stream, addr));
+            }
+            State::SourceHasAGap => Ending::Gap,
+            State::LogNotMatch => Ending::Diverged,
+            State::SourceUnknown | State::SourceRefuses => Ending::Refused,
+            State::SourceDamaged => Ending::Damaged,
+            State::SourceBehind => Ending::Behind,
+        };
+        self.end_choice(stream, addr, why);
+    }
+
+    fn hang_up(&mut self, addr: SocketAddr) {
+        let Some(feed) = self.imports.feeds.get_mut(&addr) else { return };
+        feed.peer = None;
+        if let Some(conn) = feed.conn.take() {
             let io = &mut self.io;
             self.net.close(&mut io.ring, &mut io.pool, conn);
         }
     }
 
-    /// The upstream sent something.
+    /// An upstream sent something.
     pub(crate) fn on_upstream_frame(&mut self, conn: u32, frame: &Frame) {
-        if self.imports.conn != Some(conn) {
-            return;
-        }
+        let Some(addr) = self.feed_of(conn) else { return };
         let run = if frame.head.kind == KIND_CHUNK { frame.prefix } else { frame.body };
         let bytes = self.io.pool.bytes(frame.slot);
         let said = FromForwarder::parse(&frame.head, part(bytes, run));
         let now = self.io.now;
-        let (receiver, out) = (self.imports.receiver.as_mut(), &mut self.imports.outputs);
-        let Some(receiver) = receiver else { return };
+        let Some(feed) = self.imports.feeds.get_mut(&addr) else { return };
+        let (receiver, out) = (&mut feed.receiver, &mut feed.outputs);
         match said {
             Ok(FromForwarder::Chunk(head)) => {
                 receiver.on_chunk(&head, part(bytes, frame.body), now, out);
-                self.take_outputs(Some(frame));
+                self.take_outputs(addr, Some(frame));
             }
-            Ok(FromForwarder::End(end)) => receiver.on_end(&end, now, out),
+            Ok(FromForwarder::End(end)) => {
+                receiver.on_end(&end, now, out);
+                if end.reason == EndReason::Busy {
+                    self.end_choice(end.stream, addr, Ending::Refused);
+                }
+            }
             Ok(FromForwarder::Status(status)) => receiver.on_status(&status, now, out),
             Ok(FromForwarder::Beat(beat)) => receiver.on_beat(beat.role_epoch, now),
-            Err(_) => {
-                self.hang_up();
-                self.with_receiver(|receiver, out| receiver.on_link_down(now, out));
-            }
+            Err(_) => self.lose(addr),
         }
     }
 
     /// Moves imports along, once a turn.
     pub(crate) fn run_imports(&mut self) {
+        self.run_choices();
         let now = self.io.now;
-        self.with_receiver(|receiver, out| receiver.on_time(now, out));
-        self.take_outputs(None);
+        for addr in self.imports.feeds.keys().copied().collect::<Vec<_>>() {
+            self.with_feed(addr, |receiver, out| receiver.on_time(now, out));
+            self.take_outputs(addr, None);
+        }
+        self.drop_idle_feeds();
         self.log_waiting();
     }
 
     pub(crate) fn next_import(&self) -> Option<Nanos> {
-        self.imports.receiver.as_ref().and_then(Receiver::next_time)
+        let feeds = self.imports.feeds.values().filter_map(|feed| feed.receiver.next_time());
+        feeds.chain(self.imports.chooser.as_ref().and_then(Chooser::next_time)).min()
     }
 
-    fn take_outputs(&mut self, frame: Option<&Frame>) {
+    fn take_outputs(&mut self, addr: SocketAddr, frame: Option<&Frame>) {
         let mut again = Vec::new();
-        for output in std::mem::take(&mut self.imports.outputs) {
+        let outputs =
+            self.imports.feeds.get_mut(&addr).map(|feed| std::mem::take(&mut feed.outputs));
+        for output in outputs.unwrap_or_default() {
             match output {
-                Output::Dial { endpoint } => self.dial_upstream(endpoint),
-                Output::Hangup => self.hang_up(),
-                Output::Fetch(fetch) => self.say_upstream(FromReader::Fetch(fetch)),
-                Output::Credit { stream, bytes } => {
-                    self.say_upstream(FromReader::Credit { stream, bytes });
+                Output::Dial { .. } => self.dial_upstream(addr),
+                Output::Hangup => {
+                    self.hang_up(addr);
+                    self.end_choices(addr, Ending::Lost);
                 }
-                Output::Stop { stream } => self.say_upstream(FromReader::Stop { stream }),
+                Output::Fetch(fetch) => self.say_upstream(addr, &FromReader::Fetch(fetch)),
+                Output::Credit { stream, bytes } => {
+                    self.say_upstream(addr, &FromReader::Credit { stream, bytes });
+                }
+                Output::Stop { stream } => self.say_upstream(addr, &FromReader::Stop { stream }),
                 Output::Import { stream, metas, .. } => {
                     let frame = frame.expect("only a chunk is imported");
                     if !self.adopt_chunk(stream, frame, metas) {
                         again.push(stream);
                     }
                 }
-                Output::Skip { .. } | Output::State { .. } => {}
+                Output::State { stream, state } => self.on_transfer_state(stream, addr, state),
+                Output::Skip { .. } => {}
             }
         }
         again.into_iter().for_each(|stream| self.restart_import(stream));
     }
 
-    fn dial_upstream(&mut self, endpoint: usize) {
-        self.hang_up();
-        let addr = self.config.upstream[endpoint];
+    fn dial_upstream(&mut self, addr: SocketAddr) {
+        self.hang_up(addr);
+        let conn = self.dial_reader(addr, Duty::Upstream);
+        if let Some(feed) = self.imports.feeds.get_mut(&addr) {
+            feed.conn = Some(conn);
+        }
+    }
+
+    /// Dials the forwarding shard of a node of another cluster.
+    pub(crate) fn dial_reader(&mut self, addr: SocketAddr, duty: Duty) -> u32 {
         let target = Target { cluster: ANY_CLUSTER, node: ANY_NODE, shard: ANY_SHARD };
         let now = self.io.now;
         let io = &mut self.io;
         let (ring, pool) = (&mut io.ring, &mut io.pool);
-        let conn = self.net.dial(ring, pool, now, addr, target, Class::Reader, Duty::Upstream);
-        self.imports.conn = Some(conn);
+        self.net.dial(ring, pool, now, addr, target, Class::Reader, duty)
     }
 
-    fn say_upstream(&mut self, frame: FromReader) {
-        let conn = self.imports.conn.and_then(|id| self.net.conns.get_mut(&id));
-        let Some(conn) = conn else { return };
+    fn say_upstream(&mut self, addr: SocketAddr, said: &FromReader) {
+        let conn = self.imports.feeds.get(&addr).and_then(|feed| feed.conn);
+        let Some(conn) = conn.and_then(|id| self.net.conns.get_mut(&id)) else { return };
         let io = &mut self.io;
-        if conn.link.send(&mut io.ring, &mut io.pool, Outgoing::inline(frame.encode())).is_err() {
+        if conn.link.send(&mut io.ring, &mut io.pool, Outgoing::inline(said.encode())).is_err() {
             // A lost request would never be answered: start over on a new connection.
             conn.link.close(&mut io.ring, &mut io.pool);
         }
@@ -266,17 +445,22 @@ impl<R: Ring> Shard<R> {
         Ok(())
     }
 
-    /// State, reason and action of a stream's transfer, for status.
-    pub(crate) fn import_state(&self, stream: u64) -> Option<(String, String, String)> {
-        let report = self.imports.receiver.as_ref()?.report(stream)?;
-        let (name, action) = (report.state.name(), report.state.action());
-        Some((name.to_string(), report.reason, action.to_string()))
+    /// How a stream's transfer is doing, by who brings it.
+    pub(crate) fn feed_report(&self, stream: u64) -> Option<Report> {
+        let addr = self.imports.fed.get(&stream)?;
+        self.imports.feeds.get(addr)?.receiver.report(stream)
     }
 
-    /// Where a stream comes from, for status.
-    pub(crate) fn import_upstream(&self, stream: u64) -> Option<UpstreamStatus> {
-        self.imports.receiver.as_ref()?.report(stream)?;
-        self.imports.peer.map(|peer| UpstreamStatus { cluster: peer.cluster, node: peer.node })
+    /// State and reason of a stream that is fetched, for display.
+    pub fn transfer(&self, stream: u64) -> Option<String> {
+        let transfer = self.import_state(stream)?;
+        Some(format!("{} {}", transfer.state, transfer.reason).trim_end().to_owned())
+    }
+
+    /// Where a stream of a standby comes from; none while nobody is connected.
+    pub fn upstream(&self, stream: u64) -> Option<UpstreamStatus> {
+        let peer = self.imports.feeds.get(self.imports.fed.get(&stream)?)?.peer?;
+        Some(UpstreamStatus { cluster: peer.cluster, node: peer.node })
     }
 }
 

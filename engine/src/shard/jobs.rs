@@ -7,12 +7,15 @@ use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 
 use palisade_netio::{Completion, Errno, Handle, Op, OpenHow, Payload, Purpose, Ring, Run, SlotId};
-use palisade_wal::{Ballot, Extent, Lsn};
+use palisade_wal::{Anchor, Ballot, Extent, GroupHeader, Lsn};
+use zerocopy::FromBytes;
 
 use crate::error::{Error, ErrorKind};
 use crate::handle::ReadPart;
 use crate::limits::{READ_CHUNK_BYTES, READ_CUTS_MAX, READS_MAX, READS_WAITING_MAX};
+use crate::paxos::Want;
 use crate::shard::Shard;
+use crate::shard::deliver::Found;
 use crate::shard::token::{OWNER_READ, local_of, local_token};
 
 /// Segment files kept open for reading.
@@ -21,13 +24,15 @@ const FILES_MAX: usize = 16;
 /// Who gets the groups.
 pub(crate) enum Destination {
     /// A peer that fetches.
-    Peer { to: u32, ballot: Ballot, staged: bool },
+    Peer { to: u32, ballot: Ballot, want: Want },
     /// A reader in this process.
     Embedder { follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
     /// The forwarding shard.
     Forward { id: u64, max_bytes: u32 },
     /// This log again: the segment is to be emptied.
     Move { segment: u64 },
+    /// The log itself, which lost its groups from `start` to this one: it tells the chain there.
+    Anchor { start: Lsn, accepting: Ballot },
 }
 
 /// A read of `[from, upto)` of a stream.
@@ -97,9 +102,11 @@ impl Jobs {
     /// # Errors
     /// The job comes back when too many wait.
     pub(crate) fn push(&mut self, job: Job) -> Result<(), Job> {
-        if let Destination::Peer { to, .. } = job.destination {
+        if let Destination::Peer { to, want, .. } = job.destination {
+            let lost = want == Want::Lost;
             self.waiting.retain(|old| {
-                let same = matches!(old.destination, Destination::Peer { to: t, .. } if t == to);
+                let same = matches!(old.destination, Destination::Peer { to: t, want: w, .. }
+                    if t == to && (w == Want::Lost) == lost);
                 !(same && old.stream == job.stream)
             });
         }
@@ -167,11 +174,13 @@ impl<R: Ring> Shard<R> {
         let log = state.replica.log();
         let committed = log.committed().lsn;
         job.upto = match &job.destination {
-            Destination::Peer { .. } => job.upto.min(log.end().lsn),
+            Destination::Peer { .. } | Destination::Anchor { .. } => job.upto.min(log.end().lsn),
             _ => committed,
         };
         let floor = match &job.destination {
-            Destination::Peer { .. } | Destination::Move { .. } => log.base().lsn,
+            Destination::Peer { .. } | Destination::Move { .. } | Destination::Anchor { .. } => {
+                log.base().lsn
+            }
             _ => state.floor.max(log.base().lsn),
         };
         if job.from < floor {
@@ -185,8 +194,8 @@ impl<R: Ring> Shard<R> {
             self.answer_job(job, Ok(()));
             return Start::Done;
         }
-        if let Destination::Peer { to, ballot, staged } = job.destination {
-            if !state.replica.may_serve(ballot, staged) {
+        if let Destination::Peer { to, ballot, want } = job.destination {
+            if !state.replica.may_serve(ballot, want) {
                 return Start::Done;
             }
             match self.net.takes_fetched(&self.io.pool, to) {
@@ -204,12 +213,13 @@ impl<R: Ring> Shard<R> {
         }
         let extents = self.gather(&job);
         let Some(first) = extents.first() else {
-            let found = self.streams[&job.stream].replica.log().find(job.from).is_some();
-            if found {
+            let log = self.streams[&job.stream].replica.log();
+            if log.find(job.from).is_some() {
                 // Logged, and not durable yet.
                 return Start::Later(job);
             }
-            self.on_damage(job, "no block of it is known");
+            assert!(log.hole_at(job.from).is_some(), "what is logged and not lost has a block");
+            self.answer_job(job, Err(ErrorKind::Corrupt));
             return Start::Done;
         };
         let (segment, offset) = (first.place.segment, first.place.offset);
@@ -241,7 +251,9 @@ impl<R: Ring> Shard<R> {
                     && extent.place.offset >= first.place.offset
                     && span <= READ_CHUNK_BYTES as u64
             });
-            if !fits || extent.place.block > durable {
+            // An error may be of another block than the first.
+            let enough = job.again && !extents.is_empty();
+            if !fits || enough || extent.place.block > durable {
                 break;
             }
             from = extent.end;
@@ -364,21 +376,93 @@ impl<R: Ring> Shard<R> {
             self.jobs.waiting.push_back(running.job);
             return;
         }
-        let place = running.extents[0].place;
+        let extent = running.extents[0];
+        let place = extent.place;
         let (block, offset, segment) = (place.block, place.offset, place.segment);
         let text = format!("block {block} at {offset} of segment {segment:016x}: {why}");
-        self.on_damage(running.job, &text);
+        self.on_damage(running.job, &extent, &text);
     }
 
-    /// What a job wants next is not to be had from this disk: the replica learns of it, so that
-    /// who lacks those bytes is led by another.
-    fn on_damage(&mut self, job: Job, why: &str) {
+    /// What a job wants next is not to be had from this disk: it is asked of other members.
+    fn on_damage(&mut self, job: Job, extent: &Extent, why: &str) {
         let (stream, at) = (job.stream, job.from);
         let todo = "check this disk; keep the other members up: they have these bytes";
         self.alarm("block-damaged", format!("stream {stream}, LSN {at}: {why}; {todo}"));
-        let fetched = matches!(job.destination, Destination::Peer { .. });
-        self.step(stream, |replica, now, fx| replica.on_damaged(at, fetched, now, fx));
+        self.hand_overs.is_impaired = true;
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let log = state.replica.log();
+        let (start, accepting) = match job.destination {
+            // The range itself is lost already, when a checkpoint did not tell of it.
+            Destination::Anchor { start, accepting } if log.hole_at(start).is_none() => {
+                (start, accepting)
+            }
+            _ => (extent.start, log.accepting()),
+        };
+        let is_there = log.find(extent.start).is_some_and(|now| now.place == extent.place);
+        if !state.replica.can_repair() {
+            state.replica.on_damaged(at);
+        } else if is_there && accepting == log.accepting() {
+            // It may have grown since the read began.
+            let end = log.find(extent.start).map_or(extent.end, |now| now.end);
+            self.lose_range(stream, start, end);
+        }
         self.answer_job(job, Err(ErrorKind::Corrupt));
+    }
+
+    /// The blocks of `[start, end)` are lost. What stood there is proven by the chain at its end:
+    /// that of the committed boundary or one above, of the hole that begins there, or of the next
+    /// group, which has to be read.
+    fn lose_range(&mut self, stream: u64, start: Lsn, end: Lsn) {
+        let Some(state) = self.streams.get(&stream) else { return };
+        let log = state.replica.log();
+        let next = log.holes().iter().find(|hole| hole.start == end);
+        let anchor = match (log.chain_at(end), next) {
+            (_, Some(hole)) => hole.anchor.clone(),
+            (Some(chain), None) => Anchor::Chain(chain),
+            (None, None) => {
+                let destination = Destination::Anchor { start, accepting: log.accepting() };
+                return self.push_job(Job::new(stream, end, log.end().lsn, destination));
+            }
+        };
+        self.step(stream, |replica, now, fx| replica.on_lost(start, end, anchor, now, fx));
+        self.checkpoints.forget();
+    }
+
+    /// Reads the groups after ranges that a checkpoint did not tell of.
+    pub(crate) fn read_anchors(&mut self) {
+        let mut jobs = Vec::new();
+        for (stream, state) in &self.streams {
+            let (log, accepting) = (state.replica.log(), state.replica.log().accepting());
+            for hole in log.holes().iter().filter(|hole| hole.anchor == Anchor::Unread) {
+                let destination = Destination::Anchor { start: hole.start, accepting };
+                jobs.push(Job::new(*stream, hole.end, log.end().lsn, destination));
+            }
+        }
+        jobs.into_iter().for_each(|job| self.push_job(job));
+    }
+
+    /// The group after a lost range was read.
+    pub(crate) fn anchor_hole(
+        &mut self,
+        job: Job,
+        start: Lsn,
+        accepting: Ballot,
+        slot: SlotId,
+        found: &Found,
+    ) {
+        let bytes = &self.io.pool.bytes(slot)[found.at..found.at + found.meta.len as usize];
+        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return };
+        let end = header.lsn();
+        self.step(job.stream, |replica, now, fx| {
+            if replica.log().hole_at(start).is_some_and(|hole| hole.end == end) {
+                return replica.on_anchor(&header, now, fx);
+            }
+            // Under another ballot it may have been another group.
+            if replica.log().accepting() == accepting && end == job.from {
+                replica.on_lost(start, end, Anchor::Next(Box::new(header)), now, fx);
+            }
+        });
+        self.checkpoints.forget();
     }
 }
 

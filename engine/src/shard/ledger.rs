@@ -10,6 +10,7 @@ use palisade_wal::{
 };
 
 use crate::paxos::LogRecord;
+use crate::shard::floor::read_floor;
 
 /// A record that is not a group.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct OwnRecord {
 pub(crate) enum Durable {
     /// A record of a replica.
     Record { stream: u64, id: u64 },
+    /// The SCN floor of the shard.
+    Floor { floor: u64 },
     /// Groups of a stream, logged under `ballot`.
     Groups { stream: u64, ballot: Ballot, upto: Lsn },
 }
@@ -130,6 +133,9 @@ impl Ledger {
                     break;
                 }
                 items.extend(id.map(|id| Durable::Record { stream: *stream, id }));
+                if *kind == Kind::ScnFloor {
+                    items.extend(read_floor(body).map(|floor| Durable::Floor { floor }));
+                }
                 self.own.pop_front();
             }
             assert!(!builder.state().is_empty(), "a record fits an empty block");
@@ -191,7 +197,7 @@ impl Ledger {
 pub(crate) fn group_items<'a>(metas: impl IntoIterator<Item = &'a RecordMeta>) -> Vec<Durable> {
     let mut items: Vec<Durable> = Vec::new();
     for meta in metas {
-        if meta.kind != Kind::Group || meta.is_staged() || meta.is_moved() {
+        if meta.kind != Kind::Group || meta.is_staged() {
             continue;
         }
         let item = Durable::Groups { stream: meta.stream, ballot: meta.ballot, upto: meta.end };

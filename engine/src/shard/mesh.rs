@@ -6,23 +6,29 @@ use crossbeam::queue::ArrayQueue;
 use palisade_netio::{Class, Greeted, Refusal, RefusalCode, Ring, Wake};
 
 use crate::config::Role;
+use crate::control::Registry;
 use crate::forward::{ForwardEvent, Socket};
 use crate::limits::MESH_MAX;
 use crate::paxos::Member;
 use crate::shard::Shard;
+use crate::stream::catalogue::CATALOGUE_STREAM;
 
 /// One message.
 pub(crate) enum Mail {
     /// A connection that wants another shard.
     Connection(Greeted),
-    /// The catalogue says that the stream exists.
-    Created { stream: u64, role: Role, members: Vec<Member> },
+    /// The catalogue says that the stream exists, and whether it was never open on this disk.
+    Created { stream: u64, role: Role, members: Vec<Member>, fresh: bool },
     /// A created stream has a leader: it can be used.
     Led { stream: u64 },
+    /// An SCN was given that the streams of other shards are to close.
+    Scn { scn: u64 },
     /// A client of another shard asks how this one is.
     Report { to: u16, number: u64 },
     /// The answer: the state is on the board.
     Reported { shard: u16, number: u64 },
+    /// The registry of clusters changed.
+    Registry(Arc<Registry>),
 }
 
 struct Inbox {
@@ -75,8 +81,8 @@ impl<R: Ring> Shard<R> {
         while let Some(mail) = mesh.receive(self.me.shard) {
             match mail {
                 Mail::Connection(greeted) => self.admit_connection(greeted),
-                Mail::Created { stream, role, members } => {
-                    self.open_stream(stream, role, &members);
+                Mail::Created { stream, role, members, fresh } => {
+                    self.open_stream(stream, role, &members, fresh);
                     self.creations.opened(stream);
                     self.on_led(stream);
                 }
@@ -84,8 +90,10 @@ impl<R: Ring> Shard<R> {
                     self.creations.led(stream);
                     self.answer_led();
                 }
+                Mail::Scn { scn } => self.floors.on_spread(scn),
                 Mail::Report { to, number } => self.report_to(to, number),
                 Mail::Reported { shard, number } => self.on_reported(shard, number),
+                Mail::Registry(registry) => self.on_registry(registry),
             }
         }
         self.retry_mail();
@@ -102,16 +110,30 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// A stream exists by the catalogue: its shard opens it.
-    pub(crate) fn on_created(&mut self, stream: u64) {
-        let catalogue = &self.streams[&crate::stream::catalogue::CATALOGUE_STREAM];
+    /// Tells other shards of streams that are new to this disk. Their entries are durable before
+    /// those shards log anything: were they not, they would look new again after a power cut.
+    pub(crate) fn tell_created(&mut self) {
+        let Some(catalogue) = self.streams.get(&CATALOGUE_STREAM) else { return };
+        let durable = catalogue.replica.durable();
+        while let Some(&(end, stream)) = self.creations.undurable.front()
+            && end <= durable
+        {
+            self.creations.undurable.pop_front();
+            self.on_created(stream, true);
+        }
+    }
+
+    /// A stream exists by the catalogue: its shard opens it. A `fresh` one was never open on this
+    /// disk before.
+    pub(crate) fn on_created(&mut self, stream: u64, fresh: bool) {
+        let catalogue = &self.streams[&CATALOGUE_STREAM];
         let members = catalogue.replica.config().members.clone();
         let role = catalogue.role;
         let owner = shard_of(stream, self.me.shards);
         if owner == self.me.shard {
-            return self.open_stream(stream, role, &members);
+            return self.open_stream(stream, role, &members, fresh);
         }
-        self.unsent.push_back((owner, Mail::Created { stream, role, members }));
+        self.unsent.push_back((owner, Mail::Created { stream, role, members, fresh }));
         self.retry_mail();
     }
 

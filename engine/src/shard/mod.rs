@@ -18,11 +18,14 @@
 mod batch;
 mod boot;
 mod checkpoint;
+mod control;
 mod create;
 mod deliver;
 mod effects;
+mod floor;
 mod frames;
 mod halt;
+mod hand_over;
 mod import;
 mod jobs;
 mod ledger;
@@ -38,6 +41,7 @@ mod survey;
 mod tests;
 mod token;
 mod turn;
+mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -49,9 +53,10 @@ use palisade_netio::{
 };
 
 use crate::config::Role;
+use crate::control::Registry;
 use crate::forward::{ForwardPort, Lease};
 pub use crate::handle::{Answer, ReadPart, ShardPort};
-use crate::paxos::{Effects, Liveness, Member, Replica, Tuning};
+use crate::paxos::{Effects, Floors, Liveness, Member, Replica, Tuning};
 use crate::stream::catalogue::Catalogue;
 
 pub(crate) use boot::Phase;
@@ -80,6 +85,10 @@ pub struct ShardConfig {
     pub listen: Option<SocketAddr>,
     /// Where a standby finds its upstream.
     pub upstream: Vec<SocketAddr>,
+    /// Upstreams of this region go first.
+    pub upstream_region: String,
+    /// This upstream goes before all others while it can be used.
+    pub upstream_override: Option<SocketAddr>,
     /// Bytes of a segment.
     pub segment_bytes: u64,
     /// Bytes that the shard's segments may take.
@@ -159,11 +168,17 @@ pub struct Shard<R: Ring> {
     pub(crate) streams: BTreeMap<u64, stream::StreamState>,
     pub(crate) catalogue: Catalogue,
     pub(crate) creations: create::Creations,
+    /// As far as the catalogue is committed here; of another shard's catalogue, as last told.
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) controls: control::Controls,
     pub(crate) net: net::Net,
     pub(crate) jobs: jobs::Jobs,
     pub(crate) surveys: survey::Surveys,
     pub(crate) imports: import::Imports,
+    pub(crate) hand_overs: hand_over::HandOvers,
     pub(crate) liveness: Option<Liveness>,
+    pub(crate) floors: Floors,
+    pub(crate) closing: floor::Closing,
     pub(crate) effects: Effects,
     pub(crate) touched: Vec<u64>,
     pub(crate) timers: BTreeSet<(Nanos, u64)>,
@@ -224,8 +239,10 @@ impl<R: Ring> Shard<R> {
     pub fn is_ready(&self) -> bool {
         let listens = self.config.listen.is_none() || self.listening.is_some();
         let leads = |state: &stream::StreamState| {
-            // An unknown tail never leads by itself; status says so.
-            let given_up = state.halted.is_some() || state.replica.log().is_unknown();
+            // A log that lost something never leads by itself; status says so.
+            let log = state.replica.log();
+            let lost = log.is_unknown() || !log.is_whole();
+            let given_up = state.halted.is_some() || lost;
             state.leading || given_up || state.replica.config().members.len() > 1
         };
         matches!(self.phase, Phase::Running) && listens && self.streams.values().all(leads)
@@ -244,6 +261,11 @@ impl<R: Ring> Shard<R> {
     /// The replicas of this shard by their streams, for who looks on.
     pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
         self.streams.values().map(|state| &state.replica)
+    }
+
+    /// The registry of clusters as far as the catalogue is committed at this node.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// What this shard complains about: code and words.

@@ -2,7 +2,8 @@
 //! stream that nobody truncates does not hold a segment full of what nobody needs.
 
 use palisade_netio::{HEAD_BYTES, PAGE_BYTES, Purpose, Ring, SlotId};
-use palisade_wal::{BodyBuilder, FLAG_MOVED, Lsn, RECORD_HEADER_BYTES, RecordMeta};
+use palisade_wal::{Ballot, BodyBuilder, GroupHeader, Kind, Lsn, RECORD_HEADER_BYTES, RecordMeta};
+use zerocopy::FromBytes;
 
 use crate::shard::Shard;
 use crate::shard::jobs::{Destination, Job};
@@ -44,16 +45,16 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// Groups that a read brought are logged again. False when there is no room now.
+    /// Groups that a read brought are logged again. How many; none when there is no room now.
     pub(crate) fn move_groups(
         &mut self,
         stream: u64,
         segment: u64,
         slot: SlotId,
         found: &[(usize, RecordMeta)],
-    ) -> bool {
+    ) -> Option<usize> {
         let log = self.streams[&stream].replica.log();
-        let committed = log.committed().lsn;
+        let (committed, accepting) = (log.committed().lsn, log.accepting());
         let still = |(_, meta): &&(usize, RecordMeta)| {
             let run = log.find(meta.lsn);
             let same = |run: &palisade_wal::Extent| {
@@ -63,30 +64,41 @@ impl<R: Ring> Shard<R> {
         };
         let found: Vec<&(usize, RecordMeta)> = found.iter().filter(still).collect();
         if found.is_empty() {
-            return true;
+            return Some(0);
         }
         let size = |meta: &RecordMeta| RECORD_HEADER_BYTES + meta.len as usize;
-        let bytes: usize = found.iter().map(|(_, meta)| size(meta)).sum();
+        let groups: usize = found.iter().map(|(_, meta)| size(meta)).sum();
+        let bytes = RECORD_HEADER_BYTES + groups;
         if !self.flush_own() || self.ledger.peek(bytes, Claim::Reserve).is_none() {
-            return false;
+            return None;
         }
         let len = (HEAD_BYTES + bytes).next_multiple_of(PAGE_BYTES);
-        let Some(copy) = self.io.pool.take(Purpose::Write, len) else { return false };
+        let copy = self.io.pool.take(Purpose::Write, len)?;
         let (from, to) = self.io.pool.pair(slot, copy);
         let mut builder = BodyBuilder::new(&mut to[HEAD_BYTES..]);
+        // Whoever reads the copies back knows that they are committed.
+        let hint = builder.push_record(Kind::CommitHint, stream, committed, accepting, &[]);
+        assert!(hint.is_ok(), "the slot was taken for it");
         for (at, meta) in &found {
             let group = &from[*at..*at + meta.len as usize];
-            let pushed = builder.push_raw_group(group, meta.ballot, FLAG_MOVED);
+            let pushed = builder.push_moved_group(group, meta.ballot, 0);
             assert!(pushed.is_ok(), "a checked group fits a slot of its size: {pushed:?}");
         }
+        let header = |(at, meta): &&(usize, RecordMeta)| {
+            let group = &from[*at..*at + meta.len as usize];
+            let (header, _) = GroupHeader::read_from_prefix(group).expect("a checked group");
+            (header, meta.ballot)
+        };
+        let headers: Vec<(GroupHeader, Ballot)> = found.iter().map(header).collect();
         let body = builder.finish();
         let place = self.ledger.append(&mut self.io.pool, copy, body, Vec::new(), Claim::Reserve);
         let replica = &mut self.streams.get_mut(&stream).expect("read from it").replica;
-        for (_, meta) in found {
-            let moved = replica.relocate(meta.lsn, meta.end, meta.ballot, place);
+        let count = headers.len();
+        for (header, ballot) in headers {
+            let moved = replica.relocate(&header, ballot, place);
             assert!(moved, "a live run was looked up just now");
         }
-        true
+        Some(count)
     }
 
     /// A move is over.

@@ -16,9 +16,9 @@ use crate::limits::{
     SESSIONS_MAX,
 };
 use crate::paxos::{Heartbeat, Message, NodeKey};
-use crate::shard::ShardConfig;
 use crate::shard::session::Session;
 use crate::shard::token::{OWNER_CONN, owner_base};
+use crate::shard::{Io, ShardConfig};
 
 /// What a connection is for.
 pub(crate) enum Duty {
@@ -28,8 +28,10 @@ pub(crate) enum Duty {
     Bulk(u32),
     /// A client.
     Client(Session),
-    /// The upstream of this standby.
+    /// An upstream of this standby.
     Upstream,
+    /// A node that this standby asks whether it may be one.
+    Candidate(SocketAddr),
 }
 
 /// One connection.
@@ -51,6 +53,10 @@ pub(crate) struct Peer {
     pub(crate) key: Option<NodeKey>,
     /// Its log has little space left, it says.
     pub(crate) short: bool,
+    /// A part of its log is damaged or unknown, it says.
+    pub(crate) impaired: bool,
+    /// What it counts as a leader's pulse, as last heard.
+    pub(crate) pulse: u64,
     /// That was another disk than before, since the peer was up last.
     replaced: bool,
     control_up: bool,
@@ -71,6 +77,8 @@ pub(crate) struct Net {
     pub(crate) me: Identity,
     pub(crate) conns: BTreeMap<u32, Conn>,
     pub(crate) peers: BTreeMap<u32, Peer>,
+    /// How many of them have little space left.
+    pub(crate) short_peers: usize,
     pub(crate) listener: Option<Listener>,
     next: u32,
     zero_copy: ZeroCopy,
@@ -95,6 +103,7 @@ impl Net {
             me,
             conns: BTreeMap::new(),
             peers: BTreeMap::new(),
+            short_peers: 0,
             listener: None,
             next: 0,
             zero_copy: ZeroCopy {
@@ -121,6 +130,8 @@ impl Net {
             bulk: None,
             key: None,
             short: false,
+            impaired: false,
+            pulse: 0,
             replaced: false,
             control_up: false,
             bulk_up: false,
@@ -277,6 +288,15 @@ impl Net {
         peer.outbox_bytes += frame.len() - before;
     }
 
+    /// A peer says how its log is.
+    pub(crate) fn note_state(&mut self, node: u32, short: bool, impaired: bool) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        self.short_peers += usize::from(short);
+        self.short_peers -= usize::from(peer.short);
+        (peer.short, peer.impaired) = (short, impaired);
+        assert!(self.short_peers <= self.peers.len(), "more are short of space than there are");
+    }
+
     /// Sends a heartbeat at once.
     pub(crate) fn send_heartbeat(
         &mut self,
@@ -284,18 +304,32 @@ impl Net {
         pool: &mut Pool,
         to: u32,
         heartbeat: Heartbeat,
-        short: bool,
+        (tag, pulse): (u64, u64),
     ) {
         let Some(id) = self.peers.get(&to).and_then(|p| p.control.filter(|_| p.control_up)) else {
             return;
         };
         let mut body = Vec::with_capacity(crate::paxos::HEARTBEAT_BYTES);
         heartbeat.encode_into(&mut body);
-        let frame = FrameHead::encode(KIND_HEARTBEAT, u64::from(short), 0, &body);
+        let frame = FrameHead::encode(KIND_HEARTBEAT, tag, pulse, &body);
         if let Some(conn) = self.conns.get_mut(&id) {
             // A full queue delays no heartbeat that would still be of use.
             let _ = conn.link.send(ring, pool, Outgoing::inline(frame));
         }
+    }
+
+    /// Sends a small frame to a peer. False when it is not connected or takes none now.
+    pub(crate) fn send_control<R: Ring>(
+        &mut self,
+        io: &mut Io<R>,
+        to: u32,
+        kind: u16,
+        body: &[u8],
+    ) -> bool {
+        let id = self.peers.get(&to).and_then(|p| p.control.filter(|_| p.control_up));
+        let Some(conn) = id.and_then(|id| self.conns.get_mut(&id)) else { return false };
+        let frame = Outgoing::inline(FrameHead::encode(kind, 0, 0, body));
+        conn.link.send(&mut io.ring, &mut io.pool, frame).is_ok()
     }
 
     /// Sends a body that stands in a slot. False when the peer takes none now: it will fetch.

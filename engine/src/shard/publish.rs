@@ -75,13 +75,19 @@ impl<R: Ring> Shard<R> {
         while let Some(request) = self.forward.as_mut().and_then(|port| port.poll_request()) {
             self.locate(request);
         }
+        while let Some((reader, question)) =
+            self.forward.as_mut().and_then(|port| port.poll_question())
+        {
+            let facts = self.facts_for(&question);
+            self.forward.iter_mut().for_each(|port| port.answer(reader, facts.clone()));
+        }
         if let Some(port) = &mut self.forward {
             port.flush();
         }
     }
 
     fn locate(&mut self, request: LocateRequest) {
-        let LocateRequest { id, stream, from, max_bytes } = request;
+        let LocateRequest { id, stream, from, max_bytes, missed } = request;
         let Some(state) = self.streams.get(&stream) else {
             return self.reply_forward(id, stream, Located::Unknown);
         };
@@ -93,7 +99,10 @@ impl<R: Ring> Shard<R> {
         if from >= committed {
             return self.reply_forward(id, stream, Located::NotYet);
         }
-        let sealed = self.sealed_extents(stream, from, committed, max_bytes);
+        let sealed = match missed {
+            true => Vec::new(),
+            false => self.sealed_extents(stream, from, committed, max_bytes),
+        };
         if !sealed.is_empty() {
             return self.reply_forward(id, stream, Located::Sealed(sealed));
         }
@@ -115,7 +124,8 @@ impl<R: Ring> Shard<R> {
         while let Some(extent) = log.find(next).filter(|_| next < committed) {
             let enough = next.0 - from.0 >= u64::from(max_bytes) || extents.len() == EXTENTS_MAX;
             let sealed = self.ledger.wal.is_sealed(extent.place.segment);
-            if !sealed || enough {
+            // The forwarder knows groups in their first place only.
+            if !sealed || enough || extent.moved {
                 break;
             }
             next = extent.end;

@@ -8,13 +8,16 @@ use palisade_netio::{Nanos, Ring};
 use crate::client::wire::StreamEntry;
 use crate::config::Role;
 use crate::event::Listeners;
+use crate::forward::{Feed, ForwardPort};
 use crate::paxos::RoleName;
 use crate::shard::Shard;
+use crate::shard::mesh::shard_of;
 use crate::shard::stream::StreamState;
 use crate::status::{
-    Alarm, BallotStatus, ClusterRole, ClusterStatus, DiskStatus, NodeStatus, ReplicaRole, Status,
-    StreamStatus,
+    Alarm, BallotStatus, ClusterRole, ClusterStatus, DiskStatus, NodeStatus, ReplicaRole,
+    StandbyStatus, Status, StreamStatus, Transfer,
 };
+use crate::stream::catalogue::CATALOGUE_STREAM;
 
 /// One shard's part.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +28,7 @@ struct Part {
     cluster: ClusterStatus,
     node: NodeStatus,
     streams: Vec<StreamStatus>,
+    standbys: Vec<StandbyStatus>,
     disk: DiskStatus,
     alarms: Vec<Alarm>,
 }
@@ -48,20 +52,25 @@ impl Board {
     /// All shards together.
     pub fn status(&self) -> Status {
         let mut status = Status::default();
+        let mut closed = u64::MAX;
         for part in self.lock().iter().flatten() {
             if part.node.id != 0 {
                 status.node = part.node.clone();
             }
             if part.cluster.id != 0 && !part.streams.is_empty() {
                 status.cluster = part.cluster.clone();
+                closed = closed.min(part.cluster.sync_scn);
             }
             status.streams.extend(part.streams.iter().cloned());
+            status.standbys.extend(part.standbys.iter().cloned());
             status.disk.used += part.disk.used;
             status.disk.limit += part.disk.limit;
             status.disk.sync_path = part.disk.sync_path.clone();
             status.alarms.extend(part.alarms.iter().cloned());
         }
         status.streams.sort_by_key(|stream| stream.id);
+        // A shard with no stream that others read holds back nobody.
+        status.cluster.sync_scn = if closed == u64::MAX { 0 } else { closed };
         status
     }
 
@@ -107,6 +116,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn publish_status(&mut self) {
         let role = self.streams.values().next().map_or(Role::Primary, |state| state.role);
         let space = self.ledger.wal.space();
+        let (protection_mode, protection_level) = self.registry.shown_at(self.me.cluster);
         let part = Part {
             at: self.io.now,
             wall_ns: self.io.ring.wall_ns(),
@@ -118,7 +128,9 @@ impl<R: Ring> Shard<R> {
                     Role::Standby => ClusterRole::Standby,
                 },
                 role_epoch: self.role_epoch,
-                ..ClusterStatus::default()
+                protection_mode,
+                protection_level,
+                sync_scn: self.closed_scn(),
             },
             node: NodeStatus {
                 id: self.me.node,
@@ -127,6 +139,7 @@ impl<R: Ring> Shard<R> {
                 version: env!("CARGO_PKG_VERSION").to_string(),
             },
             streams: self.streams.iter().map(|(id, s)| self.stream_status(*id, s)).collect(),
+            standbys: self.standby_statuses(),
             disk: DiskStatus {
                 used: space.used,
                 limit: space.limit,
@@ -145,9 +158,34 @@ impl<R: Ring> Shard<R> {
         self.board.lock()[usize::from(self.me.shard)] = Some(part);
     }
 
+    /// The other clusters, as the shard of the catalogue knows them.
+    fn standby_statuses(&self) -> Vec<StandbyStatus> {
+        if shard_of(CATALOGUE_STREAM, self.me.shards) != self.me.shard {
+            return Vec::new();
+        }
+        let feeds = self.forward.as_ref().map(ForwardPort::feeds).unwrap_or_default();
+        let others = self.registry.standbys().filter(|known| known.id != self.me.cluster);
+        let known = others.map(|cluster| {
+            let feed = feeds.iter().find(|feed| feed.cluster == cluster.id);
+            let state = match (cluster.hold, feed) {
+                (Some(_), _) => "suspended",
+                (None, Some(_)) => "connected",
+                (None, None) => "not-connected",
+            };
+            let (region, transfer) = (cluster.region.clone(), cluster.transfer);
+            standby_status(feed, cluster.id, region, transfer, state)
+        });
+        let strange = feeds.iter().filter(|feed| self.registry.standby(feed.cluster).is_none());
+        let strange = strange.map(|feed| {
+            let (region, transfer) = (String::new(), Transfer::default());
+            standby_status(Some(feed), feed.cluster, region, transfer, "unregistered")
+        });
+        known.chain(strange).collect()
+    }
+
     fn stream_status(&self, id: u64, state: &StreamState) -> StreamStatus {
         let status = state.replica.status();
-        let (name, reason, action) = self.condition(id, state);
+        let (name, reason, action, since) = self.condition(id, state);
         StreamStatus {
             id,
             role: match status.role {
@@ -164,19 +202,20 @@ impl<R: Ring> Shard<R> {
             committed_lsn: status.committed.0,
             end_lsn: status.end.0,
             scn: state.replica.log().last_scn(),
-            upstream: self.import_upstream(id),
+            upstream: self.upstream(id),
             state: name,
-            since: state.since_wall_ns,
+            since,
             reason,
             action,
             age_us: None,
         }
     }
 
-    /// State, reason and action of a stream.
-    fn condition(&self, id: u64, state: &StreamState) -> (String, String, String) {
+    /// State, reason and action of a stream, and since when.
+    fn condition(&self, id: u64, state: &StreamState) -> (String, String, String, u64) {
         let words = |name: &str, reason: &str, action: &str| {
-            (name.to_string(), reason.to_string(), action.to_string())
+            let since = state.since_wall_ns;
+            (name.to_string(), reason.to_string(), action.to_string(), since)
         };
         if let Some(halt) = &state.halted {
             let action = "the other replicas go on; keep this data directory for diagnosis";
@@ -196,17 +235,32 @@ impl<R: Ring> Shard<R> {
             };
             return words("unknown-tail", reason, action);
         }
+        if let Some((from, upto, vain)) = state.replica.lost_range() {
+            let lone = state.replica.config().members.len() == 1;
+            let reason = format!("LSN {from} to {upto} is lost on this disk: it cannot lead");
+            let action = match (lone, vain) {
+                (true, _) => "nobody else has this log: restore a copy of the data directory",
+                (_, false) => {
+                    let action = "wait: it asks the other members for what is lost";
+                    return words("repairing", &reason, action);
+                }
+                (_, true) => {
+                    "no member that is up has it: bring up the others; until then this member \
+                     waits, and with it the stream if it has no leader"
+                }
+            };
+            return words("lost-range", &reason, action);
+        }
         if let Some(at) = state.replica.damaged() {
             let reason =
-                format!("LSN {at} cannot be read from this disk: it leads only if it must");
-            let action = match state.replica.config().members.len() {
-                1 => "nobody else has this log: see `palisade inspect verify`, restore a copy",
-                _ => "check the disk; keep the other members up: they have these bytes",
-            };
+                format!("LSN {at} cannot be read from this disk: it leads as long as it runs");
+            let action = "nobody else has this log: see `palisade inspect verify`, restore a copy";
             return words("damaged", &reason, action);
         }
         if let Some(import) = self.import_state(id) {
-            return import;
+            let (name, reason, action, _) = words(import.state, &import.reason, import.action);
+            let since = self.io.ring.wall_ns().saturating_sub(self.io.now.since(import.since));
+            return (name, reason, action, since);
         }
         let status = state.replica.status();
         match status.leader.is_some() {
@@ -214,4 +268,15 @@ impl<R: Ring> Shard<R> {
             false => words("no-leader", status.reason, "wait; a majority must be up"),
         }
     }
+}
+
+fn standby_status(
+    feed: Option<&Feed>,
+    cluster: u32,
+    region: String,
+    transfer: Transfer,
+    state: &str,
+) -> StandbyStatus {
+    let Feed { lag_bytes, lag_us, .. } = feed.copied().unwrap_or_default();
+    StandbyStatus { cluster, region, transfer, state: state.to_string(), lag_bytes, lag_us }
 }

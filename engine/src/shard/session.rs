@@ -44,7 +44,10 @@ impl<R: Ring> Shard<R> {
             wire::KIND_APPEND => self.on_append_request(conn, tag, stream, &body),
             wire::KIND_CREATE_STREAMS => self.on_create_request(conn, tag, &body),
             wire::KIND_LIST_STREAMS => self.survey(conn, tag, Wanted::Streams),
+            wire::KIND_TRANSFER_LEADER => self.on_transfer_request(conn, tag, stream, &body),
             wire::KIND_STATUS => self.survey(conn, tag, Wanted::Status),
+            wire::KIND_CONTROL => self.on_control_request(conn, tag, &body),
+            wire::KIND_REGISTRY => self.answer_registry(conn, tag),
             kind => {
                 let text = format!("frames of kind {kind:#x} mean nothing to this node");
                 self.refuse(conn, tag, &Error::new(ErrorKind::Config, text));
@@ -92,6 +95,19 @@ impl<R: Ring> Shard<R> {
             }
         };
         self.create_streams(count, crate::shard::create::Asker::Client { conn, tag });
+    }
+
+    fn on_transfer_request(&mut self, conn: u32, tag: u64, stream: u64, body: &[u8]) {
+        match wire::parse_transfer(body) {
+            Ok(to) => {
+                let asker = crate::shard::hand_over::Asker::Client { conn, tag };
+                self.transfer_leader(stream, to, asker);
+            }
+            Err(error) => {
+                let refused = Refused::new(RefusedCode::Malformed, error.to_string());
+                self.answer(conn, wire::KIND_REFUSED, tag, &refused.encode());
+            }
+        }
     }
 
     fn open_request(&mut self, conn: u32, tag: u64, stream: u64, count: usize) -> Option<u64> {
@@ -187,6 +203,13 @@ fn refused_code(kind: ErrorKind) -> Option<RefusedCode> {
         ErrorKind::ScnTooFarAhead => RefusedCode::ScnTooFar,
         ErrorKind::Shutdown => RefusedCode::Shutdown,
         ErrorKind::Config => RefusedCode::Unsupported,
+        ErrorKind::NotMember => RefusedCode::NotMember,
+        ErrorKind::NotUp => RefusedCode::NotUp,
+        ErrorKind::LeadsAlready => RefusedCode::LeadsAlready,
+        ErrorKind::Behind => RefusedCode::Behind,
+        ErrorKind::TimedOut => RefusedCode::TimedOut,
+        ErrorKind::Forbidden => RefusedCode::Forbidden,
+        ErrorKind::Conflict => RefusedCode::Conflict,
         _ => return None,
     })
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use palisade_netio::{Nanos, SlotId};
-use palisade_wal::{GroupKind, Lsn};
+use palisade_wal::{Ballot, GroupKind, Lsn};
 
 use crate::append::{Appended, Promise};
 use crate::config::Role;
@@ -20,6 +20,8 @@ pub(crate) enum Reply {
     Session { conn: u32, request: u64, index: u32 },
     /// The creation of streams, by this ticket.
     Create(u64),
+    /// A change of the registry, by this ticket.
+    Control(u64),
 }
 
 /// A record that was taken and is in no group yet.
@@ -69,6 +71,8 @@ pub(crate) struct StreamState {
     pub(crate) floor: Lsn,
     pub(crate) halted: Option<HaltReason>,
     pub(crate) timer: Option<Nanos>,
+    /// The promise that the shard's floors know of.
+    pub(crate) promised: Ballot,
     pub(crate) touched: bool,
     /// It has records, and the replica takes none now.
     pub(crate) blocked: bool,
@@ -76,6 +80,8 @@ pub(crate) struct StreamState {
     pub(crate) hinted: Lsn,
     /// Since when the replica is in its present role.
     pub(crate) since_wall_ns: u64,
+    /// Since when this node leads it, if it does.
+    pub(crate) led_since: Nanos,
 }
 
 impl StreamState {
@@ -95,9 +101,11 @@ impl StreamState {
             floor: Lsn::ZERO,
             halted: None,
             timer: None,
+            promised: Ballot::NONE,
             touched: false,
             blocked: false,
             since_wall_ns: wall_ns,
+            led_since: Nanos(0),
         }
     }
 

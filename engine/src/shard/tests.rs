@@ -149,6 +149,8 @@ impl Home {
             dir: PathBuf::from(self.dir.path()).join(format!("shard-{shard}")),
             listen: (shard == 0).then_some(any),
             upstream: Vec::new(),
+            upstream_region: "here".to_string(),
+            upstream_override: None,
             segment_bytes: SEGMENT_BYTES,
             log_bytes_max: 256 << 20,
             sync_path: SyncPath::Dsync,

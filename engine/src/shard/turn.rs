@@ -13,6 +13,7 @@ use palisade_netio::{Completion, ListenEvent, Nanos, Ring, Wait};
 use crate::handle::Command;
 use crate::limits::COMMANDS_MAX;
 use crate::shard::boot::Phase;
+use crate::shard::control;
 use crate::shard::create::Asker;
 use crate::shard::jobs::{Destination, Job};
 use crate::shard::ledger::Durable;
@@ -77,12 +78,15 @@ impl<R: Ring> Shard<R> {
         self.run_timers();
         self.end_surveys();
         self.check_stall();
+        self.give_away();
         self.run_imports();
         self.end_turn();
+        self.run_floors();
         self.seal();
         self.flush_own();
         self.end_turn();
         self.run_checkpoint();
+        self.tell_handed_over();
         self.serve_forwarder();
         self.run_jobs();
         self.check_ceiling();
@@ -148,12 +152,22 @@ impl<R: Ring> Shard<R> {
                     self.publish_status();
                     let _ = reply.send(Ok(()));
                 }
+                Command::Transfer { stream, to, reply } => {
+                    let asker = crate::shard::hand_over::Asker::Embedder(reply);
+                    self.transfer_leader(stream, to, asker);
+                }
                 Command::Create { count, reply } => {
                     self.create_streams(count, Asker::Embedder(reply));
                 }
                 Command::Read { stream, from, follow, reply } => {
                     let destination = Destination::Embedder { follow, reply };
                     self.push_job(Job::new(stream, from, from, destination));
+                }
+                Command::Control { request, dry_run, reply } => {
+                    self.control(&request, dry_run, control::Asker::Embedder(reply));
+                }
+                Command::Registry { reply } => {
+                    let _ = reply.send(Ok(self.registry_view()));
                 }
             }
         }
@@ -180,6 +194,7 @@ impl<R: Ring> Shard<R> {
                 Durable::Record { stream, id } => {
                     self.step(stream, |replica, now, fx| replica.on_durable(id, now, fx));
                 }
+                Durable::Floor { floor } => self.floors.on_durable(floor),
                 Durable::Groups { stream, ballot, upto } => {
                     self.step(stream, |replica, now, fx| {
                         replica.on_group_durable(ballot, upto, now, fx);
@@ -187,9 +202,15 @@ impl<R: Ring> Shard<R> {
                 }
             }
         }
+        self.ledger.note_writes(self.io.now);
+        let writes = (self.ledger.wal.durable(), self.ledger.oldest_write());
+        if !self.creations.undurable.is_empty() {
+            self.tell_created();
+        }
         if let Some(liveness) = &mut self.liveness
             && liveness.next_deadline() <= self.io.now
         {
+            liveness.on_writes(writes.0, writes.1);
             let mut effects = Vec::new();
             liveness.on_time(self.io.now, &mut effects);
             self.drain_liveness(effects);
@@ -199,7 +220,6 @@ impl<R: Ring> Shard<R> {
     /// A write that takes too long makes this node fall silent: it must not lead.
     fn check_stall(&mut self) {
         let limit = self.config.disk_stall_ns;
-        self.ledger.note_writes(self.io.now);
         // Woken much later than planned, it was this process that stood still, not the disk.
         if self.planned.take().is_some_and(|at| self.io.now.since(at) > STOOD_STILL_NS) {
             self.ledger.restart_ages(self.io.now);
@@ -313,7 +333,8 @@ impl<R: Ring> Shard<R> {
         let again = waits.then(|| self.io.now.after(LOOK_AGAIN_NS));
         [replicas, liveness, stall, self.net.next_timer(), self.ledger.wal.next_timer()]
             .into_iter()
-            .chain([self.next_import(), self.surveys.next_deadline(), again])
+            .chain([self.next_import(), self.next_floor(), self.surveys.next_deadline(), again])
+            .chain([self.hand_overs.next_deadline()])
             .flatten()
             .min()
     }

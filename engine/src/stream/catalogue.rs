@@ -1,4 +1,5 @@
-//! The catalogue (stream 1): which streams exist. One entry per change.
+//! The catalogue (stream 1): which streams exist. One entry per change. The changes of the
+//! registry of clusters stand in the same stream, in groups of their own kind.
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,7 @@
 //! Everything that a stream's log implies beyond its bytes: producers, and for stream 1 the
-//! catalogue. Changed in log order by what is logged, committed and voided, when a node runs and
-//! when it recovers, so that no derived table outlives the bytes that it came from.
+//! catalogue and the registry of clusters. Changed in log order by what is logged, committed and
+//! voided, when a node runs and when it recovers, so that no derived table outlives the bytes that
+//! it came from.
 
 use std::collections::VecDeque;
 
@@ -9,6 +10,7 @@ use zerocopy::FromBytes;
 
 use super::catalogue::{CATALOGUE_STREAM, Change};
 use super::producers::{Mark, Producers};
+use crate::control;
 
 /// What one logged group implies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +19,11 @@ struct Implied {
     end: Lsn,
     marks: Vec<Mark>,
     changes: Vec<Change>,
+    registry: Vec<Entry>,
 }
+
+/// A change of the registry, and where its entry ends.
+type Entry = (Lsn, control::Change);
 
 #[derive(Clone, Debug)]
 struct Staged {
@@ -32,11 +38,17 @@ pub struct Derived {
     pub producers: Producers,
     /// Catalogue changes above the committed cursor.
     pub(super) changes: VecDeque<(Lsn, Change)>,
+    /// Changes of the registry above the committed cursor, by the ends of their groups.
+    pub(super) registry: VecDeque<(Lsn, Entry)>,
     /// Groups of the run staged for one takeover.
     staged: Option<Staged>,
     /// Highest catalogue id seen in any group, voided ones included.
     seen: Vec<Change>,
     pub(super) committed: Lsn,
+    /// Ranges of the log that were lost before they were seen, in order.
+    pub(super) gaps: Vec<(Lsn, Lsn)>,
+    /// Groups that were logged again, until their range is whole.
+    moved: Vec<Implied>,
 }
 
 impl Derived {
@@ -77,29 +89,102 @@ impl Derived {
             staged.ballot == ballot && staged.groups.iter().any(|group| group.end == end)
         });
         let start = staged.as_ref().and_then(|s| s.groups.first()).map(|g| g.start);
-        let void = start.unwrap_or(end).min(end);
-        self.producers.on_voided(void);
-        while self.changes.back().is_some_and(|(at, _)| *at > void) {
-            self.changes.pop_back();
-        }
-        // A run may begin below the committed position; what is committed is known already.
+        let gaps = self.gaps.clone();
+        self.void(start.unwrap_or(end).min(end));
+        // A run may begin below the committed position; what is committed is known already, but
+        // for what was lost.
         let news = self.committed..end;
         for group in staged.into_iter().flat_map(|s| s.groups) {
             if news.contains(&group.start) {
                 self.adopt(group);
+            } else if group.end <= end && is_in(&gaps, group.start) {
+                self.adopt_late(group);
             }
         }
     }
 
-    /// Everything below `upto` is committed. Returns the catalogue changes that became so.
-    pub fn on_committed(&mut self, upto: Lsn) -> Vec<Change> {
+    /// A Takeover was replayed whose bytes above `committed` are lost.
+    pub fn on_lost_takeover(&mut self, committed: Lsn, end: Lsn) {
+        self.staged = None;
+        self.void(committed);
+        self.on_lost(committed, end);
+    }
+
+    /// The log goes on at `end` after a loss: what stood between was not seen.
+    pub fn on_lost(&mut self, start: Lsn, end: Lsn) {
+        assert!(start < end, "a loss from {start} to {end}");
+        let full = self.gaps.len() >= GAPS_MAX;
+        match self.gaps.last_mut() {
+            // One too many: what was seen between them is told apart when it comes again.
+            Some(last) if full => last.1 = end,
+            _ => self.gaps.push((start, end)),
+        }
+    }
+
+    fn void(&mut self, from: Lsn) {
+        self.producers.on_voided(from);
+        while self.changes.back().is_some_and(|(at, _)| *at > from) {
+            self.changes.pop_back();
+        }
+        while self.registry.back().is_some_and(|(at, _)| *at > from) {
+            self.registry.pop_back();
+        }
+        self.gaps.retain(|(start, _)| *start < from);
+        if let Some((_, end)) = self.gaps.last_mut() {
+            *end = from.min(*end);
+        }
+        self.moved.retain(|group| group.end <= from);
+    }
+
+    /// A group of a lost range was logged again.
+    pub fn on_moved(&mut self, bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) {
+        // A run that is begun again is another one.
+        self.moved.retain(|group| group.end <= start);
+        self.moved.push(implied(bytes, kind, start, end, scn));
+    }
+
+    /// A lost range was filled. Returns the catalogue changes in it that are committed.
+    pub fn on_mended(&mut self, from: Lsn, upto: Lsn) -> Vec<(Lsn, Change)> {
+        let range = from..upto;
+        let within = |group: &mut Implied| range.contains(&group.start);
+        let back: Vec<Implied> = self.moved.extract_if(.., within).collect();
+        for group in back {
+            if is_in(&self.gaps, group.start) {
+                self.adopt_late(group);
+            }
+        }
+        let gaps = std::mem::take(&mut self.gaps);
+        for (start, end) in gaps {
+            let parts = [(start, end.min(from)), (start.max(upto), end)];
+            self.gaps.extend(parts.into_iter().filter(|(start, end)| start < end));
+        }
+        self.take_committed()
+    }
+
+    /// Everything below `upto` is committed. Returns the catalogue changes that became so, each
+    /// with the end of its group.
+    pub fn on_committed(&mut self, upto: Lsn) -> Vec<(Lsn, Change)> {
         self.committed = self.committed.max(upto);
         self.producers.on_committed(upto);
+        self.take_committed()
+    }
+
+    fn take_committed(&mut self) -> Vec<(Lsn, Change)> {
         let mut committed = Vec::new();
-        while self.changes.front().is_some_and(|(end, _)| *end <= upto) {
-            committed.extend(self.changes.pop_front().map(|(_, change)| change));
+        while self.changes.front().is_some_and(|(end, _)| *end <= self.committed) {
+            committed.extend(self.changes.pop_front());
         }
         committed
+    }
+
+    /// The changes of the registry that are committed and were not taken yet, in the order of the
+    /// log, each with the end of its entry. Those above a lost range wait until it is whole: what
+    /// they do depends on those before them.
+    pub fn take_registry(&mut self) -> Vec<(Lsn, control::Change)> {
+        let known = self.gaps.first().map_or(self.committed, |(start, _)| *start);
+        let upto = self.committed.min(known);
+        let committed = self.registry.partition_point(|(end, _)| *end <= upto);
+        self.registry.drain(..committed).map(|(_, entry)| entry).collect()
     }
 
     /// Catalogue changes logged since the last call, committed or not: their ids are taken.
@@ -115,11 +200,38 @@ impl Derived {
             self.changes.push_back((group.end, change));
             self.seen.push(change);
         }
+        for entry in group.registry {
+            self.registry.push_back((group.end, entry));
+        }
+    }
+
+    /// As [`adopt`](Derived::adopt), for a group that is not the last one.
+    fn adopt_late(&mut self, group: Implied) {
+        for mark in group.marks {
+            self.producers.on_logged_late(mark, self.committed);
+        }
+        for change in group.changes {
+            let at = self.changes.partition_point(|(end, _)| *end <= group.end);
+            self.changes.insert(at, (group.end, change));
+            self.seen.push(change);
+        }
+        for entry in group.registry {
+            let at = self.registry.partition_point(|(end, _)| *end <= group.end);
+            self.registry.insert(at, (group.end, entry));
+        }
     }
 }
 
+/// Lost ranges that are told apart.
+pub(super) const GAPS_MAX: usize = palisade_wal::limits::HOLES_MAX;
+
+fn is_in(ranges: &[(Lsn, Lsn)], at: Lsn) -> bool {
+    ranges.iter().any(|(start, end)| (*start..*end).contains(&at))
+}
+
 fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Implied {
-    let mut group = Implied { start, end, marks: Vec::new(), changes: Vec::new() };
+    let (changes, registry) = (Vec::new(), Vec::new());
+    let mut group = Implied { start, end, marks: Vec::new(), changes, registry };
     // A group of that kind in another stream is the work of a peer or a client that errs.
     let header = GroupHeader::read_from_prefix(bytes);
     let of_catalogue = header.is_ok_and(|(header, _)| header.stream.get() == CATALOGUE_STREAM);
@@ -136,6 +248,10 @@ fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Imp
         if kind == GroupKind::Catalogue && of_catalogue {
             group.changes.extend(Change::decode(entry.payload));
         }
+        if kind == GroupKind::Registry && of_catalogue {
+            let change = control::Change::decode(entry.payload);
+            group.registry.extend(change.map(|change| (entry.end, change)));
+        }
     }
     group
 }
@@ -145,6 +261,188 @@ mod tests {
     use palisade_wal::{BodyBuilder, CHAIN_START, Origin};
 
     use super::*;
+    use crate::control::{Cluster, Registry, What};
+    use crate::limits::PRODUCER_EXPIRY_NS;
+    use crate::stream::producers::Verdict;
+
+    /// A group of a log that is made by chance.
+    #[derive(Clone)]
+    struct Made {
+        bytes: Vec<u8>,
+        start: Lsn,
+        end: Lsn,
+        scn: u64,
+        producers: Vec<(u64, u64)>,
+    }
+
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, limit: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) % limit
+        }
+    }
+
+    /// A group with records of few producers, after `start`, days after `scn` now and then.
+    fn made(dice: &mut Dice, start: Lsn, scn: u64) -> Made {
+        let mut buffer = vec![0; 4096];
+        let mut builder = BodyBuilder::new(&mut buffer);
+        let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
+        builder.begin_group(5, start, Ballot::NONE, GroupKind::Data, origin, 0).unwrap();
+        let mut producers = Vec::new();
+        for _ in 0..=dice.below(3) {
+            let (producer, sequence) = (dice.below(6), 1 + dice.below(4));
+            let sequence = if producer == 0 { 0 } else { sequence };
+            builder.push_entry(b"x", producer, sequence).unwrap();
+            producers.push((producer, sequence));
+        }
+        let scn = scn + 1 + dice.below(4) * PRODUCER_EXPIRY_NS / 5;
+        let meta = builder.end_group(scn, CHAIN_START);
+        let bytes = buffer[meta.range()].to_vec();
+        Made { bytes, start, end: meta.end, scn, producers }
+    }
+
+    fn log(dice: &mut Dice, groups: u64, start: Lsn, scn: u64) -> Vec<Made> {
+        let mut log: Vec<Made> = Vec::new();
+        for _ in 0..groups {
+            let (start, scn) = log.last().map_or((start, scn), |last| (last.end, last.scn));
+            log.push(made(dice, start, scn));
+        }
+        log
+    }
+
+    fn logged(derived: &mut Derived, group: &Made) {
+        derived.on_logged(&group.bytes, GroupKind::Data, group.start, group.end, group.scn);
+    }
+
+    /// The log as a replica sees it that is led by many: groups that a Takeover voids again, some
+    /// staged, commits now and then.
+    fn lived(dice: &mut Dice, log: &[Made]) -> Derived {
+        let mut derived = Derived::default();
+        let (mut at, mut committed, mut round) = (0, 0, 0);
+        while at < log.len() {
+            round += 1;
+            let ballot = Ballot { round, node: 1, incarnation: 1 };
+            match dice.below(4) {
+                0 => {
+                    // Another leader's groups, in place of those above; none is ever committed.
+                    let (start, scn) = (log[at].start, log[at].scn);
+                    let void = self::log(dice, 3, start, scn + 9 * PRODUCER_EXPIRY_NS);
+                    void.iter().for_each(|group| logged(&mut derived, group));
+                    derived.on_takeover(ballot, start);
+                }
+                1 => {
+                    // Back to what is committed, and there again by a fetch for a Takeover.
+                    for Made { bytes, start, end, scn, .. } in &log[committed..=at] {
+                        derived.on_staged(ballot, bytes, GroupKind::Data, *start, *end, *scn);
+                    }
+                    derived.on_takeover(ballot, log[at].end);
+                    at += 1;
+                }
+                2 if at > committed => {
+                    committed += 1 + dice.below((at - committed) as u64) as usize;
+                    derived.on_committed(log[committed - 1].end);
+                }
+                _ => {
+                    logged(&mut derived, &log[at]);
+                    at += 1;
+                }
+            }
+        }
+        derived.on_committed(log[log.len() - 1].end);
+        derived
+    }
+
+    #[test]
+    fn a_table_is_a_function_of_the_committed_log() {
+        let (mut fresh, mut known) = (0, 0);
+        for seed in 0..300 {
+            let mut dice = Dice(seed);
+            let log = log(&mut dice, 40, Lsn::ZERO, 1 << 50);
+            let mut plain = Derived::default();
+            for group in &log {
+                logged(&mut plain, group);
+                plain.on_committed(group.end);
+            }
+            for _ in 0..3 {
+                let lived = lived(&mut dice, &log);
+                assert_eq!(lived.producers, plain.producers, "seed {seed}");
+            }
+            // Who is known is who was heard of in time, by the newest record of any producer.
+            let numbered = log.iter().filter(|g| g.producers.iter().any(|(id, _)| *id != 0));
+            let newest = numbered.map(|group| group.scn).max().expect("some have producers");
+            for id in 1..6 {
+                let named = log.iter().filter(|g| g.producers.iter().any(|(p, _)| *p == id));
+                let last = named.map(|group| group.scn).max();
+                let expected = last.is_some_and(|scn| scn + PRODUCER_EXPIRY_NS >= newest);
+                let is_new = plain.producers.check(id, 1, None) == Verdict::Fresh;
+                assert_eq!(is_new, !expected, "seed {seed}, producer {id}");
+                (fresh, known) = (fresh + u32::from(is_new), known + u32::from(!is_new));
+            }
+        }
+        assert!(fresh > 100 && known > 100, "both happen: {fresh} expired, {known} known");
+    }
+
+    /// The bytes of one group of a producer, and what the log says of it.
+    fn group(at: Lsn, before: u64, sequence: u64) -> (Vec<u8>, palisade_wal::RecordMeta) {
+        let mut bytes = vec![0; 4096];
+        let mut builder = BodyBuilder::new(&mut bytes);
+        let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
+        let (stream, kind) = (CATALOGUE_STREAM, GroupKind::Catalogue);
+        builder.begin_group(stream, at, Ballot::NONE, kind, origin, 0).unwrap();
+        let change = Change::Create { stream: 10 + sequence };
+        builder.push_entry(&change.encode(), 7, sequence).unwrap();
+        let meta = builder.end_group(sequence, before);
+        (bytes[meta.range()].to_vec(), meta)
+    }
+
+    /// Whatever was committed, lost, and logged again in between: in the end the table is that of
+    /// a log that was never damaged.
+    #[test]
+    fn what_comes_back_late_has_its_place() {
+        use crate::stream::producers::Verdict;
+        let (mut at, mut before, mut groups) = (Lsn::ZERO, CHAIN_START, Vec::new());
+        for sequence in 1..=6 {
+            let (bytes, meta) = group(at, before, sequence);
+            (at, before) = (meta.end, meta.chain);
+            groups.push((bytes, meta));
+        }
+        let kind = GroupKind::Catalogue;
+        for committed in [0, 2, 4, 6] {
+            let mut derived = Derived::default();
+            for (number, (bytes, meta)) in groups.iter().enumerate() {
+                if number == 4 {
+                    derived.on_lost(groups[2].1.lsn, groups[4].1.lsn);
+                }
+                if !(2..4).contains(&number) {
+                    derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
+                }
+            }
+            let upto = groups.get(committed).map_or(at, |(_, meta)| meta.lsn);
+            let mut created = derived.on_committed(upto);
+            // The first run was another's, or was cut off.
+            for numbers in [2..3, 2..4] {
+                for (bytes, meta) in &groups[numbers] {
+                    derived.on_moved(bytes, kind, meta.lsn, meta.end, meta.scn);
+                }
+            }
+            created.extend(derived.on_mended(groups[2].1.lsn, groups[4].1.lsn));
+            created.extend(derived.on_committed(at));
+            created.sort_by_key(|(end, _)| *end);
+            let ends: Vec<Lsn> = groups.iter().map(|(_, meta)| meta.end).collect();
+            assert_eq!(created.iter().map(|(end, _)| *end).collect::<Vec<_>>(), ends);
+            assert_eq!(derived.take_seen().len(), 6);
+            for (number, (_, meta)) in groups.iter().enumerate() {
+                let Verdict::Duplicate(mark) = derived.producers.check(7, number as u64 + 1, None)
+                else {
+                    panic!("{number} is not known");
+                };
+                assert_eq!(mark.scn, meta.scn);
+            }
+            assert_eq!(derived.producers.check(7, 7, None), Verdict::Fresh);
+        }
+    }
 
     #[test]
     fn a_catalogue_group_of_another_stream_names_no_stream() {
@@ -161,5 +459,133 @@ mod tests {
             assert_eq!(derived.take_seen().len(), named, "in stream {stream}");
             assert_eq!(derived.on_committed(meta.end).len(), named);
         }
+    }
+
+    const ROUNDS: u64 = 300;
+
+    fn mix(seed: &mut u64) -> u64 {
+        *seed =
+            seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *seed >> 33
+    }
+
+    type Registered = (Vec<u8>, Lsn, Vec<control::Change>);
+
+    /// A group of the catalogue with one or two changes, one of which may be of this version.
+    fn registry_group(start: Lsn, version: u64, seed: &mut u64) -> Registered {
+        let mut bytes = vec![0; 4096];
+        let mut builder = BodyBuilder::new(&mut bytes);
+        let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
+        let kind = GroupKind::Registry;
+        builder.begin_group(CATALOGUE_STREAM, start, Ballot::NONE, kind, origin, 0).unwrap();
+        let mut changes = Vec::new();
+        for _ in 0..=mix(seed) % 2 {
+            let id = 2 + (mix(seed) % 4) as u32;
+            let what = match mix(seed) % 3 {
+                0 => What::Remove(id),
+                _ => What::Put(Cluster::new(id, crate::status::Transfer::Sync)),
+            };
+            let on = (version + mix(seed) % 3).saturating_sub(1);
+            let change = control::Change { by: 1, on, what };
+            builder.push_entry(&change.encode(), 0, 0).unwrap();
+            changes.push(change);
+        }
+        let meta = builder.end_group(1, CHAIN_START);
+        (bytes[meta.range()].to_vec(), meta.end, changes)
+    }
+
+    /// Groups are logged, staged, voided by takeovers and committed in any order: the registry is
+    /// what the committed log says, and nothing of a voided group is ever seen.
+    #[test]
+    fn the_registry_is_what_the_committed_log_says() {
+        for round in 0..ROUNDS {
+            let mut seed = round;
+            let mut derived = Derived::default();
+            let (mut registry, mut expected) = (Registry::default(), Registry::default());
+            // The log as it stands: ends and changes of its groups.
+            let mut log: Vec<(Lsn, Vec<control::Change>)> = Vec::new();
+            let (mut committed, mut ballot) = (0, 0);
+            for _ in 0..60 {
+                let end = log.last().map_or(Lsn::ZERO, |(end, _)| *end);
+                let kind = GroupKind::Registry;
+                match mix(&mut seed) % 4 {
+                    0 | 1 => {
+                        let version = registry.version();
+                        let (bytes, to, changes) = registry_group(end, version, &mut seed);
+                        derived.on_logged(&bytes, kind, end, to, 1);
+                        log.push((to, changes));
+                    }
+                    2 => {
+                        // A takeover keeps some of what is not committed, and brings other groups.
+                        ballot += 1;
+                        let ballot = Ballot { round: ballot, node: 1, incarnation: 1 };
+                        let keep =
+                            committed + mix(&mut seed) as usize % (log.len() - committed + 1);
+                        log.truncate(keep);
+                        let mut end = log.last().map_or(Lsn::ZERO, |(end, _)| *end);
+                        for _ in 0..mix(&mut seed) % 3 {
+                            let version = registry.version();
+                            let (bytes, to, changes) = registry_group(end, version, &mut seed);
+                            derived.on_staged(ballot, &bytes, kind, end, to, 1);
+                            log.push((to, changes));
+                            end = to;
+                        }
+                        derived.on_takeover(ballot, end);
+                    }
+                    _ => {
+                        let upto =
+                            committed + mix(&mut seed) as usize % (log.len() - committed + 1);
+                        for (_, changes) in &log[committed..upto] {
+                            for change in changes {
+                                expected.apply(change);
+                            }
+                        }
+                        committed = upto;
+                        let upto = log[..upto].last().map_or(Lsn::ZERO, |(end, _)| *end);
+                        derived.on_committed(upto);
+                        for (_, change) in derived.take_registry() {
+                            registry.apply(&change);
+                        }
+                    }
+                }
+                assert_eq!(registry, expected, "round {round}");
+            }
+        }
+    }
+
+    /// Entries above a lost one would have no effect if they were taken before it.
+    #[test]
+    fn the_registry_waits_for_what_is_lost() {
+        let kind = GroupKind::Registry;
+        let (mut seed, mut end) = (7, Lsn::ZERO);
+        let (mut expected, mut groups) = (Registry::default(), Vec::new());
+        for _ in 0..4 {
+            let (bytes, to, changes) = registry_group(end, expected.version(), &mut seed);
+            for change in &changes {
+                expected.apply(change);
+            }
+            groups.push((bytes, end, to));
+            end = to;
+        }
+        let (mut derived, mut registry) = (Derived::default(), Registry::default());
+        for (at, (bytes, start, end)) in groups.iter().enumerate() {
+            match at {
+                1 => derived.on_lost(*start, *end),
+                _ => derived.on_logged(bytes, kind, *start, *end, 1),
+            }
+        }
+        derived.on_committed(end);
+        let mut take = |derived: &mut Derived| {
+            for (_, change) in derived.take_registry() {
+                registry.apply(&change);
+            }
+            registry.version()
+        };
+        let (before, all) = (take(&mut derived), expected.version());
+        assert!(before < all, "{before} of {all}");
+        let (bytes, start, end) = &groups[1];
+        derived.on_moved(bytes, kind, *start, *end, 1);
+        derived.on_mended(*start, *end);
+        assert_eq!(take(&mut derived), all);
     }
 }

@@ -4,9 +4,10 @@
 use palisade_wal::{LogImage, Lsn};
 
 use super::catalogue::{CATALOGUE_STREAM, Catalogue, Change, FIRST_STREAM};
-use super::derived::Derived;
+use super::derived::{Derived, GAPS_MAX};
 use super::producers::{Mark, Producer, Producers};
 use crate::config::Role;
+use crate::control::{self, Registry};
 use crate::limits::{PRODUCERS_LAST_MAX, PRODUCERS_MAX, STREAMS_MAX};
 use crate::paxos::Config;
 
@@ -16,6 +17,8 @@ const MARKS_MAX: usize = 4096;
 const MARKS_OF_ONE_MAX: usize = 256;
 /// Records above the committed position in an image.
 const OVERLAY_MAX: usize = 64 << 10;
+/// Changes of the registry above it.
+const REGISTRY_MAX: usize = 4096;
 
 const _: () = assert!(MARKS_OF_ONE_MAX <= MARKS_MAX);
 const _: () = assert!(MARKS_MAX >= PRODUCERS_MAX, "each of them keeps its last place");
@@ -28,15 +31,16 @@ pub(crate) struct StreamImage {
     pub(crate) role: Role,
     pub(crate) floor: Lsn,
     pub(crate) derived: Derived,
-    /// Of the catalogue stream: the streams that exist.
-    pub(crate) catalogue: Option<Catalogue>,
+    /// Of the catalogue stream: the streams that exist, and the clusters with the mode.
+    pub(crate) catalogue: Option<(Catalogue, Registry)>,
 }
 
 impl StreamImage {
     /// The bytes. None while the stream cannot be told: it has too much that is not committed.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         let (derived, producers) = (&self.derived, &self.derived.producers);
-        if derived.is_staging() || producers.overlay.len() > OVERLAY_MAX {
+        let long = producers.overlay.len() > OVERLAY_MAX || derived.registry.len() > REGISTRY_MAX;
+        if derived.is_staging() || long {
             return None;
         }
         let mut out = Vec::new();
@@ -49,11 +53,15 @@ impl StreamImage {
         for (end, Change::Create { stream }) in &derived.changes {
             put(&mut out, &[end.0, *stream]);
         }
+        put_entries(&mut out, derived);
+        put(&mut out, &[derived.gaps.len() as u64]);
+        derived.gaps.iter().for_each(|(start, end)| put(&mut out, &[start.0, end.0]));
         put_producers(&mut out, producers);
-        if let Some(catalogue) = &self.catalogue {
+        if let Some((catalogue, registry)) = &self.catalogue {
             let streams: Vec<u64> = catalogue.streams().collect();
             put(&mut out, &[catalogue.given(), streams.len() as u64]);
             put(&mut out, &streams);
+            registry.encode_into(&mut out);
         }
         Some(out)
     }
@@ -79,12 +87,20 @@ impl StreamImage {
             let stream = take(&mut rest).filter(|id| (FIRST_STREAM..u64::MAX).contains(id))?;
             derived.changes.push_back((end, Change::Create { stream }));
         }
+        take_entries(&mut rest, &mut derived)?;
+        for _ in 0..count(&mut rest, GAPS_MAX)? {
+            let gap = (lsn(take(&mut rest)?)?, lsn(take(&mut rest)?)?);
+            derived.gaps.push(Some(gap).filter(|(start, end)| start < end)?);
+        }
         derived.producers = take_producers(&mut rest)?;
         let mut catalogue = None;
         if stream == CATALOGUE_STREAM {
             let given = take(&mut rest)?;
             let streams = (0..count(&mut rest, STREAMS_MAX)?).map(|_| take(&mut rest));
-            catalogue = Some(Catalogue::restore(given, streams.collect::<Option<_>>()?));
+            let streams = streams.collect::<Option<_>>()?;
+            let (registry, after) = Registry::decode(rest)?;
+            rest = after;
+            catalogue = Some((Catalogue::restore(given, streams), registry));
         }
         rest.is_empty().then_some(StreamImage { log, config, role, floor, derived, catalogue })
     }
@@ -119,9 +135,31 @@ fn lsn(number: u64) -> Option<Lsn> {
     (number <= Lsn::MAX.0).then_some(Lsn(number))
 }
 
+/// Changes of the registry that are not committed.
+fn put_entries(out: &mut Vec<u8>, derived: &Derived) {
+    put(out, &[derived.registry.len() as u64]);
+    for (group, (entry, change)) in &derived.registry {
+        let change = change.encode();
+        put(out, &[group.0, entry.0, change.len() as u64]);
+        out.extend_from_slice(&change);
+    }
+}
+
+fn take_entries(rest: &mut &[u8], derived: &mut Derived) -> Option<()> {
+    for _ in 0..count(rest, REGISTRY_MAX)? {
+        let (group, entry) = (lsn(take(rest)?)?, lsn(take(rest)?)?);
+        let len = usize::try_from(take(rest)?).ok()?;
+        let (change, after) = rest.split_at_checked(len)?;
+        *rest = after;
+        let change = control::Change::decode(change)?;
+        derived.registry.push_back((group, (entry, change)));
+    }
+    Some(())
+}
+
 fn put_producers(out: &mut Vec<u8>, producers: &Producers) {
     let each = (MARKS_MAX / producers.settled.len().max(1)).clamp(1, MARKS_OF_ONE_MAX);
-    put(out, &[producers.settled.len() as u64]);
+    put(out, &[producers.expired, producers.settled.len() as u64]);
     for (id, Producer { last, scn, recent }) in &producers.settled {
         let told = recent.len().min(each);
         put(out, &[*id, *last, *scn, told as u64]);
@@ -141,6 +179,7 @@ fn put_producers(out: &mut Vec<u8>, producers: &Producers) {
 
 fn take_producers(rest: &mut &[u8]) -> Option<Producers> {
     let mut producers = Producers::default();
+    let expired = take(rest)?;
     for _ in 0..count(rest, PRODUCERS_MAX)? {
         let (id, last, scn) = (take(rest)?, take(rest)?, take(rest)?);
         let marks = (0..count(rest, MARKS_OF_ONE_MAX)?).map(|_| take_mark(rest, id));
@@ -155,7 +194,7 @@ fn take_producers(rest: &mut &[u8]) -> Option<Producers> {
         let id = take(rest)?;
         producers.overlay.push_back(take_mark(rest, id)?);
     }
-    Some(producers)
+    Some(producers.restored(expired))
 }
 
 fn put_mark(out: &mut Vec<u8>, mark: &Mark) {
@@ -175,7 +214,14 @@ mod tests {
 
     use super::super::producers::Verdict;
     use super::*;
+    use crate::limits::PRODUCER_EXPIRY_NS;
     use crate::paxos::Member;
+    use crate::status::Transfer;
+
+    fn change(on: u64) -> control::Change {
+        let what = control::What::Put(control::Cluster::new(5 + on as u32, Transfer::Sync));
+        control::Change { by: 1, on, what }
+    }
 
     fn image(stream: u64) -> StreamImage {
         let addr = "127.0.0.1:7001".to_string();
@@ -185,11 +231,16 @@ mod tests {
         let mut derived = Derived::default();
         for sequence in 1..=700 {
             let (lsn, end_lsn) = (Lsn(sequence * 100), Lsn(sequence * 100 + 100));
-            derived.producers.on_logged(Mark { producer: 7, sequence, lsn, end_lsn, scn: 3 });
+            let scn = 3 + PRODUCER_EXPIRY_NS;
+            derived.producers.on_logged(Mark { producer: 7, sequence, lsn, end_lsn, scn });
         }
+        derived.gaps.push((Lsn(800), Lsn(1600)));
+        derived.registry.push_back((Lsn(70_000), (Lsn(69_992), change(1))));
         derived.on_committed(Lsn(60_000));
         let mut catalogue = Catalogue::default();
         catalogue.on_committed(Change::Create { stream: 4 });
+        let mut registry = Registry::default();
+        assert!(registry.apply(&change(0)));
         StreamImage {
             log: LogImage {
                 base: start,
@@ -204,7 +255,7 @@ mod tests {
             role: Role::Primary,
             floor: Lsn(800),
             derived,
-            catalogue: (stream == CATALOGUE_STREAM).then_some(catalogue),
+            catalogue: (stream == CATALOGUE_STREAM).then_some((catalogue, registry)),
         }
     }
 
@@ -215,6 +266,9 @@ mod tests {
             let back = StreamImage::decode(stream, &bytes).unwrap();
             assert_eq!((back.log, back.floor), (image(stream).log, Lsn(800)));
             assert_eq!(back.catalogue, image(stream).catalogue);
+            let (told, before) = (&back.derived, image(stream).derived);
+            assert_eq!((&told.registry, &told.gaps), (&before.registry, &before.gaps));
+            assert_eq!(told.producers.expired, 3);
             let producers = &back.derived.producers;
             assert!(matches!(producers.check(7, 700, None), Verdict::Duplicate(_)));
             assert!(matches!(producers.check(7, 500, None), Verdict::Duplicate(_)));

@@ -2,14 +2,19 @@
 //!
 //! The table derives from the log alone. What is committed is in `settled`; what is logged above
 //! that is an overlay that a takeover may void. It is bounded: of the producers with the oldest
-//! SCN the places are forgotten first and the last sequence later. Whoever is forgotten entirely
-//! counts as new.
+//! SCN the places are forgotten first and the last sequence later. And it expires: a committed
+//! record forgets every producer whose last one is more than `PRODUCER_EXPIRY_NS` of SCN older.
+//! Nothing else ages a producer, no clock and no restart, so that every replica that has
+//! committed the same knows the same last sequences. Whoever is forgotten entirely counts as new.
+//! A checkpoint tells of fewer places than a replica may know.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use palisade_wal::Lsn;
 
-use crate::limits::{PRODUCER_SEQUENCES_MAX, PRODUCERS_LAST_MAX, PRODUCERS_MAX};
+use crate::limits::{
+    PRODUCER_EXPIRY_NS, PRODUCER_SEQUENCES_MAX, PRODUCERS_LAST_MAX, PRODUCERS_MAX,
+};
 
 /// Where a producer's record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +47,7 @@ pub enum Verdict {
     },
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Producer {
     pub(super) last: u64,
     pub(super) scn: u64,
@@ -50,7 +55,7 @@ pub(super) struct Producer {
 }
 
 /// Producers whose places are forgotten: the last sequence of each, and its SCN.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Lasts {
     by_id: BTreeMap<u64, (u64, u64)>,
     by_scn: BTreeSet<(u64, u64)>,
@@ -70,6 +75,15 @@ impl Lasts {
         }
     }
 
+    /// Forgets those whose SCN is below `scn`.
+    fn expire(&mut self, scn: u64) {
+        while let Some((_, id)) = self.by_scn.first().copied().filter(|(at, _)| *at < scn) {
+            self.by_scn.pop_first();
+            self.by_id.remove(&id);
+        }
+        assert!(self.by_id.len() == self.by_scn.len(), "one for each id");
+    }
+
     fn take(&mut self, producer: u64) -> Option<(u64, u64)> {
         let (last, scn) = self.by_id.remove(&producer)?;
         assert!(self.by_scn.remove(&(scn, producer)), "one for each id");
@@ -78,9 +92,13 @@ impl Lasts {
 }
 
 /// The producers of one stream.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Producers {
     pub(super) settled: BTreeMap<u64, Producer>,
+    /// No SCN in `settled` is below this.
+    oldest: u64,
+    /// Whoever was last heard of before this is forgotten.
+    pub(super) expired: u64,
     lasts: Lasts,
     /// Logged above the committed cursor, in log order.
     pub(super) overlay: VecDeque<Mark>,
@@ -118,6 +136,38 @@ impl Producers {
         }
     }
 
+    /// A record that was lost came back: others that stand above it were logged before.
+    pub fn on_logged_late(&mut self, mark: Mark, committed: Lsn) {
+        assert!(mark.end_lsn > mark.lsn);
+        if mark.producer == 0 {
+            return;
+        }
+        if mark.end_lsn > committed {
+            let at = self.overlay.partition_point(|known| known.lsn < mark.lsn);
+            if self.overlay.get(at).is_none_or(|known| known.lsn != mark.lsn) {
+                self.overlay.insert(at, mark);
+            }
+            return;
+        }
+        // Whatever followed it, it was forgotten since.
+        if mark.scn < self.expired {
+            return;
+        }
+        let known = self.settled.get(&mark.producer);
+        if known.is_some_and(|p| p.recent.iter().any(|known| known.lsn == mark.lsn)) {
+            return;
+        }
+        let oldest = self.settled.values().map(|p| p.scn).min().unwrap_or(0);
+        if known.is_none() && self.settled.len() >= PRODUCERS_MAX && mark.scn < oldest {
+            let (last, scn) = self.lasts.take(mark.producer).unwrap_or_default();
+            self.lasts.insert(mark.producer, last.max(mark.sequence), scn.max(mark.scn));
+            return;
+        }
+        self.settle(mark);
+        let recent = &mut self.settled.get_mut(&mark.producer).expect("settled above").recent;
+        recent.make_contiguous().sort_unstable_by_key(|mark| mark.lsn);
+    }
+
     /// Everything below `upto` is committed.
     pub fn on_committed(&mut self, upto: Lsn) {
         while self.overlay.front().is_some_and(|m| m.end_lsn <= upto) {
@@ -144,7 +194,28 @@ impl Producers {
         self.lasts.insert(id, last, scn);
     }
 
+    /// The settled ones were put back.
+    pub(super) fn restored(mut self, expired: u64) -> Producers {
+        self.expired = expired;
+        self.oldest = self.settled.values().map(|p| p.scn).min().unwrap_or(expired);
+        assert!(self.settled.values().all(|p| p.scn >= self.oldest));
+        self
+    }
+
+    /// Forgets entirely who was last heard of before `scn`.
+    fn expire(&mut self, scn: u64) {
+        self.expired = self.expired.max(scn);
+        self.lasts.expire(scn);
+        if self.oldest >= scn {
+            return;
+        }
+        self.settled.retain(|_, producer| producer.scn >= scn);
+        self.oldest = self.settled.values().map(|p| p.scn).min().unwrap_or(scn);
+        assert!(self.oldest >= scn, "who has expired is still there");
+    }
+
     fn settle(&mut self, mark: Mark) {
+        self.expire(mark.scn.saturating_sub(PRODUCER_EXPIRY_NS));
         if self.settled.len() >= PRODUCERS_MAX && !self.settled.contains_key(&mark.producer) {
             let oldest = self.settled.iter().min_by_key(|(id, p)| (p.scn, **id));
             let oldest = *oldest.expect("the table is full").0;
@@ -156,6 +227,7 @@ impl Producers {
         let producer = self.settled.entry(mark.producer).or_default();
         producer.last = producer.last.max(mark.sequence).max(last);
         producer.scn = producer.scn.max(mark.scn).max(scn);
+        self.oldest = self.oldest.min(producer.scn);
         if producer.recent.len() == PRODUCER_SEQUENCES_MAX {
             producer.recent.pop_front();
         }
@@ -220,6 +292,61 @@ mod tests {
         producers
     }
 
+    /// Commits the record of a producer at an SCN.
+    fn commit(producers: &mut Producers, producer: u64, sequence: u64, scn: u64) -> Mark {
+        let mark = Mark { scn, ..mark(producer, sequence) };
+        producers.on_logged(mark);
+        producers.on_committed(Lsn::MAX);
+        mark
+    }
+
+    #[test]
+    fn a_producer_expires_by_the_scn_of_what_is_committed() {
+        let mut producers = Producers::default();
+        let first = commit(&mut producers, 7, 1, 1000);
+        commit(&mut producers, 8, 1, 2000);
+        // Exactly that old is not too old.
+        commit(&mut producers, 9, 1, 1000 + PRODUCER_EXPIRY_NS);
+        assert_eq!(producers.check(7, 1, None), Verdict::Duplicate(first));
+        // What is logged and not committed forgets nobody.
+        let next = Mark { scn: 1001 + PRODUCER_EXPIRY_NS, ..mark(9, 2) };
+        producers.on_logged(next);
+        assert_eq!(producers.check(7, 2, None), Verdict::Fresh);
+        producers.on_voided(Lsn::ZERO);
+        assert_eq!(producers.check(7, 1, None), Verdict::Duplicate(first));
+        commit(&mut producers, 9, 2, next.scn);
+        assert_eq!(producers.check(7, 1, None), Verdict::Fresh, "it counts as new");
+        assert_eq!(producers.check(7, 2, None), Verdict::Gap { expected: 1 });
+        assert_eq!(producers.check(8, 2, None), Verdict::Fresh, "the others stay");
+        assert_eq!(producers.check(9, 3, None), Verdict::Fresh);
+    }
+
+    #[test]
+    fn a_last_sequence_expires_like_a_place() {
+        let mut producers = crowd(PRODUCERS_MAX as u64 + 2);
+        assert_eq!(producers.check(1, 2, None), Verdict::Fresh);
+        commit(&mut producers, 1 << 40, 1, 2 + PRODUCER_EXPIRY_NS);
+        assert_eq!(producers.check(1, 2, None), Verdict::Gap { expected: 1 });
+        assert_eq!(producers.check(2, 2, None), Verdict::Fresh);
+    }
+
+    #[test]
+    fn a_producer_whose_uncommitted_record_outlives_it_goes_on() {
+        let mut producers = Producers::default();
+        commit(&mut producers, 7, 4, 1000);
+        // Another producer's record forgets it while its own next one is on its way.
+        let late = 2000 + PRODUCER_EXPIRY_NS;
+        let (other, own) = (mark(8, 1), mark(7, 5));
+        producers.on_logged(Mark { scn: late, ..other });
+        producers.on_logged(Mark { scn: late, ..own });
+        producers.on_committed(other.end_lsn);
+        assert_eq!(producers.check(7, 6, None), Verdict::Fresh);
+        assert_eq!(producers.check(7, 4, None), Verdict::Forgotten);
+        producers.on_committed(own.end_lsn);
+        assert_eq!(producers.check(7, 6, None), Verdict::Fresh);
+        assert_eq!(producers.check(7, 4, None), Verdict::Forgotten);
+    }
+
     #[test]
     fn a_producer_that_others_pushed_out_is_not_new() {
         let mut producers = crowd(PRODUCERS_MAX as u64 + 1);
@@ -227,7 +354,7 @@ mod tests {
         assert_eq!(producers.check(1, 2, None), Verdict::Fresh);
         assert_eq!(producers.check(1, 3, None), Verdict::Gap { expected: 2 });
         // It comes back, with its place in the order; another one goes.
-        let back = Mark { sequence: 2, scn: u64::MAX, ..mark(1, 1 << 40) };
+        let back = Mark { sequence: 2, scn: PRODUCER_EXPIRY_NS, ..mark(1, 1 << 40) };
         producers.on_logged(back);
         producers.on_committed(Lsn::MAX);
         assert_eq!(producers.check(1, 2, None), Verdict::Duplicate(back));

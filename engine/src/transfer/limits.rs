@@ -23,7 +23,63 @@ pub const BACKOFF_FIRST_NS: u64 = 20_000_000;
 /// Longest pause before the next dial.
 pub const BACKOFF_LAST_NS: u64 = 2_000_000_000;
 
+/// Connections to upstreams that bring streams, of one shard.
+pub const FEEDS_MAX: usize = 8;
+/// Bytes on their way or not yet imported, of one such connection.
+pub const FEED_BYTES_MAX: u64 = TOTAL_BYTES_MAX / FEEDS_MAX as u64;
+/// Nodes that a shard knows as possible upstreams.
+pub const CANDIDATES_MAX: usize = 32;
+/// Streams of one question.
+pub const ASK_STREAMS_MAX: usize = 128;
+/// Nodes that one answer names.
+pub const PLACES_MAX: usize = 64;
+/// Clusters that a stream may come through.
+pub const PATH_MAX: usize = 8;
+/// Upstreams that a stream remembers as bad.
+pub const BANS_MAX: usize = 8;
+/// Standbys that a shard remembers as askers.
+pub const ASKERS_MAX: usize = PLACES_MAX / 2;
+/// Streams of which a shard remembers who is to receive them across a border.
+pub const GRANTS_MAX: usize = 64 << 10;
+
+/// Each candidate is asked this often.
+pub const POLL_NS: u64 = 1_000_000_000;
+/// A candidate that leaves a question open for this long is silent.
+pub const SILENT_NS: u64 = 1_500_000_000;
+/// An upstream whose pulse stands still for this long, while another's is ahead, is stalled.
+pub const STALL_NS: u64 = 2_500_000_000;
+/// A node that nobody names for this long is forgotten.
+pub const NAMED_NS: u64 = 30_000_000_000;
+/// A standby that asked nothing for this long asks no more.
+pub const ASKER_NS: u64 = 3_000_000_000;
+/// Between two looks at streams that are not settled.
+pub const LOOK_NS: u64 = 100_000_000;
+/// Least pause before another upstream is chosen; and as much again at random.
+pub const PAUSE_NS: u64 = 25_000_000;
+/// Longest wait for answers before a first or next upstream is chosen; and as much again at random.
+pub const GATHER_NS: u64 = 250_000_000;
+/// The same, further, where the choice is a poor one, or another cluster is to cross the border.
+pub const PATIENCE_NS: u64 = 1_000_000_000;
+/// A better upstream has been there for this long before it is taken; and as much again at random.
+pub const BETTER_NS: u64 = 1_500_000_000;
+/// An upstream is kept this long before a better one is taken.
+pub const KEEP_NS: u64 = 3_000_000_000;
+/// What a leader counts as one in its pulse.
+pub const PULSE_NS: u64 = 100_000_000;
+/// Longest time for which an upstream is avoided.
+pub const BAN_NS_MAX: u64 = 60_000_000_000;
+
 const _: () = {
-    assert!(WINDOW_BYTES_MAX >= 2 * CHUNK_BYTES_MAX as u64 - WINDOW_BYTES_FIRST);
+    assert!(FEED_BYTES_MAX >= 2 * WINDOW_BYTES_MAX && PULSE_NS * 2 < POLL_NS);
+    // What takes longest: silence is seen, answers are awaited, a poor choice is made.
+    assert!(POLL_NS + SILENT_NS + 2 * GATHER_NS + PATIENCE_NS + 2 * LOOK_NS < 5_000_000_000);
+    assert!(POLL_NS + STALL_NS + 2 * GATHER_NS + 2 * LOOK_NS < 5_000_000_000);
+    assert!(ASKERS_MAX + crate::config::MEMBERS_MAX <= PLACES_MAX);
+    assert!(crate::config::ENDPOINTS_MAX < CANDIDATES_MAX && ASKER_NS > 2 * POLL_NS);
+};
+
+const _: () = {
+    // Up to a quarter of a window is not granted again; the rest has to be enough for any chunk.
+    assert!(WINDOW_BYTES_MAX - WINDOW_BYTES_MAX / 4 >= CHUNK_BYTES_MAX as u64);
     assert!(WINDOW_BYTES_FIRST <= WINDOW_BYTES_MAX && TOTAL_BYTES_MAX >= 2 * WINDOW_BYTES_MAX);
 };

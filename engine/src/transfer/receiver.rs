@@ -4,6 +4,8 @@
 //! where its log ends, grants credit, checks that every chunk continues its log and hands it out
 //! to be imported at the same LSN. No I/O, no clock, no randomness but the seed.
 
+mod hold;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -36,6 +38,10 @@ pub enum State {
     SourceDamaged,
     /// The upstream is behind us.
     SourceBehind,
+    /// The upstream does not serve us.
+    SourceRefuses,
+    /// An operator holds the standby back.
+    Suspended,
 }
 
 impl State {
@@ -50,13 +56,15 @@ impl State {
             State::SourceUnknown => "source-unknown-stream",
             State::SourceDamaged => "source-damaged",
             State::SourceBehind => "source-behind",
+            State::SourceRefuses => "source-refuses",
+            State::Suspended => "suspended",
         }
     }
 
     /// What is being done about it, or what a person should do.
     pub fn action(self) -> &'static str {
         match self {
-            State::Sync => "none",
+            State::Sync => "",
             State::Wait => "waits for the upstream",
             State::CheckNetwork => "dials the upstreams in turn; check the network",
             State::SourceHasAGap => "tries the other upstreams; else rebuild the standby",
@@ -64,12 +72,21 @@ impl State {
             State::SourceUnknown => "tries again and tries the other upstreams",
             State::SourceDamaged => "tries again and tries the other upstreams; scrub the source",
             State::SourceBehind => "tries the other upstreams",
+            State::SourceRefuses => "dials the upstreams in turn; see the reason",
+            State::Suspended => "`palisade standby resume` at the primary",
         }
     }
 
     /// Whether another upstream may do better.
     fn is_stuck(self) -> bool {
-        !matches!(self, State::Sync | State::Wait | State::CheckNetwork)
+        !matches!(
+            self,
+            State::Sync
+                | State::Wait
+                | State::CheckNetwork
+                | State::SourceRefuses
+                | State::Suspended
+        )
     }
 }
 
@@ -172,6 +189,8 @@ enum Phase {
     Fetching,
     /// Not to be asked for before this time.
     Paused(Nanos),
+    /// Not to be asked for until the hold changes.
+    Held,
 }
 
 #[derive(Debug)]
@@ -219,6 +238,8 @@ pub struct Receiver {
     rotated: Nanos,
     role_epoch: u64,
     seed: u64,
+    /// The highest SCN of the embedder's streams that may be imported.
+    hold: Option<u64>,
 }
 
 impl Receiver {
@@ -242,6 +263,7 @@ impl Receiver {
             rotated: Nanos(0),
             role_epoch: 0,
             seed,
+            hold: None,
         }
     }
 
@@ -289,6 +311,7 @@ impl Receiver {
         };
         self.streams.insert(stream, inbound);
         self.start(stream, out);
+        self.show_held(stream, now, out);
         self.on_time(now, out);
     }
 
@@ -315,6 +338,9 @@ impl Receiver {
         let streams: Vec<u64> = self.streams.keys().copied().collect();
         for stream in streams {
             let inbound = self.streams.get_mut(&stream).expect("it was just there");
+            if inbound.phase == Phase::Held {
+                continue;
+            }
             inbound.phase = Phase::Idle;
             self.set_state(stream, State::Wait, "asked the upstream", now, out);
             self.start(stream, out);
@@ -340,6 +366,9 @@ impl Receiver {
             let inbound = self.streams.get_mut(&stream).expect("it was just there");
             self.held -= inbound.credit;
             inbound.credit = 0;
+            if inbound.phase == Phase::Held {
+                continue;
+            }
             inbound.phase = Phase::Idle;
             inbound.behind_since = None;
             let stuck = inbound.state.is_stuck();
@@ -405,7 +434,20 @@ impl Receiver {
                 out.push(Output::Skip { stream });
                 self.grant(stream, out);
             }
-            Ok(found) => {
+            Ok(mut found) => {
+                let allowed = self.allowed(stream, &found.metas);
+                if allowed == 0 {
+                    out.push(Output::Skip { stream });
+                    self.suspend(stream, now, out);
+                    return self.feed(out);
+                }
+                let held = allowed < found.metas.len();
+                if held {
+                    found.metas.truncate(allowed);
+                    let last = &found.metas[allowed - 1];
+                    found.end = Boundary { lsn: last.end, chain: last.chain };
+                }
+                let inbound = self.streams.get_mut(&stream).expect("it is expected");
                 inbound.position = found.end;
                 inbound.pending.push_back((found.end.lsn, len));
                 inbound.pending_bytes += len;
@@ -414,6 +456,10 @@ impl Receiver {
                 self.failures = 0;
                 let (start, end) = (position.lsn, found.end);
                 out.push(Output::Import { stream, metas: found.metas, start, end });
+                if held {
+                    self.suspend(stream, now, out);
+                    return self.feed(out);
+                }
                 self.set_state(stream, State::Sync, "follows", now, out);
                 self.widen(stream);
                 self.grant(stream, out);
@@ -475,7 +521,6 @@ impl Receiver {
             self.held -= bytes;
         }
         self.grant(stream, out);
-        self.feed(out);
     }
 
     /// The upstream says where it stands while it sends nothing.
@@ -488,8 +533,9 @@ impl Receiver {
         let inbound = self.streams.get_mut(&stream).expect("it is expected");
         inbound.upstream = inbound.upstream.max(status.committed);
         if status.committed > inbound.position.lsn {
-            // It has more and does not send it: the next group is larger than the credit.
-            inbound.window = (inbound.window * 4).min(self.limits.window);
+            // It has more and does not send it: the next group is larger than the credit, and may
+            // be as large as any. It is said once only, so the answer has to be enough.
+            inbound.window = self.limits.window;
             self.grant(stream, out);
         } else if status.committed == inbound.position.lsn {
             inbound.behind_since = None;
@@ -600,12 +646,17 @@ impl Receiver {
 
     /// Asks for a stream, if it can be asked for now.
     fn start(&mut self, stream: u64, out: &mut Vec<Output>) {
-        if !self.is_up() || self.stopping.contains_key(&stream) {
-            return;
-        }
-        let total = self.limits.total;
+        let (total, held) = (self.limits.total, self.is_held(stream));
+        let ready = self.is_up() && !self.stopping.contains_key(&stream);
         let Some(inbound) = self.streams.get_mut(&stream) else { return };
         if inbound.phase != Phase::Idle {
+            return;
+        }
+        if held {
+            inbound.phase = Phase::Held;
+            return;
+        }
+        if !ready {
             return;
         }
         assert!(inbound.credit == 0, "credit without a fetch");
@@ -627,15 +678,33 @@ impl Receiver {
         }
     }
 
-    /// Grants what the window allows, once it is worth a frame.
+    /// Grants what the window allows, behind the streams that wait for it already.
     fn grant(&mut self, stream: u64, out: &mut Vec<Output>) {
+        if !self.hungry.contains(&stream) {
+            self.hungry.push_back(stream);
+        }
+        self.feed(out);
+    }
+
+    /// Gives what is free to those who wait for it, in their order.
+    fn feed(&mut self, out: &mut Vec<Output>) {
+        while let Some(stream) = self.hungry.pop_front() {
+            if !self.give(stream, out) {
+                self.hungry.push_front(stream);
+                break;
+            }
+        }
+    }
+
+    /// Fills a stream's window, once it is worth a frame. Returns whether it is full enough.
+    fn give(&mut self, stream: u64, out: &mut Vec<Output>) -> bool {
         if !self.expects(stream) {
-            return;
+            return true;
         }
         let inbound = &self.streams[&stream];
         let room = inbound.window.saturating_sub(inbound.held());
         if room < inbound.window / 4 || room == 0 {
-            return;
+            return true;
         }
         while self.limits.total.saturating_sub(self.held) < room {
             if !self.reclaim(stream, out) {
@@ -649,20 +718,7 @@ impl Receiver {
             self.held += bytes;
             out.push(Output::Credit { stream, bytes });
         }
-        if bytes < room && !self.hungry.contains(&stream) {
-            self.hungry.push_back(stream);
-        }
-    }
-
-    /// Gives what became free to those who wait for it.
-    fn feed(&mut self, out: &mut Vec<Output>) {
-        while self.held < self.limits.total {
-            let Some(stream) = self.hungry.pop_front() else { break };
-            self.grant(stream, out);
-            if self.hungry.back() == Some(&stream) {
-                break;
-            }
-        }
+        bytes == room
     }
 
     /// Takes credit from a stream that has nothing to use it for, by fetching it anew with less.

@@ -353,6 +353,110 @@ fn a_gap_at_one_upstream_is_filled_from_another() {
     assert_eq!(world.receiver.report(1).unwrap().imported, world.upstreams[2].end(1));
 }
 
+/// Until nothing moves any more.
+fn settle(world: &mut World) {
+    for _ in 0..400 {
+        world.time(20_000_000);
+        world.dial(true);
+        (0..4).for_each(|_| world.receive());
+        world.import();
+    }
+}
+
+/// A small group in front leaves a window that is almost full, too full to be worth a grant, and
+/// still too small for the next group (simulator, seed 1795327089000154).
+#[test]
+fn a_group_of_any_size_fits_the_window_whatever_came_before_it() {
+    for large in (100..5900).step_by(97) {
+        let mut world = World::new(large as u64, 1);
+        for upstream in &mut world.upstreams {
+            let mut log = TestLog::new(1);
+            for _ in 0..5 {
+                log.push(&[40]);
+                log.push(&[large]);
+            }
+            upstream.logs.insert(1, log);
+        }
+        (0..3).for_each(|at| world.upstreams[at].commit(1, 50));
+        world.lead(1);
+        settle(&mut world);
+        let report = world.receiver.report(1).unwrap();
+        assert_eq!(report.imported, world.upstreams[0].end(1), "group of {large}: {report:?}");
+    }
+}
+
+fn hold(world: &mut World, hold: Option<u64>) {
+    world.receiver.on_hold(hold, world.now, &mut world.out);
+    world.do_outputs();
+}
+
+/// Where an operator holds it, each stream of the embedder ends at the last group that is allowed,
+/// whatever breaks meanwhile; the catalogue goes on, and so does everything after the hold.
+#[test]
+fn a_held_standby_imports_nothing_above_the_hold() {
+    for seed in 0..30 {
+        let streams = 3;
+        let mut world = World::new(seed, streams);
+        (1..=streams).for_each(|stream| world.lead(stream));
+        let bounds = world.upstreams[0].logs[&2].bounds();
+        // The SCN of a group here is one above its start.
+        let until = bounds[10 + seed as usize].0 + 1;
+        hold(&mut world, Some(until));
+        (0..2000).for_each(|_| world.step(streams));
+        for at in 0..3 {
+            (1..=streams).for_each(|stream| world.upstreams[at].commit(stream, 50));
+        }
+        // Who leads anew is held too.
+        (1..=streams).for_each(|stream| world.lead(stream));
+        settle(&mut world);
+        for stream in 1..=streams {
+            let (report, log) = (world.receiver.report(stream).unwrap(), &world.upstreams[0]);
+            let bounds = log.logs[&stream].bounds();
+            let allowed = bounds[..bounds.len() - 1].iter().rposition(|start| start.0 < until);
+            let (end, state) = match stream {
+                1 => (log.end(1), State::Sync),
+                _ => (bounds[allowed.unwrap() + 1], State::Suspended),
+            };
+            assert_eq!((report.imported, report.state), (end, state), "seed {seed} {report:?}");
+        }
+        hold(&mut world, Some(0));
+        world.lead(2);
+        settle(&mut world);
+        assert_eq!(world.receiver.report(2).unwrap().state, State::Suspended);
+        hold(&mut world, None);
+        settle(&mut world);
+        for stream in 1..=streams {
+            let report = world.receiver.report(stream).unwrap();
+            let end = world.upstreams[0].end(stream);
+            assert_eq!((report.imported, report.state), (end, State::Sync), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_is_shown_with_its_reason_and_other_upstreams_are_asked() {
+    let mut world = World::new(7, 1);
+    (0..3).for_each(|at| world.upstreams[at].commit(1, 50));
+    world.lead(1);
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        while world.dialing.is_none() {
+            world.time(20_000_000);
+        }
+        asked.extend(world.dialing.take());
+        world.receiver.on_refused("not registered", world.now, &mut world.out);
+        world.do_outputs();
+        let report = world.receiver.report(1).unwrap();
+        assert_eq!(
+            (report.state, report.reason.as_str()),
+            (State::SourceRefuses, "not registered")
+        );
+    }
+    assert_eq!(asked, [0, 1, 2]);
+    settle(&mut world);
+    assert_eq!(world.receiver.report(1).unwrap().imported, world.upstreams[0].end(1));
+}
+
 #[test]
 fn a_chunk_is_checked_whole() {
     let mut log = TestLog::new(1);

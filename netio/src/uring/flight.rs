@@ -17,6 +17,8 @@ pub(super) enum Kind {
     Send,
     /// A write with a sync linked to it.
     Chain,
+    /// A chain that has failed; its write may be under way for ever.
+    Lost,
 }
 
 /// How the runs of an operation are pinned.

@@ -28,7 +28,7 @@ use crate::op::{Completion, Errno, Handle, Op, Payload, Token};
 use crate::pool::{Memory, Pool};
 use crate::probe::{self, ProbeError};
 use crate::ring::{Nanos, Ring, Wait, Wake};
-use chain::SYNC_HALF;
+use chain::{Ended, SYNC_HALF};
 use doorbell::Bell;
 use flight::{Kind, Slab};
 use helper::Helper;
@@ -208,7 +208,8 @@ impl Uring {
 
     /// Queues a write and the sync linked to it, so that they are handed over together.
     fn push_chain(&mut self, number: u64, write: squeue::Entry, sync: squeue::Entry) {
-        let write = write.flags(squeue::Flags::IO_LINK).user_data(number);
+        let linked = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
+        let write = write.flags(linked).user_data(number);
         let halves = [write, sync.user_data(number | SYNC_HALF)];
         // SAFETY: as in `push`.
         while unsafe { self.ring.submission().push_multiple(&halves) }.is_err() {
@@ -292,7 +293,12 @@ impl Uring {
         let flight = self.slab.get(number)?;
         let (token, kind) = (flight.token, flight.kind);
         let result = match kind {
-            Kind::Chain => flight.chain.end(cqe.user_data() & SYNC_HALF != 0, cqe.result())?,
+            Kind::Chain => match flight.chain.end(cqe.user_data() & SYNC_HALF != 0, cqe.result()) {
+                Ended::No => return None,
+                Ended::With(result) => result,
+                Ended::Lost => return Some(self.lose(number)),
+            },
+            Kind::Lost => return None,
             _ => cqe.result(),
         };
         let more = cqueue::more(cqe.flags());
@@ -314,6 +320,16 @@ impl Uring {
         };
         let (result, payload) = read_result(kind, result, self.config.user_timeout_ms);
         Some(Completion { token, result, more, payload, copied: false })
+    }
+
+    /// Fails an operation whose runs stay pinned, since the kernel may use them still.
+    fn lose(&mut self, number: u64) -> Completion {
+        let flight = self.slab.get(number).expect("seen by the caller");
+        flight.kind = Kind::Lost;
+        let token = flight.token;
+        self.tokens.remove(&token);
+        let (result, payload) = (Err(Errno::IO), Payload::None);
+        Completion { token, result, more: false, payload, copied: false }
     }
 
     /// Takes what the helper thread has synced.

@@ -114,6 +114,64 @@ fn a_failed_write_is_reported_whatever_is_linked_to_it() {
     }
 }
 
+/// A limit on the size of files cuts a write short. It counts for the whole process: the second
+/// half of this test runs in one of its own.
+#[test]
+fn a_short_write_is_reported_whatever_is_linked_to_it() {
+    const LIMITED: &str = "PALISADE_TEST_FILE_SIZE_IS_LIMITED";
+    if std::env::var_os(LIMITED).is_none() {
+        let test = "files::a_short_write_is_reported_whatever_is_linked_to_it";
+        let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" --exact \"$1\"";
+        let mut shell = std::process::Command::new("sh");
+        let this = std::env::current_exe().unwrap();
+        let output = shell.args(["-c", script]).arg(this).arg(test).env(LIMITED, "1").output();
+        let output = output.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    const LEN: u32 = 1 << 20;
+    let dir = fresh_dir("short_writes");
+    for sync_path in SyncPath::ALL {
+        let mut pump = Pump::new();
+        let config = UringConfig { sync_path, ..UringConfig::default() };
+        pump.ring = Uring::new(config, &pump.pool).unwrap();
+        let file = open(&mut pump, dir.join(sync_path.as_str()), OpenHow::CreateNew);
+        let slot = pump.pool.take(Purpose::Write, LEN as usize).unwrap();
+        let run = Run { slot, at: 0, len: LEN };
+        let op = Op::Write { handle: file, offset: 0, runs: vec![run], barrier: true };
+        let written = pump.run(op).result.unwrap();
+        assert!(written > 0 && written < LEN, "{written} of {LEN} by {sync_path:?}");
+        let rest = Run { slot, at: written, len: LEN - written };
+        let offset = u64::from(written);
+        let op = Op::Write { handle: file, offset, runs: vec![rest], barrier: true };
+        assert_eq!(pump.run(op).result, Err(Errno(27)), "{sync_path:?}");
+        assert_eq!((pump.ring.in_flight(), pump.pool.owners(slot)), (0, 1));
+    }
+}
+
+/// A write and its sync are one operation: who waits is woken once.
+#[test]
+fn a_durable_write_wakes_its_ring_once() {
+    let dir = fresh_dir("one_wake");
+    for sync_path in [SyncPath::Dsync, SyncPath::LinkedSync] {
+        let mut pump = Pump::new();
+        let config = UringConfig { sync_path, ..UringConfig::default() };
+        pump.ring = Uring::new(config, &pump.pool).unwrap();
+        let file = open(&mut pump, dir.join(sync_path.as_str()), OpenHow::CreateNew);
+        let slot = pump.pool.take(Purpose::Write, 4096).unwrap();
+        for at in 0..20 {
+            let runs = vec![Run { slot, at: 0, len: 4096 }];
+            let op = Op::Write { handle: file, offset: at * 4096, runs, barrier: true };
+            pump.ring.submit(&mut pump.pool, Token(100), op);
+            let mut done = Vec::new();
+            pump.ring.enter(&mut pump.pool, Wait::Until(None), &mut done);
+            assert_eq!(done.len(), 1, "{sync_path:?}");
+            assert_eq!(done[0].result, Ok(4096));
+        }
+    }
+}
+
 /// Nobody arms the doorbell here: the ring itself listens for its helper.
 #[test]
 fn a_sync_of_the_helper_wakes_a_ring_that_waits_without_end() {

@@ -68,6 +68,8 @@ struct Totals {
     shipped: Shipped,
     truncations: u64,
     let_go: u64,
+    changes: u64,
+    forbidden: u64,
     faults: BTreeMap<FaultKind, u64>,
 }
 
@@ -80,6 +82,8 @@ impl Totals {
         self.shipped.add(report.shipped);
         self.truncations += report.truncations;
         self.let_go += report.let_go;
+        self.changes += report.changes;
+        self.forbidden += report.forbidden;
         for (kind, count) in &report.fault_counts {
             *self.faults.entry(*kind).or_default() += count;
         }
@@ -132,6 +136,7 @@ fn main() -> ExitCode {
     println!("shipped: {recent} chunks from memory, {sealed} from segments, {bytes} bytes");
     let (truncations, let_go) = (totals.truncations, totals.let_go);
     println!("recycled: {truncations} truncations, {let_go} segments let go");
+    println!("registry: {} changes, {} refused", totals.changes, totals.forbidden);
     let faults: Vec<String> = totals.faults.iter().map(|(k, n)| format!("{k:?} {n}")).collect();
     println!("faults: {}", faults.join(", "));
     if totals.failed.is_empty() {

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use palisade::config::Role;
+use palisade::control::Registry;
 use palisade::forward::ForwarderConfig;
-use palisade::paxos::{Member, Replica};
+use palisade::paxos::{Closed, Member, Replica};
 use palisade::shard::{
     Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas, shard_of,
 };
@@ -150,7 +151,8 @@ impl Fleet {
         let cluster = &self.clusters[self.nodes[node].cluster];
         let member = |&at: &usize| {
             let node = &self.nodes[at];
-            let (addr, region) = (node.addr.to_string(), "here".to_string());
+            let region = self.settings.region(node.cluster, node.id).to_string();
+            let addr = node.addr.to_string();
             Member { node: node.id, incarnation: None, addr, region }
         };
         let members: Vec<Member> = cluster.nodes.iter().map(member).collect();
@@ -184,12 +186,15 @@ impl Fleet {
     fn shard_config(&self, node: usize, shard: u16) -> ShardConfig {
         let settings = &self.settings;
         let Node { cluster, id, addr, .. } = self.nodes[node];
+        let region = settings.region(cluster, id).to_string();
         let cluster = &self.clusters[cluster];
         ShardConfig {
             cluster: cluster.id,
             cluster_name: format!("cluster {}", cluster.id),
             node: id,
-            region: "here".to_string(),
+            upstream_region: region.clone(),
+            upstream_override: None,
+            region,
             shard,
             shards: cluster.shards,
             dir: shard_dir(shard),
@@ -345,6 +350,24 @@ impl Fleet {
         driven.shard.replicas().find(|replica| replica.stream() == stream)
     }
 
+    /// The registry of clusters as each shard of a node knows it, that of the catalogue first; none
+    /// while the node does not run.
+    pub fn registries(&self, node: usize) -> impl Iterator<Item = &Registry> {
+        let shards = &self.nodes[node].shards;
+        let first = self.shard_of(node, 1).min(shards.len());
+        shards[first..].iter().chain(&shards[..first]).map(|driven| driven.shard.registry())
+    }
+
+    /// How a node fetches a stream, for display.
+    pub fn transfer(&self, node: usize, stream: u64) -> Option<String> {
+        self.nodes[node].shards.get(self.shard_of(node, stream))?.shard.transfer(stream)
+    }
+
+    /// What a node knows to be closed in a stream.
+    pub fn closed(&self, node: usize, stream: u64) -> Option<Closed> {
+        self.nodes[node].shards.get(self.shard_of(node, stream))?.shard.closed(stream)
+    }
+
     /// Streams that any running node of a cluster has.
     pub fn streams(&self, cluster: usize) -> Vec<u64> {
         let nodes = self.clusters[cluster].nodes.iter();
@@ -363,6 +386,16 @@ impl Fleet {
             Some((ballot, node))
         };
         self.clusters[cluster].nodes.iter().filter_map(serving).max().map(|(_, node)| node)
+    }
+
+    /// From where the leader of a stream in a standby takes it: cluster and node. None when there
+    /// is no leader, or nobody is connected.
+    pub fn upstream(&self, cluster: usize, stream: u64) -> Option<(usize, usize)> {
+        let leader = self.leader(cluster, stream)?;
+        let driven = self.nodes[leader].shards.get(self.shard_of(leader, stream))?;
+        let upstream = driven.shard.upstream(stream)?;
+        let from = upstream.cluster as usize - 1;
+        Some((from, self.clusters[from].nodes[upstream.node as usize - 1]))
     }
 
     /// The node that listens at an address.

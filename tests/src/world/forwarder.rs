@@ -348,7 +348,9 @@ impl Forwarder {
                 conn.inflow.space()[..len].copy_from_slice(&self.pool.bytes(conn.slot)[..len]);
                 let (reader, exchange) = (conn.reader, &mut self.exchange);
                 let read = conn.inflow.on_read(len, |said| {
-                    reader.into_iter().for_each(|reader| exchange.on_said(reader, said));
+                    if let Some(reader) = reader {
+                        exchange.on_said(reader, said);
+                    }
                 });
                 if read.is_err() {
                     self.end(id);

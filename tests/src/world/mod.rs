@@ -22,9 +22,11 @@ mod forwarder;
 mod history;
 mod operator;
 mod payload;
+mod registrar;
 mod report;
 mod run;
 mod settings;
+mod truncation;
 mod workload;
 #[expect(clippy::module_inception, reason = "the noun of this module")]
 mod world;

@@ -40,7 +40,7 @@ pub struct SeedReport {
     pub fault_counts: BTreeMap<FaultKind, u64>,
     /// What forwarders sent.
     pub shipped: Shipped,
-    /// Truncations by an operator, and segments that shards let go.
+    /// Truncations of streams, and segments that shards let go.
     pub truncations: u64,
     /// See `truncations`.
     pub let_go: u64,
@@ -50,6 +50,12 @@ pub struct SeedReport {
     pub steps: u64,
     /// Turns of shards.
     pub turns: u64,
+    /// Leaderships that an operator moved.
+    pub moved: u64,
+    /// Changes of the registry of clusters that were acknowledged.
+    pub changes: u64,
+    /// Requests that a rule forbade, or that somebody else outran.
+    pub forbidden: u64,
     /// Whether the run was long and hard enough to count.
     pub ok: bool,
 }

@@ -43,6 +43,8 @@ pub struct Settings {
     pub disk_stall_hard_ns: u64,
     /// Timers and windows of the replicas.
     pub tuning: Tuning,
+    /// Region of each node of the primary, then of each standby, all of whose nodes are in one.
+    pub regions: Vec<&'static str>,
     /// How long faults may strike, from the start of the world, in nanoseconds.
     pub faulty_ns: u64,
     /// Clients without producer ids.
@@ -120,7 +122,24 @@ impl Settings {
             payload_max: payload_max.min(BYTES_PER_SECOND / per_second),
             standbys: standbys(random),
             forwarding: forwarding(random),
+            regions: Vec::new(),
         }
+    }
+
+    /// Draws where clusters stand, by chances of its own.
+    pub fn draw_regions(&mut self, random: &mut Random) {
+        let all: &[&'static str] = pick(random, &[&["sh"][..], &["sh", "hz"], &["sh", "hz", "bj"]]);
+        let count = self.nodes as usize + self.standbys.len();
+        self.regions = (0..count).map(|_| pick(random, all)).collect();
+    }
+
+    /// The region of a node of a cluster, the primary being the first.
+    pub fn region(&self, cluster: usize, id: u32) -> &'static str {
+        let at = match cluster {
+            0 => id as usize - 1,
+            standby => self.nodes as usize + standby - 1,
+        };
+        self.regions.get(at).copied().unwrap_or("here")
     }
 
     /// The present time plus so many nanoseconds drawn around the mean pause of a client.

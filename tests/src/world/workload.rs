@@ -1,6 +1,6 @@
 //! Clients that append, create and read, and what they were told.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use palisade::shard::{Answer, ReadPart};
@@ -13,6 +13,7 @@ use super::client::{Client, Open, Sent};
 use super::fleet::Fleet;
 use super::history::{History, Stretch, Told};
 use super::payload::{PAYLOAD_BYTES_MIN, payload};
+use super::registrar::Registrar;
 use super::settings::{MS, SECOND, Settings};
 use crate::sim::Random;
 
@@ -40,6 +41,8 @@ pub enum Wake {
     Reader(usize),
     /// The one that creates streams.
     Creator,
+    /// The one that changes the registry of clusters.
+    Registrar,
 }
 
 struct Reader {
@@ -67,6 +70,8 @@ pub struct Workload {
     clients: Vec<Client>,
     readers: Vec<Reader>,
     creator: Creator,
+    /// Who changes the registry of clusters.
+    pub registrar: Registrar,
     outcomes: Outcomes,
     /// Which client made an attempt.
     makers: Vec<usize>,
@@ -74,13 +79,11 @@ pub struct Workload {
     acked_under: BTreeMap<u64, Ballot>,
     /// Clients ask for nothing new.
     draining: bool,
-    /// Nodes whose disks may lose what they held.
-    pub spoilt: BTreeSet<usize>,
 }
 
 impl Workload {
     /// Nobody has asked for anything.
-    pub fn new(settings: &Settings, seed: u64) -> Workload {
+    pub fn new(settings: &Settings, seed: u64, registrar: Registrar) -> Workload {
         Workload {
             settings: settings.clone(),
             random: Random::new(seed),
@@ -89,11 +92,11 @@ impl Workload {
             clients: Vec::new(),
             readers: Vec::new(),
             creator: Creator { wanted: settings.streams, ..Creator::default() },
+            registrar,
             outcomes: Outcomes::default(),
             makers: Vec::new(),
             acked_under: BTreeMap::new(),
             draining: false,
-            spoilt: BTreeSet::new(),
         }
     }
 
@@ -113,7 +116,8 @@ impl Workload {
         self.creator.wanted += self.settings.late_streams;
         let clients = (0..self.clients.len()).map(Wake::Client);
         let readers = (0..self.readers.len()).map(Wake::Reader);
-        clients.chain(readers).collect()
+        let registrar = self.registrar.active.then_some(Wake::Registrar);
+        clients.chain(readers).chain(registrar).collect()
     }
 
     /// Where the reader of a stream is that has read least.
@@ -133,8 +137,10 @@ impl Workload {
     }
 
     /// Whether nothing that was asked is without an outcome.
-    pub fn is_settled(&self) -> bool {
-        self.history.open == 0 && self.clients.iter().all(|client| client.open.is_empty())
+    pub fn is_settled(&self, fleet: &Fleet) -> bool {
+        self.registrar.is_settled(fleet)
+            && self.history.open == 0
+            && self.clients.iter().all(|client| client.open.is_empty())
     }
 
     /// What is not settled, for a report.
@@ -178,6 +184,10 @@ impl Workload {
             Wake::Reader(reader) => {
                 self.read(reader, now, fleet, checks)?;
                 Ok(now.after(self.random.between(MS, 40 * MS)))
+            }
+            Wake::Registrar => {
+                self.registrar.act(fleet, self.draining)?;
+                Ok(now.after(self.registrar.pause(self.draining)))
             }
             Wake::Creator => {
                 self.create(fleet)?;
@@ -398,9 +408,7 @@ impl Workload {
                     reader.node = moves;
                 }
             }
-            Some(Err(error))
-                if error.kind() == ErrorKind::Corrupt && !self.spoilt.contains(&seat.node) =>
-            {
+            Some(Err(error)) if error.kind() == ErrorKind::Corrupt => {
                 let text = format!("{seat}: a read from {}: {error}", reader.next);
                 return Err(Violation::new("readable", text));
             }

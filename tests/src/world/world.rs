@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use palisade::ErrorKind;
 use palisade::config::Role;
 use palisade::shard::Halt;
 use palisade_netio::Nanos;
@@ -13,8 +12,10 @@ use super::check::{Checks, FullCopy, Seat, Violation};
 use super::faults::{Faults, Step};
 use super::fleet::{Fleet, Node, Turned};
 use super::operator::Operator;
+use super::registrar::Registrar;
 use super::report::{Failure, SeedReport};
 use super::settings::{MS, SECOND, Settings, Upstream};
+use super::truncation::Truncation;
 use super::workload::{Wake, Workload};
 use crate::sim::{FaultPlan, Latencies, Random, RingId, Universe};
 
@@ -26,6 +27,8 @@ const START_NS: u64 = 60 * SECOND;
 const RECOVER_NS: u64 = 10 * SECOND;
 /// Until every replica of a calm world has everything, and has been read.
 const CATCH_UP_NS: u64 = 20 * SECOND;
+/// Until every stream of a standby comes from the primary again.
+const REPARENT_NS: u64 = 5 * SECOND;
 /// Turns of shards for each thing that happened; usual is a third of one.
 const TURNS_PER_EVENT_MAX: u64 = 3;
 /// The shortest run that counts.
@@ -36,6 +39,7 @@ enum Entry {
     Wake(Wake),
     Fault(Step),
     Operator,
+    Truncation,
 }
 
 /// Nodes that a standby fetches from, in the order of its list.
@@ -62,6 +66,7 @@ pub struct World {
     faults: Faults,
     checks: Checks,
     operator: Operator,
+    truncation: Truncation,
     agenda: Agenda<Entry>,
     began: Nanos,
     acks_before_fault: u64,
@@ -77,7 +82,9 @@ impl World {
     /// A directory could not be formatted.
     pub fn new(seed: u64) -> Result<World, Violation> {
         let mut random = Random::new(seed ^ 0x0077_6F72_6C64);
-        let settings = Settings::draw(&mut random);
+        let mut settings = Settings::draw(&mut random);
+        let operator = Operator::new(seed, &mut settings);
+        settings.draw_regions(&mut Random::new(seed ^ 0x0072_6567_696F));
         let universe = Universe::new(seed);
         universe.set_latencies(Latencies::swarm(&mut random));
         let began = universe.now();
@@ -89,9 +96,14 @@ impl World {
         }
         Ok(World {
             seed,
-            workload: Workload::new(&settings, random.bits()),
+            workload: Workload::new(
+                &settings,
+                random.bits(),
+                Registrar::new(settings.standbys.len(), seed),
+            ),
             faults: Faults::draw(random.bits()),
-            operator: Operator::new(0, true),
+            operator,
+            truncation: Truncation::new(0, true),
             checks: Checks::default(),
             agenda: Agenda::default(),
             universe,
@@ -113,6 +125,7 @@ impl World {
         self.suffer()?;
         self.recover()?;
         self.check_copies()?;
+        self.check_upstreams()?;
         self.check_sleep()
     }
 
@@ -127,7 +140,7 @@ impl World {
             acks,
             acks_before_fault: self.acks_before_fault,
             shipped: self.fleet.shipped(),
-            truncations: self.operator.truncations,
+            truncations: self.truncation.truncations,
             let_go: self.let_go.values().sum(),
             trace_hash: self.universe.trace_hash(),
             ok: simulated_ns >= RUN_NS_MIN
@@ -136,6 +149,9 @@ impl World {
             fault_counts,
             steps: self.universe.trace_len(),
             turns: self.turns,
+            moved: self.operator.moved,
+            changes: self.workload.registrar.changes,
+            forbidden: self.workload.registrar.forbidden,
         }
     }
 
@@ -172,7 +188,7 @@ impl World {
                     s.committed,
                     s.durable,
                     s.end,
-                    s.reason
+                    self.fleet.transfer(at, stream).unwrap_or(s.reason.to_owned())
                 ));
             }
         }
@@ -202,12 +218,10 @@ impl World {
             self.step_until(deadline, "the first appends are acknowledged")?;
         }
         self.acks_before_fault = self.workload.history.acks;
-        let spoilt = |node: &usize| self.faults.may_spoil_reads(*node, &self.fleet);
-        self.workload.spoilt = (0..self.fleet.nodes.len()).filter(spoilt).collect();
-        let own = self.seed ^ 0x006F_7065_7261_746F;
-        self.operator = Operator::new(own, self.faults.may_lose_bytes());
-        if self.operator.is_on() {
-            self.agenda.add(self.universe.now(), Entry::Operator);
+        let own = self.seed ^ 0x7472_756E_6361_7465;
+        self.truncation = Truncation::new(own, self.faults.may_lose_bytes());
+        if self.truncation.is_on() {
+            self.agenda.add(self.universe.now(), Entry::Truncation);
         }
         Ok(())
     }
@@ -218,6 +232,7 @@ impl World {
         let mut random = Random::new(self.seed ^ 0x0066_6175_6C74);
         self.universe.set_faults(FaultPlan::swarm(&mut random));
         self.agenda.add(now, Entry::Fault(Step::Draw));
+        self.agenda.add(now, Entry::Operator);
         let end = self.began.after(self.settings.faulty_ns);
         while self.universe.now() < end {
             self.step(end)?;
@@ -229,7 +244,7 @@ impl World {
     fn recover(&mut self) -> Result<(), Violation> {
         self.faults.over = true;
         self.universe.calm();
-        self.agenda.retain(|entry| !matches!(entry, Entry::Fault(_)));
+        self.agenda.retain(|entry| !matches!(entry, Entry::Fault(_) | Entry::Operator));
         for node in 0..self.fleet.nodes.len() {
             if self.fleet.nodes[node].process.is_none() {
                 self.fleet.start(node);
@@ -270,14 +285,14 @@ impl World {
         for who in self.workload.drain() {
             self.agenda.add(self.universe.now(), Entry::Wake(who));
         }
-        let deadline = deadline.after(RECOVER_NS);
-        while !self.workload.is_settled() {
+        let deadline = deadline.max(self.universe.now()).after(RECOVER_NS);
+        while !self.workload.is_settled(&self.fleet) {
             if self.universe.now() >= deadline {
                 return Err(Violation::new("liveness", self.workload.unsettled()));
             }
             self.step(deadline)?;
         }
-        Ok(())
+        self.check_upstreams()
     }
 
     fn step_until(&mut self, deadline: Nanos, what: &str) -> Result<(), Violation> {
@@ -319,10 +334,15 @@ impl World {
                 }
             }
             Entry::Operator => {
+                if let Some(next) = self.operator.wake(now, &self.fleet)? {
+                    self.agenda.add(next, Entry::Operator);
+                }
+            }
+            Entry::Truncation => {
                 let workload = &self.workload;
-                self.operator.wake(&self.fleet, |stream| workload.read_upto(stream));
-                let next = self.operator.next(now);
-                self.agenda.add(next, Entry::Operator);
+                self.truncation.wake(&self.fleet, |stream| workload.read_upto(stream));
+                let next = self.truncation.next(now);
+                self.agenda.add(next, Entry::Truncation);
             }
             Entry::Fault(Step::Draw) => {
                 let blow = self.faults.draw_blow(&self.fleet);
@@ -353,7 +373,7 @@ impl World {
         let Some(shard) = self.fleet.shard(ring) else { return Ok(()) };
         let (cluster, boot) = (self.fleet.nodes[node].cluster, self.fleet.nodes[node].boots);
         for (code, text) in shard.alarms() {
-            let excused = code == "disk-stalled"
+            let excused = ["disk-stalled", "peer-disk-slow"].contains(&code)
                 || code == "log-full" && self.faults.may_fill_disks()
                 || self.faults.may_spoil_reads(node, &self.fleet);
             if !excused {
@@ -369,6 +389,9 @@ impl World {
         for replica in shard.replicas() {
             let seat = Seat { cluster, node, boot, stream: replica.stream() };
             let raised = self.checks.on_turn(seat, replica)?;
+            if let Some(closed) = shard.closed(replica.stream()) {
+                self.checks.on_closed(seat, closed)?;
+            }
             for (id, ballot) in replica.promisers() {
                 let promiser = self.fleet.clusters[cluster].nodes[id as usize - 1];
                 self.checks.on_counted(promiser, replica.stream(), ballot);
@@ -416,13 +439,81 @@ impl World {
                 self.step(deadline)?;
             }
         }
+        self.await_closed()?;
         let mut copies = Vec::new();
         for node in 0..self.fleet.nodes.len() {
             for stream in self.fleet.streams(self.fleet.nodes[node].cluster) {
-                copies.extend(self.copy(node, stream, deadline)?);
+                copies.push(self.copy(node, stream, deadline)?);
             }
         }
+        self.workload.registrar.at_end(&self.fleet)?;
         self.checks.at_end(&self.workload.history, &copies)
+    }
+
+    /// Waits until every node of the primary knows that every group is closed.
+    fn await_closed(&mut self) -> Result<(), Violation> {
+        let deadline = self.universe.now().after(CATCH_UP_NS);
+        for stream in self.fleet.streams(0).into_iter().filter(|stream| *stream > 0) {
+            while !self.is_closed(stream) {
+                if self.universe.now() >= deadline {
+                    let known: Vec<_> = (self.fleet.clusters[0].nodes.iter())
+                        .map(|node| self.fleet.closed(*node, stream))
+                        .collect();
+                    let text = format!("stream {stream} is not closed to its end: {known:?}");
+                    return Err(Violation::new("liveness", text));
+                }
+                self.step(deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_closed(&self, stream: u64) -> bool {
+        let nodes = &self.fleet.clusters[0].nodes;
+        let Some(leader) = self.fleet.leader(0, stream) else { return false };
+        let Some(last) = self.fleet.replica(leader, stream) else { return false };
+        let (scn, end) = (last.log().last_scn(), last.log().end().lsn);
+        nodes.iter().all(|node| {
+            self.fleet.closed(*node, stream).is_some_and(|c| c.scn >= scn && c.end == end)
+        })
+    }
+
+    /// In a calm world every stream of a standby comes from the primary before long, and by way of
+    /// no cluster twice.
+    fn check_upstreams(&mut self) -> Result<(), Violation> {
+        let deadline = self.universe.now().after(REPARENT_NS);
+        loop {
+            let stray = self.strays();
+            if stray.is_empty() {
+                return Ok(());
+            }
+            if self.universe.now() >= deadline {
+                let text = format!("(cluster, stream, its ways) {stray:?}");
+                return Err(Violation::new("upstream_tree", text));
+            }
+            self.step(deadline)?;
+        }
+    }
+
+    /// Streams of standbys that do not come from the primary: cluster, stream, and the clusters
+    /// that they come through.
+    fn strays(&self) -> Vec<(usize, u64, Vec<usize>)> {
+        let mut strays = Vec::new();
+        for cluster in 1..self.fleet.clusters.len() {
+            for stream in self.fleet.streams(cluster).into_iter().filter(|&stream| stream > 0) {
+                let mut way = vec![cluster];
+                while let Some((from, _)) = self.fleet.upstream(way[way.len() - 1], stream) {
+                    way.push(from);
+                    if from == 0 || way.len() > self.fleet.clusters.len() {
+                        break;
+                    }
+                }
+                if way.last() != Some(&0) {
+                    strays.push((cluster, stream, way));
+                }
+            }
+        }
+        strays
     }
 
     /// A shard with nothing to do sleeps: turns follow from what happened.
@@ -446,20 +537,12 @@ impl World {
         first.is_some() && self.fleet.nodes.iter().enumerate().all(is_same)
     }
 
-    /// What a node has of a stream. None where a bad disk lost bytes below what others committed
-    /// since: a copy of old groups, or the checkpoint at the start of the log. The node says so;
-    /// it is not repaired yet.
-    fn copy(
-        &mut self,
-        node: usize,
-        stream: u64,
-        deadline: Nanos,
-    ) -> Result<Option<FullCopy>, Violation> {
-        let spoilt = self.faults.may_spoil_reads(node, &self.fleet);
+    /// What a node has of a stream, and what was archived before it was truncated.
+    fn copy(&mut self, node: usize, stream: u64, deadline: Nanos) -> Result<FullCopy, Violation> {
         let known = &self.fleet.nodes[node];
         let seat = Seat { cluster: known.cluster, node, boot: known.boots, stream };
         let unreadable = |why: &str| Violation::new("readable", format!("{seat}: {why}"));
-        let (records, mut from) = self.operator.archived(stream);
+        let (records, mut from) = self.truncation.archived(stream);
         let mut copy = FullCopy { seat, committed: Lsn::ZERO, records };
         loop {
             let port = self.fleet.port(node, stream).ok_or_else(|| unreadable("down"))?;
@@ -467,9 +550,6 @@ impl World {
             let part = loop {
                 match answer.try_take() {
                     Some(Ok(part)) => break part,
-                    Some(Err(error)) if spoilt && error.kind() == ErrorKind::Corrupt => {
-                        return Ok(None);
-                    }
                     Some(Err(error)) => return Err(unreadable(&error.to_string())),
                     None if self.universe.now() >= deadline => {
                         return Err(unreadable("no answer"));
@@ -481,7 +561,7 @@ impl World {
             (from, copy.committed) = (part.next, part.committed);
             copy.records.extend(part.records);
             if done {
-                return Ok(Some(copy));
+                return Ok(copy);
             }
         }
     }

@@ -33,6 +33,8 @@ impl Chains {
     /// A sound record, with the bytes of its body. Says what is wrong with its place.
     pub(crate) fn take(&mut self, meta: &RecordMeta, body: &[u8]) -> Result<(), String> {
         match meta.kind {
+            // It begins later than before; what follows it is the same.
+            Kind::Base if meta.len <= 1 && self.lines.contains_key(&meta.stream) => Ok(()),
             Kind::Base => {
                 let chain = (meta.lsn == Lsn::ZERO).then_some(CHAIN_START);
                 let end = End { lsn: meta.lsn, chain };
@@ -56,10 +58,6 @@ impl Chains {
     }
 
     fn group(&mut self, meta: &RecordMeta, body: &[u8]) -> Result<(), String> {
-        if meta.is_moved() {
-            // The same group as before, further on in the log.
-            return Ok(());
-        }
         let Ok((header, _)) = GroupHeader::read_from_prefix(&body[meta.range()]) else {
             return Err("a group without a header".to_owned());
         };

@@ -2,7 +2,7 @@
 
 use std::io::{BufWriter, Write};
 
-use palisade_wal::{Kind, RecordMeta};
+use palisade_wal::RecordMeta;
 use serde_json::json;
 
 use super::files::{SegmentFile, find};
@@ -122,7 +122,7 @@ fn print_one(
 fn is_wanted(options: &InspectFiles, meta: &RecordMeta) -> bool {
     let stream = options.stream.is_none_or(|stream| stream == meta.stream);
     let from = meta.end.0 > options.from || (options.from == 0 && meta.end.0 == 0);
-    let ranged = meta.kind == Kind::Group;
+    let ranged = meta.kind.is_group();
     stream && (!ranged || (from && options.to.is_none_or(|to| meta.lsn.0 < to)))
 }
 
@@ -137,7 +137,7 @@ fn gap_text(gap: &Gap) -> String {
 fn describe((meta, bad): &Checked) -> serde_json::Value {
     json!({"kind": format!("{:?}", meta.kind), "stream": meta.stream, "lsn": meta.lsn.0,
         "end": meta.end.0, "ballot": {"round": meta.ballot.round, "node": meta.ballot.node},
-        "staged": meta.is_staged(), "moved": meta.is_moved(), "records": meta.records,
-        "scn": meta.scn, "bytes": meta.len, "chain": format!("{:016x}", meta.chain),
+        "staged": meta.is_staged(), "records": meta.records, "scn": meta.scn,
+        "bytes": meta.len, "chain": format!("{:016x}", meta.chain),
         "bad": bad.map(|why| why.to_string())})
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use palisade_wal::limits::{BLOCK_ALIGN, SEGMENT_HEADER_BYTES};
-use palisade_wal::{BadBody, BlockHead, Kind};
+use palisade_wal::{BadBody, BlockHead};
 
 use super::chains::Chains;
 use super::scan::{Checked, Found, Gap};
@@ -208,7 +208,7 @@ impl Log {
             }
             let wanted = options.stream.is_none_or(|stream| stream == meta.stream);
             let reaches = meta.end.0 > options.from && options.to.is_none_or(|to| meta.lsn.0 < to);
-            if meta.kind == Kind::Group && wanted && reaches {
+            if meta.kind.is_group() && wanted && reaches {
                 self.groups += 1;
                 self.records += u64::from(meta.records);
             }

@@ -4,6 +4,7 @@ mod docs;
 mod lane;
 mod machine;
 mod numbers;
+mod operations;
 mod purity;
 mod seeded;
 mod shape;

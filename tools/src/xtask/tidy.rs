@@ -1,7 +1,7 @@
 //! Rules that no other tool checks.
 
 use super::lane::{Outcome, root};
-use super::{docs, purity, shape, source, unsafety};
+use super::{docs, operations, purity, shape, source, unsafety};
 
 /// `tidy`
 pub(crate) fn run() -> Outcome {
@@ -17,5 +17,6 @@ pub(crate) fn run() -> Outcome {
         purity::check(source, &mut findings);
     }
     docs::check(&root, &sources, &mut findings);
+    operations::check(&root, &sources, &mut findings);
     if findings.is_empty() { Outcome::Passed } else { Outcome::Failed(findings) }
 }

@@ -2,14 +2,17 @@
 //!
 //! `PALISADE_HISTORY_SECONDS` makes the long story longer; `PALISADE_SEED` repeats its choices.
 
+mod cascade;
 mod cluster;
 mod contract;
 mod history;
 mod kills;
+mod leader;
 mod machine;
 mod producer;
 mod reading;
 mod refusals;
+mod registry;
 mod run;
 mod seen;
 mod shards;

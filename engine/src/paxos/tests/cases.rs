@@ -363,7 +363,7 @@ fn a_takeover_below_the_committed_position_halts_the_stream() {
     let ballot = Ballot { round: first.round + 1, node: 3, incarnation: 100 };
     let config = c.nodes[0].replica().config().stamped(ballot, &[]);
     let end = Boundary { lsn: Lsn::ZERO, chain: palisade_wal::CHAIN_START };
-    let takeover = Body::Takeover { ballot, end, config };
+    let takeover = Body::Takeover { ballot, end, scn: 0, config };
     let message = Message { stream: STREAM, body: takeover };
     let from = NodeKey { node: 3, incarnation: 100 };
     let mut fx = Effects::default();
@@ -392,10 +392,10 @@ fn another_log_below_the_committed_position_halts_the_stream() {
     let next = follow(committed, other.chain.get(), 91);
     let config = c.nodes[0].replica().config().stamped(ballot, &[]);
     let end = Boundary { lsn: next.end(), chain: next.chain.get() };
-    let message = Message { stream: STREAM, body: Body::Takeover { ballot, end, config } };
+    let message = Message { stream: STREAM, body: Body::Takeover { ballot, end, scn: 0, config } };
     let from = NodeKey { node: 3, incarnation: 100 };
     c.run(1, |r, now, fx| r.on_message(from, &message, now, fx));
-    let head = AcceptHead { ballot, header: &next, commit: Lsn::ZERO, staged: true };
+    let head = AcceptHead { ballot, header: &next, commit: Lsn::ZERO, want: Want::Staged };
     let (mut fx, now) = (Effects::default(), c.now);
     let verdict = c.nodes[1].replica().on_fetched(from, &head, now, &mut fx);
     assert_eq!(verdict, AcceptVerdict::Refuse(RefuseReason::Halted));
@@ -517,7 +517,7 @@ fn a_takeover_that_comes_twice_acts_once() {
     assert_eq!(c.log(1).committed().lsn, Lsn(GROUP_BYTES));
     assert_eq!(c.log(2).committed().lsn, Lsn::ZERO, "it was not told");
     let end = Boundary { lsn: Lsn::ZERO, chain: palisade_wal::CHAIN_START };
-    let message = Message { stream: STREAM, body: Body::Takeover { ballot, end, config } };
+    let message = Message { stream: STREAM, body: Body::Takeover { ballot, end, scn: 0, config } };
     let from = NodeKey { node: 1, incarnation: 100 };
     c.run(1, |r, now, fx| r.on_message(from, &message, now, fx));
     assert_eq!(c.log(2).end().chain, group, "what followed it stays");
@@ -547,11 +547,11 @@ fn taken_over_while_the_old_leader_is_heard(seed: u64) -> (Cluster, Ballot, Boun
     let send = |c: &mut Cluster, from: u32, load: Load| {
         c.deliver(Packet { from: key(from), to: 3, load });
     };
-    let staged = |header| Load::Fetched { ballot: later, header, staged: true };
+    let staged = |header| Load::Fetched { ballot: later, header, want: Want::Staged };
     let led = |header, commit| Load::Group { ballot: first, header, commit };
     let config = c.nodes[0].replica().config().stamped(later, &[]);
     let end = Boundary { lsn: new.end(), chain: new.chain.get() };
-    let body = Body::Takeover { ballot: later, end, config };
+    let body = Body::Takeover { ballot: later, end, scn: 0, config };
     let mut bytes = Vec::new();
     Message { stream: STREAM, body }.encode_into(&mut bytes);
     send(&mut c, 2, Load::Message(bytes));
@@ -585,7 +585,7 @@ fn leadership_is_handed_over_with_the_whole_log() {
         c.propose(0).unwrap();
     }
     let before = c.now;
-    c.run(0, |r, now, fx| r.on_transfer(2, now, fx)).unwrap();
+    c.run(0, |r, now, fx| r.on_transfer(2, false, now, fx)).unwrap();
     assert_eq!(c.nodes[0].replica().leader_slot(), Err(NoSlot::Transferring));
     c.settle("the successor", |c| c.leader() == Some(1));
     assert!(c.now.since(before) < 60_000_000, "took {} ns", c.now.since(before));
@@ -604,29 +604,19 @@ fn a_stalled_disk_does_not_lead() {
 }
 
 #[test]
-fn a_member_with_a_damaged_log_leads_only_if_it_must() {
-    let mut c = Cluster::new(3, 15);
-    c.elect(1);
-    let damage = |c: &mut Cluster, at: usize| {
-        c.run(at, |r, now, fx| r.on_damaged(Lsn(0), false, now, fx));
-    };
-    damage(&mut c, 0);
-    c.settle("another leader", |c| c.leader().is_some_and(|at| at != 0));
-    // Its own readers send it away once, the peers whenever it leads.
-    let (next, third) = if c.leader() == Some(1) { (1, 2) } else { (2, 1) };
-    damage(&mut c, next);
-    c.settle("the whole one", |c| c.leader() == Some(third));
-    damage(&mut c, third);
-    c.settle("a damaged one", |c| c.leader().is_some_and(|at| at != third));
-    let at = c.leader().unwrap();
-    damage(&mut c, at);
-    assert_eq!(c.leader(), Some(at));
-    c.run(at, |r, now, fx| r.on_damaged(Lsn(0), true, now, fx));
-    assert_ne!(c.leader(), Some(at));
+fn a_lone_member_with_a_damaged_log_leads_on() {
+    let mut c = Cluster::new(1, 15);
     c.settle("a leader", |c| c.leader().is_some());
-    // Read after all, it is as good as any.
-    c.run(at, |r, _, _| r.on_readable(Lsn(0), Lsn(8)));
-    assert_eq!(c.nodes[at].replica().damaged(), None);
+    c.propose(0).unwrap();
+    let replica = c.nodes[0].replica();
+    assert!(!replica.can_repair());
+    replica.on_damaged(Lsn(8));
+    replica.on_damaged(Lsn(0));
+    assert_eq!(replica.damaged(), Some(Lsn(0)));
+    c.rest(500);
+    assert_eq!(c.leader(), Some(0));
+    c.run(0, |r, _, _| r.on_readable(Lsn(0), Lsn(8)));
+    assert_eq!(c.nodes[0].replica().damaged(), None);
 }
 
 #[test]
@@ -647,7 +637,7 @@ fn bytes_that_are_no_message_are_refused() {
     let config = c.nodes[0].replica().config().clone();
     let ballot = c.log(1).accepting();
     let end = Boundary { lsn: Lsn(64), chain: 7 };
-    let message = Message { stream: 3, body: Body::Takeover { ballot, end, config } };
+    let message = Message { stream: 3, body: Body::Takeover { ballot, end, scn: 0, config } };
     let mut bytes = Vec::new();
     message.encode_into(&mut bytes);
     assert_eq!(Message::decode(&bytes), Ok((message, bytes.len())));

@@ -1,10 +1,10 @@
 //! The model of a cluster: nodes, a network that does what it likes, and time.
 
 use palisade_netio::Nanos;
-use palisade_wal::{Ballot, GroupHeader, Lsn};
+use palisade_wal::{Anchor, Ballot, GroupHeader, Lsn};
 
 use super::super::*;
-use super::node::{Node, Record, group, members, takeover_of};
+use super::node::{Node, Record, STREAM, group, members, place, rebuild, takeover_of};
 use super::oracle::Oracle;
 
 /// What travels.
@@ -12,7 +12,9 @@ use super::oracle::Oracle;
 pub(super) enum Load {
     Message(Vec<u8>),
     Group { ballot: Ballot, header: GroupHeader, commit: Lsn },
-    Fetched { ballot: Ballot, header: GroupHeader, staged: bool },
+    Fetched { ballot: Ballot, header: GroupHeader, want: Want },
+    Ask(FloorAsk),
+    Held(FloorHeld),
 }
 
 #[derive(Clone, Debug)]
@@ -28,12 +30,18 @@ pub(super) struct Cluster {
     pub(super) oracle: Oracle,
     pub(super) now: Nanos,
     pub(super) next_value: u32,
+    /// Highest SCN ever given, by anybody.
+    pub(super) last_scn: u64,
+    /// Floors are asked for while nothing else happens.
+    pub(super) closes: bool,
     pub(super) trace: Vec<String>,
     pub(super) tracing: bool,
     /// Nodes that nothing comes from or goes to.
     pub(super) isolated: Vec<u32>,
     /// Pairs, the lower node first, that nothing passes between.
     pub(super) cuts: std::collections::BTreeSet<(u32, u32)>,
+    /// Holes that were filled.
+    pub(super) mended: u64,
 }
 
 /// Packets under way; more are lost.
@@ -51,10 +59,13 @@ impl Cluster {
             oracle: Oracle::default(),
             now: Nanos(1_000_000_000),
             next_value: 1,
+            last_scn: 0,
+            closes: false,
             trace: Vec::new(),
             tracing: std::env::var("PAXOS_TRACE").is_ok(),
             isolated: Vec::new(),
             cuts: std::collections::BTreeSet::new(),
+            mended: 0,
         };
         for at in 0..cluster.nodes.len() {
             cluster.run(at, |replica, now, fx| replica.start(now, fx));
@@ -78,8 +89,9 @@ impl Cluster {
     ) -> T {
         let mut fx = Effects::default();
         let now = self.now;
-        let replica = self.nodes[at].replica();
-        let result = input(replica, now, &mut fx);
+        self.nodes[at].bind();
+        let result = input(self.nodes[at].replica(), now, &mut fx);
+        self.nodes[at].bind();
         self.drain(at, fx);
         result
     }
@@ -115,13 +127,17 @@ impl Cluster {
                 message.encode_into(&mut bytes);
                 self.post(Packet { from, to, load: Load::Message(bytes) });
             }
-            Effect::Serve { to, ballot, from: first, upto, staged } => {
-                for header in node.read_range(first, upto, None) {
-                    let load = Load::Fetched { ballot, header, staged };
+            Effect::Serve { to, ballot, from: first, upto, want } => {
+                for header in node.readable(first, upto) {
+                    let load = Load::Fetched { ballot, header, want };
                     self.post(Packet { from, to, load });
                 }
             }
-            Effect::Leading { ballot } => self.oracle.on_leading(ballot, node),
+            Effect::Leading { ballot } => {
+                let scn = node.replica().log().last_scn();
+                node.floors.on_leading(scn);
+                self.oracle.on_leading(ballot, node);
+            }
             Effect::Committed { upto } => {
                 let cursor = node.replica().commit_cursor();
                 self.oracle.on_committed(node, cursor.map(|(ballot, _)| ballot), upto);
@@ -131,6 +147,8 @@ impl Cluster {
             }
             Effect::Halt { reason } => panic!("node {} halted: {reason}", from.node),
             Effect::SteppedDown { .. } | Effect::Leader { .. } => {}
+            Effect::Mended { .. } => self.mended += 1,
+            Effect::Unmended { .. } => {}
         }
     }
 
@@ -157,23 +175,75 @@ impl Cluster {
                 self.run(at, |replica, now, fx| replica.on_message(from, &message, now, fx));
             }
             Load::Group { ballot, header, commit } => {
-                let head = AcceptHead { ballot, header: &header, commit, staged: false };
+                let head = AcceptHead { ballot, header: &header, commit, want: Want::Next };
                 let verdict = self.run(at, |r, now, fx| r.on_accept(from, &head, now, fx));
                 self.store(at, verdict, header, ballot);
             }
-            Load::Fetched { ballot, header, staged } => {
-                let head = AcceptHead { ballot, header: &header, commit: Lsn::ZERO, staged };
+            Load::Fetched { ballot, header, want } => {
+                let head = AcceptHead { ballot, header: &header, commit: Lsn::ZERO, want };
                 let verdict = self.run(at, |r, now, fx| r.on_fetched(from, &head, now, fx));
                 self.note(|| format!("{} fetched {} {verdict:?}", packet.to, header.lsn()));
                 self.store(at, verdict, header, ballot);
             }
+            Load::Ask(ask) => {
+                let mut bytes = Vec::new();
+                ask.encode_into(&mut bytes);
+                self.nodes[at].floors.on_ask(from, &FloorAsk::decode(&bytes).unwrap());
+            }
+            Load::Held(held) => {
+                let mut bytes = Vec::new();
+                held.encode_into(&mut bytes);
+                let held = FloorHeld::decode(&bytes).unwrap();
+                assert!(self.nodes[at].floors.on_held(from, &held));
+            }
         }
+    }
+
+    /// A turn of a node's floors, with this as its clock.
+    pub(super) fn floors(&mut self, at: usize, wall: u64) {
+        let Some(replica) = &self.nodes[at].replica else { return };
+        let (leads, from) = (replica.serving().is_some(), self.nodes[at].key);
+        // Several times as fast as the streams.
+        let (now, mut effects) = (Nanos(self.now.0 * 8), Vec::new());
+        self.nodes[at].floors.on_time(now, wall, leads, &mut effects);
+        self.nodes[at].bind();
+        for effect in effects {
+            let node = at + 1;
+            self.note(|| format!("{node}: {effect:?}"));
+            match effect {
+                FloorEffect::Log { floor } => self.nodes[at].wal.push(Record::Floor(floor)),
+                FloorEffect::Ask { to, ask } => {
+                    self.post(Packet { from, to, load: Load::Ask(ask) })
+                }
+                FloorEffect::Held { to, held } => {
+                    self.post(Packet { from, to, load: Load::Held(held) });
+                }
+                FloorEffect::Spread { .. } => {}
+                FloorEffect::Close => self.close(at),
+            }
+        }
+    }
+
+    fn close(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let (floors, replica) = (&mut node.floors, node.replica.as_ref().expect("it runs"));
+        let floor_of = |key, ballot| floors.floor_of(key, STREAM, ballot);
+        let Some(closed) = replica.closed(floors.durable(), floor_of) else { return };
+        floors.on_closed(closed.scn);
+        self.oracle.on_closed(closed);
+        self.note(|| format!("{}: {closed:?}", at + 1));
     }
 
     fn store(&mut self, at: usize, verdict: AcceptVerdict, header: GroupHeader, ballot: Ballot) {
         let staged = match verdict {
             AcceptVerdict::Store => false,
             AcceptVerdict::StoreStaged => true,
+            AcceptVerdict::StoreMoved => {
+                let record = Record::Moved { header, ballot };
+                self.nodes[at].wal.push(record);
+                let place = place(self.nodes[at].wal.len() - 1);
+                return self.run(at, |r, now, fx| r.on_moved(&header, place, now, fx));
+            }
             AcceptVerdict::Duplicate | AcceptVerdict::Refuse(_) => return,
         };
         let mark = self.nodes[at].append(header, ballot, staged);
@@ -182,8 +252,12 @@ impl Cluster {
 
     /// Appends a group if the node leads and has room.
     pub(super) fn propose(&mut self, at: usize) -> Option<GroupHeader> {
-        let position = self.nodes[at].replica.as_ref()?.leader_slot().ok()?;
+        self.nodes[at].replica.as_ref()?;
+        self.nodes[at].bind();
+        let position = self.nodes[at].replica().leader_slot().ok()?;
         let header = group(&position, self.next_value);
+        self.nodes[at].floors.on_scn(header.scn.get());
+        self.last_scn = self.last_scn.max(header.scn.get());
         self.next_value += 1;
         let mark = self.nodes[at].append(header, position.ballot, false);
         let now = self.now;
@@ -212,12 +286,50 @@ impl Cluster {
                 Record::Group { header, ballot, staged: false } => self.run(at, |r, now, fx| {
                     r.on_group_durable(ballot, header.end(), now, fx);
                 }),
-                Record::Group { .. } | Record::Unknown(_) => {}
+                Record::Floor(floor) => self.nodes[at].floors.on_durable(floor),
+                Record::Group { .. } | Record::Unknown(_) | Record::Moved { .. } => {}
+                Record::LostGroup | Record::LostStaged | Record::LostState(_) => {
+                    unreachable!("only what was durable is lost")
+                }
                 Record::State(state) => {
                     self.run(at, |r, now, fx| r.on_durable(state.id, now, fx));
                 }
             }
         }
+    }
+
+    /// The disk of a node that is down loses these records.
+    pub(super) fn lose(&mut self, at: usize, records: impl IntoIterator<Item = usize>) {
+        let node = &mut self.nodes[at];
+        assert!(node.replica.is_none(), "it would know more than its disk");
+        let (log, _) = rebuild(&node.first, &node.wal);
+        let ceiling = log.promised().max(log.accepting());
+        for record in records {
+            assert!(record < node.durable, "what is not durable was never there");
+            node.wal[record] = node.wal[record].lost(ceiling);
+        }
+    }
+
+    /// The record that holds the group at `lsn` cannot be read any more.
+    pub(super) fn lose_while_it_runs(&mut self, at: usize, lsn: Lsn) -> bool {
+        let node = &mut self.nodes[at];
+        let Some(log) = node.replica.as_ref().map(Replica::log) else { return false };
+        let Some(extent) = log.find(lsn).copied() else { return false };
+        let record = (extent.place.offset / 4096) as usize;
+        if record >= node.durable {
+            return false;
+        }
+        let next = log.holes().iter().find(|hole| hole.start == extent.end);
+        let anchor = match (log.chain_at(extent.end), next) {
+            (_, Some(hole)) => hole.anchor.clone(),
+            (Some(chain), None) => Anchor::Chain(chain),
+            (None, None) => Anchor::Next(Box::new(node.read(extent.end).expect("no hole"))),
+        };
+        node.wal[record] = node.wal[record].lost(Ballot::NONE);
+        node.meddled = true;
+        let (start, end) = (extent.start, extent.end);
+        self.note(|| format!("{}: loses {start}", at + 1));
+        self.run(at, |r, now, fx| r.on_lost(start, end, anchor, now, fx))
     }
 
     pub(super) fn tick(&mut self, at: usize) {
@@ -229,6 +341,10 @@ impl Cluster {
     pub(super) fn peer(&mut self, at: usize, node: u32, state: PeerState) {
         if self.nodes[at].replica.is_some() {
             let peer = self.nodes[node as usize - 1].key;
+            match state {
+                PeerState::Up => self.nodes[at].floors.on_link_up(peer),
+                PeerState::Down { .. } => self.nodes[at].floors.on_link_down(node),
+            }
             self.run(at, |replica, now, fx| replica.on_peer(peer, state, now, fx));
         }
     }
@@ -297,6 +413,9 @@ impl Cluster {
                 self.tick(at);
                 self.sync(at, usize::MAX);
                 self.end_turn(at);
+                if self.closes {
+                    self.floors(at, self.last_scn);
+                }
             }
             for packet in std::mem::take(&mut self.network) {
                 self.deliver(packet);

@@ -25,7 +25,7 @@ fn a_group_of_a_stranger_ends_no_leadership() {
     // And nobody else has the name of this node.
     for (from, ballot) in [(key(9, 100), stranger), (key(1, 100), ballot)] {
         let header = group(&ProposePosition { ballot, ..position }, 1);
-        let head = AcceptHead { ballot, header: &header, commit: header.end(), staged: false };
+        let head = AcceptHead { ballot, header: &header, commit: header.end(), want: Want::Next };
         let verdict = c.run(0, |r, now, fx| r.on_accept(from, &head, now, fx));
         assert_eq!(verdict, AcceptVerdict::Refuse(RefuseReason::Unasked));
         let verdict = c.run(0, |r, now, fx| r.on_fetched(from, &head, now, fx));
@@ -83,7 +83,7 @@ fn who_is_no_member_any_more_is_not_heard() {
     let mut config = c.nodes[0].replica().config().stamped(ballot, &[]);
     config.members.retain(|m| m.node != 3);
     let end = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
-    say(&mut c, 2, key(1, 100), Body::Takeover { ballot, end, config });
+    say(&mut c, 2, key(1, 100), Body::Takeover { ballot, end, scn: 0, config });
     assert_eq!(c.log(2).accepting(), ballot);
     assert_eq!(c.nodes[1].replica().status().up, 2);
 }
@@ -111,7 +111,7 @@ fn an_scn_that_nothing_can_follow_is_not_taken() {
     header.scn = u64::MAX.into();
     header.chain = palisade_wal::chain(position.chain_before, &header).into();
     let (ballot, commit) = (position.ballot, Lsn::ZERO);
-    let head = AcceptHead { ballot, header: &header, commit, staged: false };
+    let head = AcceptHead { ballot, header: &header, commit, want: Want::Next };
     c.link();
     let verdict = c.run(1, |r, now, fx| r.on_accept(key(1, 100), &head, now, fx));
     assert_eq!(verdict, AcceptVerdict::Refuse(RefuseReason::ChainMismatch));
@@ -119,8 +119,17 @@ fn an_scn_that_nothing_can_follow_is_not_taken() {
     let end = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
     let config = members(3);
     let (accepting, committed, base) = (Ballot::NONE, Lsn::ZERO, Lsn::ZERO);
-    let promise =
-        Promise { ballot, accepting, end, committed, base, unknown: false, scn: u64::MAX, config };
+    let promise = Promise {
+        ballot,
+        accepting,
+        end,
+        committed,
+        base,
+        unknown: false,
+        holes: Vec::new(),
+        scn: u64::MAX,
+        config,
+    };
     let mut bytes = Vec::new();
     Message { stream: STREAM, body: Body::Promise(promise) }.encode_into(&mut bytes);
     assert_eq!(Message::decode(&bytes), Err(DecodeError::Inconsistent));
@@ -131,7 +140,8 @@ fn a_takeover_record_with_members_of_another_ballot_is_not_replayed() {
     let (mut log, mut config) = (StreamLog::default(), members(3));
     let ballot = Ballot { round: 3, node: 1, incarnation: 100 };
     let later = Ballot { round: 4, ..ballot };
-    let body = TakeoverBody { chain: CHAIN_START, config: config.stamped(later, &[]) }.encode();
+    let body =
+        TakeoverBody { chain: CHAIN_START, scn: 0, config: config.stamped(later, &[]) }.encode();
     let lsn = Lsn::ZERO;
     let refused = replay(&mut log, &mut config, Kind::Takeover, ballot, lsn, &body);
     assert_eq!(refused, Err(ReplayError::Body(DecodeError::Inconsistent)));
@@ -140,25 +150,30 @@ fn a_takeover_record_with_members_of_another_ballot_is_not_replayed() {
     assert_eq!((log.accepting(), config.ballot), (later, later));
 }
 
-/// A follower promises by its Takeover alone. Where bytes below it are lost it cannot be taken
-/// over again; an older leader is refused all the same, and the newer members count.
+/// A follower promises by its Takeover alone. Where bytes below it are lost the log is what it
+/// names all the same: they are a hole. An older leader is refused, and the newer members count.
 #[test]
 fn a_takeover_above_lost_bytes_is_still_a_promise() {
     let (mut log, mut config) = (StreamLog::default(), members(5));
     let ballot = |round, node| Ballot { round, node, incarnation: 100 };
     let takeover = |ballot, lsn: u64, chain| {
-        let body = TakeoverBody { chain, config: members(5).stamped(ballot, &[]) }.encode();
+        let body = TakeoverBody { chain, scn: 0, config: members(5).stamped(ballot, &[]) }.encode();
         (ballot, Lsn(lsn), body)
     };
     let mut again = |log: &mut StreamLog, (ballot, lsn, body): (Ballot, Lsn, Vec<u8>)| {
         replay(log, &mut config, Kind::Takeover, ballot, lsn, &body)
     };
     assert_eq!(again(&mut log, takeover(ballot(5, 1), 0, CHAIN_START)), Ok(()));
-    log.mark_unknown(ballot(5, 1));
-    let refused = again(&mut log, takeover(ballot(7, 2), GROUP_BYTES, 77));
+    let refused = again(&mut log, takeover(ballot(6, 4), GROUP_BYTES, 77));
+    assert!(matches!(refused, Err(ReplayError::Takeover(_))), "nothing is lost: {refused:?}");
+    log.lose_tail(true);
+    let refused = again(&mut log, takeover(ballot(6, 4), 0, 77));
     assert!(matches!(refused, Err(ReplayError::Takeover(_))), "{refused:?}");
-    assert_eq!((log.promised(), log.accepting()), (ballot(7, 2), ballot(5, 1)));
-    assert!(log.is_unknown() && config.ballot == ballot(7, 2));
+    assert_eq!((log.promised(), log.is_unknown()), (ballot(6, 4), true));
+    assert_eq!(again(&mut log, takeover(ballot(7, 2), GROUP_BYTES, 77)), Ok(()));
+    assert_eq!((log.promised(), log.accepting()), (ballot(7, 2), ballot(7, 2)));
+    assert!(!log.is_unknown() && config.ballot == ballot(7, 2));
+    assert_eq!((log.end().lsn, log.held().lsn), (Lsn(GROUP_BYTES), Lsn::ZERO));
 
     let me = Me { node: 5, incarnation: 100, region: String::new() };
     let (tuning, mut fx) = (super::node::tuning(), Effects::default());
@@ -166,7 +181,7 @@ fn a_takeover_above_lost_bytes_is_still_a_promise() {
     replica.start(Nanos(0), &mut fx);
     let older = members(5).stamped(ballot(6, 3), &[]);
     let end = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
-    let body = Body::Takeover { ballot: ballot(6, 3), end, config: older };
+    let body = Body::Takeover { ballot: ballot(6, 3), end, scn: 0, config: older };
     replica.on_message(key(3, 100), &Message { stream: STREAM, body }, Nanos(1), &mut fx);
-    assert_eq!((replica.log().accepting(), replica.log().is_unknown()), (ballot(5, 1), true));
+    assert_eq!(replica.log().accepting(), ballot(7, 2));
 }

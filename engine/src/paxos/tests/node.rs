@@ -2,8 +2,8 @@
 
 use palisade_netio::Nanos;
 use palisade_wal::{
-    Ballot, Boundary, CHAIN_START, GROUP_HEADER_BYTES, GroupHeader, GroupKind, Kind, Lsn, Place,
-    StreamLog, chain,
+    Ballot, Boundary, CHAIN_START, Extent, GROUP_HEADER_BYTES, GroupHeader, GroupKind, Kind, Lsn,
+    Place, StreamLog, chain,
 };
 use zerocopy::FromBytes;
 
@@ -21,8 +21,33 @@ pub(super) enum Record {
         staged: bool,
     },
     State(LogRecord),
+    Floor(u64),
     /// What recovery found after a corruption.
     Unknown(Ballot),
+    /// A group that fills a hole.
+    Moved {
+        header: GroupHeader,
+        ballot: Ballot,
+    },
+    /// A record that the disk does not give back: a group, a staged one, or hard state, with all
+    /// that may have been promised.
+    LostGroup,
+    LostStaged,
+    LostState(Ballot),
+}
+
+impl Record {
+    /// What is left of it.
+    pub(super) fn lost(&self, ceiling: Ballot) -> Record {
+        match self {
+            Record::Group { staged: false, .. } => Record::LostGroup,
+            Record::Group { staged: true, .. } => Record::LostStaged,
+            Record::State(state) if state.kind.is_hard_state() => Record::LostState(ceiling),
+            Record::Floor(_) => Record::LostState(ceiling),
+            Record::State(_) | Record::Moved { .. } => Record::LostStaged,
+            other => other.clone(),
+        }
+    }
 }
 
 pub(super) struct Node {
@@ -33,6 +58,11 @@ pub(super) struct Node {
     pub(super) first: Config,
     pub(super) tuning: Tuning,
     pub(super) voids: Vec<Effect>,
+    pub(super) floors: Floors,
+    boots: u64,
+    promised: Ballot,
+    /// It lost something while it ran: replay knows less of that than it does.
+    pub(super) meddled: bool,
 }
 
 pub(super) fn tuning() -> Tuning {
@@ -85,21 +115,39 @@ pub(super) fn place(at: usize) -> Place {
 /// What replay makes of a WAL.
 pub(super) fn rebuild(first: &Config, wal: &[Record]) -> (StreamLog, Config) {
     let (mut log, mut config) = (StreamLog::default(), first.clone());
+    let mut lost = Ballot::NONE;
     for (at, record) in wal.iter().enumerate() {
         match record {
             Record::Group { header, ballot, staged } => {
-                let mark = GroupMark::of(header, place(at));
-                if *staged {
-                    log.stage(mark.start, mark.end, *ballot, mark.scn, mark.place);
-                } else {
-                    log.append(mark.start, mark.end, *ballot, mark.scn, mark.place);
-                }
+                let replayed = replay_group(&mut log, header, *ballot, *staged, place(at));
+                assert!(replayed != Replayed::Nothing || log.is_lossy());
+            }
+            Record::Moved { header, ballot } => {
+                replay_moved(&mut log, header, *ballot, place(at));
             }
             Record::State(r) => {
-                replay(&mut log, &mut config, r.kind, r.ballot, r.lsn, &r.body).unwrap();
+                // A cursor of another log means nothing.
+                if r.kind == Kind::CommitHint && r.ballot != log.accepting() {
+                    continue;
+                }
+                let result = replay(&mut log, &mut config, r.kind, r.ballot, r.lsn, &r.body);
+                assert!(result.is_ok() || log.is_lossy(), "{result:?}");
+                if result.is_err() {
+                    log.lose_tail(true);
+                }
             }
+            Record::Floor(_) => {}
             Record::Unknown(ceiling) => log.mark_unknown(*ceiling),
+            Record::LostGroup => log.lose_tail(false),
+            Record::LostStaged => log.lose_staged(),
+            Record::LostState(ceiling) => {
+                lost = lost.max(*ceiling);
+                log.lose_tail(true);
+            }
         }
+    }
+    if log.lost_hard_state() {
+        log.mark_unknown(lost.max(log.promised()));
     }
     (log, config)
 }
@@ -116,6 +164,10 @@ impl Node {
             first,
             tuning: tuning(),
             voids: Vec::new(),
+            floors: Floors::new(key, 1),
+            boots: 1,
+            promised: Ballot::NONE,
+            meddled: false,
         }
     }
 
@@ -151,11 +203,68 @@ impl Node {
         let tuning = self.tuning.clone();
         let replica = Replica::recovered(STREAM, me, config, log, tuning, seed, now);
         self.replica = Some(replica);
+        self.meddled = false;
+        self.boots += 1;
+        self.floors = Floors::new(self.key, self.boots);
+        self.promised = Ballot::NONE;
+        for record in &self.wal {
+            if let Record::Floor(floor) = record {
+                self.floors.on_replayed(*floor);
+            }
+        }
+    }
+
+    /// What the shard does around every input.
+    pub(super) fn bind(&mut self) {
+        let (floor, replica) = (self.floors.bound(), self.replica.as_mut().expect("it runs"));
+        replica.set_floor(floor);
+        let promised = replica.log().promised();
+        if std::mem::replace(&mut self.promised, promised) != promised {
+            self.floors.on_promised(STREAM, promised);
+        }
+    }
+
+    /// The log that a crash now would leave.
+    pub(super) fn after_crash(&self) -> StreamLog {
+        rebuild(&self.first, &self.wal[..self.durable]).0
+    }
+
+    /// Everything that this node gives if it runs on, and after a crash now or once all is
+    /// durable, by the chain.
+    pub(super) fn keeps(&self) -> Vec<u64> {
+        let chains = |log: &StreamLog| -> Vec<u64> {
+            self.groups_of(log).iter().map(|g| g.chain.get()).collect()
+        };
+        let mut kept = chains(&self.after_crash());
+        let later = chains(&rebuild(&self.first, &self.wal).0);
+        kept.retain(|chain| later.contains(chain));
+        if let Some(replica) = &self.replica {
+            let now = chains(replica.log());
+            kept.retain(|chain| now.contains(chain));
+        }
+        kept
+    }
+
+    /// The groups of a log of this node that are there, in order.
+    pub(super) fn groups_of(&self, log: &StreamLog) -> Vec<GroupHeader> {
+        let mut groups = Vec::new();
+        for extent in log.extents() {
+            let mut at = extent.start;
+            while at < extent.end {
+                let header = self.read_in(extent, at).expect("a run holds groups");
+                at = header.end();
+                groups.push(header);
+            }
+        }
+        groups
     }
 
     /// The log in memory is what replay makes of the WAL.
     pub(super) fn check_replay(&self) {
         let Some(replica) = &self.replica else { return };
+        if self.meddled || !replica.log().is_whole() {
+            return;
+        }
         let (mut log, config) = rebuild(&self.first, &self.wal);
         log.commit(replica.log().committed().lsn);
         assert_eq!(&log, replica.log(), "replay differs on {}", self.key.node);
@@ -165,15 +274,29 @@ impl Node {
     /// The group at `lsn` of the current log, found as a shard would.
     pub(super) fn read(&self, lsn: Lsn) -> Option<GroupHeader> {
         let extent = *self.replica.as_ref()?.log().find(lsn)?;
+        self.read_in(&extent, lsn)
+    }
+
+    fn read_in(&self, extent: &Extent, lsn: Lsn) -> Option<GroupHeader> {
         let from = (extent.place.offset / 4096) as usize;
         self.wal[from..].iter().find_map(|record| match record {
-            Record::Group { header, ballot, .. }
+            Record::Group { header, ballot, .. } | Record::Moved { header, ballot }
                 if *ballot == extent.ballot && header.lsn() == lsn =>
             {
                 Some(*header)
             }
             _ => None,
         })
+    }
+
+    /// The groups from `from` on, up to `upto` or a hole.
+    pub(super) fn readable(&self, from: Lsn, upto: Lsn) -> Vec<GroupHeader> {
+        let (mut at, mut groups) = (from, Vec::new());
+        while let Some(header) = self.read(at).filter(|_| at < upto) {
+            at = header.end();
+            groups.push(header);
+        }
+        groups
     }
 
     /// The groups of `[from, upto)` with their chain checked.

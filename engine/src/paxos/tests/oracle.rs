@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use palisade_wal::{Ballot, Boundary, GroupHeader, Lsn};
 
+use super::super::Closed;
 use super::node::{Node, Record, takeover_of};
 
 #[derive(Default)]
@@ -15,8 +16,13 @@ pub(super) struct Oracle {
     led: BTreeSet<Ballot>,
     /// Takeovers logged.
     pub(super) elections: u64,
+    /// What was said to be closed: no group from the position on has the SCN or a lower one.
+    closed: BTreeMap<Lsn, u64>,
+    scns: BTreeMap<Lsn, u64>,
     /// What each node once had durable under each ballot.
     durable: BTreeMap<(u32, Ballot), Lsn>,
+    /// Highest position that anybody has called committed.
+    said: Lsn,
 }
 
 impl Oracle {
@@ -52,9 +58,38 @@ impl Oracle {
         let earlier = self.committed.values().filter(|(_, under)| *under < ballot);
         let upto = earlier.map(|(end, _)| end.lsn).max().unwrap_or_default();
         assert!(log.end().lsn >= upto, "{ballot} lacks committed groups");
-        for header in node.read_range(Lsn::ZERO, upto, None) {
-            self.check(&header);
+        // It was whole at its Takeover. What it lost since it can repair.
+        for header in node.groups_of(log).iter().filter(|group| group.end() <= upto) {
+            self.check(header);
         }
+    }
+
+    /// A leader says what is closed.
+    pub(super) fn on_closed(&mut self, closed: Closed) {
+        assert!(closed.end <= self.said, "closed above what is committed");
+        let above = self.scns.range(closed.end..).find(|(_, scn)| **scn <= closed.scn);
+        assert!(above.is_none(), "{closed:?}, but {above:?} is committed");
+        let known = self.closed.entry(closed.end).or_default();
+        *known = closed.scn.max(*known);
+    }
+
+    /// Highest SCN that is closed.
+    pub(super) fn closed(&self) -> u64 {
+        self.closed.values().copied().max().unwrap_or(0)
+    }
+
+    /// Highest SCN that is committed.
+    pub(super) fn last_scn(&self) -> u64 {
+        self.scns.values().copied().max().unwrap_or(0)
+    }
+
+    fn check_closed(&mut self, header: &GroupHeader) {
+        let (lsn, scn) = (header.lsn(), header.scn.get());
+        if self.scns.insert(lsn, scn) == Some(scn) {
+            return;
+        }
+        let broken = self.closed.range(..=lsn).find(|(_, closed)| **closed >= scn);
+        assert!(broken.is_none(), "{scn} is committed at {lsn}, but {broken:?} was closed");
     }
 
     fn check(&self, header: &GroupHeader) {
@@ -65,8 +100,13 @@ impl Oracle {
 
     pub(super) fn on_committed(&mut self, node: &Node, leads: Option<Ballot>, upto: Lsn) {
         let under = node.replica.as_ref().unwrap().log().accepting();
-        for header in node.read_range(Lsn::ZERO, upto, None) {
+        let log = node.replica.as_ref().unwrap().log();
+        // Some of the groups below may be lost there.
+        self.said = self.said.max(upto);
+        let groups = node.groups_of(log);
+        for header in groups.into_iter().filter(|group| group.end() <= upto) {
             self.check(&header);
+            self.check_closed(&header);
             let end = Boundary { lsn: header.end(), chain: header.chain.get() };
             let known = self.committed.entry(header.lsn()).or_insert((end, under));
             known.1 = known.1.min(under);

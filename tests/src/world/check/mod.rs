@@ -6,6 +6,7 @@
 mod ack_order;
 mod acked_survives;
 mod ballot_monotonic;
+mod closed_holds;
 mod cursor_order;
 mod failed_is_absent;
 mod no_duplicate;
@@ -13,7 +14,7 @@ mod one_value_per_lsn;
 mod reader_saw_all;
 mod standby_is_prefix;
 
-use palisade::paxos::Replica;
+use palisade::paxos::{Closed, Replica};
 use palisade::{Outcome, Record};
 use palisade_wal::{Ballot, Lsn};
 
@@ -81,6 +82,7 @@ pub struct Checks {
     values: one_value_per_lsn::OneValuePerLsn,
     order: ack_order::AckOrder,
     prefixes: standby_is_prefix::StandbyIsPrefix,
+    closed: closed_holds::ClosedHolds,
 }
 
 impl Checks {
@@ -103,6 +105,14 @@ impl Checks {
             return Ok(Raised { committed: true, ..raised });
         }
         Ok(raised)
+    }
+
+    /// Looks at what a shard knows to be closed in a stream.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn on_closed(&mut self, seat: Seat, closed: Closed) -> Result<(), Violation> {
+        self.closed.on_closed(seat, closed)
     }
 
     /// A candidate counts on the promise of a node.
@@ -150,6 +160,7 @@ impl Checks {
         for copy in copies {
             self.on_read(copy.seat, Lsn::ZERO, &copy.records)?;
             self.values.at_end(copy)?;
+            self.closed.at_end(copy)?;
             acked_survives::at_end(history, copy)?;
             failed_is_absent::at_end(history, copy)?;
             no_duplicate::at_end(history, copy)?;

@@ -42,6 +42,10 @@ impl StandbyIsPrefix {
         let stream = self.streams.entry(seat.stream).or_default();
         let mut ends = log.boundaries().rev().peekable();
         while let (Some(end), Some(before)) = (ends.next(), ends.peek()) {
+            // What a hole held has ends of its own.
+            if log.hole_at(before.lsn).is_some() {
+                continue;
+            }
             if stream.logged.insert((end.lsn, end.chain), *before).is_some() {
                 break;
             }

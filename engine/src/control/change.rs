@@ -1,0 +1,291 @@
+//! Changes of the registry as they stand in the catalogue. One entry per change:
+//!
+//! ```text
+//! kind u8 | 0[3] | by u32 | on u64 | what
+//! put, primary   id u32 | upstream u32 | net timeout ms u32 | health check ms u32 | transfer u8
+//!                hold u8 | endpoints u16 | 0 u32 | until SCN u64 | name | region | endpoints
+//! remove         id u32 | 0 u32
+//! mode           epoch u64 | mode u8 | level u8 | forced u8 | 0[5]
+//! ```
+//!
+//! A text is its length u16, and UTF-8. All numbers are little-endian.
+
+use super::limits::{
+    CHANGE_BYTES_MAX, ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX, TIME_MS_MAX, TIME_MS_MIN,
+};
+use super::registry::{Cluster, Hold};
+use crate::paxos::codec::{Reader, put_text, put_u16, put_u32, put_u64};
+use crate::paxos::{DecodeError, REGION_BYTES_MAX};
+use crate::status::{Protection, Transfer};
+
+const PUT: u8 = 1;
+const REMOVE: u8 = 2;
+const PRIMARY: u8 = 3;
+const MODE: u8 = 4;
+
+/// One change, and what it was decided on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The cluster that made it.
+    pub by: u32,
+    /// Version of the registry that it was decided on; on another one it has no effect.
+    pub on: u64,
+    /// What changes.
+    pub what: What,
+}
+
+/// What changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A standby is added, or all that is known of it replaced.
+    Put(Cluster),
+    /// A standby is removed.
+    Remove(u32),
+    /// The primary as it will be when it is a standby.
+    Primary(Cluster),
+    /// A step of mode and level.
+    Mode {
+        /// The epoch that it was decided on.
+        epoch: u64,
+        /// The mode from then on.
+        mode: Protection,
+        /// The level from then on.
+        level: Protection,
+        /// It was forced past its proof.
+        forced: bool,
+    },
+}
+
+impl Change {
+    /// The payload of the entry.
+    pub fn encode(&self) -> Vec<u8> {
+        let kind = match self.what {
+            What::Put(_) => PUT,
+            What::Remove(_) => REMOVE,
+            What::Primary(_) => PRIMARY,
+            What::Mode { .. } => MODE,
+        };
+        let mut out = vec![kind, 0, 0, 0];
+        put_u32(&mut out, self.by);
+        put_u64(&mut out, self.on);
+        match &self.what {
+            What::Put(cluster) | What::Primary(cluster) => put_cluster(&mut out, cluster),
+            What::Remove(id) => {
+                put_u32(&mut out, *id);
+                put_u32(&mut out, 0);
+            }
+            What::Mode { epoch, mode, level, forced } => {
+                put_u64(&mut out, *epoch);
+                let (mode, level) = (protection_code(*mode), protection_code(*level));
+                out.extend_from_slice(&[mode, level, u8::from(*forced), 0, 0, 0, 0, 0]);
+            }
+        }
+        assert!(out.len() <= CHANGE_BYTES_MAX, "a change of {} bytes", out.len());
+        out
+    }
+
+    /// Reads an entry; none if it is not a change that this version knows.
+    pub fn decode(bytes: &[u8]) -> Option<Change> {
+        if bytes.len() > CHANGE_BYTES_MAX {
+            return None;
+        }
+        read_change(bytes).ok()
+    }
+}
+
+fn read_change(bytes: &[u8]) -> Result<Change, DecodeError> {
+    let mut fields = Reader::new(bytes);
+    let kind = fields.u8()?;
+    zeros(&mut fields, 3)?;
+    let (by, on) = (fields.u32()?, fields.u64()?);
+    let what = match kind {
+        PUT => What::Put(read_cluster(&mut fields)?),
+        PRIMARY => What::Primary(read_cluster(&mut fields)?),
+        REMOVE => {
+            let id = fields.u32()?;
+            zeros(&mut fields, 4)?;
+            What::Remove(id)
+        }
+        MODE => {
+            let epoch = fields.u64()?;
+            let (mode, level) = (read_protection(&mut fields)?, read_protection(&mut fields)?);
+            let forced = fields.flag()?;
+            zeros(&mut fields, 5)?;
+            What::Mode { epoch, mode, level, forced }
+        }
+        code => return Err(DecodeError::UnknownCode(code)),
+    };
+    fields.finish()?;
+    Ok(Change { by, on, what })
+}
+
+pub(super) fn put_cluster(out: &mut Vec<u8>, cluster: &Cluster) {
+    put_u32(out, cluster.id);
+    put_u32(out, cluster.upstream);
+    put_u32(out, cluster.net_timeout_ms);
+    put_u32(out, cluster.health_check_ms);
+    let (hold, scn) = match cluster.hold {
+        None => (0, 0),
+        Some(Hold::AtOnce) => (1, 0),
+        Some(Hold::Until(scn)) => (2, scn),
+    };
+    out.extend_from_slice(&[transfer_code(cluster.transfer), hold]);
+    put_u16(out, cluster.endpoints.len() as u16);
+    put_u32(out, 0);
+    put_u64(out, scn);
+    put_text(out, &cluster.name);
+    put_text(out, &cluster.region);
+    cluster.endpoints.iter().for_each(|endpoint| put_text(out, endpoint));
+}
+
+pub(super) fn read_cluster(fields: &mut Reader<'_>) -> Result<Cluster, DecodeError> {
+    let (id, upstream) = (fields.u32()?, fields.u32()?);
+    let (net_timeout_ms, health_check_ms) = (fields.u32()?, fields.u32()?);
+    let times = TIME_MS_MIN..=TIME_MS_MAX;
+    if id == 0 || !times.contains(&net_timeout_ms) || !times.contains(&health_check_ms) {
+        return Err(DecodeError::Inconsistent);
+    }
+    let transfer = read_transfer(fields)?;
+    let hold = fields.u8()?;
+    let count = usize::from(fields.u16()?);
+    zeros(fields, 4)?;
+    let hold = match (hold, fields.u64()?) {
+        (0, 0) => None,
+        (1, 0) => Some(Hold::AtOnce),
+        (2, scn) if scn > 0 => Some(Hold::Until(scn)),
+        (code, _) => return Err(DecodeError::UnknownCode(code)),
+    };
+    let name = fields.text(NAME_BYTES_MAX)?;
+    let region = fields.text(REGION_BYTES_MAX)?;
+    if count > ENDPOINTS_MAX {
+        return Err(DecodeError::TooLong);
+    }
+    let endpoints: Result<Vec<String>, DecodeError> =
+        (0..count).map(|_| fields.text(ENDPOINT_BYTES_MAX)).collect();
+    let endpoints = endpoints?;
+    Ok(Cluster {
+        id,
+        name,
+        region,
+        endpoints,
+        transfer,
+        net_timeout_ms,
+        health_check_ms,
+        upstream,
+        hold,
+    })
+}
+
+pub(super) fn zeros(fields: &mut Reader<'_>, count: usize) -> Result<(), DecodeError> {
+    match fields.bytes(count)?.iter().find(|byte| **byte != 0) {
+        None => Ok(()),
+        Some(code) => Err(DecodeError::UnknownCode(*code)),
+    }
+}
+
+pub(super) fn transfer_code(transfer: Transfer) -> u8 {
+    match transfer {
+        Transfer::Sync => 1,
+        Transfer::Async => 2,
+    }
+}
+
+pub(super) fn read_transfer(fields: &mut Reader<'_>) -> Result<Transfer, DecodeError> {
+    match fields.u8()? {
+        1 => Ok(Transfer::Sync),
+        2 => Ok(Transfer::Async),
+        code => Err(DecodeError::UnknownCode(code)),
+    }
+}
+
+pub(super) fn protection_code(level: Protection) -> u8 {
+    match level {
+        Protection::Performance => 1,
+        Protection::Availability => 2,
+        Protection::Protection => 3,
+        Protection::Resync => 4,
+    }
+}
+
+pub(super) fn read_protection(fields: &mut Reader<'_>) -> Result<Protection, DecodeError> {
+    let code = fields.u8()?;
+    let all = [
+        Protection::Performance,
+        Protection::Availability,
+        Protection::Protection,
+        Protection::Resync,
+    ];
+    let known = all.into_iter().find(|level| protection_code(*level) == code);
+    known.ok_or(DecodeError::UnknownCode(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> Cluster {
+        Cluster {
+            name: "hangzhou".to_owned(),
+            region: "hz".to_owned(),
+            endpoints: vec!["127.0.0.1:7001".to_owned(), "host-2:9".to_owned()],
+            upstream: 3,
+            hold: Some(Hold::Until(77)),
+            ..Cluster::new(2, Transfer::Sync)
+        }
+    }
+
+    fn all() -> Vec<Change> {
+        let (mode, level) = (Protection::Availability, Protection::Resync);
+        let bare = Cluster { hold: Some(Hold::AtOnce), ..Cluster::new(9, Transfer::Async) };
+        let whats = [
+            What::Put(cluster()),
+            What::Put(bare),
+            What::Primary(cluster()),
+            What::Remove(4),
+            What::Mode { epoch: 6, mode, level, forced: true },
+        ];
+        whats.into_iter().map(|what| Change { by: 1, on: 5, what }).collect()
+    }
+
+    #[test]
+    fn every_change_reads_back() {
+        for change in all() {
+            assert_eq!(Change::decode(&change.encode()), Some(change));
+        }
+    }
+
+    #[test]
+    fn every_cut_tail_and_reserved_byte_is_refused() {
+        for change in all() {
+            let bytes = change.encode();
+            for cut in 0..bytes.len() {
+                assert_eq!(Change::decode(&bytes[..cut]), None, "{change:?} cut at {cut}");
+            }
+            assert_eq!(Change::decode(&[bytes.as_slice(), &[0]].concat()), None);
+            let mut odd = bytes.clone();
+            odd[2] = 1;
+            assert_eq!(Change::decode(&odd), None);
+            odd = bytes;
+            odd[0] = 9;
+            assert_eq!(Change::decode(&odd), None);
+        }
+        assert_eq!(Change::decode(&vec![1; CHANGE_BYTES_MAX + 1]), None);
+    }
+
+    #[test]
+    fn what_no_rule_would_let_through_is_no_change() {
+        let odd = |edit: fn(&mut Cluster)| {
+            let mut cluster = cluster();
+            edit(&mut cluster);
+            Change::decode(&Change { by: 1, on: 0, what: What::Put(cluster) }.encode())
+        };
+        assert!(odd(|_| {}).is_some());
+        assert_eq!(odd(|cluster| cluster.id = 0), None);
+        assert_eq!(odd(|cluster| cluster.net_timeout_ms = TIME_MS_MIN - 1), None);
+        assert_eq!(odd(|cluster| cluster.health_check_ms = TIME_MS_MAX + 1), None);
+        assert_eq!(odd(|cluster| cluster.name = "x".repeat(NAME_BYTES_MAX + 1)), None);
+        let many = |cluster: &mut Cluster| cluster.endpoints = vec![String::new(); 17];
+        assert_eq!(odd(many), None);
+        assert_eq!(odd(|cluster| cluster.hold = Some(Hold::Until(0))), None);
+    }
+}

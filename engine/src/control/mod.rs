@@ -1,0 +1,29 @@
+//! Who the clusters are, and what an ack must be worth: the registry and the protection mode.
+//!
+//! All of it is configured at the primary and stands in the catalogue (stream 1), so that every
+//! standby holds it before it may have to become the primary. A [`Request`] says what somebody
+//! wants; [`decide`] refuses it by a named rule, or gives the [`Change`] that is appended. A
+//! change names the version of the registry that it was decided on: applied to another version it
+//! has no effect, on every replica alike, and who asked is told *conflict*.
+//!
+//! No I/O, no clock, no thread, no randomness.
+
+mod change;
+mod image;
+pub mod limits;
+mod mode;
+mod refusal;
+mod registry;
+mod request;
+mod rules;
+#[cfg(test)]
+mod rules_tests;
+mod view;
+
+pub use change::{Change, What};
+pub use mode::Mode;
+pub use refusal::Refusal;
+pub use registry::{Cluster, Hold, Registry};
+pub use request::{Request, Settings};
+pub use rules::{Own, check_switchover, decide};
+pub use view::{ClusterView, Controlled, ModeView, RegistryView};

@@ -1,0 +1,302 @@
+//! What may be asked of the registry: every rule is here, and is asked on the committed registry
+//! of the one who decides. What it decided is safe against others by the version it names.
+
+use super::change::{Change, What};
+use super::limits::{
+    CLUSTERS_MAX, ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX, TIME_MS_MAX, TIME_MS_MIN,
+};
+use super::mode::Mode;
+use super::refusal::Refusal;
+use super::registry::{Cluster, Hold, Registry};
+use super::request::{Request, Settings};
+use crate::paxos::REGION_BYTES_MAX;
+use crate::status::{Protection, Transfer};
+
+/// The cluster that decides: the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// Its id.
+    pub cluster: u32,
+    /// Its name.
+    pub name: String,
+    /// The region of its leader.
+    pub region: String,
+    /// Where its nodes listen.
+    pub endpoints: Vec<String>,
+}
+
+/// Gives the change that does what is asked, or none when it is so already.
+///
+/// # Errors
+/// The rule that forbids it.
+pub fn decide(
+    registry: &Registry,
+    own: &Own,
+    request: &Request,
+) -> Result<Option<Change>, Refusal> {
+    let what = match request {
+        Request::Add { cluster, settings } => Some(add(registry, own, *cluster, settings)?),
+        Request::Set { cluster, settings } => set(registry, own, *cluster, settings)?,
+        Request::Remove { cluster } => Some(remove(registry, *cluster)?),
+        Request::Suspend { cluster, until_scn } => suspend(registry, *cluster, *until_scn)?,
+        Request::Resume { cluster } => resume(registry, *cluster)?,
+        Request::SetPrimary { transfer } => set_primary(registry, own, *transfer),
+        Request::SetMode { mode, force } => set_mode(registry, *mode, *force)?,
+    };
+    Ok(what.map(|what| Change { by: own.cluster, on: registry.version(), what }))
+}
+
+/// Whether the primary may hand its role to `target`.
+///
+/// # Errors
+/// The rule that forbids it.
+pub fn check_switchover(registry: &Registry, target: u32) -> Result<(), Refusal> {
+    let cluster = known(registry, target)?;
+    if cluster.hold.is_some() {
+        return Err(Refusal::TargetSuspended { cluster: target });
+    }
+    let mode = registry.mode().mode;
+    if !Mode::wants_sync(mode) {
+        return Ok(());
+    }
+    if registry.primary().is_none_or(|primary| primary.transfer != Transfer::Sync) {
+        return Err(Refusal::PrimaryNotSync { mode });
+    }
+    match cluster.transfer {
+        Transfer::Sync => Ok(()),
+        Transfer::Async => Err(Refusal::TargetNotSync { mode, cluster: target }),
+    }
+}
+
+fn known(registry: &Registry, cluster: u32) -> Result<&Cluster, Refusal> {
+    registry.standby(cluster).ok_or_else(|| {
+        let known = registry.standbys().map(|cluster| cluster.id).collect();
+        Refusal::UnknownCluster { cluster, known }
+    })
+}
+
+fn add(registry: &Registry, own: &Own, id: u32, settings: &Settings) -> Result<What, Refusal> {
+    if id == 0 {
+        return Err(Refusal::NoId);
+    }
+    if id == own.cluster {
+        return Err(Refusal::OwnCluster { cluster: id });
+    }
+    if registry.standby(id).is_some() {
+        return Err(Refusal::AlreadyThere { cluster: id });
+    }
+    if registry.standbys().count() >= CLUSTERS_MAX {
+        return Err(Refusal::TooManyClusters);
+    }
+    let transfer = settings.transfer.ok_or(Refusal::TransferNotChosen)?;
+    let cluster = merged(Cluster::new(id, transfer), settings);
+    check_cluster(registry, own, &cluster)?;
+    Ok(What::Put(cluster))
+}
+
+fn set(
+    registry: &Registry,
+    own: &Own,
+    id: u32,
+    settings: &Settings,
+) -> Result<Option<What>, Refusal> {
+    let before = known(registry, id)?;
+    if *settings == Settings::default() {
+        return Err(Refusal::NothingGiven);
+    }
+    let after = merged(before.clone(), settings);
+    check_cluster(registry, own, &after)?;
+    let mode = registry.mode().mode;
+    if Mode::wants_sync(mode)
+        && before.transfer == Transfer::Sync
+        && after.transfer == Transfer::Async
+    {
+        return Err(Refusal::SyncStandbyNeeded { mode, cluster: id });
+    }
+    Ok((after != *before).then_some(What::Put(after)))
+}
+
+fn remove(registry: &Registry, id: u32) -> Result<What, Refusal> {
+    let cluster = known(registry, id)?;
+    let mode = registry.mode().mode;
+    if Mode::wants_sync(mode) && cluster.transfer == Transfer::Sync {
+        return Err(Refusal::SyncStandbyNeeded { mode, cluster: id });
+    }
+    match registry.standbys().find(|other| other.upstream == id) {
+        Some(other) => Err(Refusal::UpstreamOf { cluster: id, other: other.id }),
+        None => Ok(What::Remove(id)),
+    }
+}
+
+fn suspend(registry: &Registry, id: u32, until_scn: Option<u64>) -> Result<Option<What>, Refusal> {
+    let before = known(registry, id)?;
+    let mode = registry.mode().mode;
+    if Mode::wants_sync(mode) && before.transfer == Transfer::Sync {
+        return Err(Refusal::SyncSuspended { cluster: id, mode });
+    }
+    let hold = Some(until_scn.map_or(Hold::AtOnce, Hold::Until));
+    if let Some(Hold::Until(0)) = hold {
+        let what = "--until-scn";
+        return Err(Refusal::OutOfBounds { what, value: 0, min: 1, max: u64::MAX });
+    }
+    let after = Cluster { hold, ..before.clone() };
+    Ok((after != *before).then_some(What::Put(after)))
+}
+
+fn resume(registry: &Registry, id: u32) -> Result<Option<What>, Refusal> {
+    let before = known(registry, id)?;
+    let after = Cluster { hold: None, ..before.clone() };
+    Ok((after != *before).then_some(What::Put(after)))
+}
+
+/// Where the primary listens is taken down too: it is what standbys will need of it.
+fn set_primary(registry: &Registry, own: &Own, transfer: Transfer) -> Option<What> {
+    let Own { cluster, name, region, endpoints } = own.clone();
+    let bounded = endpoints.into_iter().filter(|endpoint| endpoint.len() <= ENDPOINT_BYTES_MAX);
+    let after = Cluster {
+        name: cut(&name, NAME_BYTES_MAX),
+        region: cut(&region, REGION_BYTES_MAX),
+        endpoints: bounded.take(ENDPOINTS_MAX).collect(),
+        ..Cluster::new(cluster, transfer)
+    };
+    (registry.primary() != Some(&after)).then_some(What::Primary(after))
+}
+
+fn cut(text: &str, bytes_max: usize) -> String {
+    let fits = |at: &usize| text.is_char_boundary(*at);
+    let end = (0..=text.len().min(bytes_max)).rev().find(fits);
+    text[..end.unwrap_or(0)].to_owned()
+}
+
+fn set_mode(registry: &Registry, mode: Protection, force: bool) -> Result<Option<What>, Refusal> {
+    if mode == Protection::Resync {
+        return Err(Refusal::NotAMode);
+    }
+    let now = registry.mode();
+    if now.mode == mode {
+        return Ok(None);
+    }
+    if Mode::wants_sync(mode) {
+        let sync: Vec<&Cluster> = registry.sync_standbys().collect();
+        let standbys = sync.iter().map(|cluster| cluster.id).collect();
+        let [cluster] = sync[..] else {
+            return Err(match sync.is_empty() {
+                true => Refusal::NoSyncStandby { mode },
+                false => Refusal::TwoSyncStandbys { mode, standbys },
+            });
+        };
+        if cluster.hold.is_some() {
+            return Err(Refusal::SyncSuspended { cluster: cluster.id, mode });
+        }
+        assert!(cluster.upstream == 0, "a SYNC standby is no cascade");
+    }
+    let proven = now.level != Protection::Protection;
+    if now.mode == Protection::Protection && !proven && !force {
+        return Err(Refusal::ForceNeeded);
+    }
+    let level = now.level_after(mode);
+    let forced = force && !proven;
+    Ok(Some(What::Mode { epoch: now.epoch, mode, level, forced }))
+}
+
+fn merged(mut cluster: Cluster, settings: &Settings) -> Cluster {
+    let given = settings.clone();
+    cluster.name = given.name.unwrap_or(cluster.name);
+    cluster.region = given.region.unwrap_or(cluster.region);
+    cluster.endpoints = given.endpoints.unwrap_or(cluster.endpoints);
+    cluster.transfer = given.transfer.unwrap_or(cluster.transfer);
+    cluster.net_timeout_ms = given.net_timeout_ms.unwrap_or(cluster.net_timeout_ms);
+    cluster.health_check_ms = given.health_check_ms.unwrap_or(cluster.health_check_ms);
+    cluster.upstream = given.upstream.unwrap_or(cluster.upstream);
+    cluster
+}
+
+/// The rules about one standby as it would be.
+fn check_cluster(registry: &Registry, own: &Own, cluster: &Cluster) -> Result<(), Refusal> {
+    check_text("name", &cluster.name, NAME_BYTES_MAX)?;
+    check_text("region", &cluster.region, REGION_BYTES_MAX)?;
+    check_endpoints(&cluster.endpoints)?;
+    check_time("--net-timeout", cluster.net_timeout_ms)?;
+    check_time("--health-check", cluster.health_check_ms)?;
+    check_upstream(registry, own, cluster)?;
+    let mode = registry.mode().mode;
+    if !Mode::wants_sync(mode) || cluster.transfer == Transfer::Async {
+        return Ok(());
+    }
+    if cluster.hold.is_some() {
+        return Err(Refusal::SyncSuspended { cluster: cluster.id, mode });
+    }
+    let others = registry.sync_standbys().map(|other| other.id).filter(|id| *id != cluster.id);
+    let mut standbys: Vec<u32> = others.chain([cluster.id]).collect();
+    standbys.sort_unstable();
+    match standbys.len() {
+        1 => Ok(()),
+        _ => Err(Refusal::TwoSyncStandbys { mode, standbys }),
+    }
+}
+
+fn check_text(what: &'static str, text: &str, bytes_max: usize) -> Result<(), Refusal> {
+    let fits = !text.is_empty() && text.len() <= bytes_max;
+    match fits && !text.contains(char::is_control) {
+        true => Ok(()),
+        false => Err(Refusal::BadText { what }),
+    }
+}
+
+fn check_time(what: &'static str, value: u32) -> Result<(), Refusal> {
+    if (TIME_MS_MIN..=TIME_MS_MAX).contains(&value) {
+        return Ok(());
+    }
+    let (value, min, max) = (value.into(), TIME_MS_MIN.into(), TIME_MS_MAX.into());
+    Err(Refusal::OutOfBounds { what, value, min, max })
+}
+
+fn check_endpoints(endpoints: &[String]) -> Result<(), Refusal> {
+    if endpoints.is_empty() || endpoints.len() > ENDPOINTS_MAX {
+        return Err(Refusal::BadEndpoint { endpoint: String::new() });
+    }
+    for (at, endpoint) in endpoints.iter().enumerate() {
+        if !is_endpoint(endpoint) {
+            return Err(Refusal::BadEndpoint { endpoint: endpoint.clone() });
+        }
+        if endpoints[..at].contains(endpoint) {
+            return Err(Refusal::BadEndpoint { endpoint: String::new() });
+        }
+    }
+    Ok(())
+}
+
+fn is_endpoint(endpoint: &str) -> bool {
+    let Some((host, port)) = endpoint.rsplit_once(':') else { return false };
+    let odd = |c: char| c.is_control() || c.is_whitespace() || c == ',' || c == '/';
+    let port = if port.starts_with('+') { None } else { port.parse::<u16>().ok() };
+    endpoint.len() <= ENDPOINT_BYTES_MAX
+        && !host.is_empty()
+        && !host.contains(odd)
+        && port.is_some_and(|port| port > 0)
+}
+
+fn check_upstream(registry: &Registry, own: &Own, cluster: &Cluster) -> Result<(), Refusal> {
+    let upstream = cluster.upstream;
+    if upstream == 0 {
+        return Ok(());
+    }
+    if upstream == own.cluster {
+        return Err(Refusal::OwnCluster { cluster: upstream });
+    }
+    if cluster.transfer == Transfer::Sync {
+        return Err(Refusal::SyncCascade { cluster: cluster.id, upstream });
+    }
+    let mut at = upstream;
+    // Each of them has at most one upstream: longer than this is a loop.
+    for _ in 0..=CLUSTERS_MAX {
+        if at == cluster.id {
+            return Err(Refusal::UpstreamLoop { cluster: cluster.id });
+        }
+        at = known(registry, at)?.upstream;
+        if at == 0 {
+            return Ok(());
+        }
+    }
+    Err(Refusal::UpstreamLoop { cluster: cluster.id })
+}

@@ -1,0 +1,253 @@
+//! The choice of upstreams, driven: questions to candidates and their answers, and what this node
+//! answers when it is asked itself.
+
+use std::net::SocketAddr;
+
+use palisade_netio::{Frame, Nanos, Outgoing, Ring};
+use palisade_wal::Lsn;
+
+use crate::config::Role;
+use crate::kinds::{KIND_BEAT, KIND_FACTS};
+use crate::paxos::Member;
+use crate::shard::Shard;
+use crate::shard::net::Duty;
+use crate::shard::stream::StreamState;
+use crate::transfer::candidates::Asking;
+use crate::transfer::facts::{Path, Place, Pulse, Standing, StreamFacts};
+use crate::transfer::limits::{PLACES_MAX, PULSE_NS};
+use crate::transfer::{Advice, Chooser, Facts, Me, Question, State};
+
+/// State of a stream's transfer, for status.
+pub(crate) struct Transfer {
+    pub(crate) state: &'static str,
+    pub(crate) since: Nanos,
+    pub(crate) reason: String,
+    pub(crate) action: &'static str,
+}
+
+impl<R: Ring> Shard<R> {
+    pub(crate) fn chooser(&mut self) -> &mut Chooser {
+        let (config, now) = (&self.config, self.io.now);
+        let seed = match self.imports.chooser {
+            None => self.io.ring.random(),
+            Some(_) => 0,
+        };
+        self.imports.chooser.get_or_insert_with(|| {
+            let me = Me {
+                cluster: config.cluster,
+                node: config.node,
+                region: config.region.clone(),
+                home: config.upstream_region.clone(),
+                fixed: config.upstream_override,
+                named: 0,
+            };
+            Chooser::new(me, &config.upstream, seed, now)
+        })
+    }
+
+    /// The operator may have named another standby as the upstream, or none any more.
+    pub(crate) fn choose_upstreams(&mut self) {
+        let named = self.registry.standby(self.me.cluster).map_or(0, |own| own.upstream);
+        let nodes = self.registry.standby(named).into_iter().flat_map(|named| &named.endpoints);
+        let nodes: Vec<SocketAddr> = nodes.filter_map(|endpoint| endpoint.parse().ok()).collect();
+        let all = [&self.config.upstream[..], &nodes].concat();
+        let now = self.io.now;
+        if let Some(chooser) = &mut self.imports.chooser {
+            chooser.on_named(named, &all, now);
+        }
+    }
+
+    /// Asks candidates, and acts on what the chooser wants.
+    pub(crate) fn run_choices(&mut self) {
+        let now = self.io.now;
+        let (imports, streams) = (&mut self.imports, &self.streams);
+        let Some(chooser) = &mut imports.chooser else { return };
+        let end = |stream: u64| {
+            streams.get(&stream).map_or(Lsn::ZERO, |state| state.replica.log().end().lsn)
+        };
+        chooser.on_time(now, end, &mut imports.advice);
+        self.take_advice();
+    }
+
+    fn take_advice(&mut self) {
+        for advice in std::mem::take(&mut self.imports.advice) {
+            match advice {
+                Advice::Connect(addr) => {
+                    let conn = self.dial_reader(addr, Duty::Candidate(addr));
+                    self.imports.candidates.insert(addr, conn);
+                }
+                Advice::Disconnect(addr) => {
+                    if let Some(conn) = self.imports.candidates.remove(&addr) {
+                        let io = &mut self.io;
+                        self.net.close(&mut io.ring, &mut io.pool, conn);
+                    }
+                }
+                Advice::Ask(asking) => self.ask(asking),
+                Advice::Switch { stream, to } => self.feed_from(stream, to),
+            }
+        }
+    }
+
+    fn ask(&mut self, asking: Asking) {
+        let Asking { addr, number, streams } = asking;
+        let known = streams.first().and_then(|wanted| self.streams.get(&wanted.stream));
+        let own = known.and_then(|state| state.replica.config().member(self.me.node));
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let from = Place {
+            cluster: self.me.cluster,
+            node: self.me.node,
+            region: self.config.region.clone(),
+            addr: own.and_then(|member| member.addr.parse().ok()).unwrap_or(nowhere),
+        };
+        let frame = Question { number, from, streams }.encode();
+        let conn = self.imports.candidates.get(&addr);
+        let Some(conn) = conn.and_then(|conn| self.net.conns.get_mut(conn)) else { return };
+        let io = &mut self.io;
+        // What finds no room is asked again.
+        let _ = conn.link.send(&mut io.ring, &mut io.pool, Outgoing::inline(frame));
+    }
+
+    /// The link for questions to a node is up, or down; it is dialled again by itself.
+    pub(crate) fn on_candidate_link(&mut self, conn: u32, up: bool) {
+        let Some(Duty::Candidate(addr)) = self.net.conns.get(&conn).map(|conn| &conn.duty) else {
+            return;
+        };
+        let (addr, now) = (*addr, self.io.now);
+        if self.imports.candidates.get(&addr) == Some(&conn) {
+            self.imports.refusal = self.imports.refusal.take().filter(|_| !up);
+            self.imports.chooser.iter_mut().for_each(|chooser| chooser.on_link(addr, up, now));
+        }
+    }
+
+    /// A node answered.
+    pub(crate) fn on_candidate_frame(&mut self, conn: u32, addr: SocketAddr, frame: &Frame) {
+        if self.imports.candidates.get(&addr) != Some(&conn) || frame.head.kind == KIND_BEAT {
+            return;
+        }
+        let run = frame.body;
+        let bytes = &self.io.pool.bytes(frame.slot)[run.at as usize..(run.at + run.len) as usize];
+        let facts = (frame.head.kind == KIND_FACTS).then(|| Facts::parse(&frame.head, bytes));
+        let now = self.io.now;
+        let imports = &mut self.imports;
+        let Some(chooser) = &mut imports.chooser else { return };
+        if let Some(Ok(facts)) = facts {
+            chooser.on_facts(addr, &facts, now, &mut imports.advice);
+            return self.take_advice();
+        }
+        chooser.on_broken(addr, now);
+        imports.candidates.remove(&addr);
+        let io = &mut self.io;
+        self.net.close(&mut io.ring, &mut io.pool, conn);
+    }
+
+    /// What a leader of this shard counts as its pulse.
+    pub(crate) fn own_pulse(&self) -> u64 {
+        self.io.now.0 / PULSE_NS
+    }
+
+    /// What this shard answers a standby.
+    pub(crate) fn facts_for(&mut self, question: &Question) -> Facts {
+        let now = self.io.now;
+        let (streams, region) = (&self.streams, &self.config.region);
+        let leads = |stream: u64| {
+            streams.get(&stream).is_some_and(|state| {
+                state.role == Role::Primary && state.replica.serving().is_some()
+            })
+        };
+        self.imports.arbiter.on_asked(question, region, now, leads);
+        let role = self.streams.values().next().map_or(Role::Standby, |state| state.role);
+        let stream = |stream: u64| self.stream_facts(stream, &question.from.region);
+        Facts {
+            number: question.number,
+            cluster: self.me.cluster,
+            node: self.me.node,
+            role,
+            region: region.clone(),
+            streams: question.streams.iter().map(|wanted| stream(wanted.stream)).collect(),
+            places: self.places(question.from.cluster),
+        }
+    }
+
+    fn stream_facts(&self, stream: u64, region: &str) -> StreamFacts {
+        let nothing = StreamFacts {
+            stream,
+            committed: Lsn::ZERO,
+            standing: Standing::Absent,
+            across: false,
+            pulse: Pulse::default(),
+            crosser: 0,
+            path: Path::default(),
+        };
+        let Some(state) = self.streams.get(&stream) else { return nothing };
+        let log = state.replica.log();
+        if state.halted.is_some() || state.replica.damaged().is_some() || log.is_unknown() {
+            return nothing;
+        }
+        let leads = state.replica.serving().is_some();
+        let standing = if leads { Standing::Leader } else { Standing::Follower };
+        let facts = StreamFacts { committed: log.committed().lsn, standing, ..nothing };
+        match (state.role, &self.imports.chooser) {
+            (Role::Primary, _) => StreamFacts {
+                pulse: self.pulse(state),
+                crosser: self.imports.arbiter.crosser(stream, region),
+                ..facts
+            },
+            (Role::Standby, Some(chooser)) if leads => StreamFacts {
+                across: chooser.across(stream),
+                pulse: chooser.pulse(stream),
+                path: chooser.path(stream),
+                ..facts
+            },
+            (Role::Standby, _) => facts,
+        }
+    }
+
+    /// The pulse of a stream's leader, as far as it is known at the primary.
+    fn pulse(&self, state: &StreamState) -> Pulse {
+        let epoch = self.role_epoch;
+        if let Some(ballot) = state.replica.serving() {
+            return Pulse { epoch, round: ballot.round, count: self.own_pulse() };
+        }
+        let leader = state.replica.leader();
+        let peer = self.net.peers.get(&leader.node).filter(|_| leader.node != self.me.node);
+        let round = leader.round.max(state.replica.log().accepting().round);
+        Pulse { epoch, round, count: peer.map_or(0, |peer| peer.pulse) }
+    }
+
+    /// Nodes of this cluster, and those that ask here; not those of who asks now.
+    fn places(&self, asker: u32) -> Vec<Place> {
+        let members = self.streams.values().next().map(|state| &state.replica.config().members);
+        let others = members.into_iter().flatten().filter(|member| member.node != self.me.node);
+        let place = |member: &Member| {
+            let (cluster, region) = (self.me.cluster, member.region.clone());
+            Some(Place { cluster, node: member.node, region, addr: member.addr.parse().ok()? })
+        };
+        let asked = self.imports.arbiter.places([self.me.cluster, asker], self.io.now);
+        others.filter_map(place).chain(asked.cloned()).take(PLACES_MAX).collect()
+    }
+
+    /// State, reason and action of a stream's transfer, for status.
+    pub(crate) fn import_state(&self, stream: u64) -> Option<Transfer> {
+        let chooser = self.imports.chooser.as_ref()?;
+        let Some(report) = self.feed_report(stream) else {
+            let (state, since, reason) = chooser.waiting(stream, self.io.now)?;
+            let (state, reason) = match &self.imports.refusal {
+                Some(refusal) => (State::SourceRefuses, refusal.clone()),
+                None => (state, reason),
+            };
+            return Some(Transfer { state: state.name(), since, reason, action: state.action() });
+        };
+        let chosen = chooser.taken(stream).map_or(String::new(), |taken| {
+            let before = taken.after.map(|why| format!("; the one before: {}", why.reason()));
+            format!("{}{}", taken.rank.reason(), before.unwrap_or_default())
+        });
+        let left = chooser.ending(stream).filter(|_| report.state == State::Sync);
+        let (state, reason) = match (report.state, left) {
+            (State::Sync, None) => (State::Sync, chosen),
+            (State::Sync, Some(why)) => (State::Wait, format!("to be left: {}", why.reason())),
+            (state, _) => (state, format!("{}; chosen as {chosen}", report.reason)),
+        };
+        let (since, action) = (report.since, state.action());
+        Some(Transfer { state: state.name(), since, reason, action })
+    }
+}

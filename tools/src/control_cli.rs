@@ -1,0 +1,263 @@
+//! The part of the command line about clusters and protection: with help and examples.
+
+use clap::{Args, Subcommand, ValueEnum};
+use palisade::Protection;
+use palisade::control::limits::{TIME_MS_DEFAULT, TIME_MS_MAX, TIME_MS_MIN};
+use palisade::status::Transfer;
+
+use crate::cli::{At, Yes};
+
+/// Where to find the primary.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Nodes {
+    /// Nodes to ask
+    #[arg(
+        long,
+        value_name = "HOST:PORT,..",
+        value_delimiter = ',',
+        env = "PALISADE_AT",
+        default_value = "127.0.0.1:7001"
+    )]
+    pub(crate) at: Vec<String>,
+}
+
+/// How a change is made and shown.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Manner {
+    /// Check every rule, change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) yes: Yes,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How a standby is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransferWord {
+    /// At MAXIMUM PROTECTION and AVAILABILITY acks wait for it
+    Sync,
+    /// It follows
+    Async,
+}
+
+impl From<TransferWord> for Transfer {
+    fn from(word: TransferWord) -> Transfer {
+        match word {
+            TransferWord::Sync => Transfer::Sync,
+            TransferWord::Async => Transfer::Async,
+        }
+    }
+}
+
+/// A protection mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeWord {
+    /// No ack without the SYNC standby
+    Protection,
+    /// Acks wait for the SYNC standby while it answers
+    Availability,
+    /// Acks do not wait for a standby
+    Performance,
+}
+
+impl From<ModeWord> for Protection {
+    fn from(word: ModeWord) -> Protection {
+        match word {
+            ModeWord::Protection => Protection::Protection,
+            ModeWord::Availability => Protection::Availability,
+            ModeWord::Performance => Protection::Performance,
+        }
+    }
+}
+
+/// The id of a standby.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Which {
+    /// The standby
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) cluster: u32,
+}
+
+/// What may be said of a standby beside its name, region and endpoints.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct About {
+    /// How it is served; a new standby needs a choice
+    #[arg(long, value_enum)]
+    pub(crate) transfer: Option<TransferWord>,
+    /// How long an ack waits for it at MAXIMUM AVAILABILITY, in milliseconds [default: 5000]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32)
+          .range(TIME_MS_MIN as i64..=TIME_MS_MAX as i64))]
+    pub(crate) net_timeout: Option<u32>,
+    /// How long it must be well before acks wait for it again, in milliseconds [default: 5000]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32)
+          .range(TIME_MS_MIN as i64..=TIME_MS_MAX as i64))]
+    pub(crate) health_check: Option<u32>,
+    /// The standby whose nodes it asks for the log first; 0: it chooses by itself
+    #[arg(long, value_name = "ID")]
+    pub(crate) upstream: Option<u32>,
+}
+
+const _: () = assert!(TIME_MS_DEFAULT == 5000);
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum StandbyCommand {
+    /// Register a standby
+    #[command(after_help = "Examples:
+  palisade standby add --cluster 2 --name hangzhou --region hz \\
+      --endpoint 10.0.0.4:7001,10.0.0.5:7001 --transfer async
+  palisade standby add --cluster 3 --name near --region sh --endpoint 10.0.0.9:7001 \\
+      --transfer sync --net-timeout 2000 --dry-run
+
+Asked of the primary; every standby learns it from the log. As long as no standby was ever
+registered any cluster is served; from then on those that are registered.")]
+    Add {
+        #[command(flatten)]
+        nodes: Nodes,
+        #[command(flatten)]
+        which: Which,
+        /// Its name, for people
+        #[arg(long, value_name = "S")]
+        name: String,
+        /// Where it stands
+        #[arg(long, value_name = "R")]
+        region: String,
+        /// Where its nodes listen
+        #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',', required = true)]
+        endpoint: Vec<String>,
+        #[command(flatten)]
+        about: About,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Change what is said of a standby
+    #[command(after_help = "Examples:
+  palisade standby set --cluster 2 --transfer sync
+  palisade standby set --cluster 2 --endpoint 10.0.0.4:7001 --net-timeout 10000
+  palisade standby set --cluster 4 --upstream 2")]
+    Set {
+        #[command(flatten)]
+        nodes: Nodes,
+        #[command(flatten)]
+        which: Which,
+        /// Its name, for people
+        #[arg(long, value_name = "S")]
+        name: Option<String>,
+        /// Where it stands
+        #[arg(long, value_name = "R")]
+        region: Option<String>,
+        /// Where its nodes listen
+        #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
+        endpoint: Option<Vec<String>>,
+        #[command(flatten)]
+        about: About,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Serve a standby no more
+    #[command(after_help = "Example:\n  palisade standby remove --cluster 2
+
+Its connections end. It keeps what it has, and may be registered again.")]
+    Remove {
+        #[command(flatten)]
+        nodes: Nodes,
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// List the standbys
+    #[command(after_help = "Examples:
+  palisade standby list
+  palisade standby list --json | jq '.standbys[] | {cluster, transfer, suspended}'
+
+Any node of any cluster answers; `current` is false when its cluster's leader was not reached.")]
+    List {
+        #[command(flatten)]
+        nodes: Nodes,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Hold a standby back
+    #[command(after_help = "Examples:
+  palisade standby suspend --cluster 2
+  palisade standby suspend --cluster 2 --until-scn 1760000000000000000
+
+The standby imports what has this SCN or a lower one, or nothing more once it hears of it; its
+catalogue goes on. What it has already stays.")]
+    Suspend {
+        #[command(flatten)]
+        nodes: Nodes,
+        #[command(flatten)]
+        which: Which,
+        /// The last SCN that it still imports; without it, it stops at once
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        until_scn: Option<u64>,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Let a standby go on
+    #[command(after_help = "Example:\n  palisade standby resume --cluster 2")]
+    Resume {
+        #[command(flatten)]
+        nodes: Nodes,
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        manner: Manner,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum PrimaryCommand {
+    /// Choose for the time after a switchover
+    #[command(after_help = "Example:
+  palisade primary set --transfer sync
+
+Takes effect when this cluster becomes a standby. A switchover at MAXIMUM PROTECTION or
+AVAILABILITY needs it to be sync.")]
+    Set {
+        #[command(flatten)]
+        at: At,
+        /// How it is served then
+        #[arg(long, value_enum)]
+        transfer: TransferWord,
+        #[command(flatten)]
+        manner: Manner,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum ModeCommand {
+    /// Show the mode that was asked for and the level that holds
+    #[command(after_help = "Example:\n  palisade mode get --json")]
+    Get {
+        #[command(flatten)]
+        at: At,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask for a mode
+    #[command(after_help = "Examples:
+  palisade mode set availability
+  palisade mode set protection --dry-run
+
+Protection and availability need exactly one SYNC standby. The mode is what was asked for; the
+level is what holds, and each ack says it: `palisade mode get` shows both, and why they differ.")]
+    Set {
+        #[command(flatten)]
+        at: At,
+        /// The mode
+        #[arg(value_enum)]
+        mode: ModeWord,
+        /// Leave protection although the SYNC standby may not know of it; recorded
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        manner: Manner,
+    },
+}
