@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use palisade::config::SyncPath;
-use palisade::{Appended, Config, ErrorKind, NewRecord, Node, Stream, format};
+use palisade::control::{Request, Settings};
+use palisade::status::Transfer;
+use palisade::{Appended, Config, ErrorKind, NewRecord, Node, Protection, Stream, format};
 use palisade_wal::Lsn;
 
 const SEGMENT: u64 = 8 << 20;
@@ -58,6 +60,19 @@ fn a_truncated_log_goes_on_in_the_space_that_it_has() {
     let (busy, quiet) = (node.stream(ids[0]), node.stream(ids[1]));
     let kept: Vec<Appended> =
         (1..=20).map(|n| quiet.append_record(numbered(n, 1000)).wait().unwrap()).collect();
+    let settings = Settings {
+        name: Some("second".to_owned()),
+        region: Some("hz".to_owned()),
+        endpoints: Some(vec!["127.0.0.1:7004".to_owned()]),
+        transfer: Some(Transfer::Sync),
+        ..Settings::default()
+    };
+    node.control(Request::Add { cluster: 2, settings }).unwrap();
+    node.control(Request::SetPrimary { transfer: Transfer::Sync }).unwrap();
+    let mode = Protection::Availability;
+    node.control(Request::SetMode { mode, force: false }).unwrap();
+    let registry = node.registry().unwrap();
+    assert_eq!((registry.version, registry.standbys.len()), (3, 1));
     let mut sequence = 0;
     churn(&busy, &mut sequence, 3 * SEGMENTS * (SEGMENT >> 20));
     let (bytes, lowest) = segments(&config.node.data);
@@ -65,10 +80,11 @@ fn a_truncated_log_goes_on_in_the_space_that_it_has() {
     assert!(lowest > SEGMENTS, "segment {lowest} is the oldest");
     node.stop().unwrap();
 
-    // The catalogue, a quiet stream and the producers outlive the segments that they stood in.
+    // The catalogue, the registry, a quiet stream and the producers outlive the segments that they stood in.
     let mut node = Node::open(config.clone()).unwrap();
     for restart in 1..=4 {
         let (busy, quiet) = (node.stream(ids[0]), node.stream(ids[1]));
+        assert_eq!(node.registry().unwrap(), registry, "restart {restart}");
         let read: Vec<Lsn> = quiet.reader(Lsn(0)).map(|record| record.unwrap().lsn).collect();
         assert_eq!(read, kept.iter().map(|a| a.lsn).collect::<Vec<_>>(), "restart {restart}");
         let again = quiet.append_record(numbered(20, 1000)).wait().unwrap();

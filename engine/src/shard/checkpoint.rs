@@ -181,10 +181,8 @@ impl<R: Ring> Shard<R> {
 
     /// What goes for every stream of the shard. Records of these things may be let go.
     fn shard_image(&self) -> Vec<u8> {
-        let mut out = vec![u8::from(self.lost_hard_state), 0, 0, 0, 0, 0, 0, 0];
-        out.extend_from_slice(&self.floors.logged().to_le_bytes());
-        assert!(out.len() == SHARD_IMAGE_BYTES && !self.ledger.has_own());
-        out
+        assert!(!self.ledger.has_own(), "what was said before stands before it");
+        put_shard_image(self.lost_hard_state, self.floors.logged())
     }
 
     /// Tells as many streams as fit a slice, or the end.
@@ -453,6 +451,12 @@ impl<R: Ring> Shard<R> {
     }
 }
 
+fn put_shard_image(lost: bool, floor: u64) -> Vec<u8> {
+    let image = [u64::from(lost).to_le_bytes(), floor.to_le_bytes()].concat();
+    assert!(image.len() == SHARD_IMAGE_BYTES, "two numbers");
+    image
+}
+
 /// Whether hard state was lost, and the SCN floor, as a Begin says them.
 fn read_shard_image(bytes: &[u8]) -> Option<(bool, u64)> {
     let (lost, floor) = bytes.split_first_chunk::<8>()?;
@@ -461,4 +465,21 @@ fn read_shard_image(bytes: &[u8]) -> Option<(bool, u64)> {
         _ => return None,
     };
     Some((lost, u64::from_le_bytes(floor.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_for_the_whole_shard_reads_back() {
+        for (lost, floor) in [(false, 0), (true, 77), (false, u64::MAX)] {
+            let bytes = put_shard_image(lost, floor);
+            assert_eq!(read_shard_image(&bytes), Some((lost, floor)));
+            for len in 0..bytes.len() {
+                assert_eq!(read_shard_image(&bytes[..len]), None, "{len}");
+            }
+            assert_eq!(read_shard_image(&[&[2], &bytes[1..]].concat()), None);
+        }
+    }
 }
