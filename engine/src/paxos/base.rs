@@ -23,11 +23,21 @@ impl Replica {
         held.min(self.log.committed().lsn)
     }
 
+    /// Whether [`truncate`](Replica::truncate) would move the base.
+    pub fn can_truncate(&self, to: Lsn) -> bool {
+        let to = to.min(self.held());
+        let run = self.log.extents().next().is_some_and(|run| run.end <= to);
+        let first = self.log.holes().first();
+        assert!(to <= self.log.committed().lsn, "only what is committed is let go");
+        let ready = !self.log.is_unknown() && self.halted.is_none() && self.storing.is_none();
+        ready && (run || first.is_some_and(|hole| hole.end <= to))
+    }
+
     /// Begins the log as near to `to` as its runs and the other members allow. The new base, when
     /// it moved: the caller logs it in this turn.
     pub fn truncate(&mut self, to: Lsn, now: Nanos, fx: &mut Effects) -> Option<Lsn> {
         let before = self.log.base().lsn;
-        if self.log.is_unknown() || self.halted.is_some() || self.storing.is_some() {
+        if !self.can_truncate(to) {
             return None;
         }
         let holes: Vec<(Lsn, Lsn)> = self.log.holes().iter().map(|h| (h.start, h.end)).collect();

@@ -123,7 +123,11 @@ impl<R: Ring> Shard<R> {
         for stream in streams {
             let Some(state) = self.streams.get(&stream) else { continue };
             let floor = state.floor;
-            let moved = self.step(stream, |replica, now, fx| replica.truncate(floor, now, fx));
+            // A step is work, after which the next turn does not wait.
+            let moved = match state.replica.can_truncate(floor) {
+                true => self.step(stream, |replica, now, fx| replica.truncate(floor, now, fx)),
+                false => None,
+            };
             let moved = moved.flatten();
             let Some(state) = self.streams.get(&stream) else { continue };
             if state.replica.log().extents().next().is_none_or(|run| run.end > floor) {
