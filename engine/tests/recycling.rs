@@ -80,7 +80,7 @@ fn a_truncated_log_goes_on_in_the_space_that_it_has() {
     assert!(lowest > SEGMENTS, "segment {lowest} is the oldest");
     node.stop().unwrap();
 
-    // The catalogue, the registry, a quiet stream and the producers outlive the segments that they stood in.
+    // Catalogue, registry, a quiet stream and producers outlive the segments that they stood in.
     let mut node = Node::open(config.clone()).unwrap();
     for restart in 1..=4 {
         let (busy, quiet) = (node.stream(ids[0]), node.stream(ids[1]));

@@ -108,8 +108,8 @@ impl Recycler {
         assert!(!self.is_open(), "nothing is left of it");
     }
 
-    /// Something that was in the log is lost: checkpoints that began before say of it what was. What
-    /// is let go is let go below those that begin from now on.
+    /// Something that was in the log is lost: checkpoints that began before say of it what was.
+    /// What is let go is let go below those that begin from now on.
     pub fn forget(&mut self) {
         self.abandon();
         (self.complete, self.wanted) = (VecDeque::new(), None);

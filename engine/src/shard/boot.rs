@@ -295,19 +295,7 @@ impl<R: Ring> Shard<R> {
         }
         let streams = &mut self.booting.streams;
         if meta.kind == Kind::Base {
-            if let Some(known) = streams.get_mut(&meta.stream) {
-                known.truncate(meta.lsn, bytes == [BASE_MOVED]);
-            } else if let Some((role, start, config)) = read_base(bytes, meta.lsn) {
-                let mut log = StreamLog::starting_at(start);
-                if meta.ballot.is_some() {
-                    // Opened after its first records were lost, and not taken over since.
-                    log.mark_unknown(meta.ballot);
-                }
-                let (derived, floor) = (Derived::default(), start.lsn);
-                let fresh = Replaying { log, config, role, derived, floor, base: Lsn::ZERO };
-                streams.insert(meta.stream, fresh);
-            }
-            return;
+            return self.replay_base(meta, bytes);
         }
         if meta.kind == Kind::ScnFloor {
             match read_floor(bytes) {
@@ -364,6 +352,23 @@ impl<R: Ring> Shard<R> {
                 place.block
             );
             self.halt = Some(Halt::Corrupt(text));
+        }
+    }
+
+    /// A stream begins here, or begins later than before.
+    fn replay_base(&mut self, meta: &RecordMeta, bytes: &[u8]) {
+        let streams = &mut self.booting.streams;
+        if let Some(known) = streams.get_mut(&meta.stream) {
+            known.truncate(meta.lsn, bytes == [BASE_MOVED]);
+        } else if let Some((role, start, config)) = read_base(bytes, meta.lsn) {
+            let mut log = StreamLog::starting_at(start);
+            if meta.ballot.is_some() {
+                // Opened after its first records were lost, and not taken over since.
+                log.mark_unknown(meta.ballot);
+            }
+            let (derived, floor) = (Derived::default(), start.lsn);
+            let fresh = Replaying { log, config, role, derived, floor, base: Lsn::ZERO };
+            streams.insert(meta.stream, fresh);
         }
     }
 
