@@ -36,6 +36,7 @@ impl Log {
             log_bytes_max: 16 << 30,
             in_flight_max: 2,
             sync_path: SyncPath::Dsync,
+            started: None,
         };
         let heads =
             BLOCK_HEAD_BYTES + RECORD_HEADER_BYTES + GROUP_HEADER_BYTES + ENTRY_HEADER_BYTES;

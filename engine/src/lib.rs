@@ -69,5 +69,6 @@ pub use driver::ShardDriver;
 pub use error::{Error, ErrorKind};
 pub use event::Event;
 pub use handle::{NewRecord, Reader, Record, Stream};
+pub use limits::STREAMS_MAX;
 pub use node::{Buffers, Node, format};
 pub use status::Protection;

@@ -256,6 +256,49 @@ fn three_nodes_that_lost_different_records_have_them_all_again() {
     nodes.into_iter().for_each(|node| node.stop().unwrap());
 }
 
+/// What it held is known to nobody who is up: neither to it, nor to the one that was down.
+#[test]
+fn a_member_whose_last_segment_is_gone_makes_no_majority_with_one_that_was_down() {
+    let (_dir, configs) = three();
+    let mut nodes = open(&configs);
+    let stream = until("a stream", || nodes.iter().find_map(|node| node.create_stream().ok()));
+    let mut expected: Vec<Vec<u8>> = vec![b"before".to_vec()];
+    let (_, upto) = append(&nodes, stream, b"before");
+    settle(&nodes, stream, upto, &expected);
+    nodes.remove(2).stop().unwrap();
+    let mut upto = upto;
+    for number in 0..50 {
+        let payload = format!("acked by two {number}").into_bytes();
+        upto = append(&nodes, stream, &payload).1;
+        expected.push(payload);
+    }
+    settle(&nodes, stream, upto, &expected);
+    nodes.into_iter().for_each(|node| node.stop().unwrap());
+
+    let held = find_records(&configs[0].node.data, |meta| meta.kind.is_group());
+    let (last, ..) = held.last().expect("the node has groups");
+    std::fs::remove_file(last).unwrap();
+    let mut nodes = open(&[configs[0].clone(), configs[2].clone()]);
+    until("the loss is seen", || {
+        let status = nodes[0].status().ok()?;
+        status.alarms.iter().any(|alarm| alarm.hint.contains("is gone")).then_some(())
+    });
+    // Longer than any election takes here.
+    let deadline = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < deadline {
+        for node in &nodes {
+            let refused = node.stream(stream).append("a second value").wait();
+            assert!(refused.is_err(), "{:?}", shown(&nodes, stream));
+        }
+        std::thread::yield_now();
+    }
+    nodes.push(Node::open(configs[1].clone()).unwrap());
+    let (_, upto) = append(&nodes, stream, b"after");
+    expected.push(b"after".to_vec());
+    settle(&nodes, stream, upto, &expected);
+    nodes.into_iter().for_each(|node| node.stop().unwrap());
+}
+
 /// Old damage to hard state stays in its segment for a long time. A stream that is created later
 /// cannot have lost anything by it.
 #[test]

@@ -17,6 +17,9 @@ use crate::{
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 65 corrupt data, 69 unreachable, \
 70 broken invariant, 73 data directory in use, 74 I/O, 78 configuration.";
 
+/// Records of a demo that is not told otherwise.
+pub(crate) const RECORDS_DEFAULT: u64 = 100_000;
+
 /// Replicated redo log: keeps appends on several machines, ships them to standby clusters.
 #[derive(Debug, Parser)]
 #[command(name = "palisade", version, after_help = EXIT_CODES, arg_required_else_help = true)]
@@ -96,7 +99,8 @@ pub(crate) struct Yes {
   palisade demo --input /var/log --json
   palisade demo --keep /tmp/palisade-demo
 
-Exit code 0 only when every acknowledged record came back from every node.")]
+Exit code 0 only when every acknowledged record came back from every node, else 1. More records than
+usual, or files, have more than 40 seconds: one per 10 MiB.")]
 pub(crate) struct Demo {
     /// Replicate these bytes instead of generated records (of a directory: files in name order)
     #[arg(long, value_name = "FILE|DIR")]
@@ -108,8 +112,8 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
     /// Records to append
-    #[arg(long, value_name = "N", default_value_t = 100_000,
-          value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = RECORDS_DEFAULT,
+          value_parser = clap::value_parser!(u64).range(100..=5_000_000))]
     pub(crate) records: u64,
     /// Seed of the generated records
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -164,7 +168,10 @@ pub(crate) struct Node {
 #[command(after_help = "Examples:
   palisade status --at 127.0.0.1:7001
   palisade status --watch
-  palisade status --json | jq '.streams[] | {id, role, committed_lsn}'")]
+  palisade status --json | jq '.streams[] | {id, role, committed_lsn}'
+
+--watch goes on while no node answers and says since when: with --json in a line
+{\"unreachable\":{\"at\",\"since\",\"why\"}}.")]
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) at: At,
@@ -183,7 +190,9 @@ pub(crate) struct Status {
   palisade append --stream 2 --file redo.bin --producer 7
 
 With --producer, sequences count from --first-sequence. Running the same command again appends
-nothing twice: a sequence that is in the log is answered with its original position.")]
+nothing twice: a sequence that is in the log is answered with its original position.
+
+Exit code 1 if a record is not acked, 69 if no node could be reached: then none was sent.")]
 pub(crate) struct Append {
     #[command(flatten)]
     pub(crate) at: At,
@@ -330,14 +339,31 @@ pub(crate) enum InspectCommand {
     /// Print the blocks and records of segment files
     #[command(after_help = "Examples:
   palisade inspect segment /var/lib/palisade/n1/shard-0/0000000000000001.seg
-  palisade inspect segment FILE --stream 2 --from 0 --to 65536 --json")]
-    Segment(InspectFiles),
+  palisade inspect segment FILE --stream 2 --from 0 --to 65536 --json
+  palisade inspect segment /var/lib/palisade/n1 --stream 2 --follow --decoder 'xxd | head -3'
+
+--follow goes on with the blocks that are written later, and with new segments of a directory.
+--decoder runs a command per record in a shell: the payload on its stdin, its stdout is printed,
+PALISADE_STREAM and PALISADE_LSN say which record it is.")]
+    Segment(InspectSegment),
     /// Check every block and record of segment files or data directories
     #[command(after_help = "Example:
   palisade inspect verify /var/lib/palisade/n1
 
-Exit code 65 when a block that was promised durable is damaged.")]
+Exit code 65 when a block that was promised durable is damaged, or a named file is no segment.")]
     Verify(InspectFiles),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InspectSegment {
+    #[command(flatten)]
+    pub(crate) files: InspectFiles,
+    /// Go on with blocks that are written later, until interrupted
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Print what this command makes of each record's payload
+    #[arg(long, value_name = "CMD")]
+    pub(crate) decoder: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -366,8 +392,11 @@ pub(crate) enum BenchCommand {
     Fsync(BenchFsync),
     /// Durable writes of the log alone, into files that are taken again
     #[command(after_help = "Example:
-  palisade bench wal --record-bytes 4096 --in-flight 1024 --seconds 5")]
-    Wal(BenchLoad),
+  palisade bench wal --record-bytes 4096 --in-flight 1024 --seconds 5
+
+Written by the path that a node on this machine would choose (see `palisade bench fsync`), which
+is said on stderr.")]
+    Wal(BenchWal),
     /// Appends: one node in this process, or three processes
     #[command(after_help = "Examples:
   palisade bench append --nodes 1 --record-bytes 512 --in-flight 1 --seconds 5
@@ -397,6 +426,16 @@ pub(crate) struct BenchOptions {
     /// One node: drive its shard from the measuring thread
     #[arg(long)]
     pub(crate) drive: bool,
+    #[command(flatten)]
+    pub(crate) load: BenchLoad,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchWal {
+    /// Nodes: the log alone is that of one
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1))]
+    pub(crate) nodes: u32,
     #[command(flatten)]
     pub(crate) load: BenchLoad,
 }

@@ -18,6 +18,9 @@ const LOG_BYTES_MAX: u64 = 4 << 30;
 /// How long a new node may take to lead.
 const LEADER_MAX: Duration = Duration::from_secs(10);
 
+/// By these words a notice about memory is known.
+pub(crate) const UNREGISTERED: &str = "the node goes on with the rest unregistered";
+
 /// A node that runs in this process.
 pub(crate) struct Host {
     node: Node,
@@ -54,8 +57,8 @@ impl Host {
         let Buffers { registered_bytes, wanted_bytes } = self.node.buffers();
         (registered_bytes < wanted_bytes).then(|| {
             format!(
-                "{} of {} of buffers are registered with the kernel, the node goes on with the \
-                 rest unregistered; raise memlock (`ulimit -l unlimited`, LimitMEMLOCK=infinity)",
+                "{} of {} of buffers are registered with the kernel, {UNREGISTERED}; raise \
+                 memlock (`ulimit -l unlimited`, LimitMEMLOCK=infinity)",
                 text::size(registered_bytes),
                 text::size(wanted_bytes)
             )

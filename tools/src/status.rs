@@ -1,9 +1,10 @@
 //! `palisade status`
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use palisade::client::{Client, ClientOptions};
 use palisade::status::{Status as NodeStatus, StreamStatus};
+use serde_json::json;
 
 use crate::cli::{At, Status};
 use crate::exit::{Exit, Failure};
@@ -15,24 +16,32 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// `palisade status`
 pub(crate) fn run(options: &Status) -> Result<Exit, Failure> {
-    let interrupt = Interrupt::catch()?;
     let mut client = client(&options.at, TIMEOUT)?;
+    if !options.watch {
+        text::say(shown(options, &client.status_json()?)?)?;
+        return Ok(Exit::Ok);
+    }
+    let interrupt = Interrupt::catch()?;
+    let (mut last, mut silent_since) = (String::new(), None);
     loop {
-        let json = client.status_json()?;
-        if options.json {
-            let goes_on = text::say(format!("{}\n", String::from_utf8_lossy(&json)))?;
-            if !goes_on {
-                return Ok(Exit::Ok);
+        let text = match client.status_json().map_err(Failure::from) {
+            Ok(json) => {
+                silent_since = None;
+                last = shown(options, &json)?;
+                last.clone()
             }
-        } else {
-            let status = parse(&json)?;
-            // Home and clear, so that the page stays in place.
-            let home = if options.watch { "\x1b[H\x1b[2J" } else { "" };
-            if !text::say(format!("{home}{}", page(&status)))? {
-                return Ok(Exit::Ok);
+            // What no repetition mends.
+            Err(failure) if matches!(failure.exit, Exit::Usage | Exit::Configuration) => {
+                return Err(failure);
             }
-        }
-        if !options.watch {
+            Err(failure) => {
+                let since = *silent_since.get_or_insert_with(SystemTime::now);
+                unanswered(options, since, &failure, &last)
+            }
+        };
+        // Home and clear, so that the page stays in place.
+        let home = if options.json { "" } else { "\x1b[H\x1b[2J" };
+        if !text::say(format!("{home}{text}"))? {
             return Ok(Exit::Ok);
         }
         for _ in 0..20 {
@@ -42,6 +51,28 @@ pub(crate) fn run(options: &Status) -> Result<Exit, Failure> {
             std::thread::park_timeout(Duration::from_millis(50));
         }
     }
+}
+
+/// What a node answered, as it is printed.
+fn shown(options: &Status, json: &[u8]) -> Result<String, Failure> {
+    match options.json {
+        true => Ok(format!("{}\n", String::from_utf8_lossy(json))),
+        false => Ok(page(&parse(json)?)),
+    }
+}
+
+/// What is printed while no node answers: since when, why, and the page as it was before.
+fn unanswered(options: &Status, since: SystemTime, why: &Failure, last: &str) -> String {
+    let at = options.at.at.join(",");
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+    if options.json {
+        let since = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        let line = json!({"unreachable": {"at": at, "since": since, "why": why.text}});
+        return format!("{line}\n");
+    }
+    let time = text::time_of_day(since.as_secs());
+    let before = if last.is_empty() { "" } else { "\nbefore that:\n\n" };
+    format!("{at}: unreachable since {time} UTC: {why}\n{before}{last}")
 }
 
 /// A client of the nodes of a command line.

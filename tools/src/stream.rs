@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use palisade::STREAMS_MAX;
 use serde_json::json;
 
 use crate::cli::{At, StreamCommand};
@@ -60,13 +61,40 @@ pub(crate) fn run(command: &StreamCommand) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Looks whether the catalogue has a leader and room for so many streams.
+/// Whether so many more streams may be created beside those that are there.
+fn check_room(there: usize, count: u32) -> Result<(), Failure> {
+    if there + count as usize <= STREAMS_MAX {
+        return Ok(());
+    }
+    let text = format!(
+        "a cluster has at most {STREAMS_MAX} streams, {there} are there; create at most {}",
+        STREAMS_MAX.saturating_sub(there)
+    );
+    Err(Failure::new(Exit::Failed, text))
+}
+
+/// Looks whether the catalogue has a leader and room for so many streams, as a node knows it.
 fn could_create(at: &At, count: u32) -> Result<u32, Failure> {
     let streams = client(at, TIMEOUT)?.list_streams()?;
+    check_room(streams.iter().filter(|stream| stream.id > CATALOGUE).count(), count)?;
     let led = streams.iter().any(|stream| stream.id == CATALOGUE && stream.leader != 0);
     if !led {
         let text = "the catalogue has no leader now; a majority of the nodes must be up";
         return Err(Failure::new(Exit::Failed, text));
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dry_run_counts_the_streams_that_are_there() {
+        assert_eq!(check_room(0, 16), Ok(()));
+        assert_eq!(check_room(STREAMS_MAX - 16, 16), Ok(()));
+        let refused = check_room(STREAMS_MAX - 3, 4).expect_err("one too many");
+        assert_eq!(refused.exit, Exit::Failed);
+        assert!(refused.text.ends_with("create at most 3"), "{refused}");
+    }
 }

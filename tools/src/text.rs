@@ -51,6 +51,12 @@ pub(crate) fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// Hours, minutes and seconds of a day, from the seconds since 1970.
+pub(crate) fn time_of_day(secs: u64) -> String {
+    let of_day = secs % 86_400;
+    format!("{:02}:{:02}:{:02}", of_day / 3600, of_day / 60 % 60, of_day % 60)
+}
+
 /// Standard base64 with padding.
 pub(crate) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -87,5 +93,6 @@ mod tests {
         let row = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
         assert_eq!(table(&[row("name", "n"), row("x", "12")]), "name  n\nx     12\n");
         assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(time_of_day(86_400 * 20_000 + 3_600 * 7 + 61), "07:01:01");
     }
 }

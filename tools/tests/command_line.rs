@@ -109,6 +109,23 @@ fn nobody_there_is_69() {
 }
 
 #[test]
+fn an_append_that_reached_nobody_is_69_and_says_that_each_record_failed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("lines");
+    std::fs::write(&file, "one\ntwo\n").expect("a file");
+    let file = file.to_str().expect("a plain path");
+    let append = ["append", "--at", "127.0.0.1:1", "--stream", "2", "--timeout", "200", "--json"];
+    let output = palisade(&[&append[..], &["--lines", "--file", file]].concat());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    // How much of its input it had read by then is a matter of threads.
+    let failed = text.matches("\"outcome\":\"failed\"").count();
+    assert!((1..=2).contains(&failed) && text.lines().count() == failed, "{text}");
+    let help = String::from_utf8_lossy(&palisade(&["append", "--help"]).stdout).into_owned();
+    assert!(help.contains("69 if no node could be reached"), "{help}");
+}
+
+#[test]
 fn a_bad_configuration_is_78_and_named_in_full() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("node.toml");

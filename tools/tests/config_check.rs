@@ -41,7 +41,7 @@ disk_stall_soft = "1s"
 "#;
 
 /// What is replaced, by what, the key that must be named, and a word of the message.
-const BAD: [(&str, &str, &str, &str); 66] = [
+const BAD: [(&str, &str, &str, &str); 65] = [
     ("[cluster]\nid = 1", "[cluster]\nid = 0", "cluster.id", "1 to 4294967295"),
     ("[cluster]\nid = 1", "[cluster]\nid = -1", "cluster.id", "1 to 4294967295"),
     ("[cluster]\nid = 1", "[cluster]\nid = 4294967296", "cluster.id", "1 to 4294967295"),
@@ -92,7 +92,6 @@ const BAD: [(&str, &str, &str, &str); 66] = [
     ("region = \"hz\"", "zone = \"hz\"", "member[2].zone", "unknown key"),
     ("endpoints = []", "endpoints = \"127.0.0.1:7003\"", "upstream.endpoints", "a string"),
     ("endpoints = []", "endpoints = [\"x\"]", "upstream.endpoints", "IP:PORT"),
-    ("endpoints = []", "endpoints = [\"127.0.0.1:7002\"]", "upstream.endpoints", "member"),
     ("endpoints = []", "override = [\"127.0.0.1:7002\"]", "upstream.override", "member"),
     (
         "endpoints = []",
@@ -126,6 +125,55 @@ fn the_good_one_is_good_and_reads_back() {
     assert_eq!(config.members.len(), 2);
     assert_eq!(config.log.segment_bytes, 128 << 20);
     assert_eq!(parse_config(&config.to_toml()), Ok(config));
+}
+
+#[test]
+fn a_primary_may_name_its_own_members_as_upstreams_and_a_standby_may_not() {
+    let named = GOOD.replacen("endpoints = []", "endpoints = [\"127.0.0.1:7002\"]", 1);
+    let config = parse_config(&named).expect("at a primary they do not act");
+    assert_eq!(config.upstream.endpoints.len(), 1);
+    let standby = named.replacen("role = \"primary\"", "role = \"standby\"", 1);
+    let errors = parse_config(&standby).expect_err("it would fetch from itself");
+    let named = errors
+        .iter()
+        .any(|error| error.key == "upstream.endpoints" && error.to_string().contains("member"));
+    assert!(named, "{errors:?}");
+}
+
+/// As it stands at the head of the description of the program, but for its comments.
+const EXAMPLE: &str = r#"
+[cluster]
+id = 1
+name = "shanghai"
+role = "primary"
+[node]
+id = 1
+region = "sh"
+data = "/var/lib/palisade/n1"
+listen = "127.0.0.1:7001"
+advertise = "127.0.0.1:7001"
+shards = 1
+cpus = []
+insecure_network = false
+[[member]]
+id = 1
+addr = "127.0.0.1:7001"
+region = "sh"
+[upstream]
+endpoints = ["127.0.0.1:7001", "127.0.0.1:7002"]
+[log]
+segment_bytes = "128MiB"
+log_bytes_max = "10GiB"
+retain = "0s"
+[network]
+zero_copy = "auto"
+[timing]
+"#;
+
+#[test]
+fn the_example_of_every_section_is_good() {
+    let config = parse_config(EXAMPLE).expect("a right configuration");
+    assert_eq!((config.members.len(), config.upstream.endpoints.len()), (1, 2));
 }
 
 #[test]

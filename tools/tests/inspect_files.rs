@@ -1,11 +1,14 @@
 //! `inspect` on the data directory of a node that ran.
 
 use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use palisade::{Config, Node};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -124,6 +127,21 @@ fn a_block_that_vanished_exits_65() {
     assert!(found["damage"][0]["why"].as_str().expect("text").contains("missing"), "{found}");
 }
 
+/// No block tells of it; the identity file does.
+#[test]
+fn a_last_segment_that_is_gone_exits_65_and_is_named() {
+    let (dir, _) = data();
+    let shard = blocks(dir.path())[0].0.parent().expect("a directory").to_owned();
+    let names = std::fs::read_dir(&shard).expect("a directory").map(|name| name.unwrap().path());
+    let last = names.filter(|path| path.extension().is_some_and(|end| end == "seg")).max();
+    let last = last.expect("a segment");
+    std::fs::remove_file(&last).expect("a file");
+    let (code, found) = verify(dir.path());
+    let named = found["damage"].to_string();
+    assert!(code == 65 && named.contains(last.to_str().expect("text")), "{found}");
+    assert!(named.contains("is gone"), "{found}");
+}
+
 #[test]
 fn a_torn_tail_is_no_damage() {
     let (dir, _) = data();
@@ -137,4 +155,137 @@ fn a_torn_tail_is_no_damage() {
     let (code, found) = verify(dir.path());
     assert_eq!((code, &found["logs"][0]["stopped"]), (0, &Value::from("torn")), "{found}");
     assert_eq!(found["logs"][0]["intact"]["block"], last - 1);
+}
+
+/// Bytes that are no segment.
+fn noise(len: usize) -> Vec<u8> {
+    let next = |state: &u64| Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+    std::iter::successors(Some(1), next).take(len).map(|state: u64| (state >> 56) as u8).collect()
+}
+
+/// Both commands refuse the file by its name.
+#[track_caller]
+fn assert_no_segment(path: &Path) {
+    let (code, found) = verify(path);
+    assert_eq!((code, &found["ok"]), (65, &Value::Bool(false)), "{found}");
+    assert_eq!(found["damage"][0]["path"], path.to_str().expect("a plain path"), "{found}");
+    assert!(found["damage"][0]["why"].as_str().expect("text").contains("no segment"), "{found}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    let done = command.args(["inspect", "segment"]).arg(path).output().expect("it runs");
+    let text = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(65), "{text}");
+    assert!(text.contains(path.to_str().expect("a plain path")), "{text}");
+}
+
+#[test]
+fn a_file_that_is_no_segment_exits_65_and_is_named() {
+    let (dir, _) = data();
+    let shard = dir.path().join("n1/shard-0");
+    let alone = tempfile::tempdir().expect("a directory");
+    let segment = "0000000000000009.seg";
+    let real = shard.join("0000000000000009.seg");
+    for (path, len) in [
+        (alone.path().join("redo.bin"), 3_000_000),
+        (alone.path().join(segment), 3_000_000),
+        (alone.path().join("large"), 9 << 20),
+        (shard.join("redo.bin"), 3_000_000),
+        (real.clone(), 3_000_000),
+        (real, 8 << 20),
+    ] {
+        std::fs::write(&path, noise(len)).expect("a file");
+        assert_no_segment(&path);
+        std::fs::remove_file(&path).expect("a file");
+    }
+    let zeros = alone.path().join("zeros");
+    std::fs::write(&zeros, vec![0; 3_000_000]).expect("a file");
+    assert_no_segment(&zeros);
+    let short = alone.path().join("short");
+    std::fs::write(&short, "PLSDSEG1").expect("a file");
+    assert_no_segment(&short);
+    assert_eq!(verify(dir.path()).0, 0);
+}
+
+#[test]
+fn a_destroyed_header_exits_65_and_the_blocks_are_still_shown() {
+    for with in [0, 0xa5] {
+        let (dir, _) = data();
+        let all = blocks(dir.path());
+        let (path, _, _) = all[all.len() - 1].clone();
+        change(&path, 0, |_| with, 4096);
+        let (code, found) = verify(dir.path());
+        assert_eq!(code, 65, "{with:#x}: {found}");
+        assert_eq!(verify(&path).0, 65, "{with:#x}");
+        assert_eq!(blocks(dir.path()).len(), all.len(), "{with:#x}");
+        // Nobody beside it says whose it is.
+        let alone = tempfile::tempdir().expect("a directory");
+        let copy = alone.path().join(path.file_name().expect("a name"));
+        std::fs::copy(&path, &copy).expect("a copy");
+        assert_no_segment(&copy);
+    }
+}
+
+#[test]
+fn a_decoder_is_given_every_payload_that_is_wanted() {
+    let (dir, stream) = data();
+    let of_stream = stream.to_string();
+    let decoder = ["--decoder", "wc -c; echo $PALISADE_LSN"];
+    let range = ["segment", "--stream", &of_stream, "--from", "4000", "--to", "20000"];
+    let (code, lines) = inspect(&[&range[..], &decoder].concat(), dir.path());
+    assert_eq!(code, 0);
+    let records = lines.iter().filter_map(|line| line["records"].as_array()).flatten();
+    let entries: Vec<&Value> =
+        records.filter_map(|record| record["entries"].as_array()).flatten().collect();
+    // 4,024 bytes each, from the one that ends after 4,000 to the one that starts before 20,000.
+    assert_eq!(entries.len(), 5, "{entries:?}");
+    for entry in entries {
+        let decoded = entry["decoded"].as_str().expect("text");
+        assert_eq!(decoded, format!("{RECORD_BYTES}\n{}\n", entry["lsn"]));
+    }
+    let (code, _) = inspect(&[&range[..], &["--decoder", "false"]].concat(), dir.path());
+    assert_eq!(code, 1, "a decoder that fails is no success");
+}
+
+#[test]
+fn a_segment_that_is_followed_shows_what_is_written_later() {
+    let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+    let config = Config::embedded(dir.path().join("n1"));
+    palisade::format(&config).expect("formatted");
+    let node = Node::open(config).expect("a node");
+    let stream = node.stream(node.create_stream().expect("a stream"));
+    let before = stream.append("before").wait().expect("acked");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    command.args(["inspect", "segment", "--json", "--follow"]).arg(dir.path());
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+    let out = BufReader::new(child.stdout.take().expect("piped"));
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in out.lines().map_while(Result::ok) {
+            let line: Value = serde_json::from_str(&line).expect("JSON");
+            let _ = send.send(line);
+        }
+    });
+    let mut blocks = Vec::new();
+    let mut wait_for = |lsn: u64| {
+        let until = Instant::now() + Duration::from_secs(20);
+        let is_there = |line: &Value| {
+            let records = line["records"].as_array().cloned().unwrap_or_default();
+            let group = |one: &Value| one["kind"] == "Group" && one["stream"] == stream.id();
+            records.iter().any(|one| group(one) && one["end"].as_u64() > Some(lsn))
+        };
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let line = lines.recv_timeout(left).expect("a block with the record");
+            blocks.extend(line["block"].as_u64());
+            if is_there(&line) {
+                return;
+            }
+        }
+    };
+    wait_for(before.lsn.0);
+    let after = stream.append("after").wait().expect("acked");
+    wait_for(after.lsn.0);
+    kill_process(Pid::from_child(&child), Signal::INT).expect("a child");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert!(blocks.is_sorted_by(|one, next| one < next), "each block once: {blocks:?}");
+    node.stop().expect("stopped");
 }

@@ -10,7 +10,7 @@ use crate::limits::{
     BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SEGMENTS_MAX,
     WRITES_IN_FLIGHT_MAX, data_end,
 };
-use crate::segment::SEGMENT_SEQ_MAX;
+use crate::segment::{SEGMENT_SEQ_MAX, Started};
 
 /// Settings of one shard's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,10 @@ pub struct Config {
     pub in_flight_max: usize,
     /// How a write is made durable. The ring behind must be made for the same path.
     pub sync_path: SyncPath,
+    /// What the identity file says was started; a block goes into a later segment only once
+    /// [`Wal::start_segment`](crate::Wal::start_segment) allows it. None for a log without an
+    /// identity file: the loss of its last segment is not seen.
+    pub started: Option<Started>,
 }
 
 /// A setting that cannot be.

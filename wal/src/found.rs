@@ -5,7 +5,7 @@ use crate::limits::{BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES, data_e
 use crate::parse::check_headers_only;
 use crate::record::Kind;
 use crate::recycle::LogStart;
-use crate::segment::{Place, SegmentHeader};
+use crate::segment::{Place, SegmentHeader, Started};
 
 /// A segment file as it was found.
 #[derive(Debug)]
@@ -126,6 +126,26 @@ pub(crate) fn says_nothing_alone(found: &[Found], one: &Found) -> bool {
     let Some(own) = limit(one) else { return true };
     let says_it_too = |later: &Found| limit(later).is_some_and(|k| k.block_seq <= own.block_seq);
     found.iter().any(|later| later.header_seq() > one.header_seq() && says_it_too(later))
+}
+
+/// A segment that was started and is not there any more, or of which nothing can be read. What it
+/// held is not known, and neither is whether it held anything.
+pub(crate) fn gone(found: &[Found], started: Started) -> Option<u64> {
+    let one = |seq: u64| found.iter().find(|one| one.header_seq() == seq);
+    let speaks =
+        |seq| one(seq).is_some_and(|one| one.header.is_some() || one.first_block.is_some());
+    // A recovery that started a later one has seen to it: what it kept is named there.
+    let recovered = |one: &Found| one.header.is_some_and(|header| header.kept().is_some());
+    let later = found.iter().any(|one| one.header_seq() > started.newest && recovered(one));
+    if started.newest == 0 || later {
+        return None;
+    }
+    if !speaks(started.newest) {
+        return Some(started.newest);
+    }
+    // Its first block tells how far the one before it went.
+    let told = found.iter().any(|one| one.seq >= started.newest && one.first_block.is_some());
+    (!told && started.before > 0 && !speaks(started.before)).then_some(started.before)
 }
 
 /// Whether a block is the index of its segment: met by who walks past the last block.

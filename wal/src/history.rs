@@ -210,8 +210,12 @@ impl History {
     }
 
     /// The end of the log. Returns the last block that counts, and whether promised blocks are
-    /// missing at the end.
-    pub(crate) fn finish(&mut self) -> (Kept, bool) {
+    /// missing at the end. With `gone`, the segment behind that end is: at least one was there.
+    pub(crate) fn finish(&mut self, gone: Option<u64>) -> (Kept, bool) {
+        if gone.is_some() {
+            self.durable_upto = self.durable_upto.max(self.next);
+        }
+        (self.report.durable_upto, self.report.gone) = (self.durable_upto, gone);
         let lost = self.next <= self.durable_upto;
         if lost {
             self.lose((self.next, self.durable_upto), None);

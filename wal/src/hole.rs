@@ -173,10 +173,20 @@ impl StreamLog {
         }
         assert!(ballot >= self.promised(), "takeover {ballot} below {}", self.promised());
         self.staged = None;
-        self.void_above(committed.lsn);
+        let known = self.end();
+        // Groups that were logged again from the known end on may lead to that very chain: then
+        // it is all there, and what stands below the known end is what stood there.
+        let touches = self.holes.last().is_some_and(|hole| hole.end == known.lsn);
+        let moved = self.moved_end(known.lsn) == Some(end) && self.unknown && !touches;
+        let from = if moved { known } else { committed };
+        let run = self.moving.take().filter(|run| moved || run.end.lsn <= from.lsn);
+        self.void_above(from.lsn);
+        self.moving = run;
         self.boundaries.push_back(end);
-        let (start, chain) = (committed.lsn, Some(committed.chain));
+        let (start, chain) = (from.lsn, Some(from.chain));
         self.add_hole(Hole { start, chain, end: end.lsn, anchor: Anchor::Chain(end.chain) });
+        let filled = self.fill();
+        assert!(filled == moved, "only a run that ends there fills it");
         (self.promised, self.accepting) = (ballot, ballot);
         (self.unknown, self.hard_state_lost) = (false, false);
         assert!(self.end() == end && self.committed() == committed);

@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::config::WalError;
 use crate::limits::{BLOCK_ALIGN, RETRIES_MAX};
+use crate::segment::Started;
 
 /// File name in the shard's directory.
 pub const IDENTITY_NAME: &str = "identity";
@@ -50,8 +51,12 @@ pub struct IdentityRecord {
     pub round_ceiling: U64,
     /// Grows with each change; the copy with the higher one counts.
     pub generation: U64,
+    /// See [`Started`].
+    pub newest_segment: U64,
+    /// See [`Started`].
+    pub segment_before: U64,
     /// Zero.
-    pub reserved: [u8; 444],
+    pub reserved: [u8; 428],
     /// CRC-32C of the copy with this field zero.
     pub crc: U32,
 }
@@ -87,6 +92,8 @@ pub struct Identity {
     pub boots: u64,
     /// Every ballot promised or accepted on this disk is of a round at or below this.
     pub round_ceiling: u64,
+    /// No later segment holds a block.
+    pub started: Started,
 }
 
 /// Writes one copy over the first 512 bytes of `bytes` and zeroes the rest.
@@ -108,7 +115,9 @@ pub fn encode_identity(identity: &Identity, generation: u64, bytes: &mut [u8]) {
         boots: identity.boots.into(),
         round_ceiling: identity.round_ceiling.into(),
         generation: generation.into(),
-        reserved: [0; 444],
+        newest_segment: identity.started.newest.into(),
+        segment_before: identity.started.before.into(),
+        reserved: [0; 428],
         crc: 0.into(),
     };
     record.crc = crc32c::crc32c(record.as_bytes()).into();
@@ -136,6 +145,10 @@ pub fn decode_identity(bytes: &[u8]) -> Option<(Identity, u64)> {
         role: record.role.get(),
         boots: record.boots.get(),
         round_ceiling: record.round_ceiling.get(),
+        started: Started {
+            newest: record.newest_segment.get(),
+            before: record.segment_before.get(),
+        },
     };
     valid.then_some((identity, record.generation.get()))
 }
@@ -237,13 +250,14 @@ impl IdentityFile {
     /// Changes the identity. It counts when [`IdentityEvent::Updated`] says so, not before.
     ///
     /// # Panics
-    /// Before the identity was found, while a change is under way, or when the round ceiling or
-    /// the boot count would go back.
+    /// Before the identity was found, while a change is under way, or when the round ceiling, the
+    /// boot count or the newest segment would go back.
     pub fn update(&mut self, identity: Identity) {
         let (current, generation) = self.current.expect("the identity is known");
         assert!(self.is_idle(), "one change at a time");
         assert!(identity.round_ceiling >= current.round_ceiling, "the ceiling only grows");
         assert!(identity.boots >= current.boots, "the boot count only grows");
+        assert!(identity.started.newest >= current.started.newest, "segments are numbered upwards");
         let disk = |of: &Identity| (of.cluster, of.node, of.incarnation, of.shard, of.shards);
         assert!(disk(&identity) == disk(&current), "a disk stays whose it is");
         assert!(generation < u64::MAX, "there is a next generation");

@@ -100,7 +100,7 @@ pub use replay::{CorruptRange, Replay, Report, Tail};
 pub use room::{NewBlock, NoRoom, Space};
 pub use segment::{
     BadSegment, Kept, Place, SEGMENT_COPIES, SEGMENT_COPY_BYTES, SEGMENT_FORMAT, SEGMENT_MAGIC,
-    SEGMENT_SEQ_MAX, SegmentHeader, parse_segment_name, segment_name,
+    SEGMENT_SEQ_MAX, SegmentHeader, Started, parse_segment_name, segment_name,
 };
 pub use wal::Wal;
 pub use writer::SegmentFacts;

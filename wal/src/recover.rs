@@ -12,7 +12,7 @@ use palisade_netio::{
 
 use crate::block::parse;
 use crate::config::{Config, WalError};
-use crate::found::{Found, is_index, kept_limit, log_start, next_seq, says_nothing_alone};
+use crate::found::{Found, gone, is_index, kept_limit, log_start, next_seq, says_nothing_alone};
 use crate::history::History;
 use crate::identity::IDENTITY_NAME;
 use crate::index::IndexBuilder;
@@ -578,6 +578,8 @@ impl Recovery {
             records: 0,
             dropped: 0,
             corrupt: Vec::new(),
+            gone: None,
+            headless: 0,
             damaged: 0,
             unreadable_pages: 0,
             strangers: std::mem::take(&mut self.strangers),
@@ -691,11 +693,16 @@ impl Recovery {
         assert!(self.start.is_none() && self.spares.is_empty(), "one segment is started");
         let fresh = self.found.is_empty();
         let history = self.history.as_mut().expect("a replay has a history");
-        let (kept, lost) = history.finish();
-        let seq = next_seq(&self.found);
+        let started = self.config.started.unwrap_or_default();
+        // Where nothing at all is kept, the whole log is lost, which its owner knows by itself.
+        let some = history.report.blocks > 0;
+        let (kept, lost) = history.finish(gone(&self.found, started).filter(|_| some));
+        let seq = next_seq(&self.found).max(started.newest + 1);
         let mut report = history.report.clone();
         report.segment = seq;
         report.segments = self.found.iter().filter(|one| one.kept).count();
+        let headless = |one: &&Found| one.kept && one.header.is_none();
+        report.headless = self.found.iter().filter(headless).count() as u64;
         assert!(report.segments as u64 <= report.blocks, "a segment that is kept holds a block");
         assert!(report.blocks <= kept.block_seq, "every kept block has its number");
         report.unreadable_pages = self.unreadable;

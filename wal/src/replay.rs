@@ -78,6 +78,10 @@ pub struct Report {
     /// Ranges of lost blocks, as in [`Replay::Corrupt`]; at most
     /// [`REPORT_RANGES_MAX`](crate::limits::REPORT_RANGES_MAX).
     pub corrupt: Vec<CorruptRange>,
+    /// The last segment, when it is not there any more, or nothing in it can be read.
+    pub gone: Option<u64>,
+    /// Segments with blocks whose header cannot be read.
+    pub headless: u64,
     /// Records with damaged bytes.
     pub damaged: u64,
     /// Pages that the device could not read.

@@ -56,6 +56,16 @@ pub struct Kept {
     pub header_crc: u32,
 }
 
+/// The newest segments that may hold blocks, as the identity file names them before the first
+/// block goes into one. So the loss of the last segment is seen, which no block tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Started {
+    /// The newest one; 0 for none. It may be empty.
+    pub newest: u64,
+    /// The one before it, 0 when the header of the newest tells of all before.
+    pub before: u64,
+}
+
 /// The header of a segment file; stands there twice.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

@@ -7,7 +7,7 @@ use crate::recover::Recovery;
 use crate::recycle::LogStart;
 use crate::replay::Replay;
 use crate::room::{NewBlock, NoRoom, Space};
-use crate::segment::Place;
+use crate::segment::{Place, Started};
 use crate::writer::{SegmentFacts, Writer};
 
 /// The log of one shard.
@@ -85,6 +85,28 @@ impl Wal {
         matches!(self.phase, Phase::Ready(_))
     }
 
+    /// Segments that are ready, and into which no block goes before the identity file names them:
+    /// write this there, then call [`start_segment`](Wal::start_segment). None when there is
+    /// nothing to write, or the log was opened without
+    /// [`Config::started`](crate::Config::started).
+    pub fn wants_segment(&self) -> Option<Started> {
+        let started = self.writer().and_then(Writer::wants_segment)?;
+        assert!(started.newest > started.before, "sequences only grow");
+        assert!(self.poisoned().is_none(), "a poisoned log wants nothing");
+        Some(started)
+    }
+
+    /// The identity file names segment `newest`, durably.
+    ///
+    /// # Panics
+    /// When the log never asked for it.
+    pub fn start_segment(&mut self, newest: u64) {
+        if let Phase::Ready(writer) = &mut self.phase {
+            writer.start_segment(newest);
+        }
+        assert!(self.wants_segment().is_none_or(|wants| wants.newest > newest));
+    }
+
     /// Gives a block its number and place at once, and takes over one reference of its slot until
     /// the block is durable or the log is poisoned. The head is written when the write starts.
     ///
@@ -113,7 +135,7 @@ impl Wal {
     }
 
     /// Whether a block of `bytes` should be made now: nothing is in flight, or it is full and one
-    /// more write may start.
+    /// more write may start. From 90 % of the space on there is no second write.
     pub fn wants_block(&self, bytes: usize) -> bool {
         let wants = self.writer().is_some_and(|writer| writer.wants_block(bytes));
         assert!(!wants || self.poisoned().is_none(), "a poisoned log wants nothing");

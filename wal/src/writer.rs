@@ -23,7 +23,7 @@ use crate::record::Kind;
 use crate::recycle::{LetGo, LogStart};
 use crate::retire::Retired;
 use crate::room::{NewBlock, NoRoom, Space};
-use crate::segment::{Place, SegmentHeader};
+use crate::segment::{Place, SegmentHeader, Started};
 
 /// A segment of the log as readers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub(crate) struct Writer {
     at: u64,
     index: IndexBuilder,
     next: Option<OpenSegment>,
+    /// Blocks go into no later segment yet.
+    allowed: u64,
     preparer: Option<Preparer>,
     /// What is being prepared is for the reserve.
     reserving: bool,
@@ -123,6 +125,7 @@ impl Writer {
         let preparer = Some(start.preparer).filter(|preparer| !preparer.is_done());
         let writer = Writer {
             index: IndexBuilder::new(active.bytes),
+            allowed: start.config.started.map_or(u64::MAX, |_| 0),
             config: start.config,
             dir: start.dir,
             active,
@@ -273,6 +276,26 @@ impl Writer {
         Ok(place)
     }
 
+    /// What the identity file has to say before blocks go into a segment that is ready.
+    pub(crate) fn wants_segment(&self) -> Option<Started> {
+        if self.error.is_some() {
+            return None;
+        }
+        if self.active.seq > self.allowed {
+            // A recovery started it: its header names the last block before it.
+            return Some(Started { newest: self.active.seq, before: 0 });
+        }
+        let next = self.next.as_ref().filter(|next| next.seq > self.allowed)?;
+        assert!(next.seq > self.active.seq, "sequences only grow");
+        Some(Started { newest: next.seq, before: self.active.seq })
+    }
+
+    pub(crate) fn start_segment(&mut self, newest: u64) {
+        assert!(newest < self.next_seq, "segment {newest} was never prepared");
+        assert!(newest >= self.allowed, "what was started stays so");
+        self.allowed = newest;
+    }
+
     pub(crate) fn is_sealed(&self, segment: u64) -> bool {
         let sealed = self.sealed.iter().any(|facts| facts.seq == segment);
         assert!(!sealed || segment < self.active.seq, "the active segment is open");
@@ -295,9 +318,14 @@ impl Writer {
         if refused && !hard_state {
             return Err(NoRoom::Full);
         }
+        if self.active.seq > self.allowed {
+            return Err(NoRoom::Preparing);
+        }
         if self.at + len > data_end(self.active.bytes) {
-            let whole = self.active.usable == self.active.bytes;
-            let fits = |next: &mut OpenSegment| SEGMENT_HEADER_BYTES as u64 + len <= next.usable;
+            let (whole, allowed) = (self.active.usable == self.active.bytes, self.allowed);
+            let fits = |next: &mut OpenSegment| {
+                SEGMENT_HEADER_BYTES as u64 + len <= next.usable && next.seq <= allowed
+            };
             let Some(next) = self.next.take_if(|next| whole && fits(next)) else {
                 let making = self.preparer.is_some() && !self.reserving;
                 let more = self.next.is_some() || making || self.may_prepare();
@@ -747,6 +775,8 @@ impl Writer {
         let in_flight = self.in_flight();
         let full = self.waiting_bytes + bytes >= BLOCK_BYTES_TARGET;
         let free = in_flight == 0 && self.waiting.is_empty();
+        // What frees space gets the other turns of the disk.
+        let full = full && !self.space().throttle;
         let more = in_flight + self.waiting.len() < self.config.in_flight_max && full;
         self.error.is_none() && (free || more)
     }

@@ -7,7 +7,7 @@ use palisade_netio::{Class, FrameHead, FrameLimits};
 use super::wire::{
     KIND_CONTROL, KIND_CONTROLLED, KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS,
     KIND_REFUSED, KIND_REGISTRY, KIND_REGISTRY_JSON, KIND_STATUS, KIND_STATUS_JSON, KIND_STREAMS,
-    KIND_TRANSFER_LEADER, KIND_TRANSFERRED, Refused, RefusedCode, StreamEntry,
+    KIND_TRANSFER_LEADER, KIND_TRANSFERRED, Refused, RefusedCode, STREAMS_MAX, StreamEntry,
     encode_create_streams, encode_transfer, parse_created, parse_streams, parse_transferred,
 };
 use super::{ClientError, Connection, Endpoints};
@@ -96,13 +96,25 @@ impl Client {
         Err(ClientError::Protocol { addr: self.endpoints.current(), what })
     }
 
-    /// The streams that a node knows.
+    /// The streams that a node knows, by id; asked for in as many parts as it takes.
     ///
     /// # Errors
     /// When no node answers in time.
     pub fn list_streams(&mut self) -> Result<Vec<StreamEntry>, ClientError> {
-        let answer = self.ask(KIND_LIST_STREAMS, CATALOGUE, &[], KIND_STREAMS)?;
-        parse_streams(&answer).map_err(|error| ClientError::wire(self.endpoints.current(), error))
+        let (mut all, mut first) = (Vec::new(), 0);
+        loop {
+            let answer = self.ask(KIND_LIST_STREAMS, first, &[], KIND_STREAMS)?;
+            let part = parse_streams(&answer);
+            let part = part.map_err(|e| ClientError::wire(self.endpoints.current(), e))?;
+            let next = part.last().map(|last| last.id + 1);
+            let is_full = part.len() == STREAMS_MAX;
+            all.extend(part);
+            match next {
+                // A node that gives the same part again must not keep this busy for ever.
+                Some(next) if is_full && next > first => first = next,
+                _ => return Ok(all),
+            }
+        }
     }
 
     /// Asks for a change of the registry of clusters or of the protection mode; with `dry_run`

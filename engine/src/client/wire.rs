@@ -44,7 +44,8 @@ pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 pub const APPEND_BODY_MAX: usize = PAYLOAD_BYTES_MAX + (64 << 10);
 /// Most streams of one [`KIND_CREATE_STREAMS`].
 pub const CREATE_STREAMS_MAX: usize = 16 << 10;
-/// Most streams of one [`KIND_STREAMS`]; a node with more answers with the lowest ids.
+/// Most streams of one [`KIND_STREAMS`]; a node with more answers with the lowest ids from the
+/// stream on that the question names.
 pub const STREAMS_MAX: usize = 32 << 10;
 /// Longest leader hint in bytes.
 pub const LEADER_BYTES_MAX: usize = 64;

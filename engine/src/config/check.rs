@@ -450,8 +450,11 @@ impl Reader {
         let is_own = |endpoint: &&SocketAddr| {
             own.contains(*endpoint) || Some(**endpoint) == config.node.advertise
         };
+        // At a primary they stand for the time when it is a standby: it fetches from none of its
+        // own then either, and one list may serve the files of both clusters.
+        let fetches = config.cluster.role == Role::Standby;
         let keys = [
-            ("upstream.endpoints", endpoints.iter().find(is_own)),
+            ("upstream.endpoints", endpoints.iter().find(is_own).filter(|_| fetches)),
             ("upstream.override", config.upstream.fixed.iter().find(is_own)),
         ];
         for (key, endpoint) in keys {

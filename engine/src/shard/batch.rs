@@ -3,6 +3,7 @@
 //! it is full; never by a timer.
 
 use palisade_netio::{FrameHead, HEAD_BYTES, Pool, Purpose, Ring, Run, SlotId};
+use palisade_wal::limits::SPACE_THROTTLE_PERCENT;
 use palisade_wal::{
     Body, BodyBuilder, Boundary, GroupKind, Kind, Origin, RECORD_HEADER_BYTES, entry_bytes,
 };
@@ -21,7 +22,7 @@ use crate::shard::Shard;
 use crate::shard::ledger::{Claim, group_items};
 use crate::shard::stream::{Pending, Reply, StreamState, TailRun, Waiting};
 use crate::status::Protection;
-use crate::stream::catalogue::SYSTEM_STREAM;
+use crate::stream::catalogue::{FIRST_STREAM, SYSTEM_STREAM};
 use crate::stream::producers::Verdict;
 
 /// What an operator of a full node is told.
@@ -50,7 +51,7 @@ impl<R: Ring> Shard<R> {
             let text = "the node is stopping; append at another one";
             return self.settle(reply, Err(Error::new(ErrorKind::Shutdown, text)));
         }
-        match self.admit(stream, &record) {
+        match self.admit(stream, kind, &record) {
             Err(error) => self.settle(reply, Err(error)),
             Ok(Some(original)) => self.await_original(stream, original, reply),
             Ok(None) => {
@@ -68,8 +69,20 @@ impl<R: Ring> Shard<R> {
     }
 
     /// Whether a record may be appended; a place if its original is in the log already.
-    fn admit(&mut self, stream: u64, record: &NewRecord) -> Result<Option<Appended>, Error> {
+    fn admit(
+        &mut self,
+        stream: u64,
+        kind: GroupKind,
+        record: &NewRecord,
+    ) -> Result<Option<Appended>, Error> {
         self.check_leads(stream)?;
+        if kind == GroupKind::Data && stream < FIRST_STREAM {
+            let text = format!(
+                "reserved-stream: stream {stream} is palisade's own; append to one that \
+                 `palisade stream create` made"
+            );
+            return Err(Error::new(ErrorKind::Forbidden, text));
+        }
         let state = self.streams.get_mut(&stream).expect("checked");
         if let Some(original) = judge(state, record)? {
             return Ok(Some(original));
@@ -161,6 +174,7 @@ impl<R: Ring> Shard<R> {
     /// Closes batches as long as the device takes them.
     pub(crate) fn seal(&mut self) {
         self.seal_stuck = false;
+        self.warn_of_space();
         while !self.dirty.is_empty() && self.ledger.wal.wants_block(self.pending_bytes) {
             if !self.flush_own() || !self.seal_batch() {
                 // Memory, space or a ceiling comes with a completion, and that with a turn.
@@ -168,6 +182,22 @@ impl<R: Ring> Shard<R> {
                 return;
             }
         }
+    }
+
+    /// An operator hears of a log that fills up while there is time.
+    fn warn_of_space(&mut self) {
+        let space = self.ledger.wal.space();
+        // A full file system has its own alarm.
+        if space.used * 100 < space.limit * SPACE_THROTTLE_PERCENT {
+            self.alarms.remove("log-nearly-full");
+            return;
+        }
+        let text = format!(
+            "{} of {} bytes of the log are used: appends go one write at a time, and end at 95 %; \
+             raise log_bytes_max or truncate streams",
+            space.used, space.limit
+        );
+        self.alarm("log-nearly-full", text);
     }
 
     /// Makes one batch of what waits. False when nothing could be made.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring};
 use palisade_wal::{
     Ballot, Boundary, CHAIN_START, GroupHeader, Identity, IdentityEvent, IdentityFile, Kind, Lsn,
-    Place, RecordMeta, Replay, StreamLog, Wal, WalError,
+    Place, RecordMeta, Replay, Started, StreamLog, Wal, WalError,
 };
 use zerocopy::FromBytes;
 
@@ -101,7 +101,9 @@ impl<R: Ring> Shard<R> {
         let ShardConfig { cluster, node, shard, shards, .. } = config;
         // Incarnation and boot count are in the identity file: nothing is asked of the log before.
         let me = Peer { cluster, node, shard, shards, ..Peer::default() };
-        let wal = Wal::open(wal_config(&config, &me)).expect("bounds were checked with the file");
+        let none = Started::default();
+        let wal =
+            Wal::open(wal_config(&config, &me, none)).expect("bounds were checked with the file");
         Shard {
             me,
             io: Io { now: ring.now(), ring, pool },
@@ -163,6 +165,7 @@ impl<R: Ring> Shard<R> {
             self.take_replay();
         }
         if self.phase == Phase::Formatting {
+            self.check_identity();
             self.finish_format();
         }
         let poisoned = self.ledger.wal.poisoned().or(self.booting.identity.poisoned());
@@ -242,12 +245,15 @@ impl<R: Ring> Shard<R> {
 
     fn on_identity_updated(&mut self, identity: Identity) {
         if !matches!(self.phase, Phase::CountingBoot | Phase::Identity) {
+            if self.ledger.wal.is_ready() {
+                self.ledger.wal.start_segment(identity.started.newest);
+            }
             return;
         }
         self.me.incarnation = identity.incarnation;
         self.me.boot = identity.boots;
         self.net.me = self.me;
-        match Wal::open(wal_config(&self.config, &self.me)) {
+        match Wal::open(wal_config(&self.config, &self.me, identity.started)) {
             Ok(wal) => {
                 self.ledger = Ledger::new(wal);
                 let key = NodeKey { node: self.me.node, incarnation: self.me.incarnation };
@@ -272,7 +278,22 @@ impl<R: Ring> Shard<R> {
                     self.replay_corrupt(hard_state_maybe_lost);
                 }
                 Replay::Done { report } => {
-                    if !report.corrupt.is_empty() || report.damaged > 0 {
+                    if let Some(segment) = report.gone {
+                        let text = format!(
+                            "segment {segment:016x} held the end of the log and is gone: this \
+                             node does not know what it promised, and does not count until its \
+                             peers have told it"
+                        );
+                        self.alarm("log-damaged", text);
+                    } else if report.headless > 0 {
+                        let text = format!(
+                            "the headers of {} segments are damaged; nothing else is lost by it",
+                            report.headless
+                        );
+                        self.alarm("log-damaged", text);
+                    }
+                    let lost = report.corrupt.len() > usize::from(report.gone.is_some());
+                    if lost || report.damaged > 0 {
                         let text = format!(
                             "{} ranges and {} records of the log are damaged; peers repair them",
                             report.corrupt.len(),
@@ -459,10 +480,11 @@ impl<R: Ring> Shard<R> {
             self.streams.insert(id, state);
         }
         self.read_anchors();
+        // Those that are opened now start by themselves.
+        let streams: Vec<u64> = self.streams.keys().copied().collect();
         self.start_listener();
         self.open_missing_streams();
         self.tell_registry();
-        let streams: Vec<u64> = self.streams.keys().copied().collect();
         for stream in &streams {
             let members = self.streams[stream].replica.config().members.clone();
             self.connect_peers(&members);
@@ -567,14 +589,20 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// Raises the ceiling ahead of use.
-    pub(crate) fn check_ceiling(&mut self) {
+    /// Raises the ceiling ahead of use, and names a segment before the first block in it.
+    pub(crate) fn check_identity(&mut self) {
         self.poll_identity();
-        let Some(identity) = self.booting.identity.identity() else { return };
+        let Some(known) = self.booting.identity.identity() else { return };
+        let mut identity = known;
         let wanted = self.ledger.highest_round + CEILING_RESERVE;
-        if identity.round_ceiling < wanted && self.booting.identity.is_idle() {
-            let round_ceiling = wanted + CEILING_STEP;
-            self.booting.identity.update(Identity { round_ceiling, ..identity });
+        if identity.round_ceiling < wanted {
+            identity.round_ceiling = wanted + CEILING_STEP;
+        }
+        if let Some(started) = self.ledger.wal.wants_segment() {
+            identity.started = started;
+        }
+        if identity != known && self.booting.identity.is_idle() {
+            self.booting.identity.update(identity);
             self.poll_identity();
         }
         if let Some(error) = self.booting.identity.poisoned() {
@@ -692,7 +720,7 @@ fn attach<R: Ring>(ring: &R, shard: u16, port: &ShardPort, shared: &mut Shared) 
     }
 }
 
-fn wal_config(config: &ShardConfig, me: &Peer) -> palisade_wal::Config {
+fn wal_config(config: &ShardConfig, me: &Peer, started: Started) -> palisade_wal::Config {
     palisade_wal::Config {
         dir: config.dir.clone(),
         cluster: me.cluster,
@@ -703,6 +731,7 @@ fn wal_config(config: &ShardConfig, me: &Peer) -> palisade_wal::Config {
         log_bytes_max: config.log_bytes_max,
         in_flight_max: config.writes_in_flight,
         sync_path: config.sync_path,
+        started: Some(started),
     }
 }
 
@@ -726,6 +755,7 @@ fn first_identity(config: &ShardConfig, format: &crate::shard::Format) -> Identi
         },
         boots: 0,
         round_ceiling: CEILING_STEP,
+        started: Started::default(),
     }
 }
 

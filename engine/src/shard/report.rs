@@ -98,8 +98,8 @@ impl Board {
         status
     }
 
-    /// The streams, for a listing.
-    pub(crate) fn stream_entries(&self) -> Vec<StreamEntry> {
+    /// The streams from `first` on, by id, as many as fit into one answer.
+    pub(crate) fn stream_entries(&self, first: u64) -> Vec<StreamEntry> {
         let entry = |stream: &StreamStatus| StreamEntry {
             id: stream.id,
             leader: stream.ballot.node,
@@ -107,7 +107,8 @@ impl Board {
             committed_lsn: stream.committed_lsn,
         };
         let status = self.status();
-        status.streams.iter().take(crate::client::wire::STREAMS_MAX).map(entry).collect()
+        let wanted = status.streams.iter().filter(|stream| stream.id >= first);
+        wanted.take(crate::client::wire::STREAMS_MAX).map(entry).collect()
     }
 }
 

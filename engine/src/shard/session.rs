@@ -43,7 +43,7 @@ impl<R: Ring> Shard<R> {
         match kind {
             wire::KIND_APPEND => self.on_append_request(conn, tag, stream, &body),
             wire::KIND_CREATE_STREAMS => self.on_create_request(conn, tag, &body),
-            wire::KIND_LIST_STREAMS => self.survey(conn, tag, Wanted::Streams),
+            wire::KIND_LIST_STREAMS => self.survey(conn, tag, Wanted::Streams(stream)),
             wire::KIND_TRANSFER_LEADER => self.on_transfer_request(conn, tag, stream, &body),
             wire::KIND_STATUS => self.survey(conn, tag, Wanted::Status),
             wire::KIND_CONTROL => self.on_control_request(conn, tag, &body),

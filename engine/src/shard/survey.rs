@@ -15,7 +15,8 @@ use crate::shard::mesh::Mail;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Status,
-    Streams,
+    /// The streams from this one on.
+    Streams(u64),
 }
 
 struct Survey {
@@ -105,8 +106,8 @@ impl<R: Ring> Shard<R> {
                 let json = json.expect("a status has no maps with odd keys");
                 (wire::KIND_STATUS_JSON, json.into_bytes())
             }
-            Wanted::Streams => {
-                let streams = self.board.stream_entries();
+            Wanted::Streams(first) => {
+                let streams = self.board.stream_entries(*first);
                 (wire::KIND_STREAMS, wire::encode_streams(&streams))
             }
         };

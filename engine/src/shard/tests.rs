@@ -32,7 +32,7 @@ const SEGMENT_BYTES: u64 = 4 << 20;
 /// What happens between a shard and its ring.
 #[derive(Default)]
 struct Meddler {
-    /// Every durable write fails.
+    /// Every write that begins from now on fails.
     fail_writes: AtomicBool,
     /// The shard is asked to stop after it looked and before its bell is armed.
     stop_before_arming: AtomicBool,
@@ -45,6 +45,7 @@ struct Meddled {
     ring: Uring,
     meddler: Arc<Meddler>,
     port: Arc<ShardPort>,
+    /// Writes that are to fail.
     writes: HashSet<Token>,
     /// The shard said that it is about to sleep.
     armed: bool,
@@ -52,7 +53,7 @@ struct Meddled {
 
 impl Ring for Meddled {
     fn submit(&mut self, pool: &mut Pool, token: Token, op: Op) {
-        if matches!(op, Op::Write { .. }) {
+        if matches!(op, Op::Write { .. }) && self.meddler.fail_writes.load(Ordering::SeqCst) {
             self.writes.insert(token);
         }
         self.ring.submit(pool, token, op);
@@ -68,8 +69,7 @@ impl Ring for Meddled {
         let before = done.len();
         self.ring.enter(pool, wait, done);
         for completion in &mut done[before..] {
-            let written = self.writes.remove(&completion.token);
-            if written && self.meddler.fail_writes.load(Ordering::SeqCst) {
+            if self.writes.remove(&completion.token) {
                 completion.result = Err(Errno::IO);
             }
         }
@@ -482,23 +482,31 @@ fn a_silent_shard_is_shown_as_of_its_last_report() {
     assert!(status.stream(0).is_some() && status.stream(1).is_none(), "{status:?}");
     assert_eq!(status.alarms.iter().map(|a| &a.code[..]).collect::<Vec<_>>(), ["shard-silent"]);
 
-    let stream = Stream::new(1, seats[1].port.clone());
+    let made = seats[1].port.create_streams(2).expect("room");
+    let ids = loop {
+        assert!(seats.iter_mut().all(|seat| seat.shard.turn(false)), "a shard stopped");
+        if let Some(ids) = made.try_take() {
+            break ids.expect("it leads");
+        }
+    };
+    assert_eq!(ids, [2, 3]);
+    let stream = Stream::new(3, seats[1].port.clone());
     let mut future = stream.append("only shard 1 knows");
     let outcome = seats[1].until(|_| future.try_take()).expect("it leads");
     let status = status_of(addr, &mut seats);
-    let shown = status.stream(1).expect("both shards report");
+    let shown = status.stream(3).expect("both shards report");
     assert_eq!((shown.committed_lsn, shown.age_us), (outcome.end_lsn.0, None));
     assert!(status.alarms.is_empty(), "{status:?}");
 
     let mut future = stream.append("shown later");
     let later = seats[1].until(|_| future.try_take()).expect("it leads");
     let status = status_of(addr, &mut seats[..1]);
-    let shown = status.stream(1).expect("as of its last report");
+    let shown = status.stream(3).expect("as of its last report");
     assert_eq!(shown.committed_lsn, outcome.end_lsn.0);
     assert!(shown.age_us.is_some_and(|age| age >= crate::limits::SURVEY_NS / 1000), "{shown:?}");
     assert_eq!(status.stream(0).expect("its own").age_us, None);
     assert_eq!(status.alarms.len(), 1, "{status:?}");
 
     let status = status_of(addr, &mut seats);
-    assert_eq!(status.stream(1).expect("again").committed_lsn, later.end_lsn.0);
+    assert_eq!(status.stream(3).expect("again").committed_lsn, later.end_lsn.0);
 }

@@ -74,6 +74,8 @@ impl<R: Ring> Shard<R> {
         self.take_commands();
         self.take_mesh();
         self.take_connections();
+        // What the identity file says now lets records go on in this turn.
+        self.poll_identity();
         self.tell_durable();
         self.run_timers();
         self.end_surveys();
@@ -89,7 +91,7 @@ impl<R: Ring> Shard<R> {
         self.tell_handed_over();
         self.serve_forwarder();
         self.run_jobs();
-        self.check_ceiling();
+        self.check_identity();
         self.check_drained();
         self.is_poisoned();
     }
@@ -179,7 +181,16 @@ impl<R: Ring> Shard<R> {
             let Some(event) = self.net.poll_listener(&mut io.ring, &mut io.pool) else { return };
             match event {
                 ListenEvent::Greeted(greeted) => self.on_greeted(greeted),
-                ListenEvent::Listening { addr } => self.listening = Some(addr),
+                ListenEvent::Listening { addr } => {
+                    self.listening = Some(addr);
+                    if !addr.ip().is_loopback() {
+                        let text = format!(
+                            "this node listens at {addr} without encryption or passwords \
+                             (insecure_network); whoever reaches it can read and append"
+                        );
+                        self.alarm("insecure-network", text);
+                    }
+                }
                 ListenEvent::Failed { errno } => {
                     let text = format!("cannot listen at {:?}: {errno}", self.config.listen);
                     self.halt = Some(Halt::Listen(text));

@@ -139,11 +139,15 @@ fn main() -> ExitCode {
     println!("registry: {} changes, {} refused", totals.changes, totals.forbidden);
     let faults: Vec<String> = totals.faults.iter().map(|(k, n)| format!("{k:?} {n}")).collect();
     println!("faults: {}", faults.join(", "));
-    if totals.failed.is_empty() {
-        return ExitCode::SUCCESS;
+    if !totals.failed.is_empty() {
+        println!("failed: {:?}", totals.failed);
+        return ExitCode::FAILURE;
     }
-    println!("failed: {:?}", totals.failed);
-    ExitCode::FAILURE
+    if totals.seeds == 0 || totals.counted < totals.seeds {
+        println!("failed: a seed that does not count shows nothing");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 fn work(

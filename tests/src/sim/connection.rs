@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use palisade_netio::{Errno, Nanos};
 
 use super::SOCKET_BYTES_MAX;
+use super::frames::Framer;
 use super::state::HostId;
 
 /// Bytes under way together; `fin` ends the pipe.
@@ -27,6 +28,7 @@ pub(crate) struct Pipe {
     pub(crate) fin_sent: bool,
     pub(crate) fin_arrived: bool,
     pub(crate) last_arrival: Nanos,
+    pub(crate) framer: Framer,
 }
 
 impl Pipe {

@@ -74,6 +74,12 @@ fault_kinds! {
     Reset = 500,
     /// A bit of the bytes on the wire changes and no checksum below notices.
     WireFlip = 0,
+    /// A whole frame between shards does not arrive.
+    FrameLost = 0,
+    /// A whole frame between shards comes a second time, after others.
+    FrameAgain = 0,
+    /// A whole frame between shards comes after later ones.
+    FrameLate = 0,
     /// A connection attempt is refused although somebody listens.
     ConnectRefused = 20_000,
     /// A connection attempt times out.
@@ -149,11 +155,13 @@ impl FaultPlan {
 pub(crate) struct Faults {
     pub(crate) plan: FaultPlan,
     counts: [u64; KINDS],
+    /// Whether what is sent is frames, so that whole ones can be lost, doubled or late.
+    pub(crate) follows_frames: bool,
 }
 
 impl Faults {
     pub(crate) fn new() -> Faults {
-        Faults { plan: FaultPlan::none(), counts: [0; KINDS] }
+        Faults { plan: FaultPlan::none(), counts: [0; KINDS], follows_frames: false }
     }
 
     /// Whether `kind` strikes now.

@@ -27,6 +27,7 @@ mod event;
 mod fault;
 mod file;
 mod file_operation;
+mod frames;
 mod latency;
 mod machine;
 mod network;

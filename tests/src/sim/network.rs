@@ -55,6 +55,9 @@ impl State {
 
     /// Puts bytes that `end` sends on the wire.
     pub(crate) fn put_on_wire(&mut self, connection: u64, end: usize, mut bytes: Vec<u8>) {
+        if self.faults.follows_frames {
+            bytes = self.pass_frames(connection, end, bytes);
+        }
         if self.strikes(FaultKind::WireFlip) && !bytes.is_empty() {
             let at = self.random.index(bytes.len());
             bytes[at] ^= 1 << self.random.below(8);

@@ -125,6 +125,12 @@ impl Universe {
         self.state().faults.plan = plan;
     }
 
+    /// Says, before any connection is made, that everything sent is frames: then whole ones can be
+    /// lost, doubled or late.
+    pub fn follow_frames(&self) {
+        self.state().faults.follows_frames = true;
+    }
+
     /// Ends every disturbance: no faults by chance, no partition, no stall, no slow disk (what it
     /// has in flight ends soon), no full one, no narrow or slow link. What is broken stays broken.
     /// For the end of a run, when everything must come good.

@@ -99,6 +99,15 @@ const USUAL: &[FaultKind] = &[
     FaultKind::ZeroCopyCopied,
 ];
 
+/// What happens to whole frames between shards.
+const FRAMES: [FaultKind; 3] = [FaultKind::FrameLost, FaultKind::FrameAgain, FaultKind::FrameLate];
+
+/// Half of the seeds leave frames alone, by chances of their own.
+fn frames(random: &mut Random) -> [u32; 3] {
+    let on = random.coin();
+    FRAMES.map(|_| if on && random.coin() { random.between(1, 20_000) as u32 } else { 0 })
+}
+
 /// See the [module](self).
 pub struct Faults {
     random: Random,
@@ -117,6 +126,8 @@ pub struct Faults {
     errors: bool,
     rots: bool,
     fills: bool,
+    /// Chances, in a million, of each of [`FRAMES`].
+    frames: [u32; 3],
     /// Whose disk is full.
     full: BTreeSet<usize>,
     own: BTreeMap<FaultKind, u64>,
@@ -143,6 +154,7 @@ impl Faults {
             fills: kinds.contains(&FaultKind::NoSpace),
             full: BTreeSet::new(),
             kinds,
+            frames: frames(&mut Random::new(seed ^ 0x6672_616D_6573)),
             pause_ns: pick(&mut random, &[200 * MS, 700 * MS, 2 * SECOND]),
             down_ns: pick(&mut random, &[10 * MS, 300 * MS, 2 * SECOND, 6 * SECOND]),
             on_promise,
@@ -154,6 +166,11 @@ impl Faults {
             over: true,
             random,
         }
+    }
+
+    /// A plan with what this seed does to whole frames.
+    pub fn plan(&self, plan: FaultPlan) -> FaultPlan {
+        FRAMES.iter().zip(self.frames).fold(plan, |plan, (&kind, ppm)| plan.with(kind, ppm))
     }
 
     /// Whether disks may fail, so that a node may stop by itself.
@@ -419,7 +436,8 @@ impl Faults {
                 universe.arm(host(node), kind, 1);
             }
             Blow::Redraw => {
-                universe.set_faults(FaultPlan::swarm(&mut self.random));
+                let plan = FaultPlan::swarm(&mut self.random);
+                universe.set_faults(self.plan(plan));
             }
             other => unreachable!("{other:?} is followed by something"),
         }

@@ -1,6 +1,10 @@
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use palisade_netio::{Errno, Handle, Nanos, Op, OpenHow, Payload, Ring, Run, Token};
+use palisade::kinds::{KIND_FETCH, KIND_MESSAGES};
+use palisade_netio::{
+    Errno, FrameHead, FrameLimits, Handle, Nanos, Op, OpenHow, Payload, Ring, Run, Token,
+};
 use palisade_tests::sim::{FaultKind, FaultPlan, SOCKET_BYTES_MAX, Universe};
 
 use crate::rig::{PAGE, Rig, pair, until};
@@ -27,7 +31,7 @@ fn transfer(
     rigs: &mut [&mut Rig; 2],
     sockets: [Handle; 2],
     bytes: &[u8],
-    zero_copy: bool,
+    (zero_copy, expected): (bool, usize),
 ) -> Vec<u8> {
     let (mut sent, mut got) = (0, Vec::new());
     let mut sending = None;
@@ -51,7 +55,7 @@ fn transfer(
             (receive, slot) = rigs[1].start_receive(sockets[1], 20_000);
         }
         rigs.iter_mut().for_each(|rig| rig.poll());
-        (got.len() == bytes.len() && sending.is_none()).then_some(())
+        (got.len() == expected && sending.is_none()).then_some(())
     });
     got
 }
@@ -67,10 +71,44 @@ fn bytes_arrive_in_order_however_they_are_cut() {
         let bytes: Vec<u8> = (0..200_000u32).map(|i| (i / 3) as u8).collect();
         let rigs = &mut [&mut client, &mut server];
         let zero_copy = seed % 2 == 0;
-        let got = transfer(&universe, rigs, [near, far], &bytes, zero_copy);
+        let expected = (zero_copy, bytes.len());
+        let got = transfer(&universe, rigs, [near, far], &bytes, expected);
         let wrong = got.iter().zip(&bytes).position(|(a, b)| a != b);
         assert_eq!((got.len(), wrong), (bytes.len(), None), "seed {seed}");
         assert!(universe.fault_counts()[&FaultKind::SendCut] > 0);
+    }
+}
+
+/// Only those between shards, and each of them whole.
+#[test]
+fn whole_frames_are_lost_come_twice_and_come_late() {
+    let (universe, mut client, near, mut server, far) = pair(3);
+    universe.follow_frames();
+    let plan = FaultPlan::none().with(FaultKind::SendCut, 50_000);
+    let plan = plan.with(FaultKind::FrameLost, 100_000).with(FaultKind::FrameAgain, 100_000);
+    universe.set_faults(plan.with(FaultKind::FrameLate, 100_000));
+    let mut bytes = Vec::new();
+    for number in 0..600 {
+        let kind = if number % 2 == 0 { KIND_MESSAGES } else { KIND_FETCH };
+        bytes.extend(FrameHead::encode(kind, number, 0, &vec![7; number as usize]));
+    }
+    let rigs = &mut [&mut client, &mut server];
+    let got = transfer(&universe, rigs, [near, far], &bytes, (false, usize::MAX));
+    let (mut at, mut seen) = (0, BTreeMap::<u16, Vec<u64>>::new());
+    while at < got.len() {
+        let head = FrameHead::parse(&got[at..], &FrameLimits::ANY).expect("a whole frame");
+        assert_eq!(head.body_len as u64, head.tag);
+        seen.entry(head.kind).or_default().push(head.tag);
+        at += (u32::from(head.head_len) + head.body_len) as usize;
+    }
+    assert_eq!(seen[&KIND_FETCH], (0..600).filter(|n| n % 2 == 1).collect::<Vec<_>>());
+    let between = &seen[&KIND_MESSAGES];
+    let count = |number: u64| between.iter().filter(|&&seen| seen == number).count();
+    let counts: Vec<usize> = (0..600).step_by(2).map(count).collect();
+    assert!(counts.contains(&0) && counts.contains(&2), "{counts:?}");
+    assert!(!between.is_sorted(), "{between:?}");
+    for kind in [FaultKind::FrameLost, FaultKind::FrameAgain, FaultKind::FrameLate] {
+        assert!(universe.fault_counts()[&kind] > 10, "{kind:?}");
     }
 }
 
@@ -398,7 +436,7 @@ fn calm_ends_every_disturbance() {
     universe.set_bandwidth(client.host, server.host, Some(1));
     universe.calm();
     let rigs = &mut [&mut client, &mut server];
-    assert_eq!(transfer(&universe, rigs, [near, far], b"well", false), b"well");
+    assert_eq!(transfer(&universe, rigs, [near, far], b"well", (false, 4)), b"well");
     let before = universe.now();
     rigs[1].open("/f", OpenHow::CreateNew);
     assert!(universe.now().since(before) < SECOND);
@@ -410,7 +448,10 @@ fn a_narrow_link_takes_its_time() {
     universe.set_bandwidth(client.host, server.host, Some(100_000));
     let start = universe.now();
     let rigs = &mut [&mut client, &mut server];
-    assert_eq!(transfer(&universe, rigs, [near, far], &[1; 200_000], false).len(), 200_000);
+    assert_eq!(
+        transfer(&universe, rigs, [near, far], &[1; 200_000], (false, 200_000)).len(),
+        200_000
+    );
     assert!(universe.now().since(start) > 2 * SECOND - SECOND / 10);
 }
 
@@ -419,6 +460,6 @@ fn a_flip_on_the_wire_changes_one_bit() {
     let (universe, mut client, near, mut server, far) = pair(1);
     universe.set_faults(FaultPlan::none().with(FaultKind::WireFlip, 1_000_000));
     let rigs = &mut [&mut client, &mut server];
-    let got = transfer(&universe, rigs, [near, far], &[0; 1000], false);
+    let got = transfer(&universe, rigs, [near, far], &[0; 1000], (false, 1000));
     assert_eq!(got.iter().map(|b| b.count_ones()).sum::<u32>(), 1);
 }

@@ -1,10 +1,10 @@
 //! A log on a ring, driven by the measuring thread as a shard drives its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use palisade_netio::{Completion, Nanos, Op, Pool, Quotas, Ring, Token, Uring, UringConfig, Wait};
 use palisade_wal::limits::WRITES_IN_FLIGHT_MAX;
-use palisade_wal::{Config, Replay, SyncPath, Wal};
+use palisade_wal::{Config, Replay, SyncPath, Wal, WalError};
 
 use crate::exit::{Exit, Failure};
 
@@ -19,6 +19,7 @@ const SLEEP_NS_MAX: u64 = 20_000_000;
 pub(super) struct Lane {
     pub(super) pool: Pool,
     pub(super) wal: Wal,
+    dir: PathBuf,
     ring: Uring,
     ops: Vec<(u32, Op)>,
     done: Vec<Completion>,
@@ -31,8 +32,8 @@ pub(super) struct Machinery {
 }
 
 impl Machinery {
-    /// A ring of this thread.
-    pub(super) fn new() -> Result<Machinery, Failure> {
+    /// A ring of this thread that makes writes durable by `sync_path`.
+    pub(super) fn new(sync_path: SyncPath) -> Result<Machinery, Failure> {
         let quotas = Quotas {
             write: WRITE_QUOTA_BYTES,
             receive: OTHER_QUOTA_BYTES,
@@ -40,14 +41,21 @@ impl Machinery {
             read: OTHER_QUOTA_BYTES,
         };
         let pool = Pool::new(quotas).map_err(|error| Failure::io("memory for blocks", &error))?;
-        let ring = Uring::new(UringConfig::default(), &pool);
+        let config = UringConfig { sync_path, ..UringConfig::default() };
+        let ring = Uring::new(config, &pool);
         let ring = ring.map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
         Ok(Machinery { ring, pool })
     }
 }
 
 /// The settings of a log that is measured.
-pub(super) fn log_config(dir: &Path, segment_bytes: u64, segments: u64, life: u64) -> Config {
+pub(super) fn log_config(
+    dir: &Path,
+    segment_bytes: u64,
+    segments: u64,
+    life: u64,
+    sync_path: SyncPath,
+) -> Config {
     Config {
         dir: dir.to_owned(),
         cluster: 1,
@@ -57,7 +65,8 @@ pub(super) fn log_config(dir: &Path, segment_bytes: u64, segments: u64, life: u6
         segment_bytes,
         log_bytes_max: segment_bytes * segments,
         in_flight_max: WRITES_IN_FLIGHT_MAX,
-        sync_path: SyncPath::Dsync,
+        sync_path,
+        started: None,
     }
 }
 
@@ -65,8 +74,9 @@ impl Lane {
     /// Opens the log and recovers it.
     pub(super) fn open(machinery: Machinery, config: Config) -> Result<Lane, Failure> {
         let Machinery { ring, pool } = machinery;
+        let dir = config.dir.clone();
         let wal = Wal::open(config).map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
-        let mut lane = Lane { pool, wal, ring, ops: Vec::new(), done: Vec::new() };
+        let mut lane = Lane { pool, wal, dir, ring, ops: Vec::new(), done: Vec::new() };
         while !lane.wal.is_ready() {
             lane.turn()?;
             while let Some(item) = lane.wal.poll_replay(&mut lane.pool) {
@@ -93,6 +103,11 @@ impl Lane {
             self.wal.on_completion(&mut self.pool, local, done);
         }
         match self.wal.poisoned() {
+            // As a node says it of a place where it cannot be.
+            Some(WalError::Refused(why)) => {
+                let text = format!("{}: {why}", self.dir.display());
+                Err(Failure::new(Exit::Configuration, text))
+            }
             Some(error) => Err(Failure::new(Exit::Io, format!("the log stopped: {error}"))),
             None => Ok(()),
         }

@@ -24,7 +24,7 @@ pub(crate) fn run(command: &BenchCommand) -> Result<Exit, Failure> {
             (host::bench_append(options)?, options.load.json)
         }
         BenchCommand::Append(options) => (append::run(options)?, options.load.json),
-        BenchCommand::Wal(load) => (wal::run(load)?, load.json),
+        BenchCommand::Wal(options) => (wal::run(&options.load)?, options.load.json),
     };
     text::say(format!("{}\n", if json { report.json() } else { report.text() }))?;
     Ok(Exit::Ok)

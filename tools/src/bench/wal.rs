@@ -13,18 +13,19 @@ use std::time::{Duration, Instant};
 
 use palisade_netio::Purpose;
 use palisade_wal::limits::{
-    BLOCK_ALIGN, BLOCK_BYTES_TARGET, BLOCK_HEAD_BYTES, SEGMENT_HEADER_BYTES, WRITES_IN_FLIGHT_MAX,
-    block_bytes,
+    BLOCK_ALIGN, BLOCK_BYTES_TARGET, BLOCK_HEAD_BYTES, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES,
+    WRITES_IN_FLIGHT_MAX, block_bytes,
 };
 use palisade_wal::{
     Ballot, BodyBuilder, CHAIN_START, GROUP_HEADER_BYTES, GroupKind, Lsn, NewBlock, NoRoom, Origin,
-    RECORD_HEADER_BYTES, entry_bytes, segment_name,
+    RECORD_HEADER_BYTES, SyncPath, entry_bytes, segment_name,
 };
 
 use super::lane::{Lane, Machinery, log_config};
 use super::machine::own_cpu_us;
 use super::report::Measured;
 use crate::cli::BenchLoad;
+use crate::demo::measured;
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
 
@@ -52,13 +53,16 @@ fn measure(
     interrupt: &Interrupt,
 ) -> Result<Measured, Failure> {
     let dir = super::temporary_dir(&load.dir)?;
+    let sync_path = measured(dir.path());
+    check_place(dir.path(), sync_path)?;
     prepare(dir.path(), segment_bytes, segments, interrupt)?;
     let mut measured = Measured::new("wal", 1, load)?;
     let mut clock = Clock::new(load);
-    let mut machinery = Machinery::new()?;
+    let mut machinery = Machinery::new(sync_path)?;
+    eprintln!("written by {}, as a node on this machine would", sync_path.as_str());
     let mut life = 1;
     loop {
-        let config = log_config(dir.path(), segment_bytes, segments, life);
+        let config = log_config(dir.path(), segment_bytes, segments, life, sync_path);
         let mut lap = Lap::open(machinery, config, load)?;
         clock.start();
         let over = lap.run(&mut clock, &mut measured, interrupt);
@@ -83,6 +87,16 @@ fn segments(load: &BenchLoad) -> u64 {
     let write = block_bytes(batch.min(WRITES_IN_FLIGHT_MAX * BLOCK_BYTES_TARGET)) as u64;
     let bytes = write * WRITES_PER_S_MAX * (load.seconds + 1);
     (bytes / SEGMENT_BYTES + SEGMENTS_MIN).min(SEGMENTS_MAX)
+}
+
+/// Opens a small log there, as a place that takes none is to be refused before it is filled.
+fn check_place(dir: &Path, sync_path: SyncPath) -> Result<(), Failure> {
+    let place = dir.join("check");
+    let failed = |error| Failure::io(place.display(), &error);
+    std::fs::create_dir(&place).map_err(failed)?;
+    let config = log_config(&place, SEGMENT_BYTES_MIN, SEGMENTS_MIN, 1, sync_path);
+    Lane::open(Machinery::new(sync_path)?, config)?.close()?;
+    std::fs::remove_dir_all(&place).map_err(failed)
 }
 
 /// Writes the files that the log will take: zeros under the names of segments.

@@ -15,6 +15,7 @@ use palisade::config::{Member, Role, ZeroCopy};
 use palisade_netio::{Sample, SyncPath, Timing, decide, probe_sync};
 
 use crate::exit::{Exit, Failure};
+use crate::host::UNREGISTERED;
 use crate::signals::Interrupt;
 
 /// How long a node may take to say `ready`.
@@ -143,7 +144,7 @@ impl Cluster {
 
 /// How this disk is written best, measured once for all nodes: they stand on one disk, and each
 /// would measure the others' starting.
-fn measured(dir: &Path) -> SyncPath {
+pub(crate) fn measured(dir: &Path) -> SyncPath {
     static MEASURED: OnceLock<SyncPath> = OnceLock::new();
     *MEASURED.get_or_init(|| {
         // A disk that cannot be measured says why when it is used.
@@ -267,6 +268,13 @@ impl NodeProcess {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// What it said of memory that the kernel does not let it register.
+    pub(crate) fn notice(&self) -> Option<String> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let line = log.lines().find(|line| line.contains(UNREGISTERED))?;
+        Some(line.strip_prefix("palisade: ").unwrap_or(line).to_owned())
     }
 
     fn broken(&self, what: &str) -> Failure {

@@ -50,7 +50,7 @@ impl Input {
         if bytes == 0 {
             let text =
                 format!("{}: no bytes to replicate; name files that have some", path.display());
-            return Err(Failure::new(Exit::Usage, text));
+            return Err(Failure::new(Exit::Failed, text));
         }
         files.reverse();
         let chunk = (bytes / CHUNKS_MIN).clamp(1, CHUNK_BYTES_MAX) as usize;

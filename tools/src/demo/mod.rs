@@ -19,22 +19,25 @@ use crate::cli::Demo;
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
 
-pub(crate) use cluster::{Cluster, Layout, Place};
+pub(crate) use cluster::{Cluster, Layout, Place, measured};
+use report::Report;
 
-/// `palisade demo`
+/// `palisade demo`: whatever happens it ends with a verdict, and with 1 unless that is ok.
 pub(crate) fn run(options: &Demo) -> Result<Exit, Failure> {
-    let interrupt = Interrupt::catch()?;
-    let workspace = Workspace::new(options.keep.as_deref())?;
-    let outcome = story::tell(options, &workspace.path, &interrupt);
-    let report = match outcome {
-        Ok(report) => report,
-        Err(failure) => {
-            report::print_broken(&failure, options.json);
-            return Err(failure);
-        }
+    let report = match prepare(options) {
+        Ok((interrupt, workspace)) => story::tell(options, &workspace.path, &interrupt),
+        Err(failure) => Report { error: Some(failure.text), ..Report::default() },
     };
-    report::print(&report, options.json);
-    Ok(if report.is_ok() { Exit::Ok } else { Exit::Failed })
+    report::print(&report, options.json)?;
+    match &report.error {
+        Some(why) => Err(Failure::new(Exit::Failed, why)),
+        None if report.is_ok() => Ok(Exit::Ok),
+        None => Ok(Exit::Failed),
+    }
+}
+
+fn prepare(options: &Demo) -> Result<(Interrupt, Workspace), Failure> {
+    Ok((Interrupt::catch()?, Workspace::new(options.keep.as_deref())?))
 }
 
 /// Where directories and logs of the demo go; removed at the end unless kept.

@@ -20,20 +20,23 @@ pub(crate) struct NodeLine {
     pub(crate) sha256: Option<String>,
 }
 
-/// The whole outcome.
-#[derive(Clone, Debug)]
+/// The whole outcome; what a run did not come to know is absent.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
     pub(crate) expected: u64,
     pub(crate) acked: u64,
-    pub(crate) findings: Findings,
+    /// The judgement.
+    pub(crate) findings: Option<Findings>,
+    /// Why there is none.
+    pub(crate) error: Option<String>,
     pub(crate) refused: Vec<String>,
-    pub(crate) failover_ms: u64,
+    pub(crate) failover_ms: Option<u64>,
     pub(crate) standby_caught_up_ms: Option<u64>,
-    pub(crate) appends_per_s: u64,
-    pub(crate) p50_us: u64,
-    pub(crate) p99_us: u64,
+    pub(crate) appends_per_s: Option<u64>,
+    pub(crate) p50_us: Option<u64>,
+    pub(crate) p99_us: Option<u64>,
     pub(crate) seconds: f64,
-    pub(crate) stream: u64,
+    pub(crate) stream: Option<u64>,
     pub(crate) input_sha256: Option<String>,
     pub(crate) nodes: Vec<NodeLine>,
 }
@@ -42,12 +45,26 @@ impl Report {
     /// Whether every promise was kept.
     pub(crate) fn is_ok(&self) -> bool {
         let digests = self.nodes.iter().all(|node| node.sha256 == self.input_sha256);
-        self.findings.is_clean() && self.acked == self.expected && digests
+        let is_clean = self.findings.as_ref().is_some_and(Findings::is_clean);
+        self.error.is_none() && is_clean && self.acked == self.expected && digests
     }
 }
 
-/// Prints table, picture and verdict.
-pub(crate) fn print(report: &Report, as_json: bool) {
+/// Prints table, picture and verdict; of a run that broke off the verdict alone.
+pub(crate) fn print(report: &Report, as_json: bool) -> Result<(), Failure> {
+    let mut out = match &report.findings {
+        Some(findings) => page(report, findings),
+        None => String::new(),
+    };
+    out.push_str(&match as_json {
+        true => format!("{}\n", verdict_json(report)),
+        false => format!("verdict: {}\n", verdict(report.is_ok())),
+    });
+    // Who started it may have read enough.
+    text::say(out).map(drop)
+}
+
+fn page(report: &Report, findings: &Findings) -> String {
     let head = ["node", "region", "cluster", "role", "records", "committed", "lag"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for node in &report.nodes {
@@ -61,43 +78,35 @@ pub(crate) fn print(report: &Report, as_json: bool) {
             text::size(node.lag_bytes),
         ]);
     }
-    println!("{}", text::table(&rows));
-    println!("{}", topology(report));
-    let findings = &report.findings;
-    println!(
-        "acked {} of {}  lost {}  diverged {}  duplicated {}  reordered {}",
+    let mut out = format!("{}\n{}\n", text::table(&rows), topology(report));
+    out.push_str(&format!(
+        "acked {} of {}  lost {}  diverged {}  duplicated {}  reordered {}\n",
         report.acked,
         report.expected,
         findings.lost,
         findings.diverged,
         findings.duplicated,
         findings.reordered
-    );
-    println!(
-        "failover {} ms  standby caught up {}  appends/s {}  p50 {} us  p99 {} us  took {:.1} s",
-        report.failover_ms,
-        report.standby_caught_up_ms.map_or("-".to_owned(), |ms| format!("{ms} ms")),
-        report.appends_per_s,
-        report.p50_us,
-        report.p99_us,
+    ));
+    let known = |figure: Option<u64>, unit: &str| {
+        figure.map_or("-".to_owned(), |figure| format!("{figure}{unit}"))
+    };
+    out.push_str(&format!(
+        "failover {}  standby caught up {}  appends/s {}  p50 {}  p99 {}  took {:.1} s\n",
+        known(report.failover_ms, " ms"),
+        known(report.standby_caught_up_ms, " ms"),
+        known(report.appends_per_s, ""),
+        known(report.p50_us, " us"),
+        known(report.p99_us, " us"),
         report.seconds
-    );
+    ));
     if let Some(sha256) = &report.input_sha256 {
-        println!("input sha256 {sha256}");
+        out.push_str(&format!("input sha256 {sha256}\n"));
     }
-    findings.examples.iter().chain(&report.refused).for_each(|line| println!("  {line}"));
-    if as_json {
-        println!("{}", verdict_json(report));
-    } else {
-        println!("verdict: {}", verdict(report.is_ok()));
+    for line in findings.examples.iter().chain(&report.refused) {
+        out.push_str(&format!("  {line}\n"));
     }
-}
-
-/// Says that the run itself broke off.
-pub(crate) fn print_broken(failure: &Failure, as_json: bool) {
-    if as_json {
-        println!("{}", json!({"verdict": "failed", "error": failure.text}));
-    }
+    out
 }
 
 fn verdict(ok: bool) -> &'static str {
@@ -115,23 +124,25 @@ fn verdict_json(report: &Report) -> serde_json::Value {
                    "sha256": node.sha256})
         })
         .collect();
+    let findings = report.findings.as_ref();
     json!({
         "verdict": verdict(report.is_ok()),
         "acked": report.acked,
-        "lost": report.findings.lost,
-        "diverged": report.findings.diverged,
-        "duplicated": report.findings.duplicated,
+        "lost": findings.map(|findings| findings.lost),
+        "diverged": findings.map(|findings| findings.diverged),
+        "duplicated": findings.map(|findings| findings.duplicated),
         "failover_ms": report.failover_ms,
         "standby_caught_up_ms": report.standby_caught_up_ms,
         "appends_per_s": report.appends_per_s,
         "p50_us": report.p50_us,
         "p99_us": report.p99_us,
-        "reordered": report.findings.reordered,
+        "reordered": findings.map(|findings| findings.reordered),
         "expected": report.expected,
         "stream": report.stream,
         "seconds": (report.seconds * 1000.0).round() / 1000.0,
         "input_sha256": report.input_sha256,
         "nodes": nodes,
+        "error": report.error,
     })
 }
 

@@ -19,14 +19,14 @@ use super::load;
 use super::report::{NodeLine, Report};
 use super::verify::{NodeLog, Seen, digest, verify};
 use super::{Cluster, Layout, Place};
-use crate::cli::Demo;
+use crate::cli::{Demo, RECORDS_DEFAULT};
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
 use crate::status::parse;
 
-/// A run of generated records ends by itself within this time.
+/// A run of as many generated records as usual ends by itself within this time.
 const RUN_MAX: Duration = Duration::from_secs(38);
-/// Bytes per second that a run of files may count on beyond that.
+/// Bytes per second that a run of files, or of more records, may count on beyond that.
 const INPUT_BYTES_PER_S: u64 = 10 << 20;
 /// How often bringing up a cluster is tried: somebody may take a port in between.
 const STARTS_MAX: usize = 3;
@@ -39,24 +39,45 @@ const POLL: Duration = Duration::from_millis(5);
 /// Space of a node beside the input.
 const LOG_BYTES_MIN: u64 = 1 << 30;
 
-/// Runs everything and reports; children are gone when it returns.
-pub(super) fn tell(options: &Demo, dir: &Path, interrupt: &Interrupt) -> Result<Report, Failure> {
-    let started = Instant::now();
+/// Runs everything and reports; children are gone when it returns. What kept it from a judgement
+/// is in the report.
+pub(super) fn tell(options: &Demo, dir: &Path, interrupt: &Interrupt) -> Report {
+    let (started, mut report) = (Instant::now(), Report::default());
+    if let Err(failure) = perform(options, dir, interrupt, started, &mut report) {
+        report.error = Some(failure.text);
+    }
+    report.seconds = started.elapsed().as_secs_f64();
+    report
+}
+
+fn perform(
+    options: &Demo,
+    dir: &Path,
+    interrupt: &Interrupt,
+    started: Instant,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let mut input = match &options.input {
         Some(path) => Input::files(path)?,
         None => Input::Generated { seed: options.seed, records: options.records },
     };
-    let extra = match &input {
-        Input::Generated { .. } => 0,
-        Input::Files(_) => input.bytes() / INPUT_BYTES_PER_S,
-    };
-    let deadline = started + RUN_MAX + Duration::from_secs(extra);
+    report.expected = input.records();
+    let deadline = started + time_for(&input);
     let mut run = Run::start(options, &input, dir, interrupt, deadline)?;
-    let load = run.start_load(&mut input)?;
-    run.kill_and_restart()?;
-    run.finish_load(load, &mut input)?;
-    let caught_up = run.catch_up()?;
-    run.judge(&input, started, caught_up)
+    report.stream = Some(run.stream);
+    let result = run.play(&mut input, report);
+    run.note(report);
+    result
+}
+
+/// How long a run of this input may take.
+fn time_for(input: &Input) -> Duration {
+    let usual = match input {
+        Input::Generated { .. } => Input::Generated { seed: 0, records: RECORDS_DEFAULT }.bytes(),
+        Input::Files(_) => 0,
+    };
+    let extra = input.bytes().saturating_sub(usual) / INPUT_BYTES_PER_S;
+    RUN_MAX + Duration::from_secs(extra)
 }
 
 struct Run<'a> {
@@ -69,8 +90,10 @@ struct Run<'a> {
     ledger: Arc<Ledger>,
     bar: ProgressBar,
     load_started: Instant,
-    failover_ms: u64,
-    appends_per_s: u64,
+    failover_ms: Option<u64>,
+    appends_per_s: Option<u64>,
+    /// It was said that a node runs with unregistered buffers.
+    said_unregistered: bool,
 }
 
 impl Run<'_> {
@@ -130,9 +153,46 @@ impl Run<'_> {
             ledger: Arc::new(Ledger::new(part(records, 2, 5))),
             bar,
             load_started: Instant::now(),
-            failover_ms: 0,
-            appends_per_s: 0,
+            failover_ms: None,
+            appends_per_s: None,
+            said_unregistered: false,
         })
+    }
+
+    fn play(&mut self, input: &mut Input, report: &mut Report) -> Result<(), Failure> {
+        self.say_unregistered();
+        let load = self.start_load(input)?;
+        self.kill_and_restart()?;
+        // The kernel may have allowed a node more or less than in its first life.
+        self.say_unregistered();
+        self.finish_load(load, input)?;
+        report.standby_caught_up_ms = self.catch_up()?;
+        self.judge(input, report)
+    }
+
+    /// Says once for all nodes that the kernel lets them register too little memory.
+    fn say_unregistered(&mut self) {
+        let nodes = self.primary.nodes.iter().chain(self.standby.iter().flat_map(|s| &s.nodes));
+        let mut notices = nodes.filter_map(|node| Some((node.place.name, node.notice()?)));
+        let Some((name, notice)) = notices.next().filter(|_| !self.said_unregistered) else {
+            return;
+        };
+        // Above the bar, where it stays.
+        let text = format!("node {name}, and maybe others: {notice}");
+        self.bar.suspend(|| eprintln!("{text}"));
+        self.said_unregistered = true;
+    }
+
+    /// Writes down what is known, however the run ended.
+    fn note(&self, report: &mut Report) {
+        self.bar.finish_and_clear();
+        let state = self.ledger.lock();
+        report.acked = state.acked.len() as u64;
+        report.refused = state.refused.clone();
+        report.failover_ms = self.failover_ms;
+        report.appends_per_s = self.appends_per_s;
+        let quantile = |q| (!state.latency.is_empty()).then(|| state.latency.value_at_quantile(q));
+        (report.p50_us, report.p99_us) = (quantile(0.5), quantile(0.99));
     }
 
     /// Starts the thread that appends; it ends by itself when the process does.
@@ -155,7 +215,7 @@ impl Run<'_> {
         let records = self.records;
         self.wait_acked(part(records, 1, 3), "a third of the records")?;
         let rate = part(records, 1, 3) as f64 / self.load_started.elapsed().as_secs_f64();
-        self.appends_per_s = rate as u64;
+        self.appends_per_s = Some(rate as u64);
         let victim = self.kill_leader()?;
         self.ledger.open_gate(part(records, 1, 2));
         self.wait_acked(part(records, 9, 20), "acks under the new leader")?;
@@ -200,7 +260,7 @@ impl Run<'_> {
         node.kill();
         if part(self.records, 9, 20) <= part(self.records, 2, 5) {
             // So few records that none is left to ask a new leader with.
-            self.failover_ms = self.wait_other_leader(leader, killed)?;
+            self.failover_ms = Some(self.wait_other_leader(leader, killed)?);
             return Ok(leader);
         }
         self.ledger.open_gate(part(self.records, 9, 20));
@@ -209,8 +269,9 @@ impl Run<'_> {
         };
         let wait = self.ledger.wait_for("a new leader", self.deadline, self.interrupt, new);
         let (next, at) = wait?;
-        self.failover_ms = at.duration_since(killed).as_millis() as u64;
-        let text = format!("{} acks after {} ms", self.name_of(next), self.failover_ms);
+        let failover_ms = at.duration_since(killed).as_millis() as u64;
+        self.failover_ms = Some(failover_ms);
+        let text = format!("{} acks after {failover_ms} ms", self.name_of(next));
         say(&self.bar, &text);
         Ok(leader)
     }
@@ -310,46 +371,30 @@ impl Run<'_> {
         }
     }
 
-    fn judge(
-        mut self,
-        input: &Input,
-        started: Instant,
-        standby_caught_up_ms: Option<u64>,
-    ) -> Result<Report, Failure> {
+    /// Compares what was acked with what every node returns.
+    fn judge(&mut self, input: &Input, report: &mut Report) -> Result<(), Failure> {
         say(&self.bar, "reading every node");
         let (mut logs, mut lines) = (Vec::new(), Vec::new());
-        let mut clusters = vec![&mut self.primary];
-        clusters.extend(self.standby.as_mut());
-        for (at, cluster) in clusters.into_iter().enumerate() {
+        report.input_sha256 = input.sha256();
+        let clusters = [Some(&self.primary), self.standby.as_ref()];
+        for (at, cluster) in clusters.into_iter().flatten().enumerate() {
             for node in &cluster.nodes {
                 self.interrupt.check()?;
-                let (log, sha256) = read_all(node, cluster.id, self.stream)?;
+                // Only files have a digest that people compare.
+                let hasher = report.input_sha256.is_some().then(Sha256::new);
+                let (log, sha256) = read_all(node, cluster.id, self.stream, hasher)?;
                 let mut line = node_line(node, cluster.id, self.stream, at > 0)?;
                 line.records = log.records.len() as u64;
-                line.sha256 = input.sha256().is_some().then_some(sha256);
+                line.sha256 = sha256;
                 logs.push(log);
                 lines.push(line);
             }
         }
         let end = lines.iter().map(|line| line.committed_lsn).max().unwrap_or(0);
         lines.iter_mut().for_each(|line| line.lag_bytes = end - line.committed_lsn);
-        self.bar.finish_and_clear();
-        let state = self.ledger.lock();
-        Ok(Report {
-            expected: self.records,
-            acked: state.acked.len() as u64,
-            findings: verify(&state.acked, &logs),
-            refused: state.refused.clone(),
-            failover_ms: self.failover_ms,
-            standby_caught_up_ms,
-            appends_per_s: self.appends_per_s,
-            p50_us: state.latency.value_at_quantile(0.5),
-            p99_us: state.latency.value_at_quantile(0.99),
-            seconds: started.elapsed().as_secs_f64(),
-            stream: self.stream,
-            input_sha256: input.sha256(),
-            nodes: lines,
-        })
+        report.nodes = lines;
+        report.findings = Some(verify(&self.ledger.lock().acked, &logs));
+        Ok(())
     }
 }
 
@@ -422,13 +467,20 @@ fn node_line(
     })
 }
 
-/// Everything that a node returns, and the digest of all its bytes end to end.
-fn read_all(node: &NodeProcess, cluster: u32, stream: u64) -> Result<(NodeLog, String), Failure> {
-    let (mut records, mut hasher) = (Vec::new(), Sha256::new());
+/// Everything that a node returns, and the digest of all its bytes end to end if it is wanted.
+fn read_all(
+    node: &NodeProcess,
+    cluster: u32,
+    stream: u64,
+    mut hasher: Option<Sha256>,
+) -> Result<(NodeLog, Option<String>), Failure> {
+    let mut records = Vec::new();
     let settings = ReadOptions { stream, from: 0, to: None, follow: false, timeout: ASK_MAX * 2 };
     let mut client = client_of(node, cluster)?;
     let read = client.read(&settings, &mut |record| {
-        hasher.update(record.payload);
+        if let Some(hasher) = &mut hasher {
+            hasher.update(record.payload);
+        }
         records.push(Seen {
             lsn: record.lsn,
             end_lsn: record.end_lsn,
@@ -443,5 +495,19 @@ fn read_all(node: &NodeProcess, cluster: u32, stream: u64) -> Result<(NodeLog, S
         Failure::new(Exit::Failed, format!("reading {}: {failure}", node.place.name))
     })?;
     let log = NodeLog { name: node.place.name.to_owned(), records };
-    Ok((log, hex(&hasher.finalize())))
+    Ok((log, hasher.map(|hasher| hex(&hasher.finalize()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_records_have_more_time_and_the_usual_ones_end_within_40_seconds() {
+        let time = |records| time_for(&Input::Generated { seed: 1, records });
+        assert!(time(RECORDS_DEFAULT) < Duration::from_secs(40));
+        assert_eq!(time(100), time(RECORDS_DEFAULT));
+        // At the pace of a slow machine, 20,000 records in a second.
+        assert!(time(5_000_000) > Duration::from_secs(250), "{:?}", time(5_000_000));
+    }
 }

@@ -16,6 +16,7 @@ use palisade_wal::{
 use zerocopy::FromBytes;
 
 use super::direct;
+use super::scan::{Found, Gap};
 use crate::exit::{Exit, Failure};
 
 /// Directories below a named one that are looked into.
@@ -34,6 +35,28 @@ pub(crate) struct SegmentFile {
     pub(crate) expect: Option<Expect>,
     /// `durable_upto` in the head of its index, which only a complete segment has.
     pub(crate) sealed: Option<u64>,
+}
+
+/// What was met first of all in a segment, but for zeros and an earlier life of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// Nothing.
+    Nothing,
+    /// A block with a sound head.
+    Block,
+    /// Something else, and no block after it either.
+    Junk,
+}
+
+impl Met {
+    /// After one more thing.
+    pub(crate) fn and(self, found: &Found<'_>) -> Met {
+        match found {
+            Found::Block { .. } => Met::Block,
+            Found::Gap { gap: Gap::Junk(_), .. } if self == Met::Nothing => Met::Junk,
+            Found::Gap { .. } => self,
+        }
+    }
 }
 
 /// The bytes of a segment.
@@ -95,6 +118,21 @@ fn sequence(path: &Path) -> Option<u64> {
     parse_segment_name(path.file_name()?.to_str()?)
 }
 
+/// Looks at a segment; where its header does not say whose it is, those beside it do.
+pub(crate) fn look_around(path: &Path) -> Result<SegmentFile, Failure> {
+    let mut file = SegmentFile::look(path)?;
+    if file.header.is_none() {
+        for beside in neighbours(path)?.iter().filter(|beside| *beside != path) {
+            // A neighbour that is no segment says nothing.
+            if let Some(owner) = SegmentFile::look(beside).ok().and_then(|one| one.expect) {
+                file.adopt(&owner);
+                break;
+            }
+        }
+    }
+    Ok(file)
+}
+
 /// The segments that stand in the same directory, this one included.
 pub(crate) fn neighbours(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -110,8 +148,9 @@ impl SegmentFile {
         let file = File::open(path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
         if len > SEGMENT_BYTES_MAX {
-            let text = format!("{}: {len} bytes, a segment has at most 1 GiB", path.display());
-            return Err(Failure::new(Exit::Failed, text));
+            let text =
+                format!("{}: no segment: {len} bytes, a segment has at most 1 GiB", path.display());
+            return Err(Failure::new(Exit::Corrupt, text));
         }
         let mut page = [0; SEGMENT_HEADER_BYTES];
         if len >= SEGMENT_HEADER_BYTES as u64 {
@@ -152,10 +191,36 @@ impl SegmentFile {
         if bytes < SEGMENT_BYTES_MIN { 0 } else { data_end(bytes).min(self.len) }
     }
 
-    /// With an unreadable header: it belongs to who its neighbours belong to.
+    /// With an unreadable header, zeros included: it belongs to who its neighbours belong to.
     pub(crate) fn adopt(&mut self, neighbour: &Expect) {
-        if self.is_header_damaged && self.seq() > 0 {
+        if self.header.is_none() && self.seq() > 0 {
             self.expect = Some(Expect { segment_seq: self.seq(), offset: 0, ..*neighbour });
+        }
+    }
+
+    /// Why it is no segment at all. In its bytes sound blocks were `met`, or junk first.
+    pub(crate) fn stranger(&self, bytes: &[u8], met: Met) -> Option<&'static str> {
+        if self.header.is_some() || met == Met::Block {
+            return None;
+        }
+        let is_short = self.len < SEGMENT_BYTES_MIN;
+        match (self.is_header_damaged, self.expect) {
+            (true, None) => Some(
+                "no segment: it starts with no readable header, and no segment beside it says \
+                 whose it is",
+            ),
+            // A header that was being written when the node stopped has nothing behind it.
+            (true, Some(_)) if is_short || met == Met::Junk => {
+                Some("no segment: it holds neither a readable header nor a sound block")
+            }
+            (false, None) if sequence(&self.path).is_none() => {
+                Some("no segment: zeros stand where its header should be")
+            }
+            (false, None) if bytes.iter().any(|&byte| byte != 0) => Some(
+                "no segment that can be judged: zeros stand where its header should be, and no \
+                 segment beside it says whose it is",
+            ),
+            _ => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! `palisade inspect`: segment files, read with the log's own parsers.
 
 mod chains;
+mod decoder;
 mod direct;
 mod files;
 mod scan;

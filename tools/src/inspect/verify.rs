@@ -6,9 +6,10 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use palisade_wal::{IDENTITY_COPIES, IDENTITY_NAME, decode_identity, segment_name};
 use serde_json::{Value, json};
 
-use super::files::{SegmentFile, find, neighbours};
+use super::files::{Met, SegmentFile, find, neighbours};
 use super::scan::{Found, scan};
 use super::walk::Log;
 use crate::cli::InspectFiles;
@@ -19,8 +20,11 @@ use crate::text;
 const NAMED_MAX: usize = 100;
 
 /// All that was walked.
+#[derive(Default)]
 struct Verified {
     logs: Vec<(PathBuf, Log)>,
+    /// Files that are no segments, and why.
+    strangers: Vec<(PathBuf, &'static str)>,
     files: u64,
     bytes: u64,
     seconds: f64,
@@ -33,7 +37,7 @@ pub(crate) fn run(options: &InspectFiles) -> Result<Exit, Failure> {
     for path in find(&options.paths)? {
         dirs.entry(path.parent().unwrap_or(Path::new("")).to_owned()).or_default().push(path);
     }
-    let mut verified = Verified { logs: Vec::new(), files: 0, bytes: 0, seconds: 0.0 };
+    let mut verified = Verified::default();
     for (dir, paths) in dirs {
         let log = verified.walk(options, &paths)?;
         verified.logs.push((dir, log));
@@ -54,12 +58,31 @@ fn limit(file: &SegmentFile, all: &[SegmentFile]) -> u64 {
     kept.map(|kept| kept.block_seq).min().unwrap_or(u64::MAX)
 }
 
+/// The newest segment that the identity file names, when it is not there. A recovery that started
+/// a later one has seen to it.
+fn missing(all: &[SegmentFile]) -> Option<(PathBuf, &'static str)> {
+    let dir = all.first()?.path.parent()?;
+    let bytes = std::fs::read(dir.join(IDENTITY_NAME)).ok()?;
+    let copies = IDENTITY_COPIES.map(|at| bytes.get(at as usize..).and_then(decode_identity));
+    let newest = copies.into_iter().flatten().max_by_key(|(_, generation)| *generation);
+    let seq = newest.map(|(identity, _)| identity.started.newest).filter(|seq| *seq > 0)?;
+    let told = |file: &SegmentFile| {
+        let recovered = file.header.as_ref().is_some_and(|header| header.kept().is_some());
+        file.seq() == seq || recovered && file.seq() > seq
+    };
+    let path = dir.join(segment_name(seq));
+    (!all.iter().any(told)).then_some((path, "it held the end of the log and is gone"))
+}
+
 impl Verified {
     /// Walks the named segments of one log; what the others say in their headers counts too.
     fn walk(&mut self, options: &InspectFiles, paths: &[PathBuf]) -> Result<Log, Failure> {
         let mut around = Vec::new();
         for path in neighbours(&paths[0])? {
             around.push(SegmentFile::look(&path)?);
+        }
+        if let Some(gone) = missing(&around) {
+            self.strangers.push(gone);
         }
         let owner = around.iter().find_map(|file| file.expect);
         let mut files = Vec::new();
@@ -96,10 +119,10 @@ impl Verified {
         let bytes = file.bytes()?;
         self.bytes += bytes.len() as u64;
         let blocks = log.blocks;
+        let mut met = Met::Nothing;
         let done: Result<(), Infallible> = scan(file, &bytes, |found: Found<'_>| {
-            if file.is_header_damaged
-                && log.blocks == blocks
-                && matches!(found, Found::Block { .. })
+            met = met.and(&found);
+            if file.header.is_none() && log.blocks == blocks && matches!(found, Found::Block { .. })
             {
                 log.on_bad_header(&file.path);
             }
@@ -107,6 +130,9 @@ impl Verified {
             Ok(())
         });
         let Ok(()) = done;
+        if let Some(why) = file.stranger(&bytes, met) {
+            self.strangers.push((file.path.clone(), why));
+        }
         log.durable_upto = log.durable_upto.max(kept).max(file.sealed.unwrap_or(0));
         Ok(())
     }
@@ -116,7 +142,7 @@ impl Verified {
     }
 
     fn corrupt(&self) -> u64 {
-        self.sum(|log| log.corrupt().count() as u64 + log.more)
+        self.sum(|log| log.corrupt().count() as u64 + log.more) + self.strangers.len() as u64
     }
 
     fn is_ok(&self) -> bool {
@@ -128,16 +154,15 @@ impl Verified {
     }
 
     fn json(&self) -> Value {
-        let damage: Vec<Value> = self
-            .logs
+        let strangers = self
+            .strangers
             .iter()
-            .flat_map(|(_, log)| log.corrupt())
-            .take(NAMED_MAX)
-            .map(|damage| {
-                json!({"path": damage.path, "offset": damage.offset, "block": damage.block,
-                       "why": damage.why})
-            })
-            .collect();
+            .map(|(path, why)| json!({"path": path, "offset": 0, "block": null, "why": why}));
+        let damaged = self.logs.iter().flat_map(|(_, log)| log.corrupt()).map(|damage| {
+            json!({"path": damage.path, "offset": damage.offset, "block": damage.block,
+                   "why": damage.why})
+        });
+        let damage: Vec<Value> = strangers.chain(damaged).take(NAMED_MAX).collect();
         let logs: Vec<Value> = self.logs.iter().map(|(dir, log)| describe(dir, log)).collect();
         json!({"ok": self.is_ok(), "files": self.files, "bytes": self.bytes,
             "blocks": self.sum(|log| log.blocks), "groups": self.sum(|log| log.groups),
@@ -147,8 +172,11 @@ impl Verified {
     }
 
     fn text(&self) -> String {
-        let mut lines = Vec::new();
-        for (dir, log) in &self.logs {
+        let named = self.strangers.iter().take(NAMED_MAX);
+        let mut lines: Vec<String> =
+            named.map(|(path, why)| format!("{}: {why}", path.display())).collect();
+        let nothing = |log: &Log| log.blocks == 0 && !self.strangers.is_empty();
+        for (dir, log) in self.logs.iter().filter(|(_, log)| !nothing(log)) {
             let (last, stop) = log.stop();
             let (block, offset, stop) = (last.block, last.offset, stop.name());
             let name = last.path.file_name().unwrap_or_default().to_string_lossy();

@@ -16,6 +16,7 @@ pub(crate) enum Outcome {
 }
 
 /// A named check.
+#[derive(Clone, Copy)]
 pub(crate) struct Lane {
     /// Its name on the command line.
     pub(crate) name: &'static str,

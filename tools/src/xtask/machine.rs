@@ -1,33 +1,42 @@
 //! Lanes over real processes and real input, in the release build of the program.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::lane::{Lane, Outcome, cargo, root};
+use super::newcomer;
 
 /// Bytes of PostgreSQL WAL that the demo replicates at least.
 const POSTGRES_BYTES: u64 = 256 << 20;
 /// How often the demo must be ok in a row.
 const DEMOS: usize = 10;
 
+/// Seconds that the demo of the default input may take.
+const DEMO_SECONDS_MAX: f64 = 40.0;
+
 /// In the order in which they run.
-pub(crate) const LANES: [Lane; 7] = [
+pub(crate) const LANES: [Lane; 8] = [
     Lane { name: "demo-ten", run: || repeat(DEMOS, &[], &[]) },
-    Lane { name: "demo-one-cpu", run: || repeat(2, &["taskset", "-c", "0"], &[]) },
-    Lane { name: "demo-no-zero-copy", run: || repeat(2, &[], &["--zero-copy", "never"]) },
+    Lane { name: "demo-one-cpu", run: || repeat(DEMOS, &["taskset", "-c", "0"], &[]) },
+    Lane { name: "demo-no-zero-copy", run: || repeat(DEMOS, &[], &["--zero-copy", "never"]) },
     Lane { name: "demo-two-at-once", run: || end(two_at_once()) },
     Lane { name: "demo-interrupted", run: || end(interrupted()) },
     Lane { name: "demo-ordinary-user", run: ordinary_user },
     Lane { name: "demo-postgres", run: postgres },
+    Lane { name: "restricted", run: restricted },
 ];
 
-type Step<T> = Result<T, Outcome>;
+/// Lanes that build everything once more: they run when they are named.
+pub(crate) const LONG_LANES: [Lane; 1] = [Lane { name: "newcomer", run: newcomer::run }];
 
-fn fail<T>(text: impl Into<String>) -> Step<T> {
+pub(super) type Step<T> = Result<T, Outcome>;
+
+pub(super) fn fail<T>(text: impl Into<String>) -> Step<T> {
     Err(Outcome::Failed(vec![text.into()]))
 }
 
-fn end(result: Step<()>) -> Outcome {
+pub(super) fn end(result: Step<()>) -> Outcome {
     result.map_or_else(|outcome| outcome, |()| Outcome::Passed)
 }
 
@@ -38,15 +47,22 @@ fn program() -> Step<PathBuf> {
     }
 }
 
-/// Runs the demo and returns its verdict object.
-fn demo(before: &[&str], options: &[&str]) -> Step<serde_json::Value> {
-    let program = program()?;
-    let mut line: Vec<&std::ffi::OsStr> = before.iter().map(std::ffi::OsStr::new).collect();
+/// What a demo said.
+struct Told {
+    verdict: serde_json::Value,
+    errors: String,
+}
+
+/// Runs the demo of `program`, started by the words `before` if there are any, and judges it.
+fn demo(program: &Path, before: &[&str], options: &[&str]) -> Step<Told> {
+    let mut line: Vec<&OsStr> = before.iter().map(OsStr::new).collect();
     line.push(program.as_os_str());
     let output = Command::new(line[0])
         .args(&line[1..])
         .args(["demo", "--json"])
         .args(options)
+        // Another user may not enter this one.
+        .current_dir("/")
         .stdin(Stdio::null())
         .output();
     let output = match output {
@@ -57,22 +73,42 @@ fn demo(before: &[&str], options: &[&str]) -> Step<serde_json::Value> {
     let last = text.lines().last().unwrap_or_default();
     println!("  {last}");
     let verdict: serde_json::Value = serde_json::from_str(last).unwrap_or_default();
-    if !output.status.success() || verdict["verdict"] != "ok" {
-        let errors = String::from_utf8_lossy(&output.stderr);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
         return fail(format!("demo ended with {}: {last}\n{errors}", output.status));
     }
-    Ok(verdict)
+    match complaint(&verdict, options.contains(&"--input")) {
+        Some(why) => fail(format!("{why}: {last}\n{errors}")),
+        None => Ok(Told { verdict, errors }),
+    }
+}
+
+/// What is wrong with the verdict of a demo that ended with 0.
+fn complaint(verdict: &serde_json::Value, own_input: bool) -> Option<String> {
+    if verdict["verdict"] != "ok" {
+        return Some("the demo's verdict is not ok".to_owned());
+    }
+    let Some(seconds) = verdict["seconds"].as_f64() else {
+        return Some("the demo does not say how long it took".to_owned());
+    };
+    let too_long = !own_input && seconds > DEMO_SECONDS_MAX;
+    too_long.then(|| format!("the demo took {seconds} s, at most {DEMO_SECONDS_MAX}"))
 }
 
 fn repeat(times: usize, before: &[&str], options: &[&str]) -> Outcome {
-    end((0..times).try_for_each(|_| demo(before, options).map(drop)))
+    if before.first().is_some_and(|first| !has(first)) {
+        return Outcome::Skipped(format!("needs {}", before[0]));
+    }
+    end(program()
+        .and_then(|program| (0..times).try_for_each(|_| demo(&program, before, options).map(drop))))
 }
 
 /// Two demos beside each other, with ports and directories of their own.
 fn two_at_once() -> Step<()> {
-    program()?;
-    let other = std::thread::spawn(|| demo(&[], &[]).map(drop));
-    let one = demo(&[], &[]).map(drop);
+    let program = program()?;
+    let second = program.clone();
+    let other = std::thread::spawn(move || demo(&second, &[], &[]).map(drop));
+    let one = demo(&program, &[], &[]).map(drop);
     let other = other.join().unwrap_or_else(|_| fail("the second demo's thread ended"));
     one.and(other)
 }
@@ -132,29 +168,51 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Step<()> {
     Ok(())
 }
 
-fn has(program: &str) -> bool {
+pub(super) fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
     found.is_ok_and(|output| output.status.success())
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// As a user without privileges, with Debian's default limit of locked memory.
-fn ordinary_user() -> Outcome {
+/// Starts a program as a user without privileges, with Debian's default limit of locked memory.
+pub(super) const ORDINARY_USER: [&str; 5] =
+    ["prlimit", "--memlock=8388608", "setpriv", "--reuid=65534", "--regid=65534"];
+
+/// Why no other user can be become here.
+pub(super) fn stays_itself() -> Option<Outcome> {
     if !is_root() {
-        return Outcome::Skipped("needs root to become another user".to_owned());
+        return Some(Outcome::Skipped("needs root to become another user".to_owned()));
     }
-    if !has("setpriv") || !has("prlimit") {
-        return Outcome::Skipped("needs setpriv and prlimit (util-linux)".to_owned());
+    let lacks = !has("setpriv") || !has("prlimit");
+    lacks.then(|| Outcome::Skipped("needs setpriv and prlimit (util-linux)".to_owned()))
+}
+
+/// As an ordinary user: it works with the buffers that the kernel allows, and says so once.
+fn ordinary_user() -> Outcome {
+    if let Some(skipped) = stays_itself() {
+        return skipped;
     }
-    let user = ["prlimit", "--memlock=8388608", "setpriv", "--reuid=65534", "--regid=65534"];
-    let before: Vec<&str> = user.into_iter().chain(["--clear-groups"]).collect();
     end(public_copy().and_then(|copy| {
-        let line: Vec<&str> = before.iter().copied().chain(["env", "TMPDIR=/var/tmp"]).collect();
-        demo_of(&line, copy.path()).map(drop)
+        let rest = ["--clear-groups", "env", "TMPDIR=/var/tmp"];
+        let before: Vec<&str> = ORDINARY_USER.into_iter().chain(rest).collect();
+        let told = demo(&copy.path().join("palisade"), &before, &[])?;
+        match told.errors.lines().filter(|line| line.contains("unregistered")).count() {
+            1 => Ok(()),
+            times => fail(format!("it says {times} times that buffers stay unregistered, not 1")),
+        }
     }))
+}
+
+/// The tests that need programs which `cargo test --workspace` must do without.
+fn restricted() -> Outcome {
+    let needs = ["strace", "setpriv", "prlimit"];
+    if let Some(missing) = needs.into_iter().find(|program| !has(program)) {
+        return Outcome::Skipped(format!("needs {missing}"));
+    }
+    cargo(&["test", "--package", "palisade-tools", "--test", "machine", "limits::"], &[])
 }
 
 /// The program where every user can run it.
@@ -168,30 +226,9 @@ fn public_copy() -> Step<tempfile::TempDir> {
     made.or_else(|error| fail(format!("/var/tmp: {error}")))
 }
 
-fn open_to_all(path: &Path) -> std::io::Result<()> {
+pub(super) fn open_to_all(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-}
-
-fn demo_of(before: &[&str], dir: &Path) -> Step<()> {
-    let program = dir.join("palisade");
-    let output = Command::new(before[0])
-        .args(&before[1..])
-        .arg(program)
-        .args(["demo", "--json"])
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .output();
-    let output = match output {
-        Ok(output) => output,
-        Err(error) => return fail(format!("{}: {error}", before[0])),
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    println!("  {}", text.lines().last().unwrap_or_default());
-    if output.status.success() {
-        return Ok(());
-    }
-    fail(format!("demo ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
 
 /// Real PostgreSQL WAL through the demo: what every node returns has the digest of the input.
@@ -226,7 +263,7 @@ fn replicate_postgres(bin: &Path) -> Step<()> {
     }
     let expected = digest(&input)?;
     let path = input.display().to_string();
-    let verdict = demo(&[], &["--input", &path])?;
+    let Told { verdict, .. } = demo(&program()?, &[], &["--input", &path])?;
     let nodes = verdict["nodes"].as_array().cloned().unwrap_or_default();
     let wrong: Vec<String> = nodes
         .iter()
@@ -302,5 +339,22 @@ fn digest(dir: &Path) -> Step<String> {
             Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
         }
         _ => fail("sha256sum failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_demo_of_the_default_input_must_end_in_time() {
+        let verdict = |word: &str, seconds: f64| json!({"verdict": word, "seconds": seconds});
+        assert_eq!(complaint(&verdict("ok", 40.0), false), None);
+        assert!(complaint(&verdict("ok", 40.1), false).is_some());
+        assert_eq!(complaint(&verdict("ok", 90.0), true), None, "an own input takes its time");
+        assert!(complaint(&verdict("failed", 1.0), false).is_some());
+        assert!(complaint(&json!({"verdict": "ok"}), false).is_some());
     }
 }

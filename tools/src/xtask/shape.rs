@@ -9,14 +9,15 @@ const FILE_LINES_MAX: usize = 1000;
 /// Lines of a function, signature and braces included.
 const FUNCTION_LINES_MAX: usize = 70;
 /// What must not be committed; `(word, why)`.
-const BANNED: [(&str, &str); 6] = [
+const BANNED: [(&str, &str); 4] = [
     ("todo!", "finish it"),
     ("unimplemented!", "finish it"),
     ("dbg!", "remove it"),
     ("#[ignore", "repair the test or delete it"),
-    ("mod utils", "name it after what it holds"),
-    ("mod helpers", "name it after what it holds"),
 ];
+/// Names that fit every module say nothing of any.
+const BANNED_MODULES: [&str; 7] =
+    ["common", "impls", "manager", "misc", "util", "utils", "helpers"];
 /// The same in comments too; split so that this file passes.
 const BANNED_ANYWHERE: [&str; 3] = [concat!("FIX", "ME"), concat!("X", "XX"), concat!("HA", "CK:")];
 
@@ -41,12 +42,29 @@ pub(crate) fn check(source: &Source, findings: &mut Vec<String>) {
             findings.push(format!("{path}:{}: {word}: {why}", at + 1));
         }
     }
+    let stem = path.strip_suffix(".rs").unwrap_or(path).trim_end_matches("/mod");
+    let stem = stem.rsplit('/').next().unwrap_or_default();
+    let declared = source.code.iter().enumerate().filter_map(|(at, line)| {
+        let (_, rest) = line.split_once("mod ").filter(|(before, _)| is_visibility(before))?;
+        Some((at + 1, rest.split([';', ' ', '{']).next().unwrap_or_default()))
+    });
+    for (number, name) in declared.chain([(1, stem)]) {
+        if BANNED_MODULES.contains(&name) {
+            findings.push(format!("{path}:{number}: mod {name}: name it after what it holds"));
+        }
+    }
     for (number, name, lines) in functions(source) {
         if lines > FUNCTION_LINES_MAX {
             let most = FUNCTION_LINES_MAX;
             findings.push(format!("{path}:{number}: fn {name} has {lines} lines, at most {most}"));
         }
     }
+}
+
+/// What may stand before the word `mod`.
+fn is_visibility(before: &str) -> bool {
+    let before = before.trim();
+    before.is_empty() || before.starts_with("pub") || before.ends_with(']')
 }
 
 /// Line, name and length of each function with a body.
@@ -123,5 +141,24 @@ mod tests {
         findings.clear();
         check(&source("const A: &str = \"todo!\";\n"), &mut findings);
         assert!(findings.is_empty());
+    }
+
+    #[test]
+    fn a_module_is_named_after_what_it_holds() {
+        for name in BANNED_MODULES {
+            for text in [format!("mod {name};\n"), format!("pub(crate) mod {name} {{\n}}\n")] {
+                let mut findings = Vec::new();
+                check(&source(&text), &mut findings);
+                assert_eq!(findings.len(), 1, "{text}: {findings:?}");
+            }
+            for path in [format!("wal/src/{name}.rs"), format!("wal/src/{name}/mod.rs")] {
+                let mut findings = Vec::new();
+                check(&Source::new(path, ""), &mut findings);
+                assert_eq!(findings.len(), 1, "{name}: {findings:?}");
+            }
+        }
+        let mut findings = Vec::new();
+        check(&source("mod utilities; mod commons;\n// mod util;\n"), &mut findings);
+        assert!(findings.is_empty(), "{findings:?}");
     }
 }

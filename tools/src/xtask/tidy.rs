@@ -1,7 +1,7 @@
 //! Rules that no other tool checks.
 
 use super::lane::{Outcome, root};
-use super::{docs, operations, purity, shape, source, unsafety};
+use super::{docs, names, operations, pages, programs, purity, shape, source, unsafety};
 
 /// `tidy`
 pub(crate) fn run() -> Outcome {
@@ -15,8 +15,11 @@ pub(crate) fn run() -> Outcome {
         shape::check(source, &mut findings);
         unsafety::check(source, &mut findings);
         purity::check(source, &mut findings);
+        programs::check(source, &mut findings);
     }
     docs::check(&root, &sources, &mut findings);
+    names::check(&root, &sources, &mut findings);
+    pages::check(&root, &mut findings);
     operations::check(&root, &sources, &mut findings);
     if findings.is_empty() { Outcome::Passed } else { Outcome::Failed(findings) }
 }

@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Condvar, Mutex};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use palisade::Config;
 use palisade::config::{Member, Role, SyncPath};
 use palisade::status::Status;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, getuid, kill_process};
 
 use super::run::{Done, Guarded, eventually, palisade, run, within};
 
@@ -52,6 +54,47 @@ pub fn directory(name: &str) -> tempfile::TempDir {
     builder.prefix(name).tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
 }
 
+/// Locked memory below which the nodes of one test at a time are enough for it: the limit of an
+/// ordinary user counts over all processes, and the rings of each node take from it.
+const MEMLOCK_SCARCE: u64 = 64 << 20;
+
+/// The test whose clusters run, where memory that can be locked is scarce, and how many.
+static TURN: (Mutex<Option<(ThreadId, usize)>>, Condvar) = (Mutex::new(None), Condvar::new());
+
+/// The turn of a test: others wait until its last cluster is gone.
+pub struct Turn {
+    is_taken: bool,
+}
+
+impl Turn {
+    /// Waits for it; a test that has it has it for every further cluster.
+    fn take() -> Turn {
+        let limit = getrlimit(Resource::Memlock).current;
+        let is_scarce = limit.is_some_and(|bytes| bytes < MEMLOCK_SCARCE);
+        if getuid().is_root() || !is_scarce {
+            return Turn { is_taken: false };
+        }
+        let own = std::thread::current().id();
+        let turn = TURN.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let others = |turn: &mut Option<(ThreadId, usize)>| turn.is_some_and(|(id, _)| id != own);
+        let turn = TURN.1.wait_while(turn, others);
+        let mut turn = turn.unwrap_or_else(|poisoned| poisoned.into_inner());
+        turn.get_or_insert((own, 0)).1 += 1;
+        Turn { is_taken: true }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.is_taken {
+            return;
+        }
+        let mut turn = TURN.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *turn = turn.map(|(id, count)| (id, count - 1)).filter(|(_, count)| *count > 0);
+        TURN.1.notify_all();
+    }
+}
+
 /// A node: its configuration, and its process while it runs.
 pub struct Node {
     pub config: Config,
@@ -66,11 +109,14 @@ pub struct Node {
 pub struct Cluster {
     pub nodes: Vec<Node>,
     pub dir: tempfile::TempDir,
+    /// Given back after the nodes.
+    _turn: Turn,
 }
 
 impl Cluster {
     /// A cluster of `count` nodes, not formatted yet.
     pub fn plan(name: &str, count: u32, role: Role) -> Cluster {
+        let turn = Turn::take();
         let dir = directory(name);
         let ports: Vec<Port> = (0..count).map(|_| port()).collect();
         let member =
@@ -93,7 +139,7 @@ impl Cluster {
             Node { config, home, launcher: Vec::new(), child: None, _port: port }
         };
         let nodes = ports.into_iter().zip(1..).map(node).collect();
-        Cluster { nodes, dir }
+        Cluster { nodes, dir, _turn: turn }
     }
 
     /// A running cluster of `count` nodes.
@@ -255,12 +301,5 @@ impl Node {
     pub fn status(&self) -> Option<Status> {
         let done = palisade(&["status", "--json", "--at", &self.at()]);
         (done.code == Some(0)).then(|| serde_json::from_str(&done.out).expect("a status"))
-    }
-
-    /// Files below its data directory are for everybody.
-    pub fn open_to_all(path: &Path) {
-        use std::os::unix::fs::PermissionsExt;
-        let all = std::fs::Permissions::from_mode(0o777);
-        std::fs::set_permissions(path, all).expect("a directory of this test");
     }
 }

@@ -106,7 +106,13 @@ fn a_record_that_is_not_acked_makes_the_exit_code_1() {
         assert_fields(&line, "seq outcome lsn end_lsn scn level");
         assert_eq!(line["outcome"], "failed");
     }
-    let gap = [&append[..], &["0", "--producer", "5", "--first-sequence", "9"]].concat();
+    // They are palisade's own.
+    for own in ["0", "1"] {
+        palisade(&[&append[..], &[own]].concat()).refused(1, &["reserved-stream", own]);
+    }
+    let made = palisade(&["stream", "create", "--yes", "--json", "--at", &at]).json();
+    let stream = made["streams"][0].to_string();
+    let gap = [&append[..], &[&stream, "--producer", "5", "--first-sequence", "9"]].concat();
     palisade(&gap).refused(1, &["sequence-gap", "the next one is 1"]);
     let missing = ["append", "--at", &at, "--stream", "0", "--file", "/nowhere/records"];
     palisade(&missing).refused(74, &["/nowhere/records"]);
@@ -139,7 +145,14 @@ fn benchmarks_print_the_line_of_the_page() {
     for what in ["wal", "append"] {
         let mut command = program();
         command.args(["bench", what, "--seconds", "1", "--dir", dir, "--json"]);
-        let json = run(command, Duration::from_secs(30)).json();
+        if what == "wal" {
+            command.args(["--nodes", "1"]);
+        }
+        let done = run(command, Duration::from_secs(30));
+        let paths = ["rwf-dsync", "linked-fdatasync", "fdatasync"];
+        let named = paths.iter().any(|path| done.err.contains(&format!("written by {path}, ")));
+        assert!(named || what != "wal", "{done:?}");
+        let json = done.json();
         assert_fields(&json, fields);
         assert_eq!(json["what"], what);
     }

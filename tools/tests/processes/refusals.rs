@@ -94,6 +94,11 @@ fn a_file_system_in_memory_is_refused() {
     assert!(copied.is_ok_and(|status| status.success()));
     node.config.node.data = memory.path().join("data");
     node.run_refused().refused(78, &words);
+    let dir = memory.path().to_str().expect("a plain path");
+    for what in ["wal", "append"] {
+        let bench = ["bench", what, "--seconds", "1", "--dir", dir];
+        palisade(&bench).refused(78, &["direct-I/O alignment", dir]);
+    }
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn a_standby_takes_no_appends() {
     std::fs::write(&file, "one\n").expect("a file");
     let file = file.to_str().expect("a plain path");
     let at = cluster.at();
-    let append = ["append", "--at", &at, "--stream", "0", "--lines", "--file", file, "--json"];
+    let append = ["append", "--at", &at, "--stream", "1", "--lines", "--file", file, "--json"];
     let refused = palisade(&append);
     refused.refused(1, &["standby", "append at its primary"]);
     let line: serde_json::Value = serde_json::from_str(&refused.out).expect("a line of JSON");

@@ -176,6 +176,35 @@ fn a_takeover_whose_bytes_are_lost_makes_a_hole_down_to_the_committed() {
     assert!(log.is_whole() && log.held() == end);
 }
 
+/// Walk of three nodes, seed 9092: the run was dropped, and nobody else had it any more.
+#[test]
+fn a_takeover_keeps_what_was_moved_behind_the_known_end_and_leads_to_its_chain() {
+    let all = groups(START, 4, 10);
+    let end = end_of(&all[3]);
+    let others = groups(end_of(&all[1]), 2, 77);
+    for (run, whole) in [(&all[2..], true), (&all[2..3], false), (&others[..], false)] {
+        let mut log = led();
+        append(&mut log, &all[..2]);
+        log.commit(all[1].lsn());
+        log.lose_tail(true);
+        assert!(!move_in(&mut log, run), "nothing says yet where it ends");
+        log.take_over_lost(ballot(3), end).unwrap();
+        assert_eq!((log.end(), log.accepting(), log.is_whole()), (end, ballot(3), whole));
+        let held = if whole { end } else { end_of(&all[0]) };
+        assert_eq!((log.held(), log.find(all[1].lsn()).is_some()), (held, whole));
+        assert_eq!(log.find(all[3].lsn()).is_some_and(|run| run.moved), whole);
+    }
+    // What ends at the known end is lost too: it is one loss.
+    let mut log = led();
+    append(&mut log, &all[..2]);
+    assert!(log.open_hole(all[1].lsn(), all[2].lsn(), Anchor::Chain(all[1].chain.get())));
+    log.lose_tail(true);
+    move_in(&mut log, &all[2..]);
+    log.take_over_lost(ballot(3), end).unwrap();
+    assert!(!log.is_whole() && log.held() == START);
+    assert!(move_in(&mut log, &all[..]) && log.is_whole());
+}
+
 #[test]
 fn a_run_becomes_a_hole_when_it_cannot_be_read() {
     let all = groups(START, 6, 10);

@@ -344,6 +344,14 @@ impl Disk {
             .collect()
     }
 
+    /// Deletes a segment behind the log's back.
+    pub fn remove(&mut self, segment: u64) {
+        let name = palisade_wal::segment_name(segment);
+        for names in [&mut self.names, &mut self.durable_names] {
+            names.retain(|path, _| !path.ends_with(&name));
+        }
+    }
+
     /// Changes bytes of a segment behind the log's back.
     pub fn damage(&mut self, segment: u64, change: impl FnOnce(&mut Vec<u8>)) {
         let (_, id) = self.segments().into_iter().find(|(seq, _)| *seq == segment).unwrap();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use palisade_netio::{Nanos, Pool, Purpose, Token};
 use palisade_wal::{
     Ballot, Body, BodyBuilder, CHAIN_START, Config, GroupKind, Kind, Lsn, NewBlock, NoRoom, Origin,
-    Place, RecordMeta, Replay, Report, SyncPath, Wal, WalError,
+    Place, RecordMeta, Replay, Report, Started, SyncPath, Wal, WalError,
 };
 
 use crate::disk::{Disk, pool};
@@ -24,6 +24,7 @@ pub fn config() -> Config {
         log_bytes_max: 64 << 20,
         in_flight_max: 4,
         sync_path: SyncPath::Dsync,
+        started: Some(Started::default()),
     }
 }
 
@@ -31,6 +32,8 @@ pub struct Node {
     pub disk: Disk,
     pub pool: Pool,
     pub config: Config,
+    /// Whether the identity file is written as the log wants it.
+    pub names: bool,
     pub wal: Wal,
     pub now: Nanos,
     pub lsn: Lsn,
@@ -57,12 +60,21 @@ impl Node {
             disk,
             pool: pool(),
             config,
+            names: true,
             wal,
             now: Nanos(0),
             lsn: Lsn::ZERO,
             chain: CHAIN_START,
             appended: Vec::new(),
             replayed: Vec::new(),
+        }
+    }
+
+    /// The settings outlive a crash here, as the identity file does.
+    fn name_segments(&mut self) {
+        if let Some(started) = self.wal.wants_segment().filter(|_| self.names) {
+            self.config.started = Some(started);
+            self.wal.start_segment(started.newest);
         }
     }
 
@@ -80,6 +92,7 @@ impl Node {
         let Some(done) = self.disk.complete(&mut self.pool) else { return false };
         let local = done.token.0 as u32;
         self.wal.on_completion(&mut self.pool, local, done);
+        self.name_segments();
         true
     }
 
@@ -95,8 +108,8 @@ impl Node {
                 self.replayed.push(item);
             }
             if self.wal.is_ready() {
-                let Some(Replay::Done { report }) = self.replayed.last() else { panic!() };
-                return Ok(report.clone());
+                self.name_segments();
+                return Ok(self.report());
             }
             let moved = self.turn();
             if let Some(error) = self.wal.poisoned() {

@@ -1,7 +1,7 @@
 //! The recovery table on real bytes: a test per row.
 
 use palisade_netio::{Errno, Op};
-use palisade_wal::{Kind, Replay, SEGMENT_SEQ_MAX, Tail, WalError, segment_name};
+use palisade_wal::{Kind, NoRoom, Replay, SEGMENT_SEQ_MAX, Tail, WalError, segment_name};
 
 use crate::disk::{Disk, Event, Fault, SECTOR};
 use crate::node::{Node, STREAM, config};
@@ -299,6 +299,81 @@ fn a_crash_loop_does_not_eat_the_disk() {
     }
 }
 
+/// Two segments with blocks, the second with `count`; gives its sequence.
+fn two(count: usize) -> (Node, u64) {
+    let mut node = five().restart();
+    (0..count).for_each(|_| {
+        node.append_durable(6000);
+    });
+    let (_, started) = (node.disk.segments(), node.config.started.unwrap());
+    (node, started.newest)
+}
+
+/// Without the identity file the log would end before it, and everything in it would be forgotten.
+#[test]
+fn the_last_segment_is_missed() {
+    for case in 0..3 {
+        let (mut node, last) = two(3);
+        match case {
+            0 => node.disk.remove(last),
+            1 => node.disk.damage(last, |bytes| bytes[..at(4)].fill(0xab)),
+            _ => node.disk.damage(last, |bytes| bytes.fill(0)),
+        }
+        let mut node = node.restart();
+        let report = node.report();
+        assert_eq!((report.gone, report.kept.block), (Some(last), 6), "{report:?}");
+        assert_eq!(node.corrupt(), [((6, 6), true)], "what it held is not known");
+        assert!(report.segment > last, "its number is not used again");
+        // The next start knows of it as well, by what this one kept.
+        node.append_durable(100);
+        let node = node.restart();
+        assert_eq!((node.report().gone, node.corrupt()), (None, vec![((6, 6), true)]));
+        assert_eq!(node.blocks(), [1, 2, 3, 4, 5, 7]);
+    }
+}
+
+#[test]
+fn the_segment_before_an_empty_one_is_missed() {
+    let mut node = five().restart();
+    // Until the next segment is ready, and named, before anything is in it.
+    while node.config.started.unwrap().before == 0 {
+        node.append_durable(6000);
+        node.settle();
+    }
+    let before = node.config.started.unwrap().before;
+    node.disk.remove(before);
+    let node = node.restart();
+    assert_eq!(node.report().gone, Some(before));
+    assert_eq!(node.corrupt(), [((6, 6), true)]);
+}
+
+#[test]
+fn a_segment_that_was_named_and_never_written_is_no_loss() {
+    let (mut node, mut named) = (five(), 0);
+    for _ in 0..20 {
+        node = node.restart();
+        assert_eq!(node.report().gone, None);
+        node.submit();
+        let newest = node.config.started.unwrap().newest;
+        assert!(newest > named, "each start names its own");
+        named = newest;
+    }
+    assert_eq!((node.blocks(), node.disk.segments().len()), (vec![1, 2, 3, 4, 5], 2));
+}
+
+#[test]
+fn no_block_goes_into_a_segment_that_is_not_named() {
+    let mut node = Node::unready(Disk::new(1), config());
+    node.names = false;
+    node.recover().unwrap();
+    assert_eq!(node.try_append(100), Err(NoRoom::Preparing));
+    let started = node.wal.wants_segment().unwrap();
+    assert_eq!((started.newest, started.before), (1, 0));
+    node.wal.start_segment(1);
+    assert_eq!(node.wal.wants_segment(), None);
+    assert!(node.try_append(100).is_ok());
+}
+
 #[test]
 fn a_crash_at_any_step_of_recovery_loses_nothing() {
     for steps in 0..80 {
@@ -530,7 +605,7 @@ fn a_segment_without_its_header_is_read_to_its_end_whatever_the_settings_say() {
             let all: Vec<u64> = (1..=20).collect();
             match (sealed, lost) {
                 (_, false) => assert_eq!((node.blocks(), node.corrupt()), (all, vec![])),
-                // Nothing else says that there were any.
+                // The whole log is lost, which its owner knows by itself.
                 (false, true) => assert_eq!((node.blocks(), node.corrupt()), (vec![], vec![])),
                 (true, true) => assert_eq!(node.corrupt(), [((1, 20), true)]),
             }
