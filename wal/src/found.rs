@@ -110,11 +110,12 @@ pub(crate) fn kept_limit(found: &[Found], at: usize) -> u64 {
     later.filter_map(limit).min().unwrap_or(u64::MAX)
 }
 
-/// Where the log begins: the furthest that any header says. Each said the truth when it was
-/// written, and a log is never taken back.
-pub(crate) fn log_start(found: &[Found]) -> LogStart {
+/// Where the log begins: the furthest that any header or the identity file says. Each said the
+/// truth when it was written, and a log is never taken back.
+pub(crate) fn log_start(found: &[Found], named: LogStart) -> LogStart {
     let starts = found.iter().filter_map(|one| one.header).map(|header| header.start());
-    let start = starts.max_by_key(|start| start.segment).unwrap_or_default();
+    let start = starts.max().unwrap_or_default().max(named);
+    assert!(start >= named, "what was let go does not come back");
     assert!(start.first_due() > 0, "blocks are numbered from 1");
     start
 }
@@ -129,15 +130,16 @@ pub(crate) fn says_nothing_alone(found: &[Found], one: &Found) -> bool {
 }
 
 /// A segment that was started and is not there any more, or of which nothing can be read. What it
-/// held is not known, and neither is whether it held anything.
-pub(crate) fn gone(found: &[Found], started: Started) -> Option<u64> {
+/// held is not known, and neither is whether it held anything. What was let go is not missed.
+pub(crate) fn gone(found: &[Found], started: Started, start: LogStart) -> Option<u64> {
+    assert!(start >= started.start, "the log begins where it began then, or later");
     let one = |seq: u64| found.iter().find(|one| one.header_seq() == seq);
     let speaks =
         |seq| one(seq).is_some_and(|one| one.header.is_some() || one.first_block.is_some());
     // A recovery that started a later one has seen to it: what it kept is named there.
     let recovered = |one: &Found| one.header.is_some_and(|header| header.kept().is_some());
     let later = found.iter().any(|one| one.header_seq() > started.newest && recovered(one));
-    if started.newest == 0 || later {
+    if started.newest < start.segment.max(1) || later {
         return None;
     }
     if !speaks(started.newest) {
@@ -145,7 +147,8 @@ pub(crate) fn gone(found: &[Found], started: Started) -> Option<u64> {
     }
     // Its first block tells how far the one before it went.
     let told = found.iter().any(|one| one.seq >= started.newest && one.first_block.is_some());
-    (!told && started.before > 0 && !speaks(started.before)).then_some(started.before)
+    let due = started.before >= start.segment.max(1);
+    (!told && due && !speaks(started.before)).then_some(started.before)
 }
 
 /// Whether a block is the index of its segment: met by who walks past the last block.

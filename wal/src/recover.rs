@@ -550,7 +550,10 @@ impl Recovery {
         assert!(self.handle.is_none(), "every segment was closed");
         match stage {
             Stage::Look => {
-                self.log_start = log_start(&self.found);
+                let named = self.config.started.unwrap_or_default().start;
+                self.log_start = log_start(&self.found, named);
+                // A log begins at a durable block.
+                self.durable_upto = self.durable_upto.max(self.log_start.block);
                 self.at = self.found.len();
                 self.at = self.next_to_find();
                 self.step = Step::Open(Stage::FindEnd);
@@ -696,7 +699,8 @@ impl Recovery {
         let started = self.config.started.unwrap_or_default();
         // Where nothing at all is kept, the whole log is lost, which its owner knows by itself.
         let some = history.report.blocks > 0;
-        let (kept, lost) = history.finish(gone(&self.found, started).filter(|_| some));
+        let (kept, lost) =
+            history.finish(gone(&self.found, started, self.log_start).filter(|_| some));
         let seq = next_seq(&self.found).max(started.newest + 1);
         let mut report = history.report.clone();
         report.segment = seq;
@@ -722,8 +726,8 @@ impl Recovery {
         let mut spares: Vec<(u64, u64)> = usable.map(|(_, one)| (one.size, one.seq)).collect();
         spares.sort_unstable();
         self.spares = spares;
-        let gone = self.found.iter().find(|one| one.is_let_go(self.log_start));
-        let spare = gone.map(|one| one.seq).or_else(|| self.spares.pop().map(|(_, seq)| seq));
+        let let_go = self.found.iter().find(|one| one.is_let_go(self.log_start));
+        let spare = let_go.map(|one| one.seq).or_else(|| self.spares.pop().map(|(_, seq)| seq));
         self.taken_again = spare;
         let kept_too = |one: &Found| one.kept && Some(one.seq) == spare;
         assert!(!self.found.iter().any(kept_too), "what was kept is not overwritten");

@@ -64,6 +64,8 @@ pub struct Started {
     pub newest: u64,
     /// The one before it, 0 when the header of the newest tells of all before.
     pub before: u64,
+    /// Where the log began then: the header that said it first may be the one that is lost.
+    pub start: LogStart,
 }
 
 /// The header of a segment file; stands there twice.

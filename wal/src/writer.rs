@@ -281,13 +281,14 @@ impl Writer {
         if self.error.is_some() {
             return None;
         }
+        let start = self.gone.start();
         if self.active.seq > self.allowed {
             // A recovery started it: its header names the last block before it.
-            return Some(Started { newest: self.active.seq, before: 0 });
+            return Some(Started { newest: self.active.seq, before: 0, start });
         }
         let next = self.next.as_ref().filter(|next| next.seq > self.allowed)?;
         assert!(next.seq > self.active.seq, "sequences only grow");
-        Some(Started { newest: next.seq, before: self.active.seq })
+        Some(Started { newest: next.seq, before: self.active.seq, start })
     }
 
     pub(crate) fn start_segment(&mut self, newest: u64) {

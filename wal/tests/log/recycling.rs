@@ -106,6 +106,92 @@ fn a_stale_tail_is_never_replayed() {
     assert_eq!(node.report().dropped, 0, "stale blocks are not even met");
 }
 
+/// A log of four files that has come to `last`, and where it begins.
+fn reused(last: u64) -> (Node, LogStart) {
+    let mut node = Node::start_with(Disk::new(1), small(4));
+    let mut recycler = Recycler::default();
+    let mut segment = 0;
+    while segment < last {
+        let place = node.append_durable(6000);
+        if place.segment != segment {
+            segment = place.segment;
+            checkpoint(&mut node, &mut recycler);
+            node.settle();
+            let_go(&mut node, &mut recycler, None);
+        }
+    }
+    node.settle();
+    let named = node.config.started.unwrap();
+    assert_eq!(named.newest, last, "a file that was reused is named like a fresh one");
+    assert!(node.disk.segments().len() < last as usize, "files were reused");
+    (node, recycler.start())
+}
+
+/// Its header alone said from where on the log is needed, and its file was that of a segment which
+/// an older header still calls part of it.
+#[test]
+fn a_last_segment_in_a_reused_file_is_missed_and_what_was_let_go_is_not() {
+    for case in 0..3 {
+        let (mut node, start) = reused(12);
+        let (last, durable) = (12, node.wal.durable());
+        assert_eq!(node.disk.segments().last().map(|(seq, _)| *seq), Some(last));
+        match case {
+            0 => node.disk.remove(last),
+            1 => node.disk.damage(last, |bytes| bytes.fill(0xab)),
+            _ => node.disk.damage(last, |bytes| bytes.fill(0)),
+        }
+        let mut node = node.restart();
+        let report = node.report();
+        assert_eq!(report.gone, Some(last), "{report:?}");
+        assert!(report.start <= start && report.start.segment > 8, "{report:?}");
+        let kept = report.kept.block;
+        assert!(kept < durable && kept > report.start.block, "{report:?}");
+        assert_eq!(node.corrupt(), [((kept, kept), true)], "the end, and nothing else");
+        assert_eq!(node.blocks().first(), Some(&report.start.block));
+        // The next start knows both by what this one wrote.
+        node.append_durable(100);
+        let node = node.restart();
+        assert_eq!((node.report().gone, node.report().start), (None, report.start));
+        assert_eq!(node.corrupt(), [((kept, kept), true)]);
+    }
+}
+
+#[test]
+fn the_segment_before_an_empty_one_in_a_reused_file_is_missed() {
+    let (mut node, _) = reused(12);
+    while node.config.started.unwrap().newest == 12 {
+        node.append_durable(6000);
+        node.settle();
+    }
+    let started = node.config.started.unwrap();
+    assert_eq!((started.newest, started.before), (13, 12), "named when it is ready");
+    node.disk.remove(12);
+    let node = node.restart();
+    assert_eq!(node.report().gone, Some(12));
+    assert_eq!(node.corrupt().len(), 1, "{:?}", node.corrupt());
+}
+
+/// Below the start of the log every file may be there, be reused, or be gone; from there on none.
+#[test]
+fn a_first_segment_is_missed_from_the_start_of_the_log_on() {
+    let (node, _) = reused(9);
+    let mut node = node.restart();
+    let start = node.report().start;
+    assert!((node.report().gone, node.corrupt()) == (None, Vec::new()), "{:?}", node.report());
+    let below: Vec<u64> = node.disk.segments().iter().map(|(seq, _)| *seq).collect();
+    let below: Vec<u64> = below.into_iter().filter(|seq| *seq < start.segment).collect();
+    below.iter().for_each(|seq| node.disk.remove(*seq));
+    let mut node = node.restart();
+    assert!((node.report().gone, node.corrupt()) == (None, Vec::new()), "{:?}", node.report());
+    let first = node.blocks()[0];
+    assert_eq!((node.report().start, first), (start, start.block));
+    node.disk.remove(start.segment);
+    let node = node.restart();
+    let lost = node.corrupt();
+    assert_eq!((node.report().gone, lost.len()), (None, 1), "{lost:?}");
+    assert_eq!(lost[0].0.0, start.block, "it is known what should stand there");
+}
+
 /// The new header stands in the file before its name is changed, and both are durable before a
 /// block of the old one is overwritten.
 #[test]
