@@ -142,3 +142,23 @@ fn a_full_log_takes_records_again_when_it_is_truncated() {
     assert!(node.status().unwrap().alarms.iter().all(|alarm| alarm.code != "log-full"));
     node.stop().unwrap();
 }
+
+/// What was truncated stays in the log for its time, and goes when space is needed.
+#[test]
+fn retained_log_is_reused_when_space_is_needed_and_not_before() {
+    let (_dir, mut config) = config();
+    config.log.retain = std::time::Duration::from_secs(3600);
+    format(&config).unwrap();
+    let node = Node::open(config.clone()).unwrap();
+    let stream = node.stream(node.create_stream().unwrap());
+    let mut sequence = 0;
+    churn(&stream, &mut sequence, 4 * (SEGMENT >> 20));
+    assert_eq!(stream.reader(Lsn(0)).next().unwrap().unwrap_err().kind(), ErrorKind::Recycled);
+    let (_, lowest) = segments(&config.node.data);
+    assert_eq!(lowest, 1, "all is there");
+    churn(&stream, &mut sequence, 3 * SEGMENTS * (SEGMENT >> 20));
+    let (bytes, lowest) = segments(&config.node.data);
+    assert!(bytes <= (SEGMENTS + 1) * SEGMENT, "{bytes} bytes of segments");
+    assert!(lowest > SEGMENTS, "segment {lowest} is the oldest");
+    node.stop().unwrap();
+}

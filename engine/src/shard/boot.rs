@@ -16,7 +16,7 @@ use crate::paxos::{
     Config, Floors, Liveness, Me, Member, NodeKey, Publisher, ReplayError, Replayed, Replica,
     replay, replay_group, replay_moved,
 };
-use crate::shard::checkpoint::BASE_MOVED;
+use crate::shard::checkpoint::{BASE_MOVED, Checkpoints};
 use crate::shard::control::Controls;
 use crate::shard::create::Creations;
 use crate::shard::floor::read_floor;
@@ -144,7 +144,7 @@ impl<R: Ring> Shard<R> {
             forward: shared.forward,
             unsent: Default::default(),
             leases: BTreeMap::new(),
-            checkpoints: Default::default(),
+            checkpoints: Checkpoints::new(config.retain_ns),
             alarms: BTreeMap::new(),
             listening: None,
             booted: false,
@@ -476,7 +476,7 @@ impl<R: Ring> Shard<R> {
             let wall = self.io.ring.wall_ns();
             let mut state = StreamState::new(replica, role, derived, wall);
             state.floor = floor;
-            self.checkpoints.floors.insert(id);
+            self.checkpoints.retention.note(id, floor, now);
             self.streams.insert(id, state);
         }
         self.read_anchors();

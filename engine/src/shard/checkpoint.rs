@@ -5,7 +5,7 @@
 //! before it: nothing waits for the log while a slice is made. A stream that cannot be told now
 //! ends its checkpoint; the next segment brings another.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use palisade_netio::{HEAD_BYTES, PAGE_BYTES, Purpose, Ring};
@@ -17,6 +17,7 @@ use palisade_wal::{
 use crate::shard::Shard;
 use crate::shard::boot::Replaying;
 use crate::shard::ledger::{Claim, OwnRecord};
+use crate::shard::retention::Retention;
 use crate::stream::catalogue::CATALOGUE_STREAM;
 use crate::stream::image::StreamImage;
 
@@ -24,7 +25,8 @@ use crate::stream::image::StreamImage;
 const SLICE_BYTES: usize = 64 << 10;
 /// A segment gets its checkpoint when this part of it is written: a start alone writes none.
 const BEGIN_PART: u64 = 8;
-/// Above this part of the space, in percent, a checkpoint does not wait for the next segment.
+/// From this part of the space on, in percent, a checkpoint does not wait for the next segment,
+/// and nothing is retained.
 const RECYCLE_PERCENT: u64 = 80;
 /// Such checkpoints for one and the same oldest run: one to begin at, and one behind it.
 const URGENT_MAX: u8 = 2;
@@ -38,7 +40,7 @@ pub(crate) const BASE_MOVED: u8 = 1;
 const _: () = assert!(CHECKPOINT_PART_BYTES + RECORD_BYTES <= SLICE_BYTES);
 
 /// What a shard knows of its checkpoints.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Checkpoints {
     pub(crate) recycler: Recycler,
     /// The open checkpoint.
@@ -55,8 +57,10 @@ pub(crate) struct Checkpoints {
     /// The segment with the oldest live run in the last look, and urgent checkpoints since.
     oldest: Option<u64>,
     urgent: u8,
-    /// Streams whose readers' floor is above their base.
-    pub(crate) floors: BTreeSet<u64>,
+    /// What readers let go and the log still keeps.
+    pub(crate) retention: Retention,
+    /// How far the bases of streams may go that are below it.
+    floors: BTreeMap<u64, Lsn>,
     /// Moves under way.
     pub(crate) moving: usize,
     /// Segments below this may be reused; below the start some may still be read.
@@ -74,6 +78,26 @@ struct Reading {
 }
 
 impl Checkpoints {
+    /// For a log of which things stay so long beyond need.
+    pub(crate) fn new(retain_ns: u64) -> Checkpoints {
+        Checkpoints {
+            recycler: Recycler::default(),
+            id: 0,
+            todo: BTreeSet::new(),
+            told: 0,
+            segment: 0,
+            seen: None,
+            look: false,
+            oldest: None,
+            urgent: 0,
+            retention: Retention::new(retain_ns),
+            floors: BTreeMap::new(),
+            moving: 0,
+            free_below: 0,
+            reading: Reading::default(),
+        }
+    }
+
     /// Whether slices are still to be written.
     pub(crate) fn is_open(&self) -> bool {
         self.recycler.is_open()
@@ -119,10 +143,15 @@ impl<R: Ring> Shard<R> {
 
     /// Moves the bases of streams towards their readers' floors.
     fn advance_bases(&mut self) {
-        let streams: Vec<u64> = self.checkpoints.floors.iter().copied().collect();
-        for stream in streams {
+        let full = self.is_to_recycle();
+        while let Some((stream, floor)) = self.checkpoints.retention.poll(self.io.now, full) {
+            self.checkpoints.floors.insert(stream, floor);
+        }
+        let floors: Vec<(u64, Lsn)> =
+            self.checkpoints.floors.iter().map(|(stream, floor)| (*stream, *floor)).collect();
+        for (stream, floor) in floors {
             let Some(state) = self.streams.get(&stream) else { continue };
-            let floor = state.floor;
+            assert!(floor <= state.floor, "readers let it go before");
             // A step is work, after which the next turn does not wait.
             let moved = match state.replica.can_truncate(floor) {
                 true => self.step(stream, |replica, now, fx| replica.truncate(floor, now, fx)),
@@ -155,13 +184,19 @@ impl<R: Ring> Shard<R> {
         if segment != self.checkpoints.segment && end >= self.config.segment_bytes / BEGIN_PART {
             return true;
         }
-        let space = self.ledger.wal.space();
+        let full = self.is_to_recycle();
         let checkpoints = &mut self.checkpoints;
         let gains = checkpoints.oldest.unwrap_or(segment) > checkpoints.recycler.start().segment;
-        let full = space.used * 100 >= space.limit * RECYCLE_PERCENT;
         let urgent = full && gains && checkpoints.urgent < URGENT_MAX;
         checkpoints.urgent += u8::from(urgent);
         urgent
+    }
+
+    /// Whether space goes before retention, and before waiting for the next segment.
+    fn is_to_recycle(&self) -> bool {
+        let space = self.ledger.wal.space();
+        assert!(space.limit > 0, "a log has space");
+        space.used * 100 >= space.limit * RECYCLE_PERCENT
     }
 
     fn begin_checkpoint(&mut self) {

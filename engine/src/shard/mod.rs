@@ -34,6 +34,7 @@ mod moving;
 mod net;
 mod publish;
 mod report;
+mod retention;
 mod session;
 mod stream;
 mod survey;
@@ -93,6 +94,8 @@ pub struct ShardConfig {
     pub segment_bytes: u64,
     /// Bytes that the shard's segments may take.
     pub log_bytes_max: u64,
+    /// How long the log stays beyond need while there is space, in nanoseconds.
+    pub retain_ns: u64,
     /// How writes are made durable; the ring must be made for the same path.
     pub sync_path: SyncPath,
     /// Durable writes in flight, 1 to 4.

@@ -57,7 +57,7 @@ impl<R: Ring> Shard<R> {
         }
         if to > state.floor {
             state.floor = to;
-            self.checkpoints.floors.insert(stream);
+            self.checkpoints.retention.note(stream, to, self.io.now);
             self.ledger.push(OwnRecord {
                 stream,
                 kind: Kind::Base,
