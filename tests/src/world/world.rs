@@ -528,14 +528,17 @@ impl World {
         Err(Violation::new("shards_sleep", format!("{turns} turns for {happened} events")))
     }
 
-    /// Whether a stream is committed up to the same position on all nodes that have it: of all
-    /// clusters, but for the system stream.
+    /// Whether a stream is committed up to the same position on all nodes that have it, of all
+    /// clusters but for the system stream, and every range that was lost is there again.
     fn is_level(&self, stream: u64) -> bool {
-        let committed = |node: usize| Some(self.fleet.replica(node, stream)?.log().committed());
+        let committed = |node: usize| {
+            let log = self.fleet.replica(node, stream)?.log();
+            log.is_whole().then(|| log.committed())
+        };
         let first = committed(0);
         let is_same = |(node, known): (usize, &Node)| {
             let at = if stream == 0 { self.fleet.clusters[known.cluster].nodes[0] } else { 0 };
-            committed(node) == committed(at)
+            committed(node).is_some() && committed(node) == committed(at)
         };
         first.is_some() && self.fleet.nodes.iter().enumerate().all(is_same)
     }
