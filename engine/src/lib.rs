@@ -57,6 +57,7 @@ pub mod paxos;
 mod plan;
 #[cfg(test)]
 mod protocol;
+mod seeded;
 pub mod shard;
 pub mod status;
 pub mod stream;

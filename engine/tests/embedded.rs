@@ -52,6 +52,25 @@ fn what_was_acked_is_there_after_a_restart_in_order_and_once() {
 }
 
 #[test]
+fn a_batch_stands_in_its_order_whether_or_not_anyone_waits_for_it() {
+    let (_dir, config) = config();
+    format(&config).unwrap();
+    let node = Node::open(config).unwrap();
+    let stream = node.stream(node.create_stream().unwrap());
+    let batch = |name: &'static str| (0..100).map(move |n| format!("{name} {n}").into());
+    let waited = stream.append_batch(batch("waited for"));
+    // Who drops a future has not taken its record back.
+    drop(stream.append_batch(batch("dropped")));
+    let last = stream.append("last").wait().unwrap();
+    let ends: Vec<Lsn> = waited.into_iter().map(|future| future.wait().unwrap().end_lsn).collect();
+    assert!(ends.is_sorted() && ends.len() == 100, "each record has its own outcome");
+    let read: Vec<_> = stream.reader(Lsn(0)).map(|record| record.unwrap()).collect();
+    assert_eq!(read.last().unwrap().end_lsn, last.end_lsn);
+    let expected = batch("waited for").chain(batch("dropped")).chain(["last".into()]);
+    assert!(read.into_iter().map(|record| record.payload).eq(expected));
+}
+
+#[test]
 fn truncated_positions_are_recycled_also_after_a_restart() {
     let (_dir, config) = config();
     format(&config).unwrap();

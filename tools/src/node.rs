@@ -1,5 +1,6 @@
 //! `palisade format` and `palisade node`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -32,7 +33,7 @@ pub(crate) fn format(options: &Format) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn refuse_used_directory(data: &std::path::Path) -> Result<(), Failure> {
+fn refuse_used_directory(data: &Path) -> Result<(), Failure> {
     let Ok(mut entries) = std::fs::read_dir(data) else { return Ok(()) };
     if entries.next().is_none() {
         return Ok(());
@@ -51,6 +52,7 @@ pub(crate) fn run(options: &Node) -> Result<Exit, Failure> {
     if config.node.insecure_network {
         eprintln!("palisade: listening beyond loopback without encryption (insecure_network)");
     }
+    let data = config.node.data.clone();
     let host = Host::open(config)?;
     if let Some(notice) = host.notice() {
         eprintln!("palisade: {notice}");
@@ -59,12 +61,28 @@ pub(crate) fn run(options: &Node) -> Result<Exit, Failure> {
     text::say(if options.json { "{\"event\":\"ready\"}\n" } else { "ready\n" })?;
     while !interrupt.is_set() {
         if let Some(failure) = host.failed() {
-            return Err(failure);
+            return Err(with_advice(failure, &data));
         }
         std::thread::park_timeout(POLL);
     }
     host.stop()?;
     Ok(Exit::Ok)
+}
+
+/// Why a node stopped by itself, and what to do about it.
+fn with_advice(failure: Failure, data: &Path) -> Failure {
+    let (data, text) = (data.display(), failure.text);
+    let text = match failure.exit {
+        Exit::Io => format!(
+            "{text}; check the device below {data} and its free space, then start the node again: \
+             it recovers what is durable and fetches the rest"
+        ),
+        Exit::Invariant => format!(
+            "{text}; keep {data} and this output and report them; starting the node again is safe"
+        ),
+        _ => text,
+    };
+    Failure::new(failure.exit, text)
 }
 
 fn die_with_parent() -> Result<(), Failure> {
@@ -77,4 +95,20 @@ fn die_with_parent() -> Result<(), Failure> {
         return Err(Failure::new(Exit::Failed, "the parent process ended"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stopped_by_itself_says_what_to_do() {
+        let data = Path::new("/srv/palisade");
+        let failed = with_advice(Failure::new(Exit::Io, "writing a block failed"), data);
+        assert_eq!(failed.exit, Exit::Io);
+        assert!(failed.text.contains("/srv/palisade") && failed.text.contains("device"));
+        let broken = with_advice(Failure::new(Exit::Invariant, "a shard ended"), data);
+        assert_eq!(broken.exit, Exit::Invariant);
+        assert!(broken.text.contains("/srv/palisade") && broken.text.contains("report"));
+    }
 }

@@ -34,9 +34,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
+        let before = self.rest.len();
         let (taken, rest) = self.rest.split_at_checked(len).ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         assert!(taken.len() == len, "a field has its length");
+        assert!(self.rest.len() + len == before, "a byte is read once");
         Ok(taken)
     }
 
@@ -71,6 +73,7 @@ impl<'a> Reader<'a> {
 
     /// A text after its u16 length, of at most `max` bytes.
     pub(crate) fn text(&mut self, max: usize) -> Result<String, DecodeError> {
+        assert!(max <= usize::from(u16::MAX), "a limit that no length reaches");
         let len = usize::from(self.u16()?);
         if len > max {
             return Err(DecodeError::TooLong);
@@ -107,6 +110,8 @@ pub(crate) fn put_u64(out: &mut Vec<u8>, value: u64) {
 
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     let len = u16::try_from(text.len()).expect("texts are bounded where they are made");
+    let start = out.len();
     put_u16(out, len);
     out.extend_from_slice(text.as_bytes());
+    assert!(out.len() - start == 2 + usize::from(len), "a text has its length");
 }

@@ -24,6 +24,7 @@ use palisade_wal::Ballot;
 use super::codec::{DecodeError, Reader, put_u64};
 use super::liveness::PEERS_MAX;
 use super::member::{NodeKey, ROUND_MAX, SCN_MAX};
+use crate::seeded::is_seeded;
 
 /// Between two floors that a shard asks for.
 pub const FLOOR_NS: u64 = 50_000_000;
@@ -196,6 +197,7 @@ impl Floors {
 
     /// No SCN at or below it is given.
     pub fn bound(&self) -> u64 {
+        assert!(self.bound >= self.durable, "gives what it vouched not to");
         self.bound
     }
 
@@ -207,6 +209,7 @@ impl Floors {
 
     /// The floor that is durable here.
     pub fn durable(&self) -> u64 {
+        assert!(self.durable <= self.logged, "durable before it is logged");
         self.durable
     }
 
@@ -217,7 +220,8 @@ impl Floors {
         assert!(key != self.me, "the own floor needs no message");
         let peer = self.peers.get(&key.node).filter(|peer| peer.key == Some(key));
         let Some(held) = peer.map(|peer| &peer.held) else { return 0 };
-        if cfg!(seeded_bug = "floor_of_another_promise") {
+        assert!(held.floor <= SCN_MAX && held.views.values().all(|&round| round > 0));
+        if is_seeded("floor_of_another_promise") {
             return held.floor;
         }
         if held.views.get(&stream) == Some(&ballot.round) { held.floor } else { 0 }
@@ -225,24 +229,31 @@ impl Floors {
 
     /// A group got this SCN here.
     pub fn on_scn(&mut self, scn: u64) {
+        assert!(scn <= SCN_MAX, "an SCN above them all");
         self.wanted = self.wanted.max(scn);
+        assert!(self.wanted >= scn && self.wanted <= SCN_MAX);
     }
 
     /// Another shard of this node, or a standby, wants this SCN closed.
     pub fn on_spread(&mut self, scn: u64) {
         self.wanted = self.wanted.max(scn.min(SCN_MAX));
         self.spread = self.spread.max(scn.min(SCN_MAX));
+        assert!(self.spread <= self.wanted, "told of more than is wanted here");
+        assert!(self.wanted <= SCN_MAX, "an SCN above them all");
     }
 
     /// A stream is led here from now on; its last group has this SCN.
     pub fn on_leading(&mut self, scn: u64) {
+        assert!(scn <= SCN_MAX, "an SCN above them all");
         self.wanted = self.wanted.max(scn);
         self.led_anew = true;
+        assert!(self.next_deadline(true).is_some(), "nobody would be asked");
     }
 
     /// The promise of a stream is another one.
     pub fn on_promised(&mut self, stream: u64, ballot: Ballot) {
-        self.promised.insert(stream, ballot);
+        let before = self.promised.insert(stream, ballot);
+        assert!(before.is_none_or(|before| before <= ballot), "promises go up");
         for told in self.peers.values_mut().filter_map(|peer| peer.told.as_mut()) {
             told.changed.insert(stream);
         }
@@ -254,6 +265,7 @@ impl Floors {
         assert!(key.node != self.me.node, "its own peer");
         self.peers.insert(key.node, Peer { key: Some(key), linked: true, ..Peer::default() });
         assert!(self.peers.len() <= PEERS_MAX, "more peers than there may be");
+        assert!(self.peers[&key.node].owed.is_none(), "owes what nobody asked for");
     }
 
     /// The links to a node are down.
@@ -262,14 +274,18 @@ impl Floors {
         if let Some(peer) = self.peers.get_mut(&node) {
             *peer = Peer { key: peer.key, held: std::mem::take(&mut peer.held), ..Peer::default() };
             peer.held.broken = true;
+            assert!(!peer.linked && peer.told.is_none() && peer.owed.is_none());
         }
+        assert!(node != self.me.node, "its own peer");
     }
 
     /// An answer could not be sent: views start anew with the next.
     pub fn on_lost(&mut self, node: u32) {
         if let Some(peer) = self.peers.get_mut(&node) {
             (peer.told, peer.owed) = (None, None);
+            assert!(peer.asked <= self.bound, "asks for what binds itself not");
         }
+        assert!(node != self.me.node, "its own peer");
     }
 
     /// A peer asks for a floor.
@@ -277,6 +293,7 @@ impl Floors {
         let Some(peer) = self.peers.get_mut(&from.node).filter(|p| p.key == Some(from)) else {
             return;
         };
+        assert!(from.node != self.me.node, "asks itself");
         if ask.anew {
             peer.told = None;
         }
@@ -291,6 +308,7 @@ impl Floors {
             return true;
         };
         let known = &mut peer.held;
+        assert!(held.number > 0 && held.floor <= SCN_MAX, "checked when it was read");
         let follows = held.session == known.session && held.number == known.number + 1;
         if held.number == 1 && held.session > known.session {
             *known = Held { session: held.session, ..Held::default() };
@@ -308,11 +326,14 @@ impl Floors {
             };
         }
         known.floor = known.floor.max(held.floor);
+        assert!(!known.broken, "views that do not follow count for nothing");
+        assert!(known.session == held.session && known.number >= 1);
         known.views.len() <= PEER_VIEWS_MAX
     }
 
     /// The record with this floor is durable, and all before it.
     pub fn on_durable(&mut self, floor: u64) {
+        assert!(floor <= self.logged, "durable before it is logged");
         self.durable = self.durable.max(floor);
         self.assert_invariants();
     }
@@ -321,6 +342,7 @@ impl Floors {
     pub fn on_closed(&mut self, scn: u64) {
         assert!(scn <= self.bound, "closes what it may still give");
         self.settled = self.settled.max(scn);
+        assert!(self.settled <= SCN_MAX, "an SCN above them all");
     }
 
     /// Does what is due. `wall_ns` is this node's clock, `leads` whether it leads any stream that
@@ -338,6 +360,7 @@ impl Floors {
         if leads && !self.looked && self.durable >= self.asked && self.peers.values().all(complete)
         {
             self.looked = true;
+            assert!(self.asked <= self.bound, "closes what it may still give");
             fx.push(FloorEffect::Close);
         }
         self.assert_invariants();
@@ -352,6 +375,7 @@ impl Floors {
     fn ask(&mut self, now: Nanos, wall_ns: u64, leads: bool, fx: &mut Vec<FloorEffect>) {
         if self.wanted > self.spread {
             self.spread = self.wanted;
+            assert!(self.spread <= SCN_MAX, "an SCN above them all");
             fx.push(FloorEffect::Spread { scn: self.wanted });
         }
         if !leads || !(self.wanted > self.settled || self.led_anew) {
@@ -373,6 +397,7 @@ impl Floors {
         } else {
             self.next_at = now.after(self.again_ns);
             self.again_ns = (2 * self.again_ns).min(AGAIN_MAX_NS);
+            assert!(self.again_ns >= AGAIN_NS, "asks again sooner than at first");
         }
         // Before anybody is asked: what is given from now on is above.
         self.bound = self.bound.max(self.asked);
@@ -398,6 +423,7 @@ impl Floors {
     fn log(&mut self, fx: &mut Vec<FloorEffect>) {
         let owed = self.peers.values().filter_map(|peer| peer.owed).max().unwrap_or(0);
         let floor = owed.max(self.asked);
+        assert!(floor <= SCN_MAX, "checked when it was read");
         if floor > self.logged && self.durable == self.logged {
             self.logged = floor;
             self.bound = self.bound.max(floor);
@@ -427,6 +453,7 @@ impl Floors {
                 View { stream: *stream, round: round.map_or(0, |ballot| ballot.round) }
             };
             let views: Vec<View> = changed.iter().map(view).collect();
+            assert!(told.floor <= durable, "a floor that went down");
             let mut parts: Vec<&[View]> = views.chunks(VIEWS_MAX).collect();
             if parts.is_empty() {
                 parts.push(&[]);
@@ -437,6 +464,7 @@ impl Floors {
                 told.number += 1;
                 let (session, number, views) = (told.session, told.number, part.to_vec());
                 let held = FloorHeld { floor, session, number, views };
+                assert!(held.views.len() <= VIEWS_MAX && held.floor <= durable);
                 fx.push(FloorEffect::Held { to, held });
             }
             told.floor = durable;
@@ -450,6 +478,9 @@ impl Floors {
         assert!(self.asked <= self.bound, "asks for what it does not keep to");
         assert!(self.settled <= self.bound, "closed what it may still give");
         assert!(self.bound <= SCN_MAX, "an SCN above them all");
+        assert!(self.spread <= self.wanted, "told of more than is wanted here");
+        assert!(!self.peers.contains_key(&self.me.node), "its own peer");
+        assert!(self.again_ns >= AGAIN_NS && self.again_ns <= AGAIN_MAX_NS);
     }
 }
 
@@ -478,6 +509,7 @@ impl FloorAsk {
         if ask.floor > SCN_MAX || ask.wants > SCN_MAX {
             return Err(DecodeError::Inconsistent);
         }
+        assert!(bytes.len() == 17, "a question of another length");
         Ok(ask)
     }
 }
@@ -512,6 +544,7 @@ impl FloorHeld {
             views.push(View { stream: reader.u64()?, round: reader.u64()? });
         }
         reader.finish()?;
+        assert!(views.len() as u64 == count && bytes.len() == 32 + 16 * views.len());
         let sound = views.iter().all(|view| view.round <= ROUND_MAX);
         if floor > SCN_MAX || number == 0 || number == u64::MAX || !sound {
             return Err(DecodeError::Inconsistent);

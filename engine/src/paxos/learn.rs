@@ -9,6 +9,7 @@ use super::member::NodeKey;
 use super::message::Body;
 use super::progress::{Leadership, Progress};
 use super::replica::{Replica, Role, Then, hears};
+use crate::seeded::is_seeded;
 
 /// Own bytes that a Takeover voided, until that Takeover is known to be on a majority.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +111,7 @@ impl Replica {
     /// The leader of `ballot` says that everything below `upto` is committed.
     pub(super) fn learn_commit(&mut self, ballot: Ballot, upto: Lsn, fx: &mut Effects) {
         let other = ballot != self.log.accepting();
-        if other && !cfg!(seeded_bug = "commit_of_other_ballot") {
+        if other && !is_seeded("commit_of_other_ballot") {
             return; // Its positions are those of another log.
         }
         let leads = matches!(self.role, Role::Leader(_));

@@ -174,6 +174,7 @@ impl Liveness {
     pub fn with_stall(mut self, stall_ns: u64) -> Liveness {
         assert!(stall_ns > 0, "every write would be too old");
         self.stands_ns = stall_ns.saturating_mul(2);
+        assert!(self.stands_ns > stall_ns, "not heard before it should fall silent");
         self
     }
 
@@ -187,6 +188,7 @@ impl Liveness {
     /// Age in microseconds of the oldest write in flight at a peer that is up, as it said last.
     pub fn waiting_us(&self, node: u32) -> Option<u64> {
         let peer = self.peers.iter().find(|peer| peer.node == node && peer.up)?;
+        assert!(peer.linked && peer.heard.is_some(), "up in one way");
         Some(peer.stands.map_or(0, |stands| stands.waiting_us))
     }
 
@@ -198,12 +200,14 @@ impl Liveness {
         assert!(self.peers.len() < PEERS_MAX, "more peers than {PEERS_MAX}");
         assert!(self.peer(node).is_none(), "a peer twice");
         self.peers.push(Peer::new(node));
+        assert!(!self.is_up(node), "up before it is linked");
     }
 
     /// `node` came back on another disk, which counts its boots anew. It is linked after this.
     pub fn on_replaced(&mut self, node: u32, fx: &mut Vec<LivenessEffect>) {
         self.on_link_down(node, fx);
         if let Some(peer) = self.peer(node) {
+            assert!(!peer.up && !peer.linked, "the links to its other disk are gone");
             peer.heard = None;
         }
     }
@@ -296,7 +300,9 @@ impl Liveness {
     /// When [`on_time`](Liveness::on_time) wants to be called.
     pub fn next_deadline(&self) -> Nanos {
         let stale = self.peers.iter().filter(|p| p.up).filter_map(|p| p.stale_at(self.election_ns));
-        stale.chain([self.next_send]).min().unwrap_or(self.next_send)
+        let at = stale.chain([self.next_send]).min().unwrap_or(self.next_send);
+        assert!(at <= self.next_send, "sleeps over a beat");
+        at
     }
 
     /// Whether `node` is up.
@@ -370,6 +376,8 @@ impl Peer {
         let waiting_us = oldest.map_or(0, |since| (now.since(since) / 1000).max(1));
         let counter = self.counter;
         let heartbeat = Heartbeat { boot, counter, echo_boot, echo_counter, progress, waiting_us };
+        assert!(self.sent.len() <= SENT_MAX, "waits for more echoes than may come");
+        assert!((waiting_us == 0) == oldest.is_none(), "what is in flight is said");
         fx.push(LivenessEffect::Send { to: self.node, heartbeat });
     }
 
@@ -386,6 +394,7 @@ impl Peer {
 
     /// When the silence of either direction becomes too long.
     fn stale_at(&self, election_ns: u64) -> Option<Nanos> {
+        assert!(self.linked || self.echoed.is_none(), "an echo of a link that is gone");
         let heard = self.heard?.at;
         Some(heard.min(self.echoed?).after(election_ns))
     }
@@ -400,6 +409,7 @@ impl Peer {
         }
         assert!(self.heard.is_some() && self.echoed.is_some(), "was up in one way");
         let lease_until = self.heard.map_or(Nanos(0), |h| h.at.after(election_ns));
+        assert!(lease_until >= Nanos(election_ns), "a lease that ended before it began");
         let state = PeerState::Down { lease_until };
         fx.push(LivenessEffect::Peer { node: self.node, state });
     }
@@ -411,6 +421,8 @@ impl Peer {
         self.echoed = None;
         self.stands = None;
         self.sent.clear();
+        assert!(self.heard.is_none_or(|heard| heard.at <= now), "heard in the future");
+        assert!(!self.is_fresh(u64::MAX / 2, now), "up before it answers anew");
         let state = PeerState::Down { lease_until: now };
         fx.push(LivenessEffect::Peer { node: self.node, state });
     }

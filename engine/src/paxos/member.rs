@@ -133,6 +133,7 @@ impl Config {
     /// with what it accepted, where this config did not come to be known.
     pub fn counts(&self, voter: NodeKey) -> bool {
         let Some(member) = self.member(voter.node) else { return false };
+        assert!(member.node == voter.node && self.members.len() <= MEMBERS_MAX);
         match member.incarnation {
             Some(bound) => bound == voter.incarnation,
             None => !self.is_bound(),
@@ -294,6 +295,7 @@ impl TakeoverBody {
         if scn > SCN_MAX {
             return Err(DecodeError::Inconsistent);
         }
+        assert!(config.check().is_ok(), "checked when it was read");
         Ok(TakeoverBody { chain, scn, config })
     }
 }
@@ -342,6 +344,7 @@ pub fn replay_group(
             return Replayed::Nothing;
         }
         log.stage(start, end, ballot, scn, place);
+        assert!(log.staged_end(ballot) == Some(end), "staged elsewhere");
         return Replayed::Staged;
     }
     if log.is_unknown() {
@@ -356,6 +359,7 @@ pub fn replay_group(
         return Replayed::Nothing;
     }
     log.append(start, end, ballot, scn, place);
+    assert!(log.end() == end && log.accepting() == ballot, "a group stands at its place");
     Replayed::Logged
 }
 

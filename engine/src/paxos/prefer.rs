@@ -17,6 +17,7 @@ impl Replica {
         };
         let mut order: Vec<(bool, usize, u32)> = members.iter().enumerate().map(place).collect();
         order.sort_unstable();
+        assert!(order.first().is_none_or(|(away, ..)| !away), "the first region comes first");
         let me = self.me.node;
         let own = order.iter().position(|(.., node)| *node == me).unwrap_or(0);
         let others = order.into_iter().enumerate().map(move |(at, (.., node))| (node, at < own));

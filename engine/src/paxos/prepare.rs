@@ -9,6 +9,7 @@ use super::member::{Config, NodeKey};
 use super::message::{Body, Promise};
 use super::replica::{Replica, Role, Then};
 use super::takeover::Pending;
+use crate::seeded::is_seeded;
 
 /// One ballot that this node asks promises for.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ impl Replica {
         self.reason = "asks for promises";
         let end = self.end().lsn;
         self.log_record(Kind::Promise, end, ballot, Vec::new(), Then::Prepare(ballot), fx);
-        if cfg!(seeded_bug = "candidate_promise_not_durable") {
+        if is_seeded("candidate_promise_not_durable") {
             self.on_own_promise_durable(ballot, now, fx);
         }
     }
@@ -167,7 +168,7 @@ impl Replica {
         self.log.promise(ballot);
         assert!(!self.leader.is_some() && matches!(self.role, Role::Follower));
         let promise = self.promise_of(ballot);
-        if cfg!(seeded_bug = "promise_before_prefix_durable") {
+        if is_seeded("promise_before_prefix_durable") {
             self.send(to.node, Body::Promise(promise.clone()), fx);
         }
         let end = self.end().lsn;

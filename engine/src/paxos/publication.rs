@@ -80,6 +80,7 @@ impl Publisher {
 
     /// What is closed in each stream that is led now, and in no other.
     pub fn on_closed(&mut self, streams: &BTreeMap<u64, Closed>) {
+        assert!(streams.values().all(|closed| closed.scn <= SCN_MAX), "an SCN above them all");
         let known = std::mem::take(&mut self.ends);
         for stream in known.keys().filter(|stream| !streams.contains_key(stream)) {
             self.moved(*stream);
@@ -112,10 +113,12 @@ impl Publisher {
         for told in self.told.values_mut() {
             told.moved.insert(stream);
         }
+        assert!(self.told.values().all(|told| told.scn <= self.scn), "told more than is closed");
     }
 
     /// What all streams led here have closed.
     pub fn closed(&self, stream: u64) -> Option<Closed> {
+        assert!(self.scn > 0 || self.ends.is_empty(), "an end with nothing closed below it");
         self.ends.get(&stream).map(|&end| Closed { scn: self.scn, end })
     }
 
@@ -127,11 +130,13 @@ impl Publisher {
         let told = Told { session, moved, ..Told::default() };
         self.told.insert(node, told);
         assert!(self.told[&node].number == 0, "its first frame is to come");
+        assert!(session >> 32 == self.boot, "more sessions than a start has numbers");
     }
 
     /// A peer cannot be told.
     pub fn on_link_down(&mut self, node: u32) {
-        self.told.remove(&node);
+        let told = self.told.remove(&node);
+        assert!(told.is_none_or(|told| told.scn <= self.scn), "told more than is closed");
     }
 
     /// What is to be sent. A frame that cannot be sent ends the session: say
@@ -154,6 +159,7 @@ impl Publisher {
                 // The new SCN counts for positions of the last frame too.
                 let scn = if at + 1 == count { self.scn } else { told.scn };
                 let (session, number) = (told.session, told.number);
+                assert!(ends.len() <= ENDS_MAX && scn >= told.scn);
                 out.push((node, ClosedNews { session, number, scn, ends }));
             }
             told.scn = self.scn;
@@ -178,6 +184,7 @@ impl Published {
         if news.scn < heard.scn {
             return false;
         }
+        assert!(heard.session == news.session, "of another session");
         heard.number = news.number;
         for (stream, end) in &news.ends {
             let before = heard.ends.remove(stream);
@@ -189,11 +196,13 @@ impl Published {
             }
         }
         heard.scn = news.scn;
+        assert!(heard.number >= 1 && heard.scn <= SCN_MAX, "checked when it was read");
         heard.ends.len() <= STREAMS_MAX && self.kept.len() <= STREAMS_MAX
     }
 
     /// This node led the stream and leads it no more.
     pub fn keep(&mut self, stream: u64, closed: Closed) {
+        assert!(closed.scn <= SCN_MAX, "an SCN above them all");
         keep(&mut self.kept, stream, closed);
     }
 
@@ -209,9 +218,11 @@ impl Published {
 
 fn keep(kept: &mut BTreeMap<u64, Closed>, stream: u64, closed: Closed) {
     let known = kept.entry(stream).or_default();
+    let before = known.scn;
     if closed.scn > known.scn {
         *known = closed;
     }
+    assert!(known.scn >= before, "a closed SCN goes up");
     assert!(known.scn >= closed.scn, "what is closed stays closed");
 }
 
@@ -224,6 +235,7 @@ impl ClosedNews {
             put_u64(out, value);
         }
         for (stream, end) in &self.ends {
+            assert!(end.is_none_or(|end| end <= Lsn::MAX), "no position");
             put_u64(out, *stream);
             put_u64(out, end.map_or(GONE, |end| end.0));
         }
@@ -250,6 +262,7 @@ impl ClosedNews {
             ends.push((stream, (end != GONE).then_some(Lsn(end))));
         }
         reader.finish()?;
+        assert!(ends.len() as u64 == count && bytes.len() == 32 + 16 * ends.len());
         if scn > SCN_MAX || number == 0 || number == u64::MAX {
             return Err(DecodeError::Inconsistent);
         }

@@ -220,6 +220,7 @@ impl Replica {
     pub fn on_proposed(&mut self, mark: GroupMark, now: Nanos) {
         assert!(self.halted.is_none() && self.storing.is_none());
         self.propose(mark, now);
+        assert!(matches!(self.role, Role::Leader(_)), "a group of who does not lead");
         self.assert_invariants();
     }
 
@@ -232,6 +233,7 @@ impl Replica {
         fx: &mut Effects,
     ) -> AcceptVerdict {
         assert!(head.want == Want::Next, "a leader stages nothing");
+        assert!(self.storing.is_none(), "the group of the last verdict was not logged");
         match self.halted {
             Some(_) => AcceptVerdict::Refuse(RefuseReason::Halted),
             None if !self.is_peer(from) => AcceptVerdict::Refuse(RefuseReason::Unasked),
@@ -264,6 +266,7 @@ impl Replica {
     /// When it is another group.
     pub fn on_stored(&mut self, mark: GroupMark, now: Nanos, fx: &mut Effects) {
         self.stored(mark, now, fx);
+        assert!(self.storing.is_none(), "a verdict is followed once");
         self.assert_invariants();
     }
 

@@ -10,6 +10,7 @@ use super::member::{Config, NodeKey, TakeoverBody};
 use super::message::Body;
 use super::progress::Leadership;
 use super::replica::{Replica, Role, Then};
+use crate::seeded::is_seeded;
 
 /// A Takeover that waits for every byte up to its end.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl Pending {
         log: &StreamLog,
     ) -> Pending {
         assert!(ballot >= log.promised(), "a Takeover that was outbid");
-        assert!(ballot > log.accepting() || cfg!(seeded_bug = "takeover_below_committed"));
+        assert!(ballot > log.accepting() || is_seeded("takeover_below_committed"));
         assert!(config.ballot == ballot, "members of another Takeover");
         let run = log.staged_end(ballot).is_some();
         Pending { ballot, end, scn, config, source, run, run_start: None, from_committed: false }
@@ -64,7 +65,7 @@ impl Replica {
         }
         self.follow(ballot, now, fx);
         assert!(self.leader == ballot && matches!(self.role, Role::Follower));
-        let acts_again = cfg!(seeded_bug = "takeover_below_committed");
+        let acts_again = is_seeded("takeover_below_committed");
         if self.log.accepting() == ballot && !acts_again {
             // It acts once: what was appended above its end since then stays.
             self.adopt(config, fx);
@@ -104,7 +105,7 @@ impl Replica {
             }
             Ok(()) => {} // The leader says it again.
             Err(TakeoverRefusal::BelowCommitted { .. })
-                if cfg!(seeded_bug = "takeover_below_committed") =>
+                if is_seeded("takeover_below_committed") =>
             {
                 self.pending = None;
             }
@@ -126,7 +127,7 @@ impl Replica {
             pending.run = false;
             pending.from_committed = true;
         }
-        if cfg!(seeded_bug = "accepting_raised_by_fetch") {
+        if is_seeded("accepting_raised_by_fetch") {
             self.accept_early(fx);
         }
         self.fetch_staged(now, fx);
@@ -147,7 +148,7 @@ impl Replica {
         let pending = self.pending.take().expect("seen by the caller");
         let (ballot, end) = (pending.ballot, pending.end);
         let (before, committed) = (self.log.end(), self.log.committed());
-        assert!(self.log.accepting() < ballot || cfg!(seeded_bug = "takeover_below_committed"));
+        assert!(self.log.accepting() < ballot || is_seeded("takeover_below_committed"));
         assert!(committed.lsn <= end.lsn, "committed bytes would be void");
         let common = match self.log.chain_at(end.lsn) {
             Some(chain) if chain == end.chain => end.lsn,

@@ -5,6 +5,7 @@ use zerocopy::FromBytes;
 
 use crate::forward::wire::ChunkHead;
 use crate::paxos::SCN_MAX;
+use crate::seeded::is_seeded;
 
 /// Part of a chunk's body that continues a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Conti
         }
         let group = &body[meta.range()][..GROUP_HEADER_BYTES];
         let group = GroupHeader::ref_from_bytes(group).map_err(|_| BadChunk::Damaged)?;
-        let follows = group.follows(end.chain) || cfg!(seeded_bug = "chunk_chain_unchecked");
+        let follows = group.follows(end.chain) || is_seeded("chunk_chain_unchecked");
         if meta.lsn < end.lsn || !follows {
             return Err(BadChunk::NotMatch(meta.lsn));
         }

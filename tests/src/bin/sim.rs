@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use palisade_tests::sim::FaultKind;
-use palisade_tests::world::{Failure, SeedReport, Shipped, run_seed};
+use palisade_tests::world::{Failure, SeedReport, Shipped, is_contest, run_seed};
 
 const USAGE: &str = "sim --seed N [--count N] | --minutes M [--from SEED] [--threads 2] \
-                     [--keep-going]";
+                     [--keep-going] [--contests]";
 /// Lines of the trace that a failure shows.
 const TRACE_LINES: usize = 40;
 
@@ -21,6 +21,8 @@ struct Options {
     limit: Option<Duration>,
     threads: usize,
     keep_going: bool,
+    /// Passes over the seeds of other worlds.
+    contests: bool,
     trace: usize,
 }
 
@@ -33,6 +35,7 @@ fn options() -> Result<Options, String> {
         limit: None,
         threads: 2,
         keep_going: false,
+        contests: false,
         trace: TRACE_LINES,
     };
     let mut args = std::env::args().skip(1);
@@ -48,6 +51,8 @@ fn options() -> Result<Options, String> {
             "--minutes" => options.limit = Some(Duration::from_secs_f64(number()? * 60.0)),
             "--threads" => options.threads = (number()? as usize).max(1),
             "--trace" => options.trace = number()? as usize,
+            "--contests" => options.contests = true,
+            "--help" | "-h" => return Err(USAGE.to_string()),
             "--keep-going" => options.keep_going = true,
             other => return Err(format!("{other} means nothing here; {USAGE}")),
         }
@@ -162,6 +167,9 @@ fn work(
         let late = options.limit.is_some_and(|limit| began.elapsed() >= limit);
         if offset >= options.count || late {
             return;
+        }
+        if options.contests && !is_contest(options.from + offset) {
+            continue;
         }
         let result = run_seed(options.from + offset);
         let mut totals = totals.lock().expect("no thread panicked with it");

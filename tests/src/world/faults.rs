@@ -108,6 +108,12 @@ fn frames(random: &mut Random) -> [u32; 3] {
     FRAMES.map(|_| if on && random.coin() { random.between(1, 20_000) as u32 } else { 0 })
 }
 
+/// Whether a seed's world is a contest: leaders come and go all the time, who promises loses its
+/// power at once, and messages of elections are lost. It finds what needs a narrow moment.
+pub fn is_contest(seed: u64) -> bool {
+    Random::new(seed ^ 0x636F_6E74_6573_7473).below(4) == 0
+}
+
 /// See the [module](self).
 pub struct Faults {
     random: Random,
@@ -128,6 +134,8 @@ pub struct Faults {
     fills: bool,
     /// Chances, in a million, of each of [`FRAMES`].
     frames: [u32; 3],
+    /// See [`is_contest`].
+    contest: bool,
     /// Whose disk is full.
     full: BTreeSet<usize>,
     own: BTreeMap<FaultKind, u64>,
@@ -164,8 +172,26 @@ impl Faults {
             on_commit,
             own: BTreeMap::new(),
             over: true,
+            contest: false,
             random,
         }
+    }
+
+    /// Draws what a contest suffers instead.
+    pub fn draw_contest(seed: u64) -> Faults {
+        let mut faults = Faults::draw(seed);
+        let mut random = Random::new(seed ^ 0x636F_6E74_6573_7421);
+        let deadly = [FaultKind::Kill, FaultKind::PowerCut, FaultKind::Partition, FaultKind::Pause];
+        faults.kinds.retain(|kind| !deadly.contains(kind));
+        faults.kinds.extend(deadly);
+        let mut chance = |most: u64| random.between(most / 4, most) as u32;
+        (faults.on_promise, faults.on_takeover) = (chance(800_000), chance(300_000));
+        (faults.on_lead, faults.on_fetch) = (chance(500_000), chance(500_000));
+        faults.frames = [chance(100_000), chance(20_000), chance(20_000)];
+        faults.pause_ns = pick(&mut random, &[100 * MS, 300 * MS]);
+        faults.down_ns = pick(&mut random, &[MS, 30 * MS, 300 * MS]);
+        faults.contest = true;
+        faults
     }
 
     /// A plan with what this seed does to whole frames.
@@ -304,6 +330,9 @@ impl Faults {
             1 => self.random.below(300_000),
             _ => self.random.below(10 * MS),
         };
+        if self.contest && raised.promised && self.random.coin() {
+            return Some((now.after(self.random.below(300_000)), Blow::PowerCut(node)));
+        }
         let victim = if self.random.below(3) == 0 { self.other(node, fleet) } else { node };
         let blow = self.blow(kind, victim, fleet);
         Some((now.after(delay), blow))

@@ -32,7 +32,7 @@ mod workload;
 mod world;
 
 pub use check::{Checks, FullCopy, Raised, Seat, Violation};
-pub use faults::{Blow, Faults, Step};
+pub use faults::{Blow, Faults, Step, is_contest};
 pub use fleet::{Cluster, Fleet, Node, Turned};
 pub use history::{Attempt, History, Stretch, Told, Wanted};
 pub use report::{Failure, SeedReport, Shipped};

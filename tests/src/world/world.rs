@@ -9,7 +9,7 @@ use palisade_wal::Lsn;
 
 use super::agenda::Agenda;
 use super::check::{Checks, FullCopy, Seat, Violation};
-use super::faults::{Faults, Step};
+use super::faults::{Faults, Step, is_contest};
 use super::fleet::{Fleet, Node, Turned};
 use super::operator::Operator;
 use super::registrar::Registrar;
@@ -102,7 +102,10 @@ impl World {
                 random.bits(),
                 Registrar::new(settings.standbys.len(), seed),
             ),
-            faults: Faults::draw(random.bits()),
+            faults: match is_contest(seed) {
+                true => Faults::draw_contest(random.bits()),
+                false => Faults::draw(random.bits()),
+            },
             operator,
             truncation: Truncation::new(0, true),
             checks: Checks::default(),

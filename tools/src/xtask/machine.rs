@@ -16,7 +16,7 @@ const DEMOS: usize = 10;
 const DEMO_SECONDS_MAX: f64 = 40.0;
 
 /// In the order in which they run.
-pub(crate) const LANES: [Lane; 8] = [
+pub(crate) const LANES: [Lane; 9] = [
     Lane { name: "demo-ten", run: || repeat(DEMOS, &[], &[]) },
     Lane { name: "demo-one-cpu", run: || repeat(DEMOS, &["taskset", "-c", "0"], &[]) },
     Lane { name: "demo-no-zero-copy", run: || repeat(DEMOS, &[], &["--zero-copy", "never"]) },
@@ -25,6 +25,7 @@ pub(crate) const LANES: [Lane; 8] = [
     Lane { name: "demo-ordinary-user", run: ordinary_user },
     Lane { name: "demo-postgres", run: postgres },
     Lane { name: "restricted", run: restricted },
+    Lane { name: "disks", run: disks },
 ];
 
 /// Lanes that build everything once more: they run when they are named.
@@ -213,6 +214,31 @@ fn restricted() -> Outcome {
         return Outcome::Skipped(format!("needs {missing}"));
     }
     cargo(&["test", "--package", "palisade-tools", "--test", "machine", "limits::"], &[])
+}
+
+/// Disks that fail and disks that are full, of loop devices, and a setting of the kernel that is
+/// shown to a node alone. What is mounted is gone with the
+/// namespace that it is mounted in, however the tests end.
+fn disks() -> Outcome {
+    if !is_root() {
+        return Outcome::Skipped("needs root to mount".to_owned());
+    }
+    let needs = ["unshare", "mount", "mkfs.ext4", "fallocate", "strace"];
+    if let Some(missing) = needs.into_iter().find(|program| !has(program)) {
+        return Outcome::Skipped(format!("needs {missing}"));
+    }
+    let test = ["cargo", "test", "--package", "palisade-tools", "--test", "machine"];
+    let status = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--"])
+        .args(test)
+        .args(["--", "disk::", "sysctl::"])
+        .current_dir(root())
+        .status();
+    match status {
+        Ok(status) if status.success() => Outcome::Passed,
+        Ok(status) => Outcome::Failed(vec![format!("{}: {status}", test.join(" "))]),
+        Err(error) => Outcome::Failed(vec![format!("unshare: {error}")]),
+    }
 }
 
 /// The program where every user can run it.

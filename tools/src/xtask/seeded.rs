@@ -1,76 +1,103 @@
-//! Seeded bugs: each marked rule of the consensus core and of the transfer is removed by a cfg,
-//! and a trace that was made for that rule must then fail. They examine the tests, not the code.
-//! Which other tests find the bug is printed; for a random walk that may hang on a single seed.
+//! Seeded bugs: each marked rule of the consensus core and of the transfer is left out in turn, and
+//! must be missed: by the trace that was made for it, by a random walk of the core, and by the
+//! simulator. They examine the tests, not the code.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use super::lane::root;
 
-/// A rule that can be switched off.
+/// Minutes that the simulator has to miss a rule.
+const SIM_MINUTES: &str = "3";
+/// The seeds that it tries: the same ones every time, so that what it finds today it finds again.
+const SIM_SEEDS: [&str; 4] = ["--from", "1", "--contests", "--minutes"];
+
+/// A rule that can be left out.
 struct Bug {
-    /// Value of the cfg.
-    cfg: &'static str,
-    /// The trace that must fail without the rule.
+    name: &'static str,
+    /// The trace that must fail without it.
     trace: &'static str,
-    /// Other tests that may find it.
-    others: &'static str,
+    /// Random tests, of which one must fail; none where the rule has no part in them.
+    walks: &'static str,
+    /// Whether a world of the simulator must fail too.
+    is_found_in_worlds: bool,
 }
 
-const BUGS: [Bug; 6] = [
+const WALK: &str = "paxos::tests::walk::";
+
+const BUGS: [Bug; 7] = [
     Bug {
-        cfg: "candidate_promise_not_durable",
+        name: "candidate_promise_not_durable",
         trace: "paxos::tests::cases::a_candidate_that_forgets_its_promise_has_asked_for_none",
-        others: "paxos::tests::walk::",
+        walks: WALK,
+        is_found_in_worlds: true,
     },
     Bug {
-        cfg: "promise_before_prefix_durable",
+        name: "promise_before_prefix_durable",
         trace: "paxos::tests::cases::a_promise_that_is_forgotten_was_never_heard",
-        others: "paxos::tests::walk::",
+        walks: WALK,
+        is_found_in_worlds: true,
     },
     Bug {
-        cfg: "accepting_raised_by_fetch",
+        name: "accepting_raised_by_fetch",
         trace: "paxos::tests::cases::a_candidate_without_the_bytes_of_its_tail_outranks_nobody",
-        others: "paxos::tests::walk::",
+        walks: WALK,
+        is_found_in_worlds: true,
     },
     Bug {
-        cfg: "takeover_below_committed",
+        name: "takeover_below_committed",
         trace: "paxos::tests::cases::a_takeover_that_comes_twice_acts_once",
-        others: "paxos::tests::walk::",
+        walks: WALK,
+        is_found_in_worlds: true,
     },
     Bug {
-        cfg: "commit_of_other_ballot",
+        name: "commit_of_other_ballot",
         trace: "paxos::tests::cases::a_commit_of_another_ballot_is_ignored",
-        others: "paxos::tests::walk::",
+        walks: WALK,
+        is_found_in_worlds: true,
     },
     Bug {
-        cfg: "chunk_chain_unchecked",
+        name: "floor_of_another_promise",
+        trace: "paxos::tests::floors::a_floor_that_came_after_a_promise_to_another_closes_nothing",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "chunk_chain_unchecked",
         trace: "transfer::receiver_tests::a_chunk_is_checked_whole",
-        others: "transfer::",
+        walks: "",
+        is_found_in_worlds: false,
     },
 ];
 
-/// Builds the tests of the consensus core once per bug; its trace must fail in each.
+/// Builds the tests of the engine and the simulator once; each bug must be found by both.
 pub(crate) fn run(only: &[String]) -> ExitCode {
+    let unknown = only.iter().find(|name| BUGS.iter().all(|bug| bug.name != **name));
+    if let Some(name) = unknown {
+        let names: Vec<&str> = BUGS.iter().map(|bug| bug.name).collect();
+        eprintln!("{name}: no such bug; they are {}", names.join(", "));
+        return ExitCode::FAILURE;
+    }
+    let started = Instant::now();
+    let programs = match Programs::build() {
+        Ok(programs) => programs,
+        Err(error) => {
+            println!("FAILED to build with --cfg seeded_bugs: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("built the tests and the simulator ({:.1} s)", started.elapsed().as_secs_f64());
     let mut missed = 0;
-    let wanted = |bug: &Bug| only.is_empty() || only.iter().any(|name| name == bug.cfg);
-    for bug in BUGS.iter().filter(|bug| wanted(bug)) {
-        let (started, name) = (Instant::now(), bug.cfg);
-        match find(bug) {
-            Ok((true, others)) => {
-                let took = started.elapsed().as_secs_f64();
-                println!("FOUND {name} by {} and {others} others ({took:.1} s)", bug.trace);
-            }
-            Ok((false, others)) => {
-                println!(
-                    "MISSED {name}: {} passes without the rule; {others} others fail",
-                    bug.trace
-                );
-                missed += 1;
-            }
+    let wanted = |bug: &&Bug| only.is_empty() || only.iter().any(|name| name == bug.name);
+    for bug in BUGS.iter().filter(wanted) {
+        let started = Instant::now();
+        let found = programs.find(bug);
+        let took = started.elapsed().as_secs_f64();
+        match found {
+            Ok(by) => println!("FOUND {} by {} ({took:.1} s)", bug.name, by.join(", ")),
             Err(error) => {
-                println!("MISSED {name}: {error}");
+                println!("MISSED {}: {error} ({took:.1} s)", bug.name);
                 missed += 1;
             }
         }
@@ -78,44 +105,103 @@ pub(crate) fn run(only: &[String]) -> ExitCode {
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Whether the trace fails without the rule, and how many other tests do.
-fn find(bug: &Bug) -> Result<(bool, usize), String> {
+/// What was built with `--cfg seeded_bugs`.
+struct Programs {
+    tests: PathBuf,
+    sim: PathBuf,
+}
+
+impl Programs {
+    fn build() -> Result<Programs, String> {
+        let wrapper = root().join("target").join("seeded-rustc");
+        write_wrapper(&wrapper).map_err(|error| format!("{}: {error}", wrapper.display()))?;
+        Ok(Programs {
+            tests: build(&wrapper, &["test", "--no-run", "--package", "palisade", "--lib"])?,
+            sim: build(&wrapper, &["build", "--release", "-p", "palisade-tests", "--bin", "sim"])?,
+        })
+    }
+
+    /// What found the bug, or what did not.
+    fn find(&self, bug: &Bug) -> Result<Vec<String>, String> {
+        let mut by = self.failing(bug.name, bug.trace)?;
+        if by.is_empty() {
+            return Err(format!("{} passes without the rule", bug.trace));
+        }
+        if !bug.walks.is_empty() {
+            let walks = self.failing(bug.name, bug.walks)?;
+            if walks.is_empty() {
+                return Err(format!("every test of {} passes without the rule", bug.walks));
+            }
+            by.push(format!("{} walks", walks.len()));
+        }
+        if bug.is_found_in_worlds {
+            by.push(self.failing_seed(bug.name)?);
+        }
+        Ok(by)
+    }
+
+    /// The tests of this name, or in this module, that fail without the rule.
+    fn failing(&self, bug: &str, tests: &str) -> Result<Vec<String>, String> {
+        let text = output(Command::new(&self.tests).arg(tests), bug)?;
+        let failed =
+            |line: &str| line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned);
+        let is_some = |line: &str| line.starts_with("running ") && line != "running 0 tests";
+        if !text.lines().any(is_some) {
+            return Err(format!("{tests} did not run"));
+        }
+        Ok(text.lines().filter_map(failed).collect())
+    }
+
+    /// The seed of a world that fails without the rule, and how.
+    fn failing_seed(&self, bug: &str) -> Result<String, String> {
+        let text = output(Command::new(&self.sim).args(SIM_SEEDS).arg(SIM_MINUTES), bug)?;
+        let failed = |line: &str| {
+            let (seed, how) = line.strip_prefix("seed ")?.split_once(" FAILED: ")?;
+            let end = how.find(':').unwrap_or(how.len());
+            Some(format!("seed {seed} ({})", &how[..end]))
+        };
+        let seed = text.lines().find_map(failed);
+        seed.ok_or_else(|| format!("the simulator misses nothing in {SIM_MINUTES} minutes"))
+    }
+}
+
+/// What a program says when the rule is left out; it may fail, that is what it is run for.
+fn output(command: &mut Command, bug: &str) -> Result<String, String> {
+    let output = command
+        .env("PALISADE_SEEDED_BUG", bug)
+        .stderr(Stdio::null())
+        .output()
+        .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A compiler that adds the cfg: to the packages of this workspace alone, so that what they lean
+/// on is not built again.
+fn write_wrapper(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    std::fs::create_dir_all(path.parent().expect("a file in the target folder"))?;
+    std::fs::write(path, "#!/bin/sh\nexec \"$@\" --cfg seeded_bugs\n")?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+}
+
+/// Builds one program; gives where it is.
+fn build(wrapper: &Path, arguments: &[&str]) -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let cfg = format!("seeded_bug=\"{}\"", bug.cfg);
     let built = Command::new(cargo)
-        .args(["rustc", "--quiet", "--package", "palisade", "--lib", "--profile", "test"])
-        .args(["--message-format", "json", "--", "--cfg", &cfg])
+        .args(arguments)
+        .args(["--quiet", "--message-format", "json"])
+        .env("RUSTC_WORKSPACE_WRAPPER", wrapper)
         .current_dir(root())
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("cargo: {error}"))?;
     if !built.status.success() {
-        return Err(format!("cargo rustc: {}", built.status));
+        return Err(format!("cargo {}: {}", arguments.join(" "), built.status));
     }
     let messages = String::from_utf8_lossy(&built.stdout);
-    let program = messages.lines().rev().find_map(executable).ok_or("cargo named no test")?;
-    let program = Path::new(&program);
-    let found = !failing(program, bug.trace)?.is_empty();
-    let others = failing(program, bug.others)?.into_iter().filter(|name| name != bug.trace);
-    Ok((found, others.count()))
-}
-
-/// The tests of this name, or in this module, that fail.
-fn failing(program: &Path, tests: &str) -> Result<Vec<String>, String> {
-    let output = Command::new(program)
-        .arg(tests)
-        .stderr(Stdio::null())
-        .output()
-        .map_err(|error| format!("the tests: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let failed =
-        |line: &str| line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned);
-    let ran = text.lines().any(|line| line.starts_with("running ") && line != "running 0 tests");
-    let names: Vec<String> = text.lines().filter_map(failed).collect();
-    if !ran || output.status.success() != names.is_empty() {
-        return Err(format!("{tests} did not run: {}", output.status));
-    }
-    Ok(names)
+    let program = messages.lines().rev().find_map(executable);
+    program.map(PathBuf::from).ok_or_else(|| "cargo named no program".to_string())
 }
 
 fn executable(message: &str) -> Option<String> {

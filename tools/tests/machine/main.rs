@@ -1,10 +1,12 @@
-//! Tests that need programs which a machine with a Rust toolchain may lack: strace, setpriv,
-//! prlimit. `cargo test --workspace` leaves them out; `cargo xtask machine restricted` runs them.
+//! Tests that need root, or programs which a machine with a Rust toolchain may lack: strace,
+//! setpriv, prlimit, mkfs. `cargo test --workspace` leaves them out; the lanes `restricted` and
+//! `disks` of `cargo xtask machine` run them.
 
 // Shared with the other tests over processes, which use more of them.
 #[allow(dead_code)]
 #[path = "../processes/cluster.rs"]
 mod cluster;
+mod disk;
 #[allow(dead_code)]
 #[path = "../processes/history.rs"]
 mod history;
@@ -18,3 +20,4 @@ mod reading;
 #[allow(dead_code)]
 #[path = "../processes/run.rs"]
 mod run;
+mod sysctl;

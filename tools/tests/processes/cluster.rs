@@ -270,6 +270,12 @@ impl Node {
         self.child = None;
     }
 
+    /// Its exit code, once it has ended by itself.
+    pub fn ended(&mut self) -> Option<i32> {
+        let child = &mut self.child.as_mut().expect("it was started").0;
+        child.try_wait().expect("a child of this process")?.code()
+    }
+
     /// SIGSTOP: it keeps its sockets and does nothing.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

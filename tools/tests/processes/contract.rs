@@ -142,12 +142,9 @@ fn benchmarks_print_the_line_of_the_page() {
     let dir = dir.path().to_str().expect("a plain path");
     let fields = "what nodes streams record_bytes in_flight per_s mb_per_s p50_us p90_us p99_us \
                   p999_us max_us cpu_us_per_append";
-    for what in ["wal", "append"] {
+    for (what, nodes) in [("wal", "1"), ("append", "1"), ("append", "3")] {
         let mut command = program();
-        command.args(["bench", what, "--seconds", "1", "--dir", dir, "--json"]);
-        if what == "wal" {
-            command.args(["--nodes", "1"]);
-        }
+        command.args(["bench", what, "--seconds", "1", "--dir", dir, "--json", "--nodes", nodes]);
         let done = run(command, Duration::from_secs(30));
         let paths = ["rwf-dsync", "linked-fdatasync", "fdatasync"];
         let named = paths.iter().any(|path| done.err.contains(&format!("written by {path}, ")));
@@ -155,6 +152,8 @@ fn benchmarks_print_the_line_of_the_page() {
         let json = done.json();
         assert_fields(&json, fields);
         assert_eq!(json["what"], what);
+        assert_eq!(json["nodes"].to_string(), nodes);
+        assert!(json["per_s"].as_f64().is_some_and(|rate| rate > 0.0), "{json}");
     }
 }
 

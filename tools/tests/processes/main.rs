@@ -2,6 +2,7 @@
 //!
 //! `PALISADE_HISTORY_SECONDS` makes the long story longer; `PALISADE_SEED` repeats its choices.
 
+mod by_hand;
 mod cascade;
 mod cluster;
 mod contract;

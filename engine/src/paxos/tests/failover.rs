@@ -187,3 +187,32 @@ fn a_leader_that_restarts_at_once_is_missed_at_once() {
     let took = world.commit();
     assert!(took < 400, "{took} ms");
 }
+
+/// What it granted before it died, nobody knows: a leader may count on it for one lease more.
+#[test]
+fn who_restarted_votes_for_nobody_for_one_lease() {
+    let mut cluster = Cluster::new(3, 31);
+    cluster.elect(1);
+    cluster.rest(50);
+    cluster.nodes[1].crash();
+    let began = cluster.now;
+    cluster.nodes[1].restart(32, began);
+    cluster.run(1, |replica, now, fx| replica.start(now, fx));
+    cluster.isolate(&[1]);
+    let election_ns = cluster.nodes[1].tuning.election_ns;
+    let ask = |cluster: &mut Cluster| {
+        cluster.run(2, |replica, now, fx| replica.campaign(now, fx));
+        for packet in std::mem::take(&mut cluster.network) {
+            cluster.deliver(packet);
+        }
+        for packet in std::mem::take(&mut cluster.network) {
+            cluster.deliver(packet);
+        }
+        cluster.nodes[2].replica().status().role
+    };
+    cluster.now = began.after(election_ns - 1);
+    assert_eq!(ask(&mut cluster), RoleName::PreCandidate, "no vote within the lease");
+    cluster.now = began.after(election_ns);
+    assert_eq!(ask(&mut cluster), RoleName::Candidate, "the lease is over");
+    cluster.settle("a leader of the two", |c| c.leader().is_some_and(|at| at != 0));
+}

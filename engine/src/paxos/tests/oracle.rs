@@ -6,6 +6,7 @@ use palisade_wal::{Ballot, Boundary, GroupHeader, Lsn};
 
 use super::super::Closed;
 use super::node::{Node, Record, takeover_of};
+use crate::seeded::is_seeded;
 
 #[derive(Default)]
 pub(super) struct Oracle {
@@ -43,7 +44,7 @@ impl Oracle {
     /// A ballot names one log.
     pub(super) fn on_takeover(&mut self, ballot: Ballot, end: Boundary) {
         self.elections += 1;
-        if cfg!(seeded_bug = "accepting_raised_by_fetch") {
+        if is_seeded("accepting_raised_by_fetch") {
             return; // It would be found by its own record, before it does harm.
         }
         let first = *self.takeovers.entry(ballot).or_insert(end);
