@@ -55,8 +55,20 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
     synced.map_err(|e| io_error(&format!("{}", dir.display()), &e))
 }
 
-/// Takes the lock that keeps two processes out of one directory; it ends with the process.
-pub(crate) fn lock(data: &Path) -> Result<File, Error> {
+/// Keeps other processes out of a directory while it lives; it ends with the process.
+#[derive(Debug)]
+pub(crate) struct DirLock(File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // A child that was forked and runs nothing of its own yet holds the file as well: closing
+        // it here would not free the directory.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes the lock that keeps two processes out of one directory.
+pub(crate) fn lock(data: &Path) -> Result<DirLock, Error> {
     let path = data.join(LOCK);
     let mut options = File::options();
     let file = options.create(true).truncate(false).write(true).open(&path).map_err(|e| {
@@ -64,7 +76,7 @@ pub(crate) fn lock(data: &Path) -> Result<File, Error> {
         Error::new(ErrorKind::Config, text)
     })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirLock(file)),
         Err(TryLockError::WouldBlock) => {
             let text = format!(
                 "{} is in use by another process; stop it, or use another directory",
@@ -79,4 +91,20 @@ pub(crate) fn lock(data: &Path) -> Result<File, Error> {
 /// What the operating system refused.
 pub(crate) fn io_error(what: &str, error: &std::io::Error) -> Error {
     Error::new(ErrorKind::Io, format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_free_as_soon_as_its_lock_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        assert_eq!(lock(dir.path()).unwrap_err().kind(), ErrorKind::InUse);
+        // What a child has between fork and exec.
+        let _inherited = held.0.try_clone().unwrap();
+        drop(held);
+        assert!(lock(dir.path()).is_ok());
+    }
 }

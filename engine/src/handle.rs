@@ -209,6 +209,15 @@ impl ShardPort {
         self.request(|reply| Command::Read { stream, from, follow: false, reply })
     }
 
+    /// Says that nothing of a stream below `to` is needed on this node, as
+    /// [`Stream::truncate_to`] does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when the queue is full.
+    pub fn truncate_to(&self, stream: u64, to: Lsn) -> Result<Answer<()>, Error> {
+        self.request(|reply| Command::Truncate { stream, to, reply })
+    }
+
     /// Asks for `count` new streams. Only the shard of the catalogue on the node that leads it
     /// can make them.
     ///

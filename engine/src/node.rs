@@ -13,7 +13,9 @@ use palisade_netio::{
 
 use crate::config::Config;
 use crate::control::{Controlled, RegistryView, Request};
-use crate::directory::{check_formatted, io_error, lock, make_dirs, sync_dir, unmake_dirs};
+use crate::directory::{
+    DirLock, check_formatted, io_error, lock, make_dirs, sync_dir, unmake_dirs,
+};
 use crate::driver::ShardDriver;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
@@ -52,7 +54,7 @@ pub struct Node {
     identity: Identity,
     buffers: Buffers,
     forwarder: Option<ForwarderHandle>,
-    _lock: File,
+    _lock: DirLock,
 }
 
 /// How much of a node's buffers the kernel has registered; what goes through others costs more.
@@ -173,7 +175,7 @@ impl Node {
         Ok((node, ShardDriver::new(shard, port)))
     }
 
-    fn prepare(config: Config, lock: File) -> Result<Node, Error> {
+    fn prepare(config: Config, lock: DirLock) -> Result<Node, Error> {
         probe()?;
         check_cpus(&config)?;
         Ok(Node {

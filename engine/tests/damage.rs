@@ -329,3 +329,52 @@ fn a_stream_that_is_created_after_the_damage_is_in_no_doubt() {
         }
     }
 }
+
+/// A quiet stream's groups are copied out of segments that are used again. A copy that rots is the
+/// only one of this disk: what it was is a lost range for ever, and no end and no gap of the log.
+#[test]
+fn a_copy_that_is_lost_leaves_a_lost_range_until_it_is_truncated() {
+    let (_dir, mut config) = config();
+    config.log.log_bytes_max = 64 << 20;
+    format(&config).unwrap();
+    let node = Node::open(config.clone()).unwrap();
+    let ids = node.create_streams(2).unwrap();
+    let (quiet, busy) = (node.stream(ids[0]), node.stream(ids[1]));
+    let payload = |number: u32| format!("record {number:04} of the quiet one").into_bytes();
+    let kept: Vec<Lsn> =
+        (0..20).map(|number| quiet.append(payload(number)).wait().unwrap().lsn).collect();
+    let mut last = Lsn(0);
+    for _ in 0..4 * 128 {
+        let appended = busy.append(vec![1; 256 << 10]).wait().unwrap();
+        busy.truncate_to(last).unwrap();
+        last = appended.lsn;
+    }
+    node.stop().unwrap();
+    let moved = find_records(&config.node.data, |m| m.kind == Kind::Moved && m.stream == ids[0]);
+    assert!(moved.len() >= 20, "{} groups were copied", moved.len());
+    lose_group(&config.node.data, &payload(7), true);
+
+    for start in 1..=3 {
+        let node = Node::open(config.clone()).unwrap();
+        let quiet = node.stream(ids[0]);
+        let read: Vec<_> = quiet.reader(Lsn(0)).map(|r| r.map(|r| r.lsn)).collect();
+        let (end, good) = read.split_last().unwrap();
+        let good: Vec<Lsn> = good.iter().map(|lsn| *lsn.as_ref().unwrap()).collect();
+        assert_eq!(good, kept[..7], "start {start}");
+        assert_eq!(end.as_ref().unwrap_err().kind(), ErrorKind::Corrupt, "start {start}");
+        let after: Vec<Lsn> = quiet.reader(kept[8]).map(|r| r.unwrap().lsn).collect();
+        assert_eq!(after, kept[8..], "start {start}: the rest is there");
+        let refused = quiet.append("more").wait().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NotLeader, "start {start}");
+        if start == 3 {
+            quiet.truncate_to(kept[8]).unwrap();
+            until("a leader", || quiet.append("more").wait().ok());
+        }
+        node.stop().unwrap();
+    }
+    let node = Node::open(config).unwrap();
+    let quiet = node.stream(ids[0]);
+    let read: Vec<Lsn> = quiet.reader(kept[8]).map(|r| r.unwrap().lsn).collect();
+    assert_eq!((&read[..12], read.len()), (&kept[8..], 13));
+    node.stop().unwrap();
+}

@@ -119,7 +119,7 @@ fn refused_on_bulk() -> Vec<(String, Vec<u8>)> {
         let mut inner = BodyBuilder::new(&mut bytes);
         push_group(&mut inner, 0, 0);
         let group = inner.finish().metas[0].range();
-        builder.push_moved_group(&bytes[group], FOREIGN).expect("room");
+        builder.push_moved_group(&bytes[group], FOREIGN, 0).expect("room");
     });
     frames.push(("a group moved by its sender".to_owned(), moved));
     let staged = groups(KIND_GROUPS, &[], |builder| push_group(builder, 0, FLAG_STAGED));
@@ -178,8 +178,8 @@ fn ignored() -> (Vec<u8>, Vec<u8>) {
     let mut messages = Vec::new();
     let upto = Lsn(1 << 20);
     for body in [
-        Said::Accepted { ballot: FOREIGN, upto, seq: 0 },
-        Said::Commit { ballot: FOREIGN, upto, end: upto },
+        Said::Accepted { ballot: FOREIGN, upto, seq: 0, low: upto },
+        Said::Commit { ballot: FOREIGN, upto, end: upto, held: upto },
         Said::StepDown { ballot: FOREIGN, successor: Some(9), appointed: false },
     ] {
         Message { stream: UNKNOWN, body: body.clone() }.encode_into(&mut messages);

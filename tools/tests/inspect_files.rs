@@ -131,15 +131,48 @@ fn a_block_that_vanished_exits_65() {
 #[test]
 fn a_last_segment_that_is_gone_exits_65_and_is_named() {
     let (dir, _) = data();
-    let shard = blocks(dir.path())[0].0.parent().expect("a directory").to_owned();
-    let names = std::fs::read_dir(&shard).expect("a directory").map(|name| name.unwrap().path());
-    let last = names.filter(|path| path.extension().is_some_and(|end| end == "seg")).max();
-    let last = last.expect("a segment");
+    // Files behind it are kept ready, or were named and hold nothing yet.
+    let last = blocks(dir.path()).pop().expect("a block").0;
     std::fs::remove_file(&last).expect("a file");
     let (code, found) = verify(dir.path());
     let named = found["damage"].to_string();
     assert!(code == 65 && named.contains(last.to_str().expect("text")), "{found}");
     assert!(named.contains("is gone"), "{found}");
+}
+
+/// Segments that were reused are no damage; the first one that is still needed is.
+#[test]
+fn a_log_that_was_recycled_is_whole_from_its_start_on() {
+    let (dir, stream) = data();
+    let mut config = Config::embedded(dir.path().join("n1"));
+    config.log.segment_bytes = 8 << 20;
+    config.log.log_bytes_max = 64 << 20;
+    let node = Node::open(config).expect("a node");
+    let handle = node.stream(stream);
+    let shard = blocks(dir.path())[0].0.parent().expect("a directory").to_owned();
+    let first = shard.join("0000000000000001.seg");
+    for _ in 0..200 {
+        let acked = handle.append(vec![0x5a; 1 << 19]).wait().expect("an append");
+        handle.truncate_to(acked.lsn).expect("truncated");
+    }
+    assert!(!first.exists(), "its file was reused");
+    node.stop().expect("stopped");
+    let (code, found) = verify(dir.path());
+    assert!(code == 0 && found["corrupt"] == 0, "{found}");
+    let whole = |path: &PathBuf| path.metadata().expect("a file").len() >= 8 << 20;
+    let names = std::fs::read_dir(&shard).expect("a directory").map(|name| name.unwrap().path());
+    let segments = names.filter(|path| path.extension().is_some_and(|end| end == "seg"));
+    let mut segments: Vec<PathBuf> = segments.filter(whole).collect();
+    segments.sort();
+    // The oldest ones may be let go and wait for their reuse.
+    let needed = segments.iter().find(|path| {
+        std::fs::rename(path, path.with_extension("aside")).expect("renamed");
+        let (code, found) = verify(dir.path());
+        assert!(code == 0 || found["damage"].to_string().contains("missing"), "{found}");
+        code == 65
+    });
+    let needed = needed.expect("a segment that is needed");
+    assert!(needed != segments.last().expect("segments"), "{segments:?}");
 }
 
 #[test]

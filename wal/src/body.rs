@@ -53,7 +53,7 @@ impl RecordMeta {
         self.range().end.next_multiple_of(RECORD_ALIGN)
     }
 
-    /// Whether the record is staged for a takeover.
+    /// Whether the record is staged for a takeover or a lost range.
     pub fn is_staged(&self) -> bool {
         self.flags & FLAG_STAGED != 0
     }
@@ -350,7 +350,8 @@ impl<'a> BodyBuilder<'a> {
         self.copy_group(Kind::Group, group_bytes, ballot, flags)
     }
 
-    /// Copies a group whose first copy here is lost.
+    /// Copies a group that was logged here before: `flags` is [`FLAG_STAGED`] when its first copy
+    /// is lost and others gave it.
     ///
     /// # Errors
     /// [`BadPush`]: nothing changed.
@@ -361,8 +362,9 @@ impl<'a> BodyBuilder<'a> {
         &mut self,
         group_bytes: &[u8],
         ballot: Ballot,
+        flags: u8,
     ) -> Result<RecordMeta, BadPush> {
-        self.copy_group(Kind::Moved, group_bytes, ballot, 0)
+        self.copy_group(Kind::Moved, group_bytes, ballot, flags)
     }
 
     fn copy_group(
@@ -520,7 +522,7 @@ fn record_header(
     len: usize,
 ) -> RecordHeader {
     assert!(flags & !FLAG_STAGED == 0, "unknown flags {flags}");
-    assert!(flags == 0 || kind == Kind::Group, "only groups are staged");
+    assert!(flags == 0 || kind.is_group(), "only groups are staged");
     assert!(lsn <= Lsn::MAX, "{kind:?} at {lsn}");
     assert!(len <= BODY_BYTES_MAX - RECORD_HEADER_BYTES, "{kind:?} of {len} bytes");
     RecordHeader {

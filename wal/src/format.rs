@@ -38,12 +38,13 @@ fn the_tables_are_the_structs() {
         (
             "## Identity file",
             fields!(IdentityRecord: magic format cluster node shard shards role incarnation boots
-                round_ceiling generation newest_segment segment_before reserved crc),
+                round_ceiling generation newest_segment segment_before first_segment first_block
+                reserved crc),
         ),
         (
             "## Segment header",
             fields!(SegmentHeader: magic format cluster node shard incarnation seq bytes
-                kept_segment kept_block kept_crc recovered reserved crc),
+                kept_segment kept_block kept_crc recovered first_segment first_block reserved crc),
         ),
         (
             "## Block head",

@@ -4,6 +4,7 @@ use crate::block::BlockHead;
 use crate::limits::{BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES, data_end};
 use crate::parse::check_headers_only;
 use crate::record::Kind;
+use crate::recycle::LogStart;
 use crate::segment::{Place, SegmentHeader, Started};
 
 /// A segment file as it was found.
@@ -50,6 +51,13 @@ impl Found {
             kept: false,
             end: SEGMENT_HEADER_BYTES as u64,
         }
+    }
+
+    /// Whether the file is no part of a log that begins at `start`. What a header says to be taken
+    /// again is none anyway.
+    pub(crate) fn is_let_go(&self, start: LogStart) -> bool {
+        assert!(!self.kept || self.seq >= start.segment, "what was let go is not kept");
+        self.seq < start.segment && !self.renamed
     }
 
     pub(crate) fn assert_invariants(&self) {
@@ -102,6 +110,16 @@ pub(crate) fn kept_limit(found: &[Found], at: usize) -> u64 {
     later.filter_map(limit).min().unwrap_or(u64::MAX)
 }
 
+/// Where the log begins: the furthest that any header or the identity file says. Each said the
+/// truth when it was written, and a log is never taken back.
+pub(crate) fn log_start(found: &[Found], named: LogStart) -> LogStart {
+    let starts = found.iter().filter_map(|one| one.header).map(|header| header.start());
+    let start = starts.max().unwrap_or_default().max(named);
+    assert!(start >= named, "what was let go does not come back");
+    assert!(start.first_due() > 0, "blocks are numbered from 1");
+    start
+}
+
 /// Whether what the header of `one` calls discarded is called so by a later one too. Then nothing
 /// is forgotten when its file is taken again.
 pub(crate) fn says_nothing_alone(found: &[Found], one: &Found) -> bool {
@@ -112,15 +130,16 @@ pub(crate) fn says_nothing_alone(found: &[Found], one: &Found) -> bool {
 }
 
 /// A segment that was started and is not there any more, or of which nothing can be read. What it
-/// held is not known, and neither is whether it held anything.
-pub(crate) fn gone(found: &[Found], started: Started) -> Option<u64> {
+/// held is not known, and neither is whether it held anything. What was let go is not missed.
+pub(crate) fn gone(found: &[Found], started: Started, start: LogStart) -> Option<u64> {
+    assert!(start >= started.start, "the log begins where it began then, or later");
     let one = |seq: u64| found.iter().find(|one| one.header_seq() == seq);
     let speaks =
         |seq| one(seq).is_some_and(|one| one.header.is_some() || one.first_block.is_some());
     // A recovery that started a later one has seen to it: what it kept is named there.
     let recovered = |one: &Found| one.header.is_some_and(|header| header.kept().is_some());
     let later = found.iter().any(|one| one.header_seq() > started.newest && recovered(one));
-    if started.newest == 0 || later {
+    if started.newest < start.segment.max(1) || later {
         return None;
     }
     if !speaks(started.newest) {
@@ -128,7 +147,8 @@ pub(crate) fn gone(found: &[Found], started: Started) -> Option<u64> {
     }
     // Its first block tells how far the one before it went.
     let told = found.iter().any(|one| one.seq >= started.newest && one.first_block.is_some());
-    (!told && started.before > 0 && !speaks(started.before)).then_some(started.before)
+    let due = started.before >= start.segment.max(1);
+    (!told && due && !speaks(started.before)).then_some(started.before)
 }
 
 /// Whether a block is the index of its segment: met by who walks past the last block.

@@ -14,14 +14,6 @@ use crate::scan::Page;
 use crate::segment::{Kept, Place};
 use crate::table::{Seen, Verdict, decide};
 
-/// The block that is due first. Segments are never recycled: the log of a disk begins with its
-/// first block for ever, and what cannot be read before the first block met is lost. Recycling
-/// will have to say here where the log begins, from something that does not rot with the segments
-/// that it would tell about.
-const FIRST_DUE: u64 = 1;
-
-const _: () = assert!(FIRST_DUE > 0, "blocks are numbered from 1");
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct History {
@@ -54,7 +46,8 @@ impl History {
         assert!(report.blocks == 0 && report.corrupt.is_empty(), "nothing was met yet");
         History {
             durable_upto,
-            next: FIRST_DUE,
+            // What cannot be read before the first block met is lost, but for what was let go.
+            next: report.start.first_due(),
             cut: false,
             last: Place::default(),
             last_crc: 0,

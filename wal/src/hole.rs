@@ -18,6 +18,8 @@ pub enum Anchor {
     Chain(u64),
     /// The group that begins there: its header follows that chain and no other.
     Next(Box<GroupHeader>),
+    /// That group, which is still to be read. It proves nothing before.
+    Unread,
 }
 
 impl PartialEq for Anchor {
@@ -25,6 +27,7 @@ impl PartialEq for Anchor {
         match (self, other) {
             (Anchor::Chain(one), Anchor::Chain(two)) => one == two,
             (Anchor::Next(one), Anchor::Next(two)) => one.as_bytes() == two.as_bytes(),
+            (Anchor::Unread, Anchor::Unread) => true,
             _ => false,
         }
     }
@@ -51,6 +54,7 @@ impl Hole {
         match &self.anchor {
             Anchor::Chain(known) => *known == chain,
             Anchor::Next(header) => header.follows(chain),
+            Anchor::Unread => false,
         }
     }
 }
@@ -58,9 +62,9 @@ impl Hole {
 /// Groups logged again, from the start of a hole on. No part of the log before they fill it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Moving {
-    start: Lsn,
+    pub(crate) start: Lsn,
     end: Boundary,
-    extents: Vec<Extent>,
+    pub(crate) extents: Vec<Extent>,
     boundaries: Vec<Boundary>,
 }
 
@@ -211,7 +215,8 @@ impl StreamLog {
     /// Whether voiding the log from `lsn` on would cut a hole where the chain is not known.
     pub(crate) fn cuts_blindly(&self, lsn: Lsn) -> bool {
         let inside = self.hole_at(lsn).is_some_and(|hole| hole.start < lsn);
-        inside && self.chain_at(lsn).is_none()
+        let told_later = self.dangling && lsn < self.committed().lsn;
+        inside && !told_later && self.chain_at(lsn).is_none()
     }
 
     /// Puts a hole in its place, one with those that it touches, and no more than there may be.
@@ -252,8 +257,8 @@ impl StreamLog {
             self.holes.pop();
         }
         if let Some(hole) = self.holes.last_mut().filter(|hole| hole.end > lsn) {
-            let chain = chain.expect("a hole is cut at a boundary");
-            (hole.end, hole.anchor) = (lsn, Anchor::Chain(chain));
+            assert!(chain.is_some() || self.dangling, "a hole is cut at a boundary");
+            (hole.end, hole.anchor) = (lsn, chain.map_or(Anchor::Unread, Anchor::Chain));
             assert!(hole.start < hole.end, "a hole from {} to {}", hole.start, hole.end);
         }
         self.moving = self.moving.take().filter(|moving| moving.end.lsn <= lsn);
@@ -339,4 +344,4 @@ impl StreamLog {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::config::WalError;
 use crate::limits::{BLOCK_ALIGN, RETRIES_MAX};
+use crate::recycle::LogStart;
 use crate::segment::Started;
 
 /// File name in the shard's directory.
@@ -55,8 +56,12 @@ pub struct IdentityRecord {
     pub newest_segment: U64,
     /// See [`Started`].
     pub segment_before: U64,
+    /// See [`LogStart`].
+    pub first_segment: U64,
+    /// See [`LogStart`].
+    pub first_block: U64,
     /// Zero.
-    pub reserved: [u8; 428],
+    pub reserved: [u8; 412],
     /// CRC-32C of the copy with this field zero.
     pub crc: U32,
 }
@@ -117,7 +122,9 @@ pub fn encode_identity(identity: &Identity, generation: u64, bytes: &mut [u8]) {
         generation: generation.into(),
         newest_segment: identity.started.newest.into(),
         segment_before: identity.started.before.into(),
-        reserved: [0; 428],
+        first_segment: identity.started.start.segment.into(),
+        first_block: identity.started.start.block.into(),
+        reserved: [0; 412],
         crc: 0.into(),
     };
     record.crc = crc32c::crc32c(record.as_bytes()).into();
@@ -135,6 +142,7 @@ pub fn decode_identity(bytes: &[u8]) -> Option<(Identity, u64)> {
     let valid = record.magic.get() == IDENTITY_MAGIC
         && record.format.get() == IDENTITY_FORMAT
         && record.crc.get() == crc32c::crc32c(plain.as_bytes())
+        && (record.first_segment.get() == 0) == (record.first_block.get() == 0)
         && record.generation.get() > 0;
     let identity = Identity {
         cluster: record.cluster.get(),
@@ -148,6 +156,10 @@ pub fn decode_identity(bytes: &[u8]) -> Option<(Identity, u64)> {
         started: Started {
             newest: record.newest_segment.get(),
             before: record.segment_before.get(),
+            start: LogStart {
+                segment: record.first_segment.get(),
+                block: record.first_block.get(),
+            },
         },
     };
     valid.then_some((identity, record.generation.get()))

@@ -35,8 +35,10 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod base;
 mod block;
 mod body;
+mod checkpoint;
 mod config;
 mod flight;
 #[cfg(test)]
@@ -54,6 +56,7 @@ mod parse;
 mod prepare;
 mod record;
 mod recover;
+mod recycle;
 mod replay;
 mod retire;
 mod room;
@@ -67,6 +70,10 @@ pub use block::{
     BLOCK_FORMAT, BLOCK_MAGIC, BadBlock, BlockFacts, BlockHead, Expect, parse as parse_block, seal,
 };
 pub use body::{BadPush, Body, BodyBuilder, BodyState, Full, RecordMeta, pad};
+pub use checkpoint::{
+    BadCheckpoint, CHECKPOINT_BOUNDARIES_MAX, CHECKPOINT_EXTENTS_MAX, CHECKPOINT_PART_BYTES,
+    CHECKPOINT_PARTS_MAX, CheckpointRecord, LogImage,
+};
 pub use config::{BadConfig, Config, SyncPath, WalError};
 pub use group::{
     CHAIN_START, ENTRY_HEADER_BYTES, EntryHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupHeader,
@@ -88,6 +95,7 @@ pub use parse::{
     parse_group, restamp,
 };
 pub use record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
+pub use recycle::{LogStart, Recycler};
 pub use replay::{CorruptRange, Replay, Report, Tail};
 pub use room::{NewBlock, NoRoom, Space};
 pub use segment::{

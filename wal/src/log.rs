@@ -44,7 +44,7 @@ pub struct Boundary {
 pub(crate) struct Staged {
     ballot: Ballot,
     start: Lsn,
-    extents: Vec<Extent>,
+    pub(crate) extents: Vec<Extent>,
     boundaries: Vec<Boundary>,
 }
 
@@ -78,8 +78,8 @@ pub enum TakeoverRefusal {
 /// One stream as its WAL records tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamLog {
-    base: Boundary,
-    committed: Boundary,
+    pub(crate) base: Boundary,
+    pub(crate) committed: Boundary,
     /// Ends of groups above `committed`, the last one being the end of the log.
     pub(crate) boundaries: VecDeque<Boundary>,
     pub(crate) extents: VecDeque<Extent>,
@@ -95,6 +95,8 @@ pub struct StreamLog {
     pub(crate) hard_state_lost: bool,
     /// In order; none touches another.
     pub(crate) holes: Vec<Hole>,
+    /// Of the holes some are what an image did not tell: records that follow do.
+    pub(crate) dangling: bool,
     pub(crate) moving: Option<Box<Moving>>,
     pub(crate) last_scn: u64,
 }
@@ -122,6 +124,7 @@ impl StreamLog {
             lossy: false,
             hard_state_lost: false,
             holes: Vec::new(),
+            dangling: false,
             moving: None,
             last_scn: 0,
         }
@@ -145,7 +148,10 @@ impl StreamLog {
         let ends = run.map(|run| run.end).max(hole.map(|hole| hole.end));
         assert!(ends.is_none_or(|ends| ends == end), "the runs end where the log ends");
         assert!(run.is_none_or(|last| last.start < last.end), "a run holds bytes");
-        assert!(hole.is_none() || self.lossy, "a hole is a loss");
+        assert!(hole.is_none() || self.lossy || self.dangling, "a hole is a loss");
+        let (run, hole) = (self.extents.front(), self.holes.first());
+        let starts = run.map(|run| run.start).into_iter().chain(hole.map(|hole| hole.start)).min();
+        assert!(starts.is_none_or(|starts| starts == base), "the runs begin where the log begins");
         if let Some(staged) = &self.staged {
             staged.assert_invariants();
         }
@@ -395,7 +401,7 @@ impl StreamLog {
         let staged = staged.filter(|s| s.ballot == ballot && s.boundaries.contains(&end));
         let from = staged.map_or(end.lsn, |s| s.start.min(end.lsn)).max(self.base.lsn);
         let cuts = |hole: &Hole| hole.start < from && from < hole.end;
-        if from < self.committed.lsn && self.holes.iter().any(cuts) {
+        if from < self.committed.lsn && !self.dangling && self.holes.iter().any(cuts) {
             return self.committed.lsn;
         }
         from

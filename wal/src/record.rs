@@ -38,7 +38,7 @@ pub enum Kind {
     Base = 9,
     /// A slice of a checkpoint.
     Checkpoint = 10,
-    /// A group that is logged again, since its first copy here is lost.
+    /// A group that is logged again, since its first copy here is lost or in the way.
     Moved = 11,
     /// The index at the end of a sealed segment.
     SegmentIndex = 12,
@@ -80,8 +80,8 @@ impl Kind {
     }
 }
 
-/// Bytes fetched for the takeover under the header's ballot. They count only from that Takeover
-/// record on; before it they are no part of the log.
+/// Bytes that were fetched and are no part of the log yet. A Group's count from the Takeover under
+/// the header's ballot on, a Moved record's once they fill a lost range.
 pub const FLAG_STAGED: u8 = 1;
 
 /// The header of a record, little-endian, without padding.

@@ -12,7 +12,7 @@ use palisade_netio::{
 
 use crate::block::parse;
 use crate::config::{Config, WalError};
-use crate::found::{Found, gone, is_index, kept_limit, next_seq, says_nothing_alone};
+use crate::found::{Found, gone, is_index, kept_limit, log_start, next_seq, says_nothing_alone};
 use crate::history::History;
 use crate::identity::IDENTITY_NAME;
 use crate::index::IndexBuilder;
@@ -21,6 +21,7 @@ use crate::limits::{
     reserve_min,
 };
 use crate::prepare::{OpenSegment, Preparer, Progress};
+use crate::recycle::LogStart;
 use crate::replay::{Replay, Report, Tail};
 use crate::retire::Retired;
 use crate::scan::{Met, Page, Scanner};
@@ -71,6 +72,8 @@ pub(crate) struct Recovery {
     /// The highest number that any block, index or header calls durable.
     durable_upto: u64,
     unreadable: u64,
+    /// Where the log begins, once every header was looked at.
+    log_start: LogStart,
     history: Option<History>,
     index: Option<IndexBuilder>,
     /// Blocks of the segment being scanned above this were discarded by an earlier recovery.
@@ -100,6 +103,7 @@ impl Recovery {
             retries: 0,
             durable_upto: 0,
             unreadable: 0,
+            log_start: LogStart::default(),
             history: None,
             index: None,
             limit: u64::MAX,
@@ -119,7 +123,7 @@ impl Recovery {
         assert!(self.retries <= RETRIES_MAX, "retries are bounded");
         assert!(self.in_flight.is_none() || self.queue_is_empty(), "items are taken first");
         let opening = matches!(self.step, Step::OpenDir);
-        assert!(opening == self.dir.is_none(), "the directory is open: {:?}", self.step);
+        assert!(opening == self.dir.is_none(), "the directory is open");
         let reading = match &self.step {
             Step::Facts | Step::Header | Step::IndexHead => Some(Stage::Look),
             Step::Close(stage) | Step::Scan(stage, _) => Some(*stage),
@@ -197,6 +201,7 @@ impl Recovery {
             spares.into_iter().partition(|&(size, _)| size >= least);
         let names = |files: Vec<(u64, u64)>| files.into_iter().map(|(_, seq)| seq).collect();
         Start {
+            log_start: self.log_start,
             config: self.config.clone(),
             dir: self.dir.expect("the directory is open"),
             next_seq: preparer.seq() + 1,
@@ -451,10 +456,9 @@ impl Recovery {
         let found = &mut self.found[self.at];
         assert!(found.header.is_none() && !found.unreadable, "a header is read once");
         let expect = self.config.expect(found.seq, 0);
-        let page = if count as usize >= BLOCK_ALIGN {
-            SegmentHeader::parse(&pool.bytes(slot)[..BLOCK_ALIGN], &expect)
-        } else {
-            Err(BadSegment::Unreadable)
+        let page = match count as usize >= BLOCK_ALIGN {
+            true => SegmentHeader::parse(&pool.bytes(slot)[..BLOCK_ALIGN], &expect),
+            false => Err(BadSegment::Unreadable),
         };
         self.step = Step::Close(Stage::Look);
         match page {
@@ -506,7 +510,8 @@ impl Recovery {
     /// cannot say what was discarded before it.
     fn next_to_find(&self) -> usize {
         let ended = self.found.iter().any(|one| one.first_block.is_some());
-        let wanted = |one: &Found| !one.renamed && (!ended || one.header.is_none());
+        let part = |one: &Found| !one.renamed && !one.is_let_go(self.log_start);
+        let wanted = |one: &Found| part(one) && (!ended || one.header.is_none());
         let before = self.found[..self.at].iter().rposition(wanted);
         assert!(before.is_none_or(|before| before < self.at), "the end is looked for backwards");
         before.unwrap_or(self.found.len())
@@ -517,7 +522,8 @@ impl Recovery {
         for at in from..self.found.len() {
             let one = &self.found[at];
             assert!(!one.kept, "a segment is replayed once");
-            if !one.renamed && !one.empty {
+            let let_go = one.is_let_go(self.log_start);
+            if !one.renamed && !one.empty && !let_go {
                 return at;
             }
             let history = self.history.as_mut().expect("a replay has a history");
@@ -544,6 +550,10 @@ impl Recovery {
         assert!(self.handle.is_none(), "every segment was closed");
         match stage {
             Stage::Look => {
+                let named = self.config.started.unwrap_or_default().start;
+                self.log_start = log_start(&self.found, named);
+                // A log begins at a durable block.
+                self.durable_upto = self.durable_upto.max(self.log_start.block);
                 self.at = self.found.len();
                 self.at = self.next_to_find();
                 self.step = Step::Open(Stage::FindEnd);
@@ -564,6 +574,7 @@ impl Recovery {
         Report {
             tail: Tail::Fresh,
             durable_upto: self.durable_upto,
+            start: self.log_start,
             kept: Place::default(),
             segments: 0,
             blocks: 0,
@@ -688,7 +699,8 @@ impl Recovery {
         let started = self.config.started.unwrap_or_default();
         // Where nothing at all is kept, the whole log is lost, which its owner knows by itself.
         let some = history.report.blocks > 0;
-        let (kept, lost) = history.finish(gone(&self.found, started).filter(|_| some));
+        let (kept, lost) =
+            history.finish(gone(&self.found, started, self.log_start).filter(|_| some));
         let seq = next_seq(&self.found).max(started.newest + 1);
         let mut report = history.report.clone();
         report.segment = seq;
@@ -705,22 +717,25 @@ impl Recovery {
         // promised blocks are missing at the end, only what is surely empty.
         let last = self.found.iter().rposition(|one| one.kept).map_or(0, |at| at + 1);
         let usable = |&(at, one): &(usize, &Found)| {
-            let keeps = one.kept || one.unreadable || (lost || at < last) && one.junk;
+            // What was let go is reused in its turn: it may say what an older one discarded.
+            let keeps = one.kept || one.unreadable || one.is_let_go(self.log_start);
+            let keeps = keeps || (lost || at < last) && one.junk;
             one.renamed || !keeps && (at >= last || says_nothing_alone(&self.found, one))
         };
         let usable = self.found.iter().enumerate().filter(usable);
         let mut spares: Vec<(u64, u64)> = usable.map(|(_, one)| (one.size, one.seq)).collect();
         spares.sort_unstable();
         self.spares = spares;
-        assert!(self.spares.len() + report.segments <= self.found.len(), "what is kept stays");
-        let spare = self.spares.pop().map(|(_, seq)| seq);
+        let let_go = self.found.iter().find(|one| one.is_let_go(self.log_start));
+        let spare = let_go.map(|one| one.seq).or_else(|| self.spares.pop().map(|(_, seq)| seq));
         self.taken_again = spare;
         let kept_too = |one: &Found| one.kept && Some(one.seq) == spare;
         assert!(!self.found.iter().any(kept_too), "what was kept is not overwritten");
         assert!(kept.segment_seq < seq, "the new segment stands behind what was kept");
         let place = self.config.expect(seq, 0);
         let header =
-            SegmentHeader::new(&place, self.config.segment_bytes, (!fresh).then_some(kept));
+            SegmentHeader::new(&place, self.config.segment_bytes, (!fresh).then_some(kept))
+                .with_start(self.log_start);
         let dir = self.dir.expect("the directory is open");
         self.step = Step::Start(Box::new(Preparer::new(&self.config.dir, dir, header, spare)));
         self.start = Some((kept, report));

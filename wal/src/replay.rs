@@ -1,6 +1,7 @@
 //! What a recovery tells its owner.
 
 use crate::body::RecordMeta;
+use crate::recycle::LogStart;
 use crate::segment::Place;
 
 /// One thing that recovery found, in the order of the log.
@@ -62,6 +63,8 @@ pub struct Report {
     pub tail: Tail,
     /// Highest block that any valid block calls durable.
     pub durable_upto: u64,
+    /// Where the log begins.
+    pub start: LogStart,
     /// The last block kept. Only the number is set when it is not readable.
     pub kept: Place,
     /// Segments that hold kept blocks.

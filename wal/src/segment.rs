@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::block::{BLOCK_MAGIC, Expect};
 use crate::limits::{BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES};
+use crate::recycle::LogStart;
 
 /// First bytes of every segment.
 pub const SEGMENT_MAGIC: u64 = u64::from_le_bytes(*b"PLSDSEG1");
@@ -63,6 +64,8 @@ pub struct Started {
     pub newest: u64,
     /// The one before it, 0 when the header of the newest tells of all before.
     pub before: u64,
+    /// Where the log began then: the header that said it first may be the one that is lost.
+    pub start: LogStart,
 }
 
 /// The header of a segment file; stands there twice.
@@ -93,8 +96,12 @@ pub struct SegmentHeader {
     pub kept_crc: U32,
     /// 1 when a recovery started this segment, so that the kept block counts; else 0.
     pub recovered: U32,
+    /// See [`LogStart`].
+    pub first_segment: U64,
+    /// See [`LogStart`].
+    pub first_block: U64,
     /// Zero.
-    pub reserved: [u8; 436],
+    pub reserved: [u8; 420],
     /// CRC-32C of the copy with this field zero.
     pub crc: U32,
 }
@@ -147,12 +154,32 @@ impl SegmentHeader {
             kept_block: kept.block_seq.into(),
             kept_crc: kept.header_crc.into(),
             recovered: recovered.into(),
-            reserved: [0; 436],
+            first_segment: 0.into(),
+            first_block: 0.into(),
+            reserved: [0; 420],
             crc: 0.into(),
         };
         header.crc = crc32c::crc32c(header.as_bytes()).into();
         assert!(header.kept() == found, "a recovery will read what this one says");
         header
+    }
+
+    /// The same header, saying too where the log begins.
+    #[must_use]
+    pub fn with_start(mut self, start: LogStart) -> SegmentHeader {
+        assert!(start.segment <= self.seq.get(), "a log begins in it or before it");
+        assert!(start.first_due() > 0, "blocks are numbered from 1");
+        self.first_segment = start.segment.into();
+        self.first_block = start.block.into();
+        self.crc = 0.into();
+        self.crc = crc32c::crc32c(self.as_bytes()).into();
+        assert!(self.start() == start, "a recovery will read what this one says");
+        self
+    }
+
+    /// Where the log began when the segment was made.
+    pub fn start(&self) -> LogStart {
+        LogStart { segment: self.first_segment.get(), block: self.first_block.get() }
     }
 
     /// Writes both copies into the first 4096 bytes of a segment.
@@ -213,6 +240,8 @@ fn parse_copy(copy: &[u8]) -> Option<SegmentHeader> {
         && (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes)
         && bytes.is_multiple_of(BLOCK_ALIGN as u64)
         && header.recovered.get() <= 1
+        && header.first_segment.get() <= header.seq.get()
+        && (header.first_segment.get() == 0) == (header.first_block.get() == 0)
         && (1..=SEGMENT_SEQ_MAX).contains(&header.seq.get());
     sane.then_some(header)
 }

@@ -4,6 +4,7 @@ use palisade_netio::{Completion, Handle, Nanos, Op, Pool};
 
 use crate::config::{BadConfig, Config, WalError};
 use crate::recover::Recovery;
+use crate::recycle::LogStart;
 use crate::replay::Replay;
 use crate::room::{NewBlock, NoRoom, Space};
 use crate::segment::{Place, Started};
@@ -155,6 +156,29 @@ impl Wal {
         assert!(place.is_err() || self.poisoned().is_none(), "a poisoned log takes nothing");
         assert!(place.is_ok_and(|at| at.block == next) || place.is_err(), "the place is the next");
         place
+    }
+
+    /// The log begins at `start` from now on: [`Recycler::poll_start`] gave it, or it was the start
+    /// before. Files of segments below `free_below`, at most those below the start, are read by
+    /// nobody and are reused when segments are needed.
+    ///
+    /// # Panics
+    /// During recovery, or when the log would get longer again.
+    ///
+    /// [`Recycler::poll_start`]: crate::Recycler::poll_start
+    pub fn let_go(&mut self, start: LogStart, free_below: u64) {
+        let Phase::Ready(writer) = &mut self.phase else { panic!("nothing is let go unread") };
+        let before = writer.space().used;
+        writer.let_go(start, free_below);
+        assert!(writer.space().used <= before, "what is let go takes no space");
+        assert!(free_below <= start.segment, "a file of the log is not free");
+    }
+
+    /// The segment that blocks go into, and its first free byte. Zeros during recovery.
+    pub fn active(&self) -> (u64, u64) {
+        let active = self.writer().map(Writer::active).unwrap_or_default();
+        assert!(self.is_ready() == (active.0 > 0), "an open log goes on in a segment");
+        active
     }
 
     /// Whether a segment is complete and readable through the page cache.

@@ -20,6 +20,7 @@ use crate::limits::{
 use crate::lsn::{Ballot, Lsn};
 use crate::prepare::{OpenSegment, Preparer, Progress};
 use crate::record::Kind;
+use crate::recycle::{LetGo, LogStart};
 use crate::retire::Retired;
 use crate::room::{NewBlock, NoRoom, Space};
 use crate::segment::{Place, SegmentHeader, Started};
@@ -47,6 +48,7 @@ enum Task {
 /// Where a recovery left the log.
 #[derive(Debug)]
 pub(crate) struct Start {
+    pub(crate) log_start: LogStart,
     pub(crate) config: Config,
     pub(crate) dir: Handle,
     /// The preparation of the new segment, past its first step.
@@ -85,6 +87,7 @@ pub(crate) struct Writer {
     disk_full: bool,
     retired: Vec<Retired>,
     sealed: Vec<SegmentFacts>,
+    gone: LetGo,
     spares: Vec<u64>,
     /// Files that hold nothing, for the next starts: a full file system makes no new one.
     reserve: Vec<u64>,
@@ -135,6 +138,7 @@ impl Writer {
             disk_full,
             retired: Vec::new(),
             sealed: start.sealed,
+            gone: LetGo::new(start.log_start),
             spares: start.spares,
             reserve: start.reserve,
             next_seq: start.next_seq,
@@ -209,6 +213,19 @@ impl Writer {
         assert!(!self.reserving || preparing.is_some(), "the reserve is being prepared");
         assert!(self.sealed.last().is_none_or(|facts| facts.seq < active.seq), "sealed is older");
         assert!(self.retired.last().is_none_or(|retired| retired.seq() < active.seq));
+        assert!(self.gone.start().segment <= active.seq, "blocks go where the log goes on");
+    }
+
+    /// See [`LetGo`].
+    pub(crate) fn let_go(&mut self, start: LogStart, free_below: u64) {
+        assert!(start.block <= self.durable, "a log begins at a durable block");
+        self.gone.advance(start, free_below);
+        self.assert_segments();
+    }
+
+    /// How many of the oldest segments are free. A file that is still open is not.
+    fn free(&self) -> usize {
+        self.gone.free(&self.sealed, self.retired.first().map(Retired::seq))
     }
 
     pub(crate) fn append(&mut self, pool: &Pool, block: NewBlock) -> Result<Place, NoRoom> {
@@ -264,13 +281,14 @@ impl Writer {
         if self.error.is_some() {
             return None;
         }
+        let start = self.gone.start();
         if self.active.seq > self.allowed {
             // A recovery started it: its header names the last block before it.
-            return Some(Started { newest: self.active.seq, before: 0 });
+            return Some(Started { newest: self.active.seq, before: 0, start });
         }
         let next = self.next.as_ref().filter(|next| next.seq > self.allowed)?;
         assert!(next.seq > self.active.seq, "sequences only grow");
-        Some(Started { newest: next.seq, before: self.active.seq })
+        Some(Started { newest: next.seq, before: self.active.seq, start })
     }
 
     pub(crate) fn start_segment(&mut self, newest: u64) {
@@ -472,7 +490,6 @@ impl Writer {
             self.preparer = Some(preparer);
         } else if self.preparer.is_none() && self.at >= self.active.bytes / 2 && self.may_prepare()
         {
-            assert!(self.segments() < self.config.segments_max(), "the space is bounded");
             self.preparer = Some(self.new_preparer());
         }
         let Some(preparer) = &mut self.preparer else { return };
@@ -504,7 +521,9 @@ impl Writer {
         assert!(self.preparer.is_none(), "one preparation at a time");
         let place = self.config.expect(self.next_seq, 0);
         let header = SegmentHeader::new(&place, self.config.segment_bytes, None);
-        let spare = match self.spares.pop() {
+        let header = header.with_start(self.gone.start());
+        let free = (!self.reserving && self.free() > 0).then(|| self.gone.take(&mut self.sealed));
+        let spare = match free.or_else(|| self.spares.pop()) {
             None if self.reserve.len() > RESERVE_FILES => self.reserve.pop(),
             spare => spare,
         };
@@ -513,7 +532,7 @@ impl Writer {
     }
 
     fn may_prepare(&self) -> bool {
-        self.next.is_none() && self.segments() < self.config.segments_max()
+        self.next.is_none() && self.segments() - self.free() < self.config.segments_max()
     }
 
     /// Segments that take space, the one being prepared included.
@@ -741,6 +760,10 @@ impl Writer {
         prepare.into_iter().chain(self.closing_due()).chain(self.reserve_due()).min()
     }
 
+    pub(crate) fn active(&self) -> (u64, u64) {
+        (self.active.seq, self.at)
+    }
+
     pub(crate) fn durable(&self) -> u64 {
         self.durable
     }
@@ -765,7 +788,7 @@ impl Writer {
 
     pub(crate) fn space(&self) -> Space {
         let unsealed = self.retired.iter().filter(|retired| !retired.is_sealed()).count();
-        let full = (self.sealed.len() + unsealed) as u64;
+        let full = (self.sealed.len() - self.free() + unsealed) as u64;
         let used = full * self.config.segment_bytes + self.at;
         let limit = self.config.segments_max() as u64 * self.config.segment_bytes;
         assert!(used >= self.at, "the active segment takes space");

@@ -169,14 +169,16 @@ pub const KEYS: [Key; 32] = [
         "log.log_bytes_max",
         Shape::Size(32 << 20, 1 << 50, 1),
         Preset::Is("10GiB"),
-        "space of all segments, at least 4; recycled from 80 %, appends refused from 95 %",
+        "space of all segments, at least 4; from 80 % on log.retain is set aside and checkpoints \
+         come early, so that what nobody needs is recycled; appends slow down from 90 % and are \
+         refused from 95 %",
     ),
     key(
         "log.retain",
         Shape::Time(0, 3650 * 86_400 * S),
         Preset::Is("0s"),
-        "keep log at least this long after nobody needs it; acts from recycling on, which this \
-         version does not have: it keeps everything",
+        "keep log on the disk at least this long after its readers let it go, while less than \
+         80 % of log_bytes_max is used; what was never truncated is kept in any case",
     ),
     key(
         "log.sync_path",

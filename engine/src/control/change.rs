@@ -119,7 +119,7 @@ fn read_change(bytes: &[u8]) -> Result<Change, DecodeError> {
     Ok(Change { by, on, what })
 }
 
-fn put_cluster(out: &mut Vec<u8>, cluster: &Cluster) {
+pub(super) fn put_cluster(out: &mut Vec<u8>, cluster: &Cluster) {
     put_u32(out, cluster.id);
     put_u32(out, cluster.upstream);
     put_u32(out, cluster.net_timeout_ms);
@@ -138,7 +138,7 @@ fn put_cluster(out: &mut Vec<u8>, cluster: &Cluster) {
     cluster.endpoints.iter().for_each(|endpoint| put_text(out, endpoint));
 }
 
-fn read_cluster(fields: &mut Reader<'_>) -> Result<Cluster, DecodeError> {
+pub(super) fn read_cluster(fields: &mut Reader<'_>) -> Result<Cluster, DecodeError> {
     let (id, upstream) = (fields.u32()?, fields.u32()?);
     let (net_timeout_ms, health_check_ms) = (fields.u32()?, fields.u32()?);
     let times = TIME_MS_MIN..=TIME_MS_MAX;

@@ -9,6 +9,7 @@
 //! No I/O, no clock, no thread, no randomness.
 
 mod change;
+mod image;
 pub mod limits;
 mod mode;
 mod refusal;

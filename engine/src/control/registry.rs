@@ -71,15 +71,15 @@ impl Cluster {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     /// Changes that took effect.
-    version: u64,
+    pub(super) version: u64,
     /// The cluster that made the last of them.
-    author: u32,
-    standbys: BTreeMap<u32, Cluster>,
+    pub(super) author: u32,
+    pub(super) standbys: BTreeMap<u32, Cluster>,
     /// A standby was registered once: from then on nobody else is served.
-    in_use: bool,
+    pub(super) in_use: bool,
     /// The primary as a standby to come.
-    primary: Option<Cluster>,
-    mode: Mode,
+    pub(super) primary: Option<Cluster>,
+    pub(super) mode: Mode,
 }
 
 impl Registry {

@@ -82,6 +82,11 @@ impl<'a> Reader<'a> {
         Ok(text.to_owned())
     }
 
+    /// What was not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }

@@ -201,6 +201,12 @@ impl Floors {
         self.bound
     }
 
+    /// The highest floor in the log.
+    pub fn logged(&self) -> u64 {
+        assert!(self.durable <= self.logged, "durable before it was logged");
+        self.logged
+    }
+
     /// The floor that is durable here.
     pub fn durable(&self) -> u64 {
         assert!(self.durable <= self.logged, "durable before it is logged");

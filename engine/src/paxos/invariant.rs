@@ -84,6 +84,9 @@ impl Replica {
                     assert!(*ballot <= accepting, "record {id} changes members of no Takeover");
                     assert!((*ballot, *seq) <= self.config.version(), "record {id} is ahead");
                 }
+                Then::Hinted(upto) => {
+                    assert!(*upto <= self.log.committed().lsn, "record {id} is ahead");
+                }
                 Then::Mended | Then::Nothing => {}
             }
         }
@@ -239,12 +242,14 @@ impl Replica {
                 assert!(led.scn_floor == *scn, "the floor of another Takeover");
                 assert!(config.ballot == *ballot, "members of another ballot");
             }
-            Body::Accepted { ballot, upto, seq } => {
+            Body::Accepted { ballot, upto, seq, low } => {
+                assert!(*low <= log.committed().lsn, "knows more than is committed");
                 assert!((*ballot, *seq) <= self.config.version(), "has a config of the future");
                 assert!(*ballot == log.accepting() && ballot.node == to);
                 assert!(*upto <= log.end().lsn, "accepts what is not here");
             }
-            Body::Commit { ballot, upto, end } => {
+            Body::Commit { ballot, upto, end, held } => {
+                assert!(*held <= *upto, "all hold what is not committed");
                 let led = self.led().expect("only a leader commits");
                 assert!(led.ballot == *ballot && led.serving, "commits before it serves");
                 assert!(*upto <= *end && *end == log.end().lsn);

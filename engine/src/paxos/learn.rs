@@ -24,7 +24,7 @@ impl Replica {
         &mut self,
         from: NodeKey,
         ballot: Ballot,
-        (upto, seq): (Lsn, u64),
+        (upto, seq, low): (Lsn, u64, Lsn),
         now: Nanos,
         fx: &mut Effects,
     ) {
@@ -41,6 +41,7 @@ impl Replica {
             return; // No group ends there.
         }
         led.note(from, upto, seq);
+        self.note_low(from.node, from.incarnation, low);
         self.progressed(now, fx);
     }
 
@@ -89,12 +90,11 @@ impl Replica {
         &mut self,
         from: NodeKey,
         ballot: Ballot,
-        upto: Lsn,
-        end: Lsn,
+        (upto, end, held): (Lsn, Lsn, Lsn),
         now: Nanos,
         fx: &mut Effects,
     ) {
-        if !ballot.is_of(from) || upto > end {
+        if !ballot.is_of(from) || upto > end || held > upto {
             return;
         }
         self.learn_commit(ballot, upto, fx);
@@ -103,6 +103,7 @@ impl Replica {
         }
         assert!(self.log.accepting() == ballot, "the end of another log");
         self.leader_end = self.leader_end.max(end);
+        self.learn_held(held);
         self.accepted_due = true;
         self.fetch_missing(now, fx);
     }
@@ -137,7 +138,8 @@ impl Replica {
             assert!(committed > self.hinted, "the same hint again");
             self.hinted = committed;
             let accepting = self.log.accepting();
-            self.log_record(Kind::CommitHint, committed, accepting, Vec::new(), Then::Nothing, fx);
+            let then = Then::Hinted(committed);
+            self.log_record(Kind::CommitHint, committed, accepting, Vec::new(), then, fx);
         }
     }
 
@@ -188,11 +190,13 @@ impl Replica {
             let other = ballot.is_some() && ballot.node != self.me.node;
             if other && ballot == self.log.accepting() {
                 let seq = self.durable_seq(ballot);
-                self.send(ballot.node, Body::Accepted { ballot, upto, seq }, fx);
+                let low = self.asks_from();
+                self.send(ballot.node, Body::Accepted { ballot, upto, seq, low }, fx);
             }
         }
         let Some((ballot, upto)) = self.commit_cursor() else { return };
         let (me, end, retry_ns) = (self.me.node, self.log.end().lsn, self.tuning.retry_ns);
+        let held = self.held;
         let Role::Leader(led) = &mut self.role else { return };
         assert!(led.ballot == ballot && upto <= end, "says what another leader committed");
         let mut late = Vec::new();
@@ -206,8 +210,9 @@ impl Replica {
             led.retry_at = led.retry_at.max(now.after(retry_ns / 2));
         }
         for node in late {
-            self.send(node, Body::Commit { ballot, upto, end }, fx);
+            self.send(node, Body::Commit { ballot, upto, end, held }, fx);
         }
+        self.tell_held(fx);
     }
 
     /// Whether a member that is heard lacks something.
@@ -244,7 +249,8 @@ impl Replica {
             self.send(node, Body::Takeover { ballot, end, scn, config }, fx);
         }
         if member.holds().is_some() && led.serving {
-            self.send(node, Body::Commit { ballot, upto, end: self.log.end().lsn }, fx);
+            let (end, held) = (self.log.end().lsn, self.held);
+            self.send(node, Body::Commit { ballot, upto, end, held }, fx);
         }
     }
 

@@ -94,6 +94,8 @@ pub enum Body {
         upto: Lsn,
         /// Number of the newest config of that ballot that is durable here.
         seq: u64,
+        /// This disk knows that everything below is committed: nothing below is ever asked for.
+        low: Lsn,
     },
     /// Everything below `upto` is committed.
     Commit {
@@ -103,6 +105,8 @@ pub enum Body {
         upto: Lsn,
         /// End of the leader's log.
         end: Lsn,
+        /// The lowest of what all members said with `Accepted`.
+        held: Lsn,
     },
     /// Send the groups of `[from, upto)`, beginning with the one that holds `from`.
     Fetch(FetchRequest),
@@ -254,16 +258,18 @@ impl Body {
                 put_u64(out, *scn);
                 config.encode_into(out);
             }
-            Body::Accepted { ballot, upto, seq } => {
+            Body::Accepted { ballot, upto, seq, low } => {
                 put_ballot(out, *ballot);
                 put_u64(out, upto.0);
                 put_u64(out, *seq);
+                put_u64(out, low.0);
             }
-            Body::Commit { ballot, upto, end } => {
+            Body::Commit { ballot, upto, end, held } => {
                 assert!(upto <= end, "commits what is not there");
                 put_ballot(out, *ballot);
                 put_u64(out, upto.0);
                 put_u64(out, end.0);
+                put_u64(out, held.0);
             }
             Body::Fetch(request) => {
                 put_ballot(out, request.ballot);
@@ -306,11 +312,13 @@ impl Body {
                 ballot: read_ballot(reader)?,
                 upto: read_lsn(reader)?,
                 seq: reader.u64()?,
+                low: read_lsn(reader)?,
             },
             8 => Body::Commit {
                 ballot: read_ballot(reader)?,
                 upto: read_lsn(reader)?,
                 end: read_lsn(reader)?,
+                held: read_lsn(reader)?,
             },
             9 => Body::Fetch(FetchRequest {
                 ballot: read_ballot(reader)?,

@@ -32,6 +32,7 @@
 
 mod abdicate;
 mod accept;
+mod base;
 mod binding;
 mod closed;
 pub(crate) mod codec;

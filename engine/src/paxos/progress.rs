@@ -24,6 +24,8 @@ pub(super) struct Leadership {
     pub(super) scn_floor: u64,
     pub(super) retry_at: Nanos,
     pub(super) transfer: Option<Transfer>,
+    /// What all members hold, as the others were told.
+    pub(super) held_told: Lsn,
 }
 
 /// Leadership on its way to another node.
@@ -47,6 +49,8 @@ pub(super) struct Progress {
     shadow: Option<(u64, Held)>,
     /// Commit cursor that was sent last.
     pub(super) told: Lsn,
+    /// Its disk knows that everything below is committed, as far as it said under this ballot.
+    low: Lsn,
 }
 
 /// What a disk holds under one ballot.
@@ -82,6 +86,7 @@ impl Leadership {
             matched: None,
             shadow: None,
             told: Lsn::ZERO,
+            low: Lsn::ZERO,
         };
         Leadership {
             ballot,
@@ -93,6 +98,7 @@ impl Leadership {
             scn_floor,
             retry_at,
             transfer: None,
+            held_told: Lsn::ZERO,
         }
     }
 
@@ -110,6 +116,22 @@ impl Leadership {
         }
         let known = member.shadow.filter(|(disk, _)| *disk == from.incarnation);
         member.shadow = Some((from.incarnation, known.map_or(held, |(_, k)| k.max(held))));
+    }
+
+    /// Notes what the disk that counts knows to be committed.
+    pub(super) fn note_low(&mut self, node: u32, incarnation: u64, low: Lsn) {
+        let bound = |m: &&mut Progress| m.node == node && m.bound == Some(incarnation);
+        if let Some(member) = self.members.iter_mut().find(bound) {
+            assert!(member.matched.is_some(), "it accepted before");
+            member.low = low;
+        }
+    }
+
+    /// The lowest of what the disks know; `low` is that of `me`.
+    pub(super) fn lowest(&self, me: u32, low: Lsn) -> Lsn {
+        assert!(self.members.iter().any(|m| m.node == me), "a leader is a member");
+        let lows = self.members.iter().map(|m| if m.node == me { low } else { m.low });
+        lows.min().unwrap_or_default()
     }
 
     /// A disk that has the Takeover, of a member that is not bound.

@@ -2,7 +2,7 @@
 //! member at a time. No leader is needed for that: the chain proves what fills a hole.
 
 use palisade_netio::Nanos;
-use palisade_wal::{Anchor, GroupHeader, Kind, Lsn, Place};
+use palisade_wal::{Anchor, GroupHeader, Hole, Kind, Lsn, Place, StreamLog};
 
 use super::effect::{Effect, Effects, StepDownReason};
 use super::event::{AcceptHead, AcceptVerdict, RefuseReason};
@@ -96,11 +96,12 @@ impl Replica {
 
     /// Asks the next member for the next hole, when it is time.
     pub(super) fn mend(&mut self, now: Nanos, fx: &mut Effects) {
-        if self.halted.is_some() || self.log.is_whole() {
+        let first = self.open_holes().next().map(|hole| hole.start);
+        let Some(first) = first.filter(|_| self.halted.is_none()) else {
             self.repair = None;
             return;
-        }
-        let first = self.log.holes()[0].start;
+        };
+        let known = |at: Lsn, log: &StreamLog| log.holes().iter().any(|hole| hole.start == at);
         let retry_ns = self.tuning.retry_ns;
         let fresh = || Repair {
             at: first,
@@ -112,7 +113,7 @@ impl Replica {
             retry_at: now,
         };
         let repair = self.repair.get_or_insert_with(|| Box::new(fresh()));
-        if !self.log.holes().iter().any(|hole| hole.start == repair.at) {
+        if !known(repair.at, &self.log) {
             (repair.at, repair.asked, repair.run) = (first, None, true);
         }
         if repair.retry_at > now || self.up.is_empty() {
@@ -145,16 +146,31 @@ impl Replica {
 
     /// Nobody gave what the hole lacks: it is said, and the next hole has its turn.
     fn next_round(&mut self, now: Nanos, fx: &mut Effects) {
-        let holes = self.log.holes();
+        let holes: Vec<(Lsn, Lsn)> = self.open_holes().map(|hole| (hole.start, hole.end)).collect();
         let Some(repair) = &mut self.repair else { return };
-        let known = holes.iter().position(|hole| hole.start == repair.at);
+        let known = holes.iter().position(|(start, _)| *start == repair.at);
         let at = known.expect("a hole is repaired");
-        let (from, upto) = (holes[at].start, holes[at].end);
-        repair.at = holes[(at + 1) % holes.len()].start;
+        let (from, upto) = holes[at];
+        repair.at = holes[(at + 1) % holes.len()].0;
         (repair.fruitless, repair.run) = (0, true);
         repair.rounds = repair.rounds.saturating_add(1);
         assert!(repair.retry_at <= now, "asks too often");
         fx.push(Effect::Unmended { from, upto });
+    }
+
+    /// The holes that others can prove groups for.
+    fn open_holes(&self) -> impl Iterator<Item = &Hole> {
+        let proven = |hole: &&Hole| hole.anchor != Anchor::Unread;
+        self.log.holes().iter().filter(proven)
+    }
+
+    /// The group after a lost range was read: from now on others can fill it.
+    pub fn on_anchor(&mut self, header: &GroupHeader, now: Nanos, fx: &mut Effects) {
+        assert!(self.storing.is_none(), "the group of the last verdict was not logged");
+        if self.halted.is_none() && self.log.tell_anchor(header) {
+            self.mend_soon(now, fx);
+        }
+        self.assert_invariants();
     }
 
     /// The next byte that the hole in repair lacks, and where the hole ends.
@@ -262,6 +278,11 @@ impl Replica {
         }
         self.advance_takeover(now, fx);
         self.mend_soon(now, fx);
+        self.campaign_if_idle(now);
+    }
+
+    /// A member with a whole log may lead again.
+    pub(super) fn campaign_if_idle(&mut self, now: Nanos) {
         let idle = matches!(self.role, Role::Follower) && !self.leader.is_some();
         if self.halted.is_none() && idle && self.election_at.is_none() && !self.disk_stalled {
             self.schedule_election(now.max(self.lease_until), 0);

@@ -66,8 +66,11 @@ pub struct Replica {
     /// Commit cursor and end of the log that the leader of the accepting ballot named.
     pub(super) leader_commit: Lsn,
     pub(super) leader_end: Lsn,
-    /// Last committed position that was logged.
+    /// Last committed position that was logged, and that is durable.
     pub(super) hinted: Lsn,
+    pub(super) low: Lsn,
+    /// What every member's disk knows to be committed.
+    pub(super) held: Lsn,
     pub(super) disk_stalled: bool,
     /// An operator chose it: it keeps what it leads, whoever is preferred.
     pub(super) appointed: bool,
@@ -97,6 +100,8 @@ pub(super) enum Then {
     /// End of a Takeover, and the number of its config.
     TakenOver(Ballot, Lsn, u64),
     Configured(Ballot, u64),
+    /// What it says is committed.
+    Hinted(Lsn),
     /// What filled a hole is durable.
     Mended,
     Nothing,
@@ -128,11 +133,11 @@ impl Replica {
             Body::Takeover { ballot, end, scn, config } => {
                 self.on_takeover(from, *ballot, (*end, *scn), config, now, fx);
             }
-            Body::Accepted { ballot, upto, seq } => {
-                self.on_accepted(from, *ballot, (*upto, *seq), now, fx);
+            Body::Accepted { ballot, upto, seq, low } => {
+                self.on_accepted(from, *ballot, (*upto, *seq, *low), now, fx);
             }
-            Body::Commit { ballot, upto, end } => {
-                self.on_commit(from, *ballot, *upto, *end, now, fx);
+            Body::Commit { ballot, upto, end, held } => {
+                self.on_commit(from, *ballot, (*upto, *end, *held), now, fx);
             }
             Body::Fetch(request) => self.on_fetch(from, request, fx),
             Body::StepDown { ballot, successor, appointed } => {
@@ -167,6 +172,7 @@ impl Replica {
                     self.on_group_durable(ballot, end, now, fx);
                 }
                 Then::Configured(ballot, seq) => self.on_config_durable(ballot, seq, now, fx),
+                Then::Hinted(upto) => self.on_hint_durable(upto),
                 Then::Mended => self.on_mended_durable(id, now, fx),
                 Then::Nothing => {}
             }

@@ -68,6 +68,8 @@ impl Replica {
             leader_commit: Lsn::ZERO,
             leader_end: Lsn::ZERO,
             hinted: log.committed().lsn,
+            low: log.committed().lsn,
+            held: Lsn::ZERO,
             disk_stalled: false,
             appointed: false,
             damaged: None,

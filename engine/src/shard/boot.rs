@@ -16,6 +16,7 @@ use crate::paxos::{
     Config, Floors, Liveness, Me, Member, NodeKey, Publisher, ReplayError, Replayed, Replica,
     replay, replay_group, replay_moved,
 };
+use crate::shard::checkpoint::{BASE_MOVED, Checkpoints};
 use crate::shard::control::Controls;
 use crate::shard::create::Creations;
 use crate::shard::floor::read_floor;
@@ -52,18 +53,33 @@ pub(crate) enum Phase {
 }
 
 /// A stream while its records are replayed.
-struct Replaying {
-    log: StreamLog,
-    config: Config,
-    role: Role,
-    derived: Derived,
-    floor: Lsn,
+pub(crate) struct Replaying {
+    pub(crate) log: StreamLog,
+    pub(crate) config: Config,
+    pub(crate) role: Role,
+    pub(crate) derived: Derived,
+    pub(crate) floor: Lsn,
+    /// Where the log is to begin once that much is known to be committed.
+    pub(crate) base: Lsn,
 }
 
 /// What is needed until the shard runs.
 pub(crate) struct Booting {
     pub(crate) identity: IdentityFile,
     streams: BTreeMap<u64, Replaying>,
+}
+
+impl Booting {
+    /// What was replayed of a stream.
+    pub(crate) fn stream_mut(&mut self, stream: u64) -> Option<&mut Replaying> {
+        self.streams.get_mut(&stream)
+    }
+
+    /// A stream that a checkpoint tells of.
+    pub(crate) fn insert(&mut self, stream: u64, told: Replaying) {
+        let before = self.streams.insert(stream, told);
+        assert!(before.is_none(), "what was replayed counts");
+    }
 }
 
 impl<R: Ring> Shard<R> {
@@ -129,6 +145,7 @@ impl<R: Ring> Shard<R> {
             forward: shared.forward,
             unsent: Default::default(),
             leases: BTreeMap::new(),
+            checkpoints: Checkpoints::new(config.retain_ns),
             alarms: BTreeMap::new(),
             listening: None,
             booted: false,
@@ -253,8 +270,12 @@ impl<R: Ring> Shard<R> {
         while let Some(item) = self.ledger.wal.poll_replay(&mut self.io.pool) {
             match item {
                 Replay::Record { meta, place, bytes } => self.replay(&meta, place, &bytes),
-                Replay::Damaged { meta, .. } => self.replay_damaged(&meta),
+                Replay::Damaged { meta, .. } => {
+                    self.break_checkpoint();
+                    self.replay_damaged(&meta);
+                }
                 Replay::Corrupt { hard_state_maybe_lost, .. } => {
+                    self.break_checkpoint();
                     self.replay_corrupt(hard_state_maybe_lost);
                 }
                 Replay::Done { report } => {
@@ -281,6 +302,9 @@ impl<R: Ring> Shard<R> {
                         );
                         self.alarm("log-damaged", text);
                     }
+                    if !self.end_checkpoints(report.start) {
+                        return self.lost("no checkpoint is whole");
+                    }
                     return self.on_recovered(report.kept.block);
                 }
             }
@@ -288,21 +312,12 @@ impl<R: Ring> Shard<R> {
     }
 
     fn replay(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
+        if meta.kind == Kind::Checkpoint {
+            return self.replay_checkpoint(meta.stream, place, bytes);
+        }
         let streams = &mut self.booting.streams;
         if meta.kind == Kind::Base {
-            if let Some(known) = streams.get_mut(&meta.stream) {
-                known.floor = known.floor.max(meta.lsn);
-            } else if let Some((role, start, config)) = read_base(bytes, meta.lsn) {
-                let mut log = StreamLog::starting_at(start);
-                if meta.ballot.is_some() {
-                    // Opened after its first records were lost, and not taken over since.
-                    log.mark_unknown(meta.ballot);
-                }
-                let (derived, floor) = (Derived::default(), start.lsn);
-                let fresh = Replaying { log, config, role, derived, floor };
-                streams.insert(meta.stream, fresh);
-            }
-            return;
+            return self.replay_base(meta, bytes);
         }
         if meta.kind == Kind::ScnFloor {
             match read_floor(bytes) {
@@ -315,6 +330,12 @@ impl<R: Ring> Shard<R> {
         let result = match meta.kind {
             Kind::Group => {
                 stream.group(meta, place, bytes);
+                Ok(())
+            }
+            Kind::Moved if !meta.is_staged() => {
+                for (_, change) in stream.relocated(meta, place, bytes) {
+                    self.catalogue.on_committed(change);
+                }
                 Ok(())
             }
             Kind::Moved => {
@@ -353,6 +374,23 @@ impl<R: Ring> Shard<R> {
                 place.block
             );
             self.halt = Some(Halt::Corrupt(text));
+        }
+    }
+
+    /// A stream begins here, or begins later than before.
+    fn replay_base(&mut self, meta: &RecordMeta, bytes: &[u8]) {
+        let streams = &mut self.booting.streams;
+        if let Some(known) = streams.get_mut(&meta.stream) {
+            known.truncate(meta.lsn, bytes == [BASE_MOVED]);
+        } else if let Some((role, start, config)) = read_base(bytes, meta.lsn) {
+            let mut log = StreamLog::starting_at(start);
+            if meta.ballot.is_some() {
+                // Opened after its first records were lost, and not taken over since.
+                log.mark_unknown(meta.ballot);
+            }
+            let (derived, floor) = (Derived::default(), start.lsn);
+            let fresh = Replaying { log, config, role, derived, floor, base: Lsn::ZERO };
+            streams.insert(meta.stream, fresh);
         }
     }
 
@@ -415,6 +453,9 @@ impl<R: Ring> Shard<R> {
         for (id, mut stream) in std::mem::take(&mut self.booting.streams) {
             stream.finish(ceiling);
             let Replaying { log, config, role, derived, floor, .. } = stream;
+            if log.is_lossy() {
+                self.checkpoints.forget();
+            }
             if id == CATALOGUE_STREAM && !log.is_unknown() {
                 self.creations.fresh_from = Some(log.end().lsn);
             }
@@ -436,8 +477,10 @@ impl<R: Ring> Shard<R> {
             let wall = self.io.ring.wall_ns();
             let mut state = StreamState::new(replica, role, derived, wall);
             state.floor = floor;
+            self.checkpoints.retention.note(id, floor, now);
             self.streams.insert(id, state);
         }
+        self.read_anchors();
         // Those that are opened now start by themselves.
         let streams: Vec<u64> = self.streams.keys().copied().collect();
         self.start_listener();
@@ -591,16 +634,29 @@ impl Replaying {
 
     /// Records that followed those replayed so far are lost. The ceiling waits for the end of the
     /// log: Takeovers that were logged since are below it.
-    fn lose(&mut self, hard_state: bool) {
+    pub(crate) fn lose(&mut self, hard_state: bool) {
         self.log.lose_tail(hard_state);
     }
 
     /// Everything was replayed.
     fn finish(&mut self, ceiling: Ballot) {
+        self.truncate(self.base, true);
+        self.log.end_replay();
         if self.log.lost_hard_state() {
             assert!(self.log.is_unknown(), "what was lost is unknown");
             self.log.mark_unknown(ceiling.max(self.log.promised()));
         }
+    }
+
+    /// Readers need nothing below `to`, or nobody does. That was said of what a hint before had
+    /// said to be committed; where that hint is lost, the next one serves.
+    pub(crate) fn truncate(&mut self, to: Lsn, moved: bool) {
+        if !moved {
+            self.floor = self.floor.max(to);
+            return;
+        }
+        self.base = self.base.max(to);
+        self.log.truncate(self.base.min(self.log.committed().lsn));
     }
 
     fn group(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
@@ -625,6 +681,19 @@ impl Replaying {
                 self.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
             }
         }
+    }
+
+    /// A committed group was copied. Returns the committed changes of the catalogue that came back
+    /// with it, where it was lost before.
+    fn relocated(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) -> Vec<(Lsn, Change)> {
+        let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return Vec::new() };
+        let lost = self.log.hole_at(meta.lsn).is_some();
+        if !self.log.relocate(&header, meta.ballot, place) || !lost {
+            return Vec::new();
+        }
+        let kind = crate::shard::batch::group_kind(bytes);
+        self.derived.on_moved(bytes, kind, meta.lsn, meta.end, meta.scn);
+        self.derived.on_mended(meta.lsn, meta.end)
     }
 
     /// A group that was logged again. Returns the committed changes of the catalogue that came
@@ -762,6 +831,7 @@ mod tests {
             role: Role::Primary,
             derived: Derived::default(),
             floor: Lsn::ZERO,
+            base: Lsn::ZERO,
         }
     }
 

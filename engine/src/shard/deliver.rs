@@ -111,6 +111,10 @@ impl<R: Ring> Shard<R> {
                 self.jobs.resume(job);
             }
             Destination::Forward { .. } => self.hand_to_forwarder(job, slot, found, next),
+            Destination::Move { segment } => {
+                let segment = *segment;
+                self.hand_to_move(job, segment, slot, found, next);
+            }
             Destination::Anchor { start, accepting } => {
                 let (start, accepting) = (*start, *accepting);
                 self.anchor_hole(job, start, accepting, slot, &found[0]);
@@ -137,6 +141,30 @@ impl<R: Ring> Shard<R> {
         }
         let committed = self.streams[&job.stream].replica.log().committed().lsn;
         let _ = reply.send(Ok(ReadPart { records, next, committed }));
+    }
+
+    fn hand_to_move(
+        &mut self,
+        mut job: Job,
+        segment: u64,
+        slot: SlotId,
+        found: &[Found],
+        next: Lsn,
+    ) {
+        let groups: Vec<(usize, RecordMeta)> = found.iter().map(|f| (f.at, f.meta)).collect();
+        match self.move_groups(job.stream, segment, slot, &groups) {
+            None => return self.jobs.resume(job),
+            // They are not committed yet, or stand elsewhere by now.
+            Some(0) => return self.end_move(false),
+            Some(_) => {}
+        }
+        let log = self.streams[&job.stream].replica.log();
+        let more = log.find(next).is_some_and(|run| run.place.segment == segment);
+        if !more || next >= log.committed().lsn {
+            return self.end_move(true);
+        }
+        job.go_on(next);
+        self.jobs.resume(job);
     }
 
     fn hand_to_peer(
@@ -220,6 +248,7 @@ impl<R: Ring> Shard<R> {
         match job.destination {
             // It asks again, or the next leader.
             Destination::Peer { .. } | Destination::Anchor { .. } => {}
+            Destination::Move { .. } => self.end_move(false),
             Destination::Forward { id, .. } => {
                 let located = match result {
                     Ok(()) => Located::NotYet,

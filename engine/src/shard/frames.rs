@@ -153,7 +153,8 @@ impl<R: Ring> Shard<R> {
         let Ok(metas) = parse_body(body, headers_crc) else { return false };
         // Checked before anything is taken: what is taken is logged.
         let fits = |meta: &RecordMeta| match meta.kind {
-            Kind::Group => !meta.is_staged(),
+            // Staged and moved groups are a matter of each disk.
+            Kind::Group => meta.flags == 0,
             Kind::CommitHint => true,
             _ => false,
         };
@@ -283,7 +284,7 @@ impl<R: Ring> Shard<R> {
             let pushed = match want {
                 Want::Next => builder.push_raw_group(bytes, ballot, 0),
                 Want::Staged => builder.push_raw_group(bytes, ballot, FLAG_STAGED),
-                Want::Lost => builder.push_moved_group(bytes, ballot),
+                Want::Lost => builder.push_moved_group(bytes, ballot, FLAG_STAGED),
             };
             assert!(pushed.is_ok(), "a group of a frame fits a block: {pushed:?}");
         }

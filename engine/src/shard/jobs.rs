@@ -29,6 +29,8 @@ pub(crate) enum Destination {
     Embedder { follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
     /// The forwarding shard.
     Forward { id: u64, max_bytes: u32 },
+    /// This log again: the segment is to be emptied.
+    Move { segment: u64 },
     /// The log itself, which lost its groups from `start` to this one: it tells the chain there.
     Anchor { start: Lsn, accepting: Ballot },
 }
@@ -176,7 +178,9 @@ impl<R: Ring> Shard<R> {
             _ => committed,
         };
         let floor = match &job.destination {
-            Destination::Peer { .. } | Destination::Anchor { .. } => log.base().lsn,
+            Destination::Peer { .. } | Destination::Move { .. } | Destination::Anchor { .. } => {
+                log.base().lsn
+            }
             _ => state.floor.max(log.base().lsn),
         };
         if job.from < floor {
@@ -256,6 +260,21 @@ impl<R: Ring> Shard<R> {
             extents.push(*extent);
         }
         extents
+    }
+
+    /// Closes what is open of segments below `segment`. The oldest of them that is still read.
+    pub(crate) fn close_files_below(&mut self, segment: u64) -> Option<u64> {
+        let running = self.jobs.running.values().map(|read| read.extents[0].place.segment);
+        let opening = self.jobs.opening.values().copied();
+        let oldest = running.chain(opening).min().filter(|oldest| *oldest < segment);
+        let below = oldest.unwrap_or(segment);
+        while let Some((&seq, File::Open(handle))) = self.jobs.files.range(..below).next() {
+            let handle = *handle;
+            self.jobs.files.remove(&seq);
+            self.forget(Op::Close { handle });
+        }
+        assert!(self.jobs.files.range(..below).next().is_none(), "nothing is left open");
+        oldest
     }
 
     /// A handle to read a segment with; none while it is being opened.
@@ -373,7 +392,10 @@ impl<R: Ring> Shard<R> {
         let Some(state) = self.streams.get_mut(&stream) else { return };
         let log = state.replica.log();
         let (start, accepting) = match job.destination {
-            Destination::Anchor { start, accepting } => (start, accepting),
+            // The range itself is lost already, when a checkpoint did not tell of it.
+            Destination::Anchor { start, accepting } if log.hole_at(start).is_none() => {
+                (start, accepting)
+            }
             _ => (extent.start, log.accepting()),
         };
         let is_there = log.find(extent.start).is_some_and(|now| now.place == extent.place);
@@ -403,6 +425,20 @@ impl<R: Ring> Shard<R> {
             }
         };
         self.step(stream, |replica, now, fx| replica.on_lost(start, end, anchor, now, fx));
+        self.checkpoints.forget();
+    }
+
+    /// Reads the groups after ranges that a checkpoint did not tell of.
+    pub(crate) fn read_anchors(&mut self) {
+        let mut jobs = Vec::new();
+        for (stream, state) in &self.streams {
+            let (log, accepting) = (state.replica.log(), state.replica.log().accepting());
+            for hole in log.holes().iter().filter(|hole| hole.anchor == Anchor::Unread) {
+                let destination = Destination::Anchor { start: hole.start, accepting };
+                jobs.push(Job::new(*stream, hole.end, log.end().lsn, destination));
+            }
+        }
+        jobs.into_iter().for_each(|job| self.push_job(job));
     }
 
     /// The group after a lost range was read.
@@ -418,11 +454,15 @@ impl<R: Ring> Shard<R> {
         let Ok((header, _)) = GroupHeader::read_from_prefix(bytes) else { return };
         let end = header.lsn();
         self.step(job.stream, |replica, now, fx| {
+            if replica.log().hole_at(start).is_some_and(|hole| hole.end == end) {
+                return replica.on_anchor(&header, now, fx);
+            }
             // Under another ballot it may have been another group.
             if replica.log().accepting() == accepting && end == job.from {
                 replica.on_lost(start, end, Anchor::Next(Box::new(header)), now, fx);
             }
         });
+        self.checkpoints.forget();
     }
 }
 

@@ -17,6 +17,7 @@
 
 mod batch;
 mod boot;
+mod checkpoint;
 mod control;
 mod create;
 mod crossing;
@@ -30,9 +31,11 @@ mod import;
 mod jobs;
 mod ledger;
 mod mesh;
+mod moving;
 mod net;
 mod publish;
 mod report;
+mod retention;
 mod session;
 mod stream;
 mod survey;
@@ -92,6 +95,8 @@ pub struct ShardConfig {
     pub segment_bytes: u64,
     /// Bytes that the shard's segments may take.
     pub log_bytes_max: u64,
+    /// How long the log stays beyond need while there is space, in nanoseconds.
+    pub retain_ns: u64,
     /// How writes are made durable; the ring must be made for the same path.
     pub sync_path: SyncPath,
     /// Durable writes in flight, 1 to 4.
@@ -205,6 +210,7 @@ pub struct Shard<R: Ring> {
     pub(crate) forward: Option<ForwardPort>,
     pub(crate) unsent: VecDeque<(u16, mesh::Mail)>,
     pub(crate) leases: BTreeMap<u64, (Arc<Path>, Lease)>,
+    pub(crate) checkpoints: checkpoint::Checkpoints,
     pub(crate) alarms: BTreeMap<&'static str, (u64, String)>,
     pub(crate) listening: Option<SocketAddr>,
     booted: bool,
@@ -270,6 +276,11 @@ impl<R: Ring> Shard<R> {
     /// What this shard complains about: code and words.
     pub fn alarms(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.alarms.iter().map(|(code, (_, hint))| (*code, hint.as_str()))
+    }
+
+    /// Where this shard's log begins: what stands before was let go.
+    pub fn log_start(&self) -> palisade_wal::LogStart {
+        self.checkpoints.recycler.start()
     }
 
     /// The ring, for who drives the shard.

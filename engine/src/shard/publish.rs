@@ -13,6 +13,7 @@ use crate::shard::Shard;
 use crate::shard::jobs::{Destination, Job};
 use crate::shard::ledger::OwnRecord;
 use crate::shard::stream::TailRun;
+use crate::stream::catalogue::FIRST_STREAM;
 
 impl<R: Ring> Shard<R> {
     /// A stream's committed end moved; `runs` are its bytes that are still in memory.
@@ -41,6 +42,10 @@ impl<R: Ring> Shard<R> {
             let text = format!("no stream {stream} here");
             return Err(Error::new(ErrorKind::UnknownStream, text));
         };
+        if stream < FIRST_STREAM {
+            let text = format!("stream {stream} is the cluster's own and is kept whole");
+            return Err(Error::new(ErrorKind::Config, text));
+        }
         let committed = state.replica.log().committed().lsn;
         if to > committed || !to.0.is_multiple_of(Lsn::ALIGN) {
             let text = format!(
@@ -52,6 +57,7 @@ impl<R: Ring> Shard<R> {
         }
         if to > state.floor {
             state.floor = to;
+            self.checkpoints.retention.note(stream, to, self.io.now);
             self.ledger.push(OwnRecord {
                 stream,
                 kind: Kind::Base,

@@ -153,6 +153,7 @@ impl Home {
             upstream_override: None,
             segment_bytes: SEGMENT_BYTES,
             log_bytes_max: 256 << 20,
+            retain_ns: 0,
             sync_path: SyncPath::Dsync,
             writes_in_flight: 2,
             zero_copy: ZeroCopyMode::Never,

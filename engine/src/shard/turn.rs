@@ -87,6 +87,7 @@ impl<R: Ring> Shard<R> {
         self.seal();
         self.flush_own();
         self.end_turn();
+        self.run_checkpoint();
         self.tell_handed_over();
         self.serve_forwarder();
         self.run_jobs();
@@ -339,7 +340,7 @@ impl<R: Ring> Shard<R> {
         let limit = if self.stalled { disk_stall_hard_ns } else { disk_stall_ns };
         let stall = self.ledger.oldest_write().map(|at| at.after(limit.saturating_add(1)));
         // Slots that other threads give back, and room in other shards' inboxes, ring no bell.
-        let waits = self.seal_stuck || !self.unsent.is_empty();
+        let waits = self.seal_stuck || !self.unsent.is_empty() || self.checkpoints.is_busy();
         let again = waits.then(|| self.io.now.after(LOOK_AGAIN_NS));
         [replicas, liveness, stall, self.net.next_timer(), self.ledger.wal.next_timer()]
             .into_iter()

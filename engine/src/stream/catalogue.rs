@@ -71,6 +71,17 @@ impl Catalogue {
         self.streams.insert(stream)
     }
 
+    /// As a checkpoint tells it.
+    pub(super) fn restore(given: u64, streams: BTreeSet<u64>) -> Catalogue {
+        let last = streams.last().map_or(0, |last| last.saturating_add(1));
+        Catalogue { streams, given: given.max(last) }
+    }
+
+    /// Above every id ever given out.
+    pub(super) fn given(&self) -> u64 {
+        self.given
+    }
+
     /// The streams, in order.
     pub fn streams(&self) -> impl Iterator<Item = u64> {
         self.streams.iter().copied()

@@ -37,21 +37,26 @@ pub struct Derived {
     /// Who appended what.
     pub producers: Producers,
     /// Catalogue changes above the committed cursor.
-    changes: VecDeque<(Lsn, Change)>,
+    pub(super) changes: VecDeque<(Lsn, Change)>,
     /// Changes of the registry above the committed cursor, by the ends of their groups.
-    registry: VecDeque<(Lsn, Entry)>,
+    pub(super) registry: VecDeque<(Lsn, Entry)>,
     /// Groups of the run staged for one takeover.
     staged: Option<Staged>,
     /// Highest catalogue id seen in any group, voided ones included.
     seen: Vec<Change>,
-    committed: Lsn,
+    pub(super) committed: Lsn,
     /// Ranges of the log that were lost before they were seen, in order.
-    gaps: Vec<(Lsn, Lsn)>,
+    pub(super) gaps: Vec<(Lsn, Lsn)>,
     /// Groups that were logged again, until their range is whole.
     moved: Vec<Implied>,
 }
 
 impl Derived {
+    /// Whether groups wait for their takeover.
+    pub(super) fn is_staging(&self) -> bool {
+        self.staged.is_some()
+    }
+
     /// A group was logged at the end of the log. Returns the changes in it.
     pub fn on_logged(&mut self, bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) {
         let implied = implied(bytes, kind, start, end, scn);
@@ -218,7 +223,7 @@ impl Derived {
 }
 
 /// Lost ranges that are told apart.
-const GAPS_MAX: usize = palisade_wal::limits::HOLES_MAX;
+pub(super) const GAPS_MAX: usize = palisade_wal::limits::HOLES_MAX;
 
 fn is_in(ranges: &[(Lsn, Lsn)], at: Lsn) -> bool {
     ranges.iter().any(|(start, end)| (*start..*end).contains(&at))

@@ -4,4 +4,5 @@
 
 pub mod catalogue;
 pub mod derived;
+pub(crate) mod image;
 pub mod producers;

@@ -5,7 +5,8 @@
 //! SCN the places are forgotten first and the last sequence later. And it expires: a committed
 //! record forgets every producer whose last one is more than `PRODUCER_EXPIRY_NS` of SCN older.
 //! Nothing else ages a producer, no clock and no restart, so that every replica that has
-//! committed the same has the same table. Whoever is forgotten entirely counts as new.
+//! committed the same knows the same last sequences. Whoever is forgotten entirely counts as new.
+//! A checkpoint tells of fewer places than a replica may know.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -47,10 +48,10 @@ pub enum Verdict {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Producer {
-    last: u64,
-    scn: u64,
-    recent: VecDeque<Mark>,
+pub(super) struct Producer {
+    pub(super) last: u64,
+    pub(super) scn: u64,
+    pub(super) recent: VecDeque<Mark>,
 }
 
 /// Producers whose places are forgotten: the last sequence of each, and its SCN.
@@ -93,14 +94,14 @@ impl Lasts {
 /// The producers of one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Producers {
-    settled: BTreeMap<u64, Producer>,
+    pub(super) settled: BTreeMap<u64, Producer>,
     /// No SCN in `settled` is below this.
     oldest: u64,
     /// Whoever was last heard of before this is forgotten.
-    expired: u64,
+    pub(super) expired: u64,
     lasts: Lasts,
     /// Logged above the committed cursor, in log order.
-    overlay: VecDeque<Mark>,
+    pub(super) overlay: VecDeque<Mark>,
 }
 
 impl Producers {
@@ -180,6 +181,25 @@ impl Producers {
         while self.overlay.back().is_some_and(|m| m.end_lsn > from) {
             self.overlay.pop_back();
         }
+    }
+
+    /// Producers of which the last sequence alone is known, with their SCNs.
+    pub(super) fn lasts(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.lasts.by_id.iter().map(|(id, (last, scn))| (*id, *last, *scn))
+    }
+
+    /// Puts one of them back.
+    pub(super) fn restore_last(&mut self, id: u64, last: u64, scn: u64) {
+        self.lasts.take(id);
+        self.lasts.insert(id, last, scn);
+    }
+
+    /// The settled ones were put back.
+    pub(super) fn restored(mut self, expired: u64) -> Producers {
+        self.expired = expired;
+        self.oldest = self.settled.values().map(|p| p.scn).min().unwrap_or(expired);
+        assert!(self.settled.values().all(|p| p.scn >= self.oldest));
+        self
     }
 
     /// Forgets entirely who was last heard of before `scn`.

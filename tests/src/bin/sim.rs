@@ -71,6 +71,8 @@ struct Totals {
     acks: u64,
     simulated_ns: u64,
     shipped: Shipped,
+    truncations: u64,
+    let_go: u64,
     changes: u64,
     forbidden: u64,
     faults: BTreeMap<FaultKind, u64>,
@@ -83,6 +85,8 @@ impl Totals {
         self.acks += report.acks;
         self.simulated_ns += report.simulated_ns;
         self.shipped.add(report.shipped);
+        self.truncations += report.truncations;
+        self.let_go += report.let_go;
         self.changes += report.changes;
         self.forbidden += report.forbidden;
         for (kind, count) in &report.fault_counts {
@@ -135,6 +139,8 @@ fn main() -> ExitCode {
     );
     let Shipped { recent, sealed, bytes } = totals.shipped;
     println!("shipped: {recent} chunks from memory, {sealed} from segments, {bytes} bytes");
+    let (truncations, let_go) = (totals.truncations, totals.let_go);
+    println!("recycled: {truncations} truncations, {let_go} segments let go");
     println!("registry: {} changes, {} refused", totals.changes, totals.forbidden);
     let faults: Vec<String> = totals.faults.iter().map(|(k, n)| format!("{k:?} {n}")).collect();
     println!("faults: {}", faults.join(", "));

@@ -204,6 +204,11 @@ impl Faults {
         self.errors || self.fills
     }
 
+    /// Whether bytes that a disk called durable may be lost.
+    pub fn may_lose_bytes(&self) -> bool {
+        self.errors || self.rots
+    }
+
     /// Whether disks may be full.
     pub fn may_fill_disks(&self) -> bool {
         self.fills

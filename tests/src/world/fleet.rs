@@ -202,6 +202,7 @@ impl Fleet {
             upstream: cluster.upstream.clone(),
             segment_bytes: settings.segment_bytes,
             log_bytes_max: settings.log_bytes_max,
+            retain_ns: settings.retain_ns,
             sync_path: settings.sync_path,
             writes_in_flight: settings.writes_in_flight,
             zero_copy: settings.zero_copy,

@@ -26,6 +26,7 @@ mod registrar;
 mod report;
 mod run;
 mod settings;
+mod truncation;
 mod workload;
 #[expect(clippy::module_inception, reason = "the noun of this module")]
 mod world;

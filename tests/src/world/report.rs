@@ -40,6 +40,10 @@ pub struct SeedReport {
     pub fault_counts: BTreeMap<FaultKind, u64>,
     /// What forwarders sent.
     pub shipped: Shipped,
+    /// Truncations of streams, and segments that shards let go.
+    pub truncations: u64,
+    /// See `truncations`.
+    pub let_go: u64,
     /// Hash of everything that happened.
     pub trace_hash: u64,
     /// Entries of the trace.

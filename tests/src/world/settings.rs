@@ -31,6 +31,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Bytes that a shard's segments may take.
     pub log_bytes_max: u64,
+    /// How long the log stays beyond need.
+    pub retain_ns: u64,
     /// How writes are made durable.
     pub sync_path: SyncPath,
     /// Durable writes in flight.
@@ -105,6 +107,7 @@ impl Settings {
             late_streams: random.below(4) as usize,
             segment_bytes: pick(random, &[1 << 20, 1 << 20, 2 << 20]),
             log_bytes_max: 512 << 20,
+            retain_ns: if burst >= 4 { 3 * SECOND } else { 0 },
             // A linked sync is, at the seam, the same operation as `Dsync`.
             sync_path: pick(random, &[SyncPath::Dsync, SyncPath::WriteThenSync]),
             writes_in_flight: random.between(1, 4) as usize,

@@ -120,6 +120,11 @@ impl Workload {
         clients.chain(readers).chain(registrar).collect()
     }
 
+    /// Where the reader of a stream is that has read least.
+    pub fn read_upto(&self, stream: u64) -> Option<Lsn> {
+        self.readers.iter().filter(|r| r.stream == stream).map(|r| r.next).min()
+    }
+
     /// Whether streams are still to be created.
     pub fn wants_streams(&self) -> bool {
         self.creator.wanted > 0 || self.creator.waiting.is_some()

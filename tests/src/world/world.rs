@@ -1,5 +1,7 @@
 //! One seed from the first format to the last check.
 
+use std::collections::BTreeMap;
+
 use palisade::config::Role;
 use palisade::shard::Halt;
 use palisade_netio::Nanos;
@@ -13,6 +15,7 @@ use super::operator::Operator;
 use super::registrar::Registrar;
 use super::report::{Failure, SeedReport};
 use super::settings::{MS, SECOND, Settings, Upstream};
+use super::truncation::Truncation;
 use super::workload::{Wake, Workload};
 use crate::sim::{FaultPlan, Latencies, Random, RingId, Universe};
 
@@ -36,6 +39,7 @@ enum Entry {
     Wake(Wake),
     Fault(Step),
     Operator,
+    Truncation,
 }
 
 /// Nodes that a standby fetches from, in the order of its list.
@@ -60,12 +64,15 @@ pub struct World {
     fleet: Fleet,
     workload: Workload,
     faults: Faults,
-    operator: Operator,
     checks: Checks,
+    operator: Operator,
+    truncation: Truncation,
     agenda: Agenda<Entry>,
     began: Nanos,
     acks_before_fault: u64,
     turns: u64,
+    /// The first segment of each log that does not begin with its first block.
+    let_go: BTreeMap<(usize, u16), u64>,
 }
 
 impl World {
@@ -100,6 +107,7 @@ impl World {
                 false => Faults::draw(random.bits()),
             },
             operator,
+            truncation: Truncation::new(0, true),
             checks: Checks::default(),
             agenda: Agenda::default(),
             universe,
@@ -108,6 +116,7 @@ impl World {
             began,
             acks_before_fault: 0,
             turns: 0,
+            let_go: BTreeMap::new(),
         })
     }
 
@@ -135,6 +144,8 @@ impl World {
             acks,
             acks_before_fault: self.acks_before_fault,
             shipped: self.fleet.shipped(),
+            truncations: self.truncation.truncations,
+            let_go: self.let_go.values().sum(),
             trace_hash: self.universe.trace_hash(),
             ok: simulated_ns >= RUN_NS_MIN
                 && self.acks_before_fault >= ACKS_BEFORE_FAULT
@@ -211,6 +222,11 @@ impl World {
             self.step_until(deadline, "the first appends are acknowledged")?;
         }
         self.acks_before_fault = self.workload.history.acks;
+        let own = self.seed ^ 0x7472_756E_6361_7465;
+        self.truncation = Truncation::new(own, self.faults.may_lose_bytes());
+        if self.truncation.is_on() {
+            self.agenda.add(self.universe.now(), Entry::Truncation);
+        }
         Ok(())
     }
 
@@ -326,6 +342,12 @@ impl World {
                     self.agenda.add(next, Entry::Operator);
                 }
             }
+            Entry::Truncation => {
+                let workload = &self.workload;
+                self.truncation.wake(&self.fleet, |stream| workload.read_upto(stream));
+                let next = self.truncation.next(now);
+                self.agenda.add(next, Entry::Truncation);
+            }
             Entry::Fault(Step::Draw) => {
                 let blow = self.faults.draw_blow(&self.fleet);
                 self.agenda.add(now, Entry::Fault(Step::Strike(blow)));
@@ -364,6 +386,10 @@ impl World {
                 let text = format!("node #{node}, start {boot}: {code}: {text}");
                 return Err(Violation::new("alarm", text));
             }
+        }
+        let (start, number) = (shard.log_start().segment, shard.identity().shard);
+        if start > 0 {
+            self.let_go.insert((node, number), start - 1);
         }
         let mut blows = Vec::new();
         for replica in shard.replicas() {
@@ -505,24 +531,28 @@ impl World {
         Err(Violation::new("shards_sleep", format!("{turns} turns for {happened} events")))
     }
 
-    /// Whether a stream is committed up to the same position on all nodes that have it: of all
-    /// clusters, but for the system stream.
+    /// Whether a stream is committed up to the same position on all nodes that have it, of all
+    /// clusters but for the system stream, and every range that was lost is there again.
     fn is_level(&self, stream: u64) -> bool {
-        let committed = |node: usize| Some(self.fleet.replica(node, stream)?.log().committed());
+        let committed = |node: usize| {
+            let log = self.fleet.replica(node, stream)?.log();
+            log.is_whole().then(|| log.committed())
+        };
         let first = committed(0);
         let is_same = |(node, known): (usize, &Node)| {
             let at = if stream == 0 { self.fleet.clusters[known.cluster].nodes[0] } else { 0 };
-            committed(node) == committed(at)
+            committed(node).is_some() && committed(node) == committed(at)
         };
         first.is_some() && self.fleet.nodes.iter().enumerate().all(is_same)
     }
 
+    /// What a node has of a stream, and what was archived before it was truncated.
     fn copy(&mut self, node: usize, stream: u64, deadline: Nanos) -> Result<FullCopy, Violation> {
         let known = &self.fleet.nodes[node];
         let seat = Seat { cluster: known.cluster, node, boot: known.boots, stream };
         let unreadable = |why: &str| Violation::new("readable", format!("{seat}: {why}"));
-        let mut copy = FullCopy { seat, committed: Lsn::ZERO, records: Vec::new() };
-        let mut from = Lsn::ZERO;
+        let (records, mut from) = self.truncation.archived(stream);
+        let mut copy = FullCopy { seat, committed: Lsn::ZERO, records };
         loop {
             let port = self.fleet.port(node, stream).ok_or_else(|| unreadable("down"))?;
             let answer = port.read(stream, from).map_err(|e| unreadable(&e.to_string()))?;

@@ -6,7 +6,9 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use palisade_wal::{IDENTITY_COPIES, IDENTITY_NAME, decode_identity, segment_name};
+use palisade_wal::{
+    IDENTITY_COPIES, IDENTITY_NAME, LogStart, SegmentHeader, Started, decode_identity, segment_name,
+};
 use serde_json::{Value, json};
 
 use super::files::{Met, SegmentFile, find, neighbours};
@@ -58,20 +60,44 @@ fn limit(file: &SegmentFile, all: &[SegmentFile]) -> u64 {
     kept.map(|kept| kept.block_seq).min().unwrap_or(u64::MAX)
 }
 
-/// The newest segment that the identity file names, when it is not there. A recovery that started
-/// a later one has seen to it.
-fn missing(all: &[SegmentFile]) -> Option<(PathBuf, &'static str)> {
+/// What the identity file beside the segments says of them; nothing when it is not there.
+fn started(all: &[SegmentFile]) -> Option<Started> {
     let dir = all.first()?.path.parent()?;
     let bytes = std::fs::read(dir.join(IDENTITY_NAME)).ok()?;
     let copies = IDENTITY_COPIES.map(|at| bytes.get(at as usize..).and_then(decode_identity));
     let newest = copies.into_iter().flatten().max_by_key(|(_, generation)| *generation);
-    let seq = newest.map(|(identity, _)| identity.started.newest).filter(|seq| *seq > 0)?;
-    let told = |file: &SegmentFile| {
+    newest.map(|(identity, _)| identity.started)
+}
+
+/// Where the log begins: segments below are no part of it, be they there, reused or gone.
+fn log_start(all: &[SegmentFile], started: Option<Started>) -> LogStart {
+    let named = started.map(|started| started.start);
+    let told = all.iter().filter_map(|file| file.header.as_ref()).map(SegmentHeader::start);
+    told.chain(named).max().unwrap_or_default()
+}
+
+/// The newest segment that the identity file names, when it is not there; or, when the `newest`
+/// one with blocks is an older one, the one before it. A recovery that started a later one has
+/// seen to it.
+fn missing(
+    all: &[SegmentFile],
+    started: Started,
+    start: LogStart,
+    newest: u64,
+) -> Option<(PathBuf, &'static str)> {
+    let dir = all.first()?.path.parent()?;
+    let seen_to = |file: &SegmentFile| {
         let recovered = file.header.as_ref().is_some_and(|header| header.kept().is_some());
-        file.seq() == seq || recovered && file.seq() > seq
+        recovered && file.seq() > started.newest
     };
-    let path = dir.join(segment_name(seq));
-    (!all.iter().any(told)).then_some((path, "it held the end of the log and is gone"))
+    if all.iter().any(seen_to) {
+        return None;
+    }
+    let empty = newest < started.newest;
+    let due = [started.newest, if empty { started.before } else { 0 }].into_iter();
+    let mut due = due.filter(|seq| *seq >= start.segment.max(1));
+    let seq = due.find(|seq| !all.iter().any(|file| file.seq() == *seq))?;
+    Some((dir.join(segment_name(seq)), "it held the end of the log and is gone"))
 }
 
 impl Verified {
@@ -81,9 +107,8 @@ impl Verified {
         for path in neighbours(&paths[0])? {
             around.push(SegmentFile::look(&path)?);
         }
-        if let Some(gone) = missing(&around) {
-            self.strangers.push(gone);
-        }
+        let started = started(&around);
+        let start = log_start(&around, started);
         let owner = around.iter().find_map(|file| file.expect);
         let mut files = Vec::new();
         for path in paths {
@@ -95,8 +120,22 @@ impl Verified {
         }
         files.sort_by_key(SegmentFile::seq);
         let mut log = Log::default();
-        for file in &files {
+        if files.len() == around.len() {
+            // The whole log: its start has to be there.
+            let first = paths[0].with_file_name(segment_name(start.segment.max(1)));
+            log.begin(start.first_due(), first);
+        }
+        let mut newest = 0;
+        let part = |file: &&SegmentFile| file.seq() == 0 || file.seq() >= start.segment;
+        for file in files.iter().filter(part) {
+            let blocks = log.blocks;
             self.segment(options, file, limit(file, &around), &mut log)?;
+            if log.blocks > blocks {
+                newest = newest.max(file.seq());
+            }
+        }
+        if let Some(gone) = started.and_then(|started| missing(&around, started, start, newest)) {
+            self.strangers.push(gone);
         }
         log.finish();
         Ok(log)

@@ -48,6 +48,8 @@ pub(crate) struct Log {
     /// Damaged places beyond the limit.
     pub(crate) more: u64,
     pub(crate) chains: Chains,
+    /// Blocks below this are no part of the log; 0 when that is not known.
+    first: u64,
     next: Option<u64>,
     last: Position,
     last_crc: u32,
@@ -82,6 +84,13 @@ impl Stop {
 }
 
 impl Log {
+    /// The log begins with `block`, in the segment at `path`.
+    pub(crate) fn begin(&mut self, block: u64, path: PathBuf) {
+        assert!(self.next.is_none() && block > 0, "a log begins once, with a block");
+        (self.first, self.next) = (block, Some(block));
+        self.last.path = path;
+    }
+
     /// Something in a segment. Blocks above `limit` were discarded by a recovery.
     pub(crate) fn take(
         &mut self,
@@ -96,7 +105,7 @@ impl Log {
             Found::Gap { offset, gap: Gap::Junk(why), .. } => {
                 self.junk.get_or_insert_with(|| (path.to_owned(), *offset, why.to_string()));
             }
-            Found::Block { head, .. } if head.seq() > limit => {}
+            Found::Block { head, .. } if head.seq() > limit || head.seq() < self.first => {}
             Found::Block { offset, head, body, records } => {
                 self.block(options, path, *offset, head, body, records);
             }

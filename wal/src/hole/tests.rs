@@ -2,18 +2,18 @@ use super::*;
 use crate::group::{CHAIN_START, GROUP_HEADER_BYTES, GroupKind, chain};
 use zerocopy::FromBytes;
 
-const LEN: u64 = 128;
+pub(crate) const LEN: u64 = 128;
 
-fn ballot(round: u64) -> Ballot {
+pub(crate) fn ballot(round: u64) -> Ballot {
     Ballot { round, node: 1, incarnation: 1 }
 }
 
-fn place(block: u64) -> Place {
+pub(crate) fn place(block: u64) -> Place {
     Place { segment: 1, offset: block * 4096, block, len: 4096 }
 }
 
 /// `count` groups from `before` on, told apart by `value`.
-fn groups(before: Boundary, count: usize, value: u32) -> Vec<GroupHeader> {
+pub(crate) fn groups(before: Boundary, count: usize, value: u32) -> Vec<GroupHeader> {
     let (mut at, mut made) = (before, Vec::new());
     for number in 0..count as u32 {
         let mut header = GroupHeader::read_from_bytes(&[0; GROUP_HEADER_BYTES]).unwrap();
@@ -30,19 +30,19 @@ fn groups(before: Boundary, count: usize, value: u32) -> Vec<GroupHeader> {
     made
 }
 
-fn end_of(header: &GroupHeader) -> Boundary {
+pub(crate) fn end_of(header: &GroupHeader) -> Boundary {
     Boundary { lsn: header.end(), chain: header.chain.get() }
 }
 
-const START: Boundary = Boundary { lsn: Lsn(0), chain: CHAIN_START };
+pub(crate) const START: Boundary = Boundary { lsn: Lsn(0), chain: CHAIN_START };
 
-fn led() -> StreamLog {
+pub(crate) fn led() -> StreamLog {
     let mut log = StreamLog::default();
     log.take_over(ballot(1), START).unwrap();
     log
 }
 
-fn append(log: &mut StreamLog, groups: &[GroupHeader]) {
+pub(crate) fn append(log: &mut StreamLog, groups: &[GroupHeader]) {
     for (at, header) in groups.iter().enumerate() {
         let block = header.lsn().0 / LEN + 1 + at as u64;
         let (round, scn) = (log.accepting(), header.scn.get());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use palisade_netio::{Errno, Op, Pool, Purpose, Token};
-use palisade_wal::{Identity, IdentityEvent, IdentityFile, Started};
+use palisade_wal::{Identity, IdentityEvent, IdentityFile, LogStart, Started};
 
 use crate::disk::{Dice, Disk, Event, Fault, pool};
 
@@ -17,7 +17,7 @@ fn identity() -> Identity {
         role: 6,
         boots: 0,
         round_ceiling: 100,
-        started: Started { newest: 3, before: 2 },
+        started: Started { newest: 3, before: 2, start: LogStart { segment: 1, block: 1 } },
     }
 }
 

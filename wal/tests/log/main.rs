@@ -6,4 +6,5 @@ mod identity;
 mod node;
 mod random;
 mod recovery;
+mod recycling;
 mod writing;

@@ -344,7 +344,7 @@ fn a_commit_of_another_ballot_is_ignored() {
     let end = Lsn(GROUP_BYTES);
     let tell = |ballot: Ballot, c: &mut Cluster| {
         let from = NodeKey { node: ballot.node, incarnation: 100 };
-        let body = Body::Commit { ballot, upto: end, end };
+        let body = Body::Commit { ballot, upto: end, end, held: Lsn::ZERO };
         let message = Message { stream: STREAM, body };
         c.run(1, |r, now, fx| r.on_message(from, &message, now, fx));
         c.log(2).committed().lsn

@@ -42,8 +42,18 @@ fn an_accepted_inside_of_a_group_counts_for_nothing() {
     c.propose(0).unwrap();
     let all = 2 * GROUP_BYTES;
     for upto in [8, GROUP_BYTES + 8, all + 8, u64::MAX / 2] {
-        say(&mut c, 1, key(2, 100), Body::Accepted { ballot, upto: Lsn(upto), seq: 0 });
-        say(&mut c, 1, key(3, 100), Body::Accepted { ballot, upto: Lsn(upto), seq: 0 });
+        say(
+            &mut c,
+            1,
+            key(2, 100),
+            Body::Accepted { ballot, upto: Lsn(upto), seq: 0, low: Lsn::MAX },
+        );
+        say(
+            &mut c,
+            1,
+            key(3, 100),
+            Body::Accepted { ballot, upto: Lsn(upto), seq: 0, low: Lsn::MAX },
+        );
         c.end_turn(0);
         assert_eq!(c.log(1).committed().lsn, Lsn::ZERO);
     }

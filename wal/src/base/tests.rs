@@ -1,0 +1,145 @@
+use super::*;
+use crate::hole::tests::{LEN, START, append, ballot, end_of, groups, led, place};
+
+/// Groups in blocks 1, 3, 5, 7..., committed but for the last.
+fn log_of(count: usize) -> (StreamLog, Vec<GroupHeader>) {
+    let all = groups(START, count, 10);
+    let mut log = led();
+    append(&mut log, &all);
+    log.commit(all[count - 2].end());
+    let blocks: Vec<u64> = log.extents().map(|run| run.place.block).collect();
+    assert_eq!(blocks, (0..count as u64).map(|n| 2 * n + 1).collect::<Vec<_>>());
+    (log, all)
+}
+
+fn lsn(group: u64) -> Lsn {
+    Lsn(group * LEN)
+}
+
+#[test]
+fn a_truncation_drops_whole_runs_up_to_the_committed_position() {
+    let (mut log, all) = log_of(4);
+    let at = |group: usize, chain| Boundary { lsn: all[group].lsn(), chain };
+    log.truncate(Lsn(LEN + 8));
+    assert_eq!((log.base(), log.oldest_block()), (at(1, 0), Some(3)));
+    assert!(log.find(Lsn(LEN - 1)).is_none() && log.find(lsn(1)).is_some());
+    log.truncate(Lsn(8));
+    assert_eq!(log.base(), at(1, 0), "it never goes back");
+    log.truncate(lsn(3));
+    assert_eq!((log.base(), log.oldest_block()), (at(3, all[2].chain.get()), Some(7)));
+    assert_eq!((log.end(), log.committed()), (end_of(&all[3]), end_of(&all[2])));
+}
+
+/// What stood before the begin of the checkpoint is a hole until records tell of it.
+#[test]
+fn an_image_brings_back_a_log_whose_older_runs_are_holes() {
+    let (mut log, all) = log_of(5);
+    let mut back = StreamLog::restore(log.image(7).unwrap());
+    assert_eq!((back.end(), back.committed()), (log.end(), log.committed()));
+    assert_eq!((back.base(), back.oldest_block()), (START, Some(7)));
+    let hole = &back.holes()[0];
+    assert_eq!((hole.start, hole.end, &hole.anchor), (lsn(0), lsn(3), &Anchor::Unread));
+    assert!(!back.is_lossy(), "as yet");
+    assert_eq!(back.image(0), None, "another image would not know of it");
+    // One is copied, one is let go, and the last one is copied.
+    for log in [&mut log, &mut back] {
+        assert!(log.relocate(&all[1], ballot(1), place(20)));
+        log.truncate(lsn(1));
+        assert!(log.relocate(&all[2], ballot(1), place(21)));
+    }
+    back.end_replay();
+    assert!(back.is_whole() && !back.is_lossy());
+    assert_eq!(back.image(0), log.image(0));
+    log.stage(lsn(5), Boundary { lsn: lsn(6), chain: 16 }, ballot(2), 9, place(30));
+    assert_eq!(log.image(0), None, "what is staged has no place in an image");
+}
+
+/// The record that told of a run is lost: the range is a loss, and others can fill it.
+#[test]
+fn a_run_that_no_record_tells_of_is_lost() {
+    let (log, all) = log_of(5);
+    let mut back = StreamLog::restore(log.image(7).unwrap());
+    assert!(back.relocate(&all[0], ballot(1), place(20)));
+    assert!(back.relocate(&all[2], ballot(1), place(21)));
+    back.end_replay();
+    assert!(back.is_lossy() && !back.is_whole());
+    let hole = back.holes()[0].clone();
+    assert_eq!((hole.start, hole.end), (lsn(1), lsn(2)));
+    assert_eq!(hole.chain, Some(all[0].chain.get()));
+    assert!(hole.is_proven_by(all[1].chain.get()) && !hole.is_proven_by(1));
+    assert_eq!(back.image(0), None, "a loss is not forgotten");
+    assert!(back.move_in(&all[1], ballot(1), place(40)));
+    assert!(back.is_whole() && back.image(0).is_some());
+}
+
+#[test]
+fn a_hole_whose_end_was_not_read_is_proven_by_nothing() {
+    let (log, all) = log_of(5);
+    let mut back = StreamLog::restore(log.image(7).unwrap());
+    back.end_replay();
+    assert!(!back.holes()[0].is_proven_by(all[2].chain.get()));
+    assert!(!back.tell_anchor(&all[2]), "another group");
+    assert!(back.tell_anchor(&all[3]));
+    assert!(back.holes()[0].is_proven_by(all[2].chain.get()));
+    assert!(!back.tell_anchor(&all[3]), "once");
+}
+
+#[test]
+fn a_truncation_lets_go_of_holes_that_end_there() {
+    let (log, _) = log_of(5);
+    let mut back = StreamLog::restore(log.image(7).unwrap());
+    back.truncate(lsn(2));
+    assert_eq!((back.base().lsn, back.holes().len()), (lsn(0), 1), "part of it is needed");
+    back.truncate(lsn(3));
+    assert_eq!((back.base().lsn, back.is_whole()), (lsn(3), true));
+}
+
+#[test]
+fn a_copy_counts_in_place_of_a_live_run_alone() {
+    let (mut log, all) = log_of(5);
+    assert!(log.relocate(&all[0], ballot(1), place(20)));
+    assert_eq!(log.oldest_block(), Some(3));
+    assert!(log.relocate(&all[1], ballot(1), place(20)));
+    assert_eq!(log.find(lsn(1)).unwrap().start, lsn(0), "one run in one block");
+    assert!(log.find(lsn(0)).unwrap().moved && !log.find(lsn(2)).unwrap().moved);
+    assert!(!log.relocate(&all[2], ballot(2), place(22)), "others stand there");
+    assert!(!log.relocate(&all[4], ballot(1), place(22)), "it is not committed");
+    log.truncate(lsn(2));
+    assert!(!log.relocate(&all[1], ballot(1), place(23)), "nobody needs it");
+    assert_eq!((log.oldest_block(), log.end()), (Some(5), end_of(&all[4])));
+}
+
+/// A copy of other bytes than those that stood in a hole is none.
+#[test]
+fn a_hole_takes_no_copy_of_another_group() {
+    let (log, all) = log_of(5);
+    let others = groups(START, 5, 70);
+    let mut back = StreamLog::restore(log.image(7).unwrap());
+    assert!(!back.relocate(&others[0], ballot(1), place(20)) || others[0].follows(START.chain));
+    assert!(back.tell_anchor(&all[3]));
+    assert!(!back.relocate(&others[2], ballot(1), place(20)), "the next group follows another");
+    assert!(back.relocate(&all[2], ballot(1), place(20)));
+    assert!(!back.relocate(&others[1], ballot(1), place(21)), "as before");
+}
+
+/// A takeover whose staged run begins below what was committed since stands in for older runs.
+#[test]
+fn a_staged_run_stands_in_for_runs_that_an_image_left_out() {
+    let all = groups(START, 6, 10);
+    let mut log = led();
+    append(&mut log, &all[..5]);
+    log.commit(lsn(2));
+    let mut back = StreamLog::restore(log.image(20).unwrap());
+    for log in [&mut log, &mut back] {
+        for group in &all[2..] {
+            log.stage(group.lsn(), end_of(group), ballot(2), 1, place(30));
+        }
+        log.commit(lsn(4));
+        log.take_over(ballot(2), end_of(&all[5])).unwrap();
+        assert_eq!(log.find(lsn(2)).map(|run| run.place), Some(place(30)));
+    }
+    back.truncate(lsn(2));
+    back.end_replay();
+    log.truncate(lsn(2));
+    assert_eq!(back.image(0), log.image(0));
+}
