@@ -1,6 +1,7 @@
 //! What a node says and does when its disk has lost records.
 
-use std::net::TcpListener;
+mod ports;
+
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,10 @@ use palisade_wal::{
     Expect, IDENTITY_NAME, Kind, Lsn, RecordMeta, decode_identity, limits, parse_block, parse_body,
     parse_segment_name,
 };
+use ports::{Port, port};
 
+/// Between two looks at what is waited for.
+const PAUSE: Duration = Duration::from_millis(3);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn config() -> (tempfile::TempDir, Config) {
@@ -128,10 +132,10 @@ fn a_lone_member_with_an_unknown_tail_stays_down_and_says_what_to_do() {
 }
 
 /// Three nodes of one cluster.
-fn three() -> (tempfile::TempDir, Vec<Config>) {
+fn three() -> ((tempfile::TempDir, [Port; 3]), Vec<Config>) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let ports = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    let addrs = ports.map(|port| port.local_addr().expect("an address"));
+    let ports = [0; 3].map(|_| port());
+    let addrs = ports.each_ref().map(|port| port.addr);
     let member = |(id, addr)| Member { id, addr, region: "local".to_owned() };
     let members: Vec<Member> = (1..).zip(addrs).map(member).collect();
     let node = |member: &Member| {
@@ -145,7 +149,7 @@ fn three() -> (tempfile::TempDir, Vec<Config>) {
     };
     let configs: Vec<Config> = members.iter().map(node).collect();
     configs.iter().for_each(|config| format(config).unwrap());
-    (dir, configs)
+    ((dir, ports), configs)
 }
 
 fn open(configs: &[Config]) -> Vec<Node> {
@@ -159,7 +163,7 @@ fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::yield_now();
+        std::thread::park_timeout(PAUSE);
     }
 }
 
@@ -194,16 +198,17 @@ fn settle(nodes: &[Node], stream: u64, upto: Lsn, expected: &[Vec<u8>]) {
     for (at, node) in nodes.iter().enumerate() {
         let read = read_all(node, stream, upto);
         assert!(read == expected, "node {}: {:?}", at + 1, shown(nodes, stream));
-        until("no damage left", || {
+        // What it reads may not be on its own disk yet.
+        until("all of it on the disk, and no damage left", || {
             let shown = node.status().ok()?.stream(stream)?.clone();
-            (shown.state == "normal").then_some(())
+            (shown.state == "normal" && shown.durable_lsn >= upto.0).then_some(())
         });
     }
 }
 
 #[test]
 fn three_nodes_that_lost_different_records_have_them_all_again() {
-    let (_dir, configs) = three();
+    let (_kept, configs) = three();
     let nodes = open(&configs);
     let stream = until("a stream", || nodes.iter().find_map(|node| node.create_stream().ok()));
     let mut expected: Vec<Vec<u8>> = Vec::new();
@@ -259,7 +264,7 @@ fn three_nodes_that_lost_different_records_have_them_all_again() {
 /// What it held is known to nobody who is up: neither to it, nor to the one that was down.
 #[test]
 fn a_member_whose_last_segment_is_gone_makes_no_majority_with_one_that_was_down() {
-    let (_dir, configs) = three();
+    let (_kept, configs) = three();
     let mut nodes = open(&configs);
     let stream = until("a stream", || nodes.iter().find_map(|node| node.create_stream().ok()));
     let mut expected: Vec<Vec<u8>> = vec![b"before".to_vec()];
@@ -290,7 +295,7 @@ fn a_member_whose_last_segment_is_gone_makes_no_majority_with_one_that_was_down(
             let refused = node.stream(stream).append("a second value").wait();
             assert!(refused.is_err(), "{:?}", shown(&nodes, stream));
         }
-        std::thread::yield_now();
+        std::thread::park_timeout(PAUSE);
     }
     nodes.push(Node::open(configs[1].clone()).unwrap());
     let (_, upto) = append(&nodes, stream, b"after");

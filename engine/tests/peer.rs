@@ -1,7 +1,9 @@
 //! A peer that sends what no sound peer sends: it is refused, and does no harm.
 
+mod ports;
+
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use palisade::config::Member;
@@ -14,6 +16,7 @@ use palisade_netio::{
 use palisade_wal::{
     Ballot, BodyBuilder, Boundary, CHAIN_START, FLAG_STAGED, GroupKind, Kind, Lsn, Origin,
 };
+use ports::port;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A ballot that nobody promised.
@@ -25,13 +28,12 @@ const UNKNOWN: u64 = 77;
 
 /// A node, number 2 of a cluster of two whose other one is the test.
 fn node_config(dir: &std::path::Path) -> Config {
-    let addr = |listener: &TcpListener| listener.local_addr().expect("an address");
-    let [one, two] = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let [one, two] = [0; 2].map(|_| port().addr);
     let mut config = Config::embedded(dir.join("n2"));
     config.node.id = 2;
-    (config.node.listen, config.node.advertise) = (Some(addr(&two)), Some(addr(&two)));
+    (config.node.listen, config.node.advertise) = (Some(two), Some(two));
     let member = |id, addr| Member { id, addr, region: "local".to_owned() };
-    config.members = vec![member(1, addr(&one)), member(2, addr(&two))];
+    config.members = vec![member(1, one), member(2, two)];
     config.log.segment_bytes = 8 << 20;
     config.log.log_bytes_max = 128 << 20;
     config
