@@ -77,6 +77,10 @@ kinds! {
     KIND_TRANSFER_LEADER = 0x109;
     /// The answer to [`KIND_TRANSFER_LEADER`].
     KIND_TRANSFERRED = 0x10a;
+    /// From a client: nothing below a position is read at this node any more.
+    KIND_TRUNCATE = 0x10b;
+    /// The answer to [`KIND_TRUNCATE`].
+    KIND_TRUNCATED = 0x10c;
     /// From a client: asks for a change of the registry of clusters or of the protection mode.
     KIND_CONTROL = 0x110;
     /// The answer to [`KIND_CONTROL`].

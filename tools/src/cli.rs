@@ -293,6 +293,31 @@ pub(crate) enum StreamCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Let go of the log of a stream below a position, at each node of --at
+    #[command(after_help = "Example:
+  palisade stream truncate --stream 2 --to 1048576 --at 127.0.0.1:7001,127.0.0.1:7002
+
+Every node of --at is asked by itself: a truncation is each replica's own. From then on a read below
+the position exits 1 there and names where the log begins. The space is used again when the other
+members hold what is committed too, and not before log.retain has passed.")]
+    Truncate {
+        #[command(flatten)]
+        at: At,
+        /// The stream
+        #[arg(long, value_name = "N")]
+        stream: u64,
+        /// First position that is still needed
+        #[arg(long, value_name = "LSN")]
+        to: u64,
+        /// Say what would be let go, let go of nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        yes: Yes,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List streams
     #[command(after_help = "Example:\n  palisade stream list --json")]
     List {

@@ -1,8 +1,10 @@
-//! `palisade stream create | list`
+//! `palisade stream create | list | truncate`
 
 use std::time::Duration;
 
 use palisade::STREAMS_MAX;
+use palisade::client::Client;
+use palisade_wal::Lsn;
 use serde_json::json;
 
 use crate::cli::{At, StreamCommand};
@@ -30,6 +32,9 @@ pub(crate) fn run(command: &StreamCommand) -> Result<Exit, Failure> {
             let lines: Vec<String> = ids.iter().map(|id| format!("{id}\n")).collect();
             let line = json!({ "streams": ids });
             text::say(if *json { format!("{line}\n") } else { lines.concat() })?;
+        }
+        StreamCommand::Truncate { at, stream, to, dry_run, json, .. } => {
+            truncate(at, *stream, *to, *dry_run, *json)?;
         }
         StreamCommand::List { at, json } => {
             let streams = client(at, TIMEOUT)?.list_streams()?;
@@ -59,6 +64,42 @@ pub(crate) fn run(command: &StreamCommand) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Asks each node by itself: a truncation is each replica's own. The first refusal ends it, after
+/// it was said what was done before.
+fn truncate(at: &At, stream: u64, to: u64, dry_run: bool, json: bool) -> Result<(), Failure> {
+    for addr in &at.at {
+        let one = At { at: vec![addr.clone()], cluster: at.cluster };
+        let mut client = client(&one, TIMEOUT)?;
+        let begins = match dry_run {
+            true => begins_after(&mut client, stream, to)?,
+            false => client.truncate(stream, Lsn(to))?.0,
+        };
+        let line = json!({"at": addr, "stream": stream, "base_lsn": begins, "dry_run": dry_run});
+        let would = if dry_run { "would begin" } else { "begins" };
+        let said = format!("{addr}: stream {stream} {would} at {begins}\n");
+        text::say(if json { format!("{line}\n") } else { said })?;
+    }
+    Ok(())
+}
+
+/// Where a stream would begin at a node, by what that node says of itself.
+fn begins_after(client: &mut Client, stream: u64, to: u64) -> Result<u64, Failure> {
+    let streams = client.list_streams()?;
+    let Some(known) = streams.iter().find(|known| known.id == stream) else {
+        return Err(Failure::new(Exit::Failed, format!("no stream {stream} there")));
+    };
+    let committed = known.committed_lsn;
+    if !to.is_multiple_of(Lsn::ALIGN) {
+        let text = format!("no record starts at {to}: they start at multiples of {}", Lsn::ALIGN);
+        return Err(Failure::new(Exit::Failed, text));
+    }
+    if to > committed {
+        let text = format!("{to} is above {committed}, up to where stream {stream} is committed");
+        return Err(Failure::new(Exit::Failed, text));
+    }
+    Ok(to.max(known.base_lsn))
 }
 
 /// Whether so many more streams may be created beside those that are there.

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use palisade_netio::{Class, FrameHead, FrameLimits};
+use palisade_wal::Lsn;
 
 use super::wire::{
     KIND_CONTROL, KIND_CONTROLLED, KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS,
     KIND_REFUSED, KIND_REGISTRY, KIND_REGISTRY_JSON, KIND_STATUS, KIND_STATUS_JSON, KIND_STREAMS,
-    KIND_TRANSFER_LEADER, KIND_TRANSFERRED, Refused, RefusedCode, STREAMS_MAX, StreamEntry,
-    encode_create_streams, encode_transfer, parse_created, parse_streams, parse_transferred,
+    KIND_TRANSFER_LEADER, KIND_TRANSFERRED, KIND_TRUNCATE, KIND_TRUNCATED, Refused, RefusedCode,
+    STREAMS_MAX, StreamEntry, encode_create_streams, encode_position, encode_transfer,
+    parse_created, parse_position, parse_streams, parse_transferred,
 };
 use super::{ClientError, Connection, Endpoints};
 use crate::control::{Controlled, RegistryView, Request};
@@ -94,6 +96,17 @@ impl Client {
         }
         let what = format!("node {leader} leads, asked for {to}");
         Err(ClientError::Protocol { addr: self.endpoints.current(), what })
+    }
+
+    /// Says to the first node of the list that answers that nobody needs a stream below `to` there
+    /// any more, as [`Stream::truncate_to`](crate::Stream::truncate_to) does: from where it can
+    /// be read there now.
+    ///
+    /// # Errors
+    /// The refusal says why not; or no node answers in time.
+    pub fn truncate(&mut self, stream: u64, to: Lsn) -> Result<Lsn, ClientError> {
+        let answer = self.ask(KIND_TRUNCATE, stream, &encode_position(to), KIND_TRUNCATED)?;
+        parse_position(&answer).map_err(|error| ClientError::wire(self.endpoints.current(), error))
     }
 
     /// The streams that a node knows, by id; asked for in as many parts as it takes.

@@ -28,12 +28,15 @@
 //!
 //! `REFUSED` answers a whole request: nothing of it was, or will be, appended.
 
+use palisade_wal::Lsn;
+
 use crate::status::Protection;
 
 pub use crate::kinds::{
     KIND_APPEND, KIND_APPENDED, KIND_CONTROL, KIND_CONTROLLED, KIND_CREATE_STREAMS, KIND_CREATED,
     KIND_LIST_STREAMS, KIND_REFUSED, KIND_REGISTRY, KIND_REGISTRY_JSON, KIND_STATUS,
-    KIND_STATUS_JSON, KIND_STREAMS, KIND_TRANSFER_LEADER, KIND_TRANSFERRED,
+    KIND_STATUS_JSON, KIND_STREAMS, KIND_TRANSFER_LEADER, KIND_TRANSFERRED, KIND_TRUNCATE,
+    KIND_TRUNCATED,
 };
 
 /// Most records of one [`KIND_APPEND`].
@@ -666,6 +669,25 @@ pub fn parse_transferred(body: &[u8]) -> Result<(u32, u64), WireError> {
     let round = fields.u64()?;
     fields.end()?;
     Ok((to, round))
+}
+
+/// The body of [`KIND_TRUNCATE`], and of [`KIND_TRUNCATED`].
+pub fn encode_position(position: Lsn) -> Vec<u8> {
+    position.0.to_le_bytes().to_vec()
+}
+
+/// Reads the body of [`KIND_TRUNCATE`] or of [`KIND_TRUNCATED`].
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_position(body: &[u8]) -> Result<Lsn, WireError> {
+    let mut fields = Fields::new("position", body);
+    let value = fields.u64()?;
+    fields.end()?;
+    if value > Lsn::MAX.0 {
+        return Err(WireError::Bound { what: "position", value, bound: Lsn::MAX.0 });
+    }
+    Ok(Lsn(value))
 }
 
 /// A stream in a list.

@@ -45,6 +45,7 @@ impl<R: Ring> Shard<R> {
             wire::KIND_CREATE_STREAMS => self.on_create_request(conn, tag, &body),
             wire::KIND_LIST_STREAMS => self.survey(conn, tag, Wanted::Streams(stream)),
             wire::KIND_TRANSFER_LEADER => self.on_transfer_request(conn, tag, stream, &body),
+            wire::KIND_TRUNCATE => self.on_truncate_request(conn, tag, stream, &body),
             wire::KIND_STATUS => self.survey(conn, tag, Wanted::Status),
             wire::KIND_CONTROL => self.on_control_request(conn, tag, &body),
             wire::KIND_REGISTRY => self.answer_registry(conn, tag),
@@ -103,6 +104,26 @@ impl<R: Ring> Shard<R> {
                 let asker = crate::shard::hand_over::Asker::Client { conn, tag };
                 self.transfer_leader(stream, to, asker);
             }
+            Err(error) => {
+                let refused = Refused::new(RefusedCode::Malformed, error.to_string());
+                self.answer(conn, wire::KIND_REFUSED, tag, &refused.encode());
+            }
+        }
+    }
+
+    fn on_truncate_request(&mut self, conn: u32, tag: u64, stream: u64, body: &[u8]) {
+        match wire::parse_position(body) {
+            Ok(to) => match self.truncate(stream, to) {
+                Ok(()) => {
+                    let body = wire::encode_position(self.floor_of(stream));
+                    self.answer(conn, wire::KIND_TRUNCATED, tag, &body);
+                }
+                Err(error) if error.kind() == ErrorKind::Config => {
+                    let forbidden = Error::new(ErrorKind::Forbidden, error.to_string());
+                    self.refuse(conn, tag, &forbidden);
+                }
+                Err(error) => self.refuse(conn, tag, &error),
+            },
             Err(error) => {
                 let refused = Refused::new(RefusedCode::Malformed, error.to_string());
                 self.answer(conn, wire::KIND_REFUSED, tag, &refused.encode());

@@ -10,6 +10,9 @@ use super::operation::{BADF, runs_read};
 use super::state::{HostId, ObjectKind, State};
 use super::tree::Inode;
 
+/// However slow a disk is, one operation takes no longer: a node gives up on a disk that answers
+/// much later, and is right to.
+const DELAY_NS_MAX: u64 = 4_000_000_000;
 const NOTDIR: Errno = Errno(20);
 const ISDIR: Errno = Errno(21);
 
@@ -44,6 +47,7 @@ impl State {
         if self.disk_strikes(host, FaultKind::DiskSpike) {
             delay *= self.random.between(10, 200);
         }
+        let delay = delay.min(DELAY_NS_MAX);
         if self.disk_strikes(host, FaultKind::DiskStall) {
             let until = self.now.after(self.random.between(50_000_000, 2_000_000_000));
             let disk = &mut self.host_mut(host).disk;

@@ -16,4 +16,5 @@ mod registry;
 mod run;
 mod seen;
 mod shards;
+mod truncation;
 mod watch;
