@@ -298,8 +298,9 @@ pub(crate) enum StreamCommand {
   palisade stream truncate --stream 2 --to 1048576 --at 127.0.0.1:7001,127.0.0.1:7002
 
 Every node of --at is asked by itself: a truncation is each replica's own. From then on a read below
-the position exits 1 there and names where the log begins. The space is used again when the other
-members hold what is committed too, and not before log.retain has passed.")]
+the position exits 1 there and names where the log begins; a power cut before the next ack may undo
+that, and gives back more log, never less. The space is used again when the other members hold what
+is committed too, and not before log.retain has passed. The first node that refuses ends it.")]
     Truncate {
         #[command(flatten)]
         at: At,
