@@ -201,7 +201,7 @@ fn messages() -> Vec<Body> {
         Body::Promise(promise),
         Body::Refuse { ballot, promised: ballot, no_takeover: false },
         Body::Takeover { ballot, end, scn: 0, config },
-        Body::Accepted { ballot, upto, seq: 0, low: upto },
+        Body::Accepted { ballot, upto, seq: 0, low: upto, committed: upto },
         Body::Commit { ballot, upto, end: end.lsn, held: upto },
         Body::Fetch(FetchRequest { ballot, from: Lsn(0), upto, want: Want::Next }),
         Body::StepDown { ballot, successor: None, appointed: false },

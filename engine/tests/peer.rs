@@ -180,7 +180,7 @@ fn ignored() -> (Vec<u8>, Vec<u8>) {
     let mut messages = Vec::new();
     let upto = Lsn(1 << 20);
     for body in [
-        Said::Accepted { ballot: FOREIGN, upto, seq: 0, low: upto },
+        Said::Accepted { ballot: FOREIGN, upto, seq: 0, low: upto, committed: upto },
         Said::Commit { ballot: FOREIGN, upto, end: upto, held: upto },
         Said::StepDown { ballot: FOREIGN, successor: Some(9), appointed: false },
     ] {

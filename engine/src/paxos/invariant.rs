@@ -242,8 +242,9 @@ impl Replica {
                 assert!(led.scn_floor == *scn, "the floor of another Takeover");
                 assert!(config.ballot == *ballot, "members of another ballot");
             }
-            Body::Accepted { ballot, upto, seq, low } => {
-                assert!(*low <= log.committed().lsn, "knows more than is committed");
+            Body::Accepted { ballot, upto, seq, low, committed } => {
+                assert!(low <= committed, "its disk knows more than it does");
+                assert!(*committed == log.committed().lsn, "says another end than its own");
                 assert!((*ballot, *seq) <= self.config.version(), "has a config of the future");
                 assert!(*ballot == log.accepting() && ballot.node == to);
                 assert!(*upto <= log.end().lsn, "accepts what is not here");

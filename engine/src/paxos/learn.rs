@@ -24,7 +24,8 @@ impl Replica {
         &mut self,
         from: NodeKey,
         ballot: Ballot,
-        (upto, seq, low): (Lsn, u64, Lsn),
+        (upto, seq): (Lsn, u64),
+        (low, committed): (Lsn, Lsn),
         now: Nanos,
         fx: &mut Effects,
     ) {
@@ -41,6 +42,7 @@ impl Replica {
             return; // No group ends there.
         }
         led.note(from, upto, seq);
+        led.note_committed(from.node, committed);
         self.note_low(from.node, from.incarnation, low);
         self.progressed(now, fx);
     }
@@ -190,8 +192,9 @@ impl Replica {
             let other = ballot.is_some() && ballot.node != self.me.node;
             if other && ballot == self.log.accepting() {
                 let seq = self.durable_seq(ballot);
-                let low = self.asks_from();
-                self.send(ballot.node, Body::Accepted { ballot, upto, seq, low }, fx);
+                let (low, committed) = (self.asks_from(), self.log.committed().lsn);
+                let body = Body::Accepted { ballot, upto, seq, low, committed };
+                self.send(ballot.node, body, fx);
             }
         }
         let Some((ballot, upto)) = self.commit_cursor() else { return };
@@ -222,8 +225,10 @@ impl Replica {
     }
 
     fn lacks(&self, member: &Progress) -> bool {
-        let end = self.log.end().lsn;
-        member.holds().is_none_or(|held| held < end) || !member.has_config(self.config.seq)
+        let (end, committed) = (self.log.end().lsn, self.log.committed().lsn);
+        let ends_early = member.holds().is_none_or(|held| held < end);
+        // What says that something is committed may be lost, and a stream may fall idle.
+        ends_early || member.knows < committed || !member.has_config(self.config.seq)
     }
 
     /// Says again where this leader stands, to those that lack something.

@@ -96,6 +96,8 @@ pub enum Body {
         seq: u64,
         /// This disk knows that everything below is committed: nothing below is ever asked for.
         low: Lsn,
+        /// Known committed here by now: the leader says again what goes beyond it.
+        committed: Lsn,
     },
     /// Everything below `upto` is committed.
     Commit {
@@ -258,11 +260,12 @@ impl Body {
                 put_u64(out, *scn);
                 config.encode_into(out);
             }
-            Body::Accepted { ballot, upto, seq, low } => {
+            Body::Accepted { ballot, upto, seq, low, committed } => {
                 put_ballot(out, *ballot);
                 put_u64(out, upto.0);
                 put_u64(out, *seq);
                 put_u64(out, low.0);
+                put_u64(out, committed.0);
             }
             Body::Commit { ballot, upto, end, held } => {
                 assert!(upto <= end, "commits what is not there");
@@ -313,6 +316,7 @@ impl Body {
                 upto: read_lsn(reader)?,
                 seq: reader.u64()?,
                 low: read_lsn(reader)?,
+                committed: read_lsn(reader)?,
             },
             8 => Body::Commit {
                 ballot: read_ballot(reader)?,

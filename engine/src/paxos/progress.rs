@@ -49,6 +49,8 @@ pub(super) struct Progress {
     shadow: Option<(u64, Held)>,
     /// Commit cursor that was sent last.
     pub(super) told: Lsn,
+    /// Commit cursor that it answered with last; a node that starts again may know less.
+    pub(super) knows: Lsn,
     /// Its disk knows that everything below is committed, as far as it said under this ballot.
     low: Lsn,
 }
@@ -86,6 +88,7 @@ impl Leadership {
             matched: None,
             shadow: None,
             told: Lsn::ZERO,
+            knows: Lsn::ZERO,
             low: Lsn::ZERO,
         };
         Leadership {
@@ -116,6 +119,13 @@ impl Leadership {
         }
         let known = member.shadow.filter(|(disk, _)| *disk == from.incarnation);
         member.shadow = Some((from.incarnation, known.map_or(held, |(_, k)| k.max(held))));
+    }
+
+    /// Notes the commit cursor that a member answered with.
+    pub(super) fn note_committed(&mut self, node: u32, committed: Lsn) {
+        if let Some(member) = self.members.iter_mut().find(|m| m.node == node) {
+            member.knows = committed;
+        }
     }
 
     /// Notes what the disk that counts knows to be committed.

@@ -133,8 +133,8 @@ impl Replica {
             Body::Takeover { ballot, end, scn, config } => {
                 self.on_takeover(from, *ballot, (*end, *scn), config, now, fx);
             }
-            Body::Accepted { ballot, upto, seq, low } => {
-                self.on_accepted(from, *ballot, (*upto, *seq, *low), now, fx);
+            Body::Accepted { ballot, upto, seq, low, committed } => {
+                self.on_accepted(from, *ballot, (*upto, *seq), (*low, *committed), now, fx);
             }
             Body::Commit { ballot, upto, end, held } => {
                 self.on_commit(from, *ballot, (*upto, *end, *held), now, fx);

@@ -20,6 +20,7 @@ use crate::limits::{
 use crate::paxos::{GroupMark, ProposePosition};
 use crate::shard::Shard;
 use crate::shard::ledger::{Claim, group_items};
+use crate::shard::mesh::CatalogueLeader;
 use crate::shard::stream::{Pending, Reply, StreamState, TailRun, Waiting};
 use crate::status::Protection;
 use crate::stream::catalogue::{FIRST_STREAM, SYSTEM_STREAM};
@@ -142,10 +143,33 @@ impl<R: Ring> Shard<R> {
     }
 
     pub(crate) fn check_stream(&self, stream: u64) -> Result<&StreamState, Error> {
-        self.streams.get(&stream).ok_or_else(|| {
-            let text = format!("no stream {stream} here; see `palisade stream list`");
-            Error::new(ErrorKind::UnknownStream, text)
-        })
+        self.streams.get(&stream).ok_or_else(|| self.unknown_stream(stream))
+    }
+
+    /// Why this node does not serve a stream that it does not know. Only who leads the catalogue
+    /// can say that there is none: another node may be about to hear of it.
+    fn unknown_stream(&self, stream: u64) -> Error {
+        let (text, hint) = match self.catalogue_leader() {
+            CatalogueLeader::Here => {
+                let text = format!("no stream {stream} here; see `palisade stream list`");
+                return Error::new(ErrorKind::UnknownStream, text);
+            }
+            CatalogueLeader::At { node, addr } => {
+                let text = format!(
+                    "stream {stream} is not known here yet; node {node} at {addr}, which leads \
+                     the catalogue, knows whether it exists"
+                );
+                (text, Some(addr))
+            }
+            CatalogueLeader::Unknown => {
+                let text = format!(
+                    "stream {stream} is not known here, and the catalogue has no leader now; \
+                     try again"
+                );
+                (text, None)
+            }
+        };
+        Error::new(ErrorKind::NotLeader, text).with_leader(hint)
     }
 
     /// Whether this node leads a stream, in whichever role the cluster is.

@@ -144,6 +144,7 @@ impl<R: Ring> Shard<R> {
             mesh: shared.mesh,
             forward: shared.forward,
             unsent: Default::default(),
+            told_leader: None,
             leases: BTreeMap::new(),
             checkpoints: Checkpoints::new(config.retain_ns),
             alarms: BTreeMap::new(),

@@ -1,6 +1,6 @@
 //! Mail between the shards of a node: bounded queues, a doorbell each.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
 use palisade_netio::{Class, Greeted, Refusal, RefusalCode, Ring, Wake};
@@ -36,22 +36,42 @@ struct Inbox {
     waker: OnceLock<Arc<dyn Wake>>,
 }
 
-/// The inboxes of a node's shards.
-pub struct Mesh(Vec<Inbox>);
+/// Who leads the catalogue, as this node knows it: who can say that a stream does not exist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum CatalogueLeader {
+    /// Nobody that this node knows of.
+    #[default]
+    Unknown,
+    /// This node; every stream of the catalogue was told to its shard.
+    Here,
+    /// Another one.
+    At {
+        /// The node.
+        node: u32,
+        /// Where it listens.
+        addr: String,
+    },
+}
+
+/// What a node's shards share: their inboxes, and who leads the catalogue.
+pub struct Mesh {
+    inboxes: Vec<Inbox>,
+    catalogue: Mutex<CatalogueLeader>,
+}
 
 impl Mesh {
     /// Inboxes for `shards` shards.
     pub fn new(shards: u16) -> Mesh {
         let inbox = |_| Inbox { queue: ArrayQueue::new(MESH_MAX), waker: OnceLock::new() };
-        Mesh((0..shards).map(inbox).collect())
+        Mesh { inboxes: (0..shards).map(inbox).collect(), catalogue: Mutex::default() }
     }
 
     pub(crate) fn attach(&self, shard: u16, waker: Arc<dyn Wake>) {
-        let _ = self.0[usize::from(shard)].waker.set(waker);
+        let _ = self.inboxes[usize::from(shard)].waker.set(waker);
     }
 
     pub(crate) fn send(&self, shard: u16, mail: Mail) -> Result<(), Mail> {
-        let inbox = &self.0[usize::from(shard)];
+        let inbox = &self.inboxes[usize::from(shard)];
         inbox.queue.push(mail)?;
         if let Some(waker) = inbox.waker.get() {
             waker.wake();
@@ -60,11 +80,15 @@ impl Mesh {
     }
 
     pub(crate) fn has_mail(&self, shard: u16) -> bool {
-        !self.0[usize::from(shard)].queue.is_empty()
+        !self.inboxes[usize::from(shard)].queue.is_empty()
+    }
+
+    pub(crate) fn catalogue(&self) -> MutexGuard<'_, CatalogueLeader> {
+        self.catalogue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn receive(&self, shard: u16) -> Option<Mail> {
-        self.0[usize::from(shard)].queue.pop()
+        self.inboxes[usize::from(shard)].queue.pop()
     }
 }
 
@@ -97,6 +121,36 @@ impl<R: Ring> Shard<R> {
             }
         }
         self.retry_mail();
+    }
+
+    /// Tells the other shards who leads the catalogue of this one.
+    pub(crate) fn tell_catalogue_leader(&mut self) {
+        let Some(mesh) = &self.mesh else { return };
+        let Some(catalogue) = self.streams.get(&CATALOGUE_STREAM) else { return };
+        let leader = (catalogue.leading, catalogue.replica.leader());
+        // While streams are still to be told of, this node cannot say which do not exist.
+        let is_told = self.unsent.is_empty() && self.creations.undurable.is_empty();
+        if is_told && self.told_leader != Some(leader) {
+            *mesh.catalogue() = self.catalogue_leader();
+            self.told_leader = Some(leader);
+        }
+    }
+
+    /// Who can say whether a stream exists.
+    pub(crate) fn catalogue_leader(&self) -> CatalogueLeader {
+        let Some(catalogue) = self.streams.get(&CATALOGUE_STREAM) else {
+            return self.mesh.as_ref().map_or(CatalogueLeader::Unknown, |m| m.catalogue().clone());
+        };
+        if catalogue.leading {
+            return CatalogueLeader::Here;
+        }
+        let node = catalogue.replica.leader().node;
+        match catalogue.replica.config().member(node) {
+            Some(member) if node != self.me.node => {
+                CatalogueLeader::At { node, addr: member.addr.clone() }
+            }
+            _ => CatalogueLeader::Unknown,
+        }
     }
 
     /// Sends mail that found no room before.

@@ -53,6 +53,7 @@ use std::sync::Arc;
 use palisade_netio::{
     Completion, Identity, LinkTiming, Nanos, Op, Pool, Quotas, Ring, SlotId, SyncPath, ZeroCopyMode,
 };
+use palisade_wal::Ballot;
 
 use crate::config::Role;
 use crate::control::Registry;
@@ -209,6 +210,8 @@ pub struct Shard<R: Ring> {
     pub(crate) mesh: Option<Arc<Mesh>>,
     pub(crate) forward: Option<ForwardPort>,
     pub(crate) unsent: VecDeque<(u16, mesh::Mail)>,
+    /// What the mesh says of who leads the catalogue of this shard, and whether it is this node.
+    pub(crate) told_leader: Option<(bool, Ballot)>,
     pub(crate) leases: BTreeMap<u64, (Arc<Path>, Lease)>,
     pub(crate) checkpoints: checkpoint::Checkpoints,
     pub(crate) alarms: BTreeMap<&'static str, (u64, String)>,

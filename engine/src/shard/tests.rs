@@ -15,6 +15,7 @@ use palisade_wal::{Ballot, Kind, Lsn, NoRoom, SyncPath};
 
 use super::boot::Phase;
 use super::ledger::OwnRecord;
+use super::mesh::CatalogueLeader;
 use super::{Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas};
 use crate::append::AppendFuture;
 use crate::client::{Client, ClientOptions};
@@ -262,6 +263,30 @@ fn a_request_to_stop_is_seen_although_it_rings_no_bell() {
     }
     assert_eq!(seat.shard.halted(), Some(&Halt::Done));
     assert!(!seat.meddler.overslept.load(Ordering::SeqCst), "it sleeps on the request");
+}
+
+/// A stream that was created a moment ago is not known everywhere yet.
+#[test]
+fn only_who_leads_the_catalogue_says_that_a_stream_does_not_exist() {
+    let home = Home::new(2);
+    let mesh = Arc::new(Mesh::new(2));
+    let board = Arc::new(Board::new(2));
+    let seat = |shard| home.seat(home.config(shard), Some(mesh.clone()), board.clone());
+    let (mut first, mut second) = (seat(0), seat(1));
+    second.until(|seat| (seat.shard.phase == Phase::Running).then_some(()));
+    let refusal = |seat: &Seat| seat.shard.check_stream(99).err().expect("there is none");
+    // Stream 1 is of the second shard: this one recovers and has not told the first one yet.
+    assert_eq!(refusal(&first).kind(), ErrorKind::NotLeader);
+    second.until(|seat| seat.shard.is_ready().then_some(()));
+    for seat in [&mut first, &mut second] {
+        seat.until(|seat| {
+            seat.shard.turn(false);
+            (refusal(seat).kind() == ErrorKind::UnknownStream).then_some(())
+        });
+    }
+    *mesh.catalogue() = CatalogueLeader::At { node: 2, addr: "10.0.0.2:7".to_owned() };
+    let error = refusal(&first);
+    assert_eq!((error.kind(), error.leader_hint()), (ErrorKind::NotLeader, Some("10.0.0.2:7")));
 }
 
 /// A shard without a stream, whose log is gone while its identity is there: it may have promised

@@ -89,6 +89,7 @@ impl<R: Ring> Shard<R> {
         self.end_turn();
         self.run_checkpoint();
         self.tell_handed_over();
+        self.tell_catalogue_leader();
         self.serve_forwarder();
         self.run_jobs();
         self.check_identity();

@@ -199,11 +199,6 @@ impl Faults {
         FRAMES.iter().zip(self.frames).fold(plan, |plan, (&kind, ppm)| plan.with(kind, ppm))
     }
 
-    /// Whether frames may be lost that were sent on a connection that goes on.
-    pub fn loses_frames(&self) -> bool {
-        self.frames[0] > 0
-    }
-
     /// Whether disks may fail, so that a node may stop by itself.
     pub fn may_stop_nodes(&self) -> bool {
         self.errors || self.fills

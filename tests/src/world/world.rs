@@ -244,23 +244,10 @@ impl World {
         Ok(())
     }
 
-    /// Who lost a frame of a connection loses that connection, sooner or later: only a world loses
-    /// one and goes on. What was said for the last time on it, such as what is committed in a
-    /// stream that is idle now, is said again on the next.
-    fn end_connections(&self) {
-        let hosts: Vec<_> = self.fleet.nodes.iter().map(|node| node.host).collect();
-        for (at, &one) in hosts.iter().enumerate() {
-            hosts[..at].iter().for_each(|&other| self.universe.break_connections(one, other));
-        }
-    }
-
     /// Everything ends that disturbs; soon all must be well.
     fn recover(&mut self) -> Result<(), Violation> {
         self.faults.over = true;
         self.universe.calm();
-        if self.faults.loses_frames() {
-            self.end_connections();
-        }
         self.agenda.retain(|entry| !matches!(entry, Entry::Fault(_) | Entry::Operator));
         for node in 0..self.fleet.nodes.len() {
             if self.fleet.nodes[node].process.is_none() {

@@ -25,8 +25,8 @@ const FORMAT_MAX: Duration = Duration::from_secs(15);
 /// Ports are looked for here: below the range that the kernel gives to outgoing connections, so
 /// that nobody takes the port of a node while it is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// Size of a segment of these nodes.
-const SEGMENT_BYTES: u64 = 32 << 20;
+/// Size of a segment of these nodes: each prepares one ahead, perhaps all on one slow disk.
+const SEGMENT_BYTES: u64 = 8 << 20;
 
 /// One node to be.
 #[derive(Clone, Debug)]

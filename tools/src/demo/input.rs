@@ -12,8 +12,8 @@ use crate::exit::{Exit, Failure};
 const CHUNK_BYTES_MAX: u64 = 64 << 10;
 /// Records that small files are cut into, so that there is something to append at each step.
 const CHUNKS_MIN: u64 = 300;
-/// Shortest and longest generated record.
-const GENERATED_BYTES: std::ops::RangeInclusive<u64> = 64..=512;
+/// Shortest and longest generated record: all nodes of a demo may share one slow disk.
+const GENERATED_BYTES: std::ops::RangeInclusive<u64> = 32..=192;
 
 /// What is appended, in order.
 #[derive(Debug)]

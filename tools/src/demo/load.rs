@@ -13,7 +13,7 @@ use crate::exit::Failure;
 /// Who appends.
 pub(crate) const PRODUCER: u64 = 0xde30;
 /// Records in flight.
-pub(crate) const IN_FLIGHT: usize = 512;
+pub(crate) const IN_FLIGHT: usize = 1024;
 /// How long a record may take; far above a failover.
 const TIMEOUT: Duration = Duration::from_secs(25);
 /// Reasons that are kept.

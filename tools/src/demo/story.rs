@@ -361,8 +361,12 @@ impl Run<'_> {
                 return Ok(());
             }
             if Instant::now() >= self.deadline {
-                let why = status.err().map_or(String::new(), |failure| format!(": {failure}"));
-                let text = format!("{} stays at {committed} of {end}{why}", node.place.name);
+                let why = match (&status, stream) {
+                    (Err(failure), _) => failure.to_string(),
+                    (Ok(_), Some(stream)) => format!("{stream:?}"),
+                    (Ok(_), None) => "it has no such stream".to_owned(),
+                };
+                let text = format!("{} stays at {committed} of {end}: {why}", node.place.name);
                 say(&self.bar, &text);
                 // What it lacks is counted as lost.
                 return Ok(());

@@ -460,6 +460,28 @@ fn restart_and_commit(c: &mut Cluster, node: u32, sent: Vec<Packet>) {
     assert_eq!(c.log(1).committed().lsn, Lsn(GROUP_BYTES), "nobody promised it away");
 }
 
+/// The outbox of a link drops what it has no room for, and the link goes on.
+#[test]
+fn a_commit_that_is_lost_is_said_again_to_an_idle_follower() {
+    let mut c = Cluster::new(3, 24);
+    c.elect(1);
+    c.rest(50);
+    c.propose(0).unwrap();
+    let is_commit = |p: &Packet| matches!(body_of(p), Some(Body::Commit { .. }));
+    exchange(&mut c, &[1, 2, 3], |p| !(p.to == 3 && is_commit(p)));
+    let committed = [1, 2, 3].map(|n| c.log(n).committed().lsn);
+    assert_eq!(committed, [Lsn(GROUP_BYTES), Lsn(GROUP_BYTES), Lsn::ZERO]);
+    assert_eq!(c.log(3).end().lsn, Lsn(GROUP_BYTES), "all that it lacks is the word");
+    c.settle("told again", |c| c.log(3).committed().lsn == Lsn(GROUP_BYTES));
+    // Whoever answered is left alone.
+    c.rest(50);
+    c.network.clear();
+    c.now = c.now.after(1_000_000_000);
+    c.tick(0);
+    c.end_turn(0);
+    assert!(!c.network.iter().any(is_commit), "{} packets", c.network.len());
+}
+
 #[test]
 fn a_candidate_that_forgets_its_promise_has_asked_for_none() {
     let (mut c, group, sent) = one_group_on_its_way(20);

@@ -46,13 +46,13 @@ fn an_accepted_inside_of_a_group_counts_for_nothing() {
             &mut c,
             1,
             key(2, 100),
-            Body::Accepted { ballot, upto: Lsn(upto), seq: 0, low: Lsn::MAX },
+            Body::Accepted { ballot, upto: Lsn(upto), seq: 0, low: Lsn::MAX, committed: Lsn::MAX },
         );
         say(
             &mut c,
             1,
             key(3, 100),
-            Body::Accepted { ballot, upto: Lsn(upto), seq: 0, low: Lsn::MAX },
+            Body::Accepted { ballot, upto: Lsn(upto), seq: 0, low: Lsn::MAX, committed: Lsn::MAX },
         );
         c.end_turn(0);
         assert_eq!(c.log(1).committed().lsn, Lsn::ZERO);
