@@ -188,6 +188,8 @@ pub struct TimingConfig {
     pub disk_stall_soft: Duration,
     /// Age of the oldest write at which the node stops by itself.
     pub disk_stall_hard: Duration,
+    /// How long an idle shard looks for work before it sleeps; 0 for not at all.
+    pub spin: Duration,
     /// First pause before a peer is dialled again.
     pub reconnect_min: Duration,
     /// Longest pause before a peer is dialled again.

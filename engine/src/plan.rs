@@ -86,6 +86,7 @@ fn shard_config(config: &Config, shard: u16, sync_path: SyncPath) -> ShardConfig
         },
         disk_stall_ns: ns(timing.disk_stall_soft),
         disk_stall_hard_ns: ns(timing.disk_stall_hard),
+        spin_ns: ns(timing.spin),
         tuning,
         format: None,
     }
@@ -124,6 +125,7 @@ mod tests {
         config.timing.hand_over = ms(119);
         config.timing.disk_stall_soft = ms(113);
         config.timing.disk_stall_hard = ms(1114);
+        config.timing.spin = ms(21);
         config.timing.reconnect_min = ms(15);
         config.timing.reconnect_max = ms(116);
         config.timing.handshake = ms(117);
@@ -132,6 +134,7 @@ mod tests {
         assert_eq!((shard.tuning.heartbeat_ns, shard.tuning.election_ns), (11 * MS, 112 * MS));
         assert_eq!(shard.tuning.hand_over_ns, 119 * MS);
         assert_eq!((shard.disk_stall_ns, shard.disk_stall_hard_ns), (113 * MS, 1114 * MS));
+        assert_eq!(shard.spin_ns, 21 * MS);
         let timing = LinkTiming {
             reconnect_min_ns: 15 * MS,
             reconnect_max_ns: 116 * MS,

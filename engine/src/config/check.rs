@@ -223,6 +223,7 @@ impl Reader {
                 hand_over: self.time("timing.hand_over"),
                 disk_stall_soft: self.time("timing.disk_stall_soft"),
                 disk_stall_hard: self.time("timing.disk_stall_hard"),
+                spin: self.time("timing.spin"),
                 reconnect_min: self.time("timing.reconnect_min"),
                 reconnect_max: self.time("timing.reconnect_max"),
                 handshake: self.time("timing.handshake"),

@@ -79,7 +79,7 @@ const fn key(path: &'static str, shape: Shape, default: Preset, purpose: &'stati
 }
 
 /// Every key, in file order.
-pub const KEYS: [Key; 32] = [
+pub const KEYS: [Key; 33] = [
     key(
         "cluster.id",
         ID,
@@ -224,6 +224,13 @@ pub const KEYS: [Key; 32] = [
         Shape::Time(S, 600 * S),
         Preset::Is("20s"),
         "age of the oldest write in flight at which the node gives up, above disk_stall_soft",
+    ),
+    key(
+        "timing.spin",
+        Shape::Time(0, S),
+        Preset::Is("0s"),
+        "how long an idle shard looks for work before it sleeps: spares each append the wake-up \
+         of a thread and costs a CPU for each shard; give those with node.cpus",
     ),
     key(
         "timing.reconnect_min",

@@ -64,6 +64,7 @@ fn write_tail(out: &mut String, config: &Config) -> std::fmt::Result {
         ("hand_over", timing.hand_over),
         ("disk_stall_soft", timing.disk_stall_soft),
         ("disk_stall_hard", timing.disk_stall_hard),
+        ("spin", timing.spin),
         ("reconnect_min", timing.reconnect_min),
         ("reconnect_max", timing.reconnect_max),
         ("handshake", timing.handshake),

@@ -110,6 +110,8 @@ pub struct ShardConfig {
     pub disk_stall_ns: u64,
     /// A write that takes longer stops the shard, in nanoseconds.
     pub disk_stall_hard_ns: u64,
+    /// How long the shard looks for work before it sleeps, in nanoseconds.
+    pub spin_ns: u64,
     /// Timers and windows of the replicas.
     pub tuning: Tuning,
     /// First members and role: makes a new shard in an empty directory, and stops.
@@ -194,10 +196,7 @@ pub struct Shard<R: Ring> {
     pub(crate) pending_bytes: usize,
     pub(crate) spare: Option<SlotId>,
     pub(crate) stalled: bool,
-    /// In the last turn a write was older than `disk_stall_hard_ns`.
-    overdue: bool,
-    /// When the sleep before this turn was to end.
-    planned: Option<Nanos>,
+    pace: turn::Pace,
     /// A batch could not be made for lack of memory or space.
     pub(crate) seal_stuck: bool,
     /// Bytes of groups that are kept for readers until they are committed.

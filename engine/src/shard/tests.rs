@@ -161,6 +161,7 @@ impl Home {
             link_timing: LinkTiming::default(),
             disk_stall_ns: 10_000_000_000,
             disk_stall_hard_ns: 100_000_000_000,
+            spin_ns: 0,
             tuning: Tuning::default(),
             format: None,
         }
@@ -263,6 +264,21 @@ fn a_request_to_stop_is_seen_although_it_rings_no_bell() {
     }
     assert_eq!(seat.shard.halted(), Some(&Halt::Done));
     assert!(!seat.meddler.overslept.load(Ordering::SeqCst), "it sleeps on the request");
+}
+
+#[test]
+fn a_shard_that_spins_sleeps_once_it_was_idle_for_that_long() {
+    let home = Home::new(1);
+    let config = ShardConfig { spin_ns: 200_000_000, ..home.config(0) };
+    let mut seat = home.seat(config, None, Arc::new(Board::new(1)));
+    seat.until(|seat| seat.shard.is_ready().then_some(()));
+    seat.meddler.stop_before_arming.store(true, Ordering::SeqCst);
+    let (idle_since, mut turns) = (Instant::now(), 0);
+    while seat.shard.turn(true) {
+        turns += 1;
+        assert!(idle_since.elapsed() < PATIENCE, "it never sleeps");
+    }
+    assert!(idle_since.elapsed() >= Duration::from_millis(100), "it sleeps after {turns} turns");
 }
 
 /// A stream that was created a moment ago is not known everywhere yet.

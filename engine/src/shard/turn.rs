@@ -30,6 +30,17 @@ const LOOK_AGAIN_NS: u64 = 1_000_000;
 /// A wake-up this late means that the process was stopped or starved meanwhile.
 const STOOD_STILL_NS: u64 = 500_000_000;
 
+/// When a shard works, and when it sleeps.
+#[derive(Default)]
+pub(super) struct Pace {
+    /// In the last turn a write was older than `disk_stall_hard_ns`.
+    overdue: bool,
+    /// The last turn that had something to do.
+    busy_at: Nanos,
+    /// When the sleep before this turn was to end.
+    planned: Option<Nanos>,
+}
+
 impl<R: Ring> Shard<R> {
     /// Runs one turn; with `may_wait` it sleeps when there is nothing to do. False when the shard
     /// has stopped; [`halted`](Shard::halted) says why.
@@ -45,6 +56,9 @@ impl<R: Ring> Shard<R> {
         }
         self.io.now = self.io.ring.now();
         self.io.pool.collect();
+        if !self.done.is_empty() {
+            self.pace.busy_at = self.io.now;
+        }
         self.take_completions();
         match self.phase {
             Phase::Running => self.work(),
@@ -233,14 +247,14 @@ impl<R: Ring> Shard<R> {
     fn check_stall(&mut self) {
         let limit = self.config.disk_stall_ns;
         // Woken much later than planned, it was this process that stood still, not the disk.
-        if self.planned.take().is_some_and(|at| self.io.now.since(at) > STOOD_STILL_NS) {
+        if self.pace.planned.take().is_some_and(|at| self.io.now.since(at) > STOOD_STILL_NS) {
             self.ledger.restart_ages(self.io.now);
         }
         let age = self.ledger.oldest_write_age(self.io.now);
         // Seen in two turns: between them the ring was asked, so it was not this process that
         // stood still.
         let overdue = age > self.config.disk_stall_hard_ns;
-        if std::mem::replace(&mut self.overdue, overdue) && overdue {
+        if std::mem::replace(&mut self.pace.overdue, overdue) && overdue {
             // Like a failed write: whether it will ever be on the disk, nobody knows.
             let text = format!("a write takes more than {} ms", age / 1_000_000);
             self.halt = Some(Halt::Poisoned(text));
@@ -306,6 +320,11 @@ impl<R: Ring> Shard<R> {
         let became_ready = !self.was_ready && self.is_ready();
         self.was_ready |= became_ready;
         if !may_wait || answered || became_ready || self.has_work() {
+            self.pace.busy_at = self.io.now;
+            return Wait::No;
+        }
+        if self.io.now.since(self.pace.busy_at) < self.config.spin_ns {
+            // It looks again at once: no hop to a sleeping thread and back.
             return Wait::No;
         }
         self.io.ring.arm();
@@ -313,8 +332,8 @@ impl<R: Ring> Shard<R> {
         if self.has_work() {
             return Wait::No;
         }
-        self.planned = self.next_timer();
-        Wait::Until(self.planned)
+        self.pace.planned = self.next_timer();
+        Wait::Until(self.pace.planned)
     }
 
     fn has_work(&self) -> bool {

@@ -209,6 +209,7 @@ impl Fleet {
             link_timing: LinkTiming::default(),
             disk_stall_ns: settings.disk_stall_ns,
             disk_stall_hard_ns: settings.disk_stall_hard_ns,
+            spin_ns: 0,
             tuning: settings.tuning.clone(),
             format: None,
         }
