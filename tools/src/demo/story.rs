@@ -27,13 +27,13 @@ use crate::status::parse;
 /// A run of as many generated records as usual ends by itself within this time.
 const RUN_MAX: Duration = Duration::from_secs(38);
 /// Bytes per second that a run of files, or of more records, may count on beyond that.
-const INPUT_BYTES_PER_S: u64 = 10 << 20;
+const INPUT_BYTES_PER_S: u64 = 4 << 20;
 /// How often bringing up a cluster is tried: somebody may take a port in between.
 const STARTS_MAX: usize = 3;
 /// How long one request to one node may take.
 const ASK_MAX: Duration = Duration::from_secs(2);
 /// How long the first leader may take.
-const FIRST_LEADER_MAX: Duration = Duration::from_secs(10);
+const FIRST_LEADER_MAX: Duration = Duration::from_secs(20);
 /// Pause between two looks at a node.
 const POLL: Duration = Duration::from_millis(5);
 /// Space of a node beside the input.

@@ -19,7 +19,7 @@ use rustix::process::{Pid, Resource, Signal, getrlimit, getuid, kill_process};
 use super::run::{Done, Guarded, eventually, palisade, run, within};
 
 /// How long a node may take to recover and listen.
-const READY_MAX: Duration = Duration::from_secs(10);
+const READY_MAX: Duration = Duration::from_secs(60);
 /// Below the range that the kernel gives to outgoing connections.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const SEGMENT_BYTES: u64 = 8 << 20;
@@ -173,7 +173,7 @@ impl Cluster {
     /// Waits until every node has committed the same, at least to `at_least`.
     pub fn wait_settled(&self, stream: u64, at_least: u64) {
         let mut last = Vec::new();
-        eventually("all nodes have committed the same", Duration::from_secs(10), || {
+        eventually("all nodes have committed the same", Duration::from_secs(60), || {
             let of = |node: &Node| Some(node.status()?.stream(stream)?.committed_lsn);
             last = self.nodes.iter().map(of).collect::<Vec<_>>();
             let first = last[0]?;
@@ -185,7 +185,7 @@ impl Cluster {
     pub fn assert_healthy(&self) {
         for node in &self.nodes {
             let mut last = Status::default();
-            let healthy = within(Duration::from_secs(5), || {
+            let healthy = within(Duration::from_secs(60), || {
                 last = node.status()?;
                 let normal = last.streams.iter().all(|stream| stream.state == "normal");
                 (normal && last.alarms.is_empty()).then_some(())

@@ -145,7 +145,7 @@ fn benchmarks_print_the_line_of_the_page() {
     for (what, nodes) in [("wal", "1"), ("append", "1"), ("append", "3")] {
         let mut command = program();
         command.args(["bench", what, "--seconds", "1", "--dir", dir, "--json", "--nodes", nodes]);
-        let done = run(command, Duration::from_secs(30));
+        let done = run(command, Duration::from_secs(90));
         let paths = ["rwf-dsync", "linked-fdatasync", "fdatasync"];
         let named = paths.iter().any(|path| done.err.contains(&format!("written by {path}, ")));
         assert!(named || what != "wal", "{done:?}");

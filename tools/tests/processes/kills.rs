@@ -176,7 +176,7 @@ fn a_history_from_outside_has_no_anomaly() {
     }
     // Every producer gets somewhere once the killing is over.
     let before = producers.each_ref().map(Producer::acked);
-    eventually("every producer goes on", Duration::from_secs(5), || {
+    eventually("every producer goes on", Duration::from_secs(60), || {
         let moved = producers.iter().zip(before).all(|(producer, old)| producer.acked() > old);
         moved.then_some(())
     });
@@ -199,11 +199,11 @@ fn a_node_that_is_told_to_end_ends_with_0_and_comes_back_with_everything() {
     let stream = cluster.create_stream();
     let plan = Plan { at: cluster.at(), stream, producer: 1, run_records: 200, kill_every: 0 };
     let producer = Producer::start(plan, Clock(Instant::now()));
-    eventually("records are acked", Duration::from_secs(10), || {
+    eventually("records are acked", Duration::from_secs(60), || {
         (producer.acked() >= 300).then_some(())
     });
     cluster.nodes[0].terminate();
-    let ended = eventually("it ends", Duration::from_secs(10), || cluster.nodes[0].ended());
+    let ended = eventually("it ends", Duration::from_secs(60), || cluster.nodes[0].ended());
     assert_eq!(ended, 0, "{}", cluster.nodes[0].log());
     cluster.nodes[0].spawn();
     cluster.nodes[0].wait_ready();

@@ -20,7 +20,7 @@ fn append(at: &str, stream: u64, file: &std::path::Path) -> super::run::Done {
     let mut command = program();
     command.args(["append", "--lines", "--at", at, "--stream", &stream.to_string(), "--file"]);
     command.arg(file);
-    run(command, Duration::from_secs(20))
+    run(command, Duration::from_secs(90))
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn the_node_that_an_operator_names_leads_when_the_command_ends() {
     std::fs::write(&file, "one\ntwo\nthree\n").expect("a file");
     append(&cluster.at(), stream, &file).ok();
     let find = || leader_of(&cluster.nodes[0], stream);
-    let mut leader = eventually("a leader", Duration::from_secs(5), find);
+    let mut leader = eventually("a leader", Duration::from_secs(60), find);
     // Round the cluster; every second time a follower is asked, which names the leader.
     for step in 0..6 {
         let to = leader % 3 + 1;
@@ -62,7 +62,7 @@ fn who_cannot_lead_is_refused_with_the_reason() {
     let at = cluster.at();
     let stream = cluster.create_stream();
     let find = || leader_of(&cluster.nodes[0], stream);
-    let leader = eventually("a leader", Duration::from_secs(5), find);
+    let leader = eventually("a leader", Duration::from_secs(60), find);
     transfer(&at, stream, leader).refused(1, &["leads-already"]);
     transfer(&at, stream, 9).refused(1, &["not-member", "node 9"]);
     transfer(&at, 99, leader).refused(1, &["unknown-stream", "99"]);
@@ -71,7 +71,7 @@ fn who_cannot_lead_is_refused_with_the_reason() {
     cluster.nodes[gone as usize - 1].kill();
     let alive = &cluster.nodes[leader as usize - 1];
     // One that was on its way before the leader misses the node may let the third one lead.
-    let (before, refused) = eventually("it is missed", Duration::from_secs(5), || {
+    let (before, refused) = eventually("it is missed", Duration::from_secs(60), || {
         let before = leader_of(alive, stream)?;
         let done = transfer(&cluster.at(), stream, gone);
         done.err.contains("not-up").then_some((before, done))
@@ -90,7 +90,7 @@ fn the_first_member_leads_again_after_a_restart() {
     let stream = cluster.create_stream();
     let file = cluster.dir.path().join("records");
     std::fs::write(&file, "one\n").expect("a file");
-    let limit = Duration::from_secs(10);
+    let limit = Duration::from_secs(60);
     let leads = |node: &Node, id| (leader_of(node, stream)? == id).then_some(());
     eventually("node 1 leads", limit, || leads(&cluster.nodes[1], 1));
     cluster.nodes[0].kill();

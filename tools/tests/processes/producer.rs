@@ -16,7 +16,7 @@ const AHEAD: u64 = 64;
 const BURST: u64 = 8;
 const PAUSE: Duration = Duration::from_millis(6);
 /// How long a run that got all its input may take to end.
-const END_MAX: Duration = Duration::from_secs(10);
+const END_MAX: Duration = Duration::from_secs(60);
 
 /// What a producer is to do.
 #[derive(Clone, Debug)]

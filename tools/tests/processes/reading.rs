@@ -11,7 +11,7 @@ use super::history::{Place, Reading, Seen};
 use super::run::{Guarded, eventually, program, run};
 
 /// A read of a whole log may take so long.
-const READ_MAX: Duration = Duration::from_secs(10);
+const READ_MAX: Duration = Duration::from_secs(60);
 /// Every so many-th read starts at the start.
 const FROM_START_EVERY: u64 = 8;
 const PAUSE: Duration = Duration::from_millis(60);
@@ -98,7 +98,7 @@ impl Subscriber {
 
     /// Waits until the record that ends at `end` was delivered, and ends.
     pub fn finish(self, end: u64) -> Reading {
-        eventually("the subscriber sees every ack", Duration::from_secs(5), || {
+        eventually("the subscriber sees every ack", Duration::from_secs(60), || {
             let records = self.records.lock().expect("no panic");
             records.last().filter(|last| last.place.end_lsn >= end).map(drop)
         });

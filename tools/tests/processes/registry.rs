@@ -9,7 +9,7 @@ use super::cluster::{Cluster, Node, directory};
 use super::run::{Done, eventually, palisade, program, run};
 
 /// How long a change may take to be seen by every node of every cluster.
-const SEEN_MAX: Duration = Duration::from_secs(10);
+const SEEN_MAX: Duration = Duration::from_secs(60);
 
 /// A standby of `upstream` with one node.
 fn standby_of(upstream: &Cluster, id: u32) -> Cluster {
@@ -245,7 +245,7 @@ fn append(nodes: &str, stream: u64, lines: &str) -> Vec<Value> {
     let mut command = program();
     command.args(["append", "--lines", "--json", "--in-flight", "1", "--at", nodes]);
     command.args(["--stream", &stream.to_string(), "--file"]).arg(&file);
-    let out = run(command, Duration::from_secs(20)).ok();
+    let out = run(command, Duration::from_secs(90)).ok();
     out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 

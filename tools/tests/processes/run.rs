@@ -38,7 +38,7 @@ pub fn program() -> Command {
 pub fn palisade(arguments: &[&str]) -> Done {
     let mut command = program();
     command.args(arguments);
-    run(command, Duration::from_secs(20))
+    run(command, Duration::from_secs(90))
 }
 
 /// Runs a command; one that takes longer than `limit` is killed.

@@ -9,7 +9,7 @@ use super::reading::read_once;
 use super::run::{eventually, palisade};
 
 const STREAMS: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Nodes with so many shards each, not formatted yet.
 fn plan(name: &str, nodes: u32, role: Role, shards: u16) -> Cluster {

@@ -13,7 +13,7 @@ use super::cluster::Cluster;
 use super::run::{Guarded, eventually, program};
 
 /// A poll of a node that is gone takes three seconds.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A `status --watch` and the lines that it printed.
 struct Watcher {

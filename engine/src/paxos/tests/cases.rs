@@ -460,6 +460,34 @@ fn restart_and_commit(c: &mut Cluster, node: u32, sent: Vec<Packet>) {
     assert_eq!(c.log(1).committed().lsn, Lsn(GROUP_BYTES), "nobody promised it away");
 }
 
+/// Under load a frame with groups says what is committed, and nothing else does.
+#[test]
+fn a_cursor_that_rode_on_a_frame_is_not_said_again() {
+    let mut c = Cluster::new(3, 25);
+    c.elect(1);
+    c.rest(50);
+    let is_commit = |p: &Packet| matches!(body_of(p), Some(Body::Commit { .. }));
+    c.network.clear();
+    c.propose(0).unwrap();
+    c.sync(0, 9);
+    for packet in std::mem::take(&mut c.network) {
+        let to = packet.to as usize - 1;
+        c.deliver(packet);
+        c.sync(to, 9);
+        c.end_turn(to);
+    }
+    // The answers come, and the next group leaves before the turn ends.
+    for packet in std::mem::take(&mut c.network) {
+        c.deliver(packet);
+    }
+    assert_eq!(c.log(1).committed().lsn, Lsn(GROUP_BYTES));
+    c.propose(0).unwrap();
+    c.end_turn(0);
+    assert!(!c.network.iter().any(is_commit), "it rides");
+    let said = |p: &Packet| matches!(p.load, Load::Group { commit, .. } if commit.0 == GROUP_BYTES);
+    assert_eq!(c.network.iter().filter(|p| said(p)).count(), 2);
+}
+
 /// The outbox of a link drops what it has no room for, and the link goes on.
 #[test]
 fn a_commit_that_is_lost_is_said_again_to_an_idle_follower() {

@@ -135,6 +135,41 @@ fn an_scn_that_nothing_can_follow_is_not_taken() {
     assert_eq!(Message::decode(&bytes), Err(DecodeError::Inconsistent));
 }
 
+/// What stands below the base of the best tail can be had from nobody.
+#[test]
+fn who_lacks_the_base_of_the_best_tail_leads_nothing() {
+    for (base, gives_up) in [(Lsn(GROUP_BYTES), true), (Lsn::ZERO, false)] {
+        let mut c = Cluster::new(3, 46);
+        c.link();
+        c.run(0, |r, now, fx| r.campaign(now, fx));
+        for _ in 0..2 {
+            // The question before the vote, and its answers.
+            std::mem::take(&mut c.network).into_iter().for_each(|packet| c.deliver(packet));
+        }
+        c.sync(0, 9);
+        c.end_turn(0);
+        let ballot = c.log(1).promised();
+        assert_eq!((ballot.node, c.nodes[0].replica().status().role), (1, RoleName::Candidate));
+        let end = Boundary { lsn: Lsn(2 * GROUP_BYTES), chain: 7 };
+        let promise = Promise {
+            ballot,
+            accepting: Ballot { round: 1, node: 2, incarnation: 100 },
+            end,
+            committed: Lsn(GROUP_BYTES),
+            base,
+            unknown: false,
+            holes: Vec::new(),
+            scn: 0,
+            config: members(3),
+        };
+        say(&mut c, 1, key(2, 100), Body::Promise(promise));
+        let (role, reason) =
+            (c.nodes[0].replica().status().role, c.nodes[0].replica().status().reason);
+        assert_eq!(reason == "the best tail begins above this log", gives_up, "{reason}");
+        assert_eq!(role == RoleName::Follower, gives_up, "{role:?}");
+    }
+}
+
 #[test]
 fn a_takeover_record_with_members_of_another_ballot_is_not_replayed() {
     let (mut log, mut config) = (StreamLog::default(), members(3));
