@@ -309,7 +309,6 @@ impl StreamLog {
     pub fn move_in(&mut self, header: &GroupHeader, ballot: Ballot, place: Place) -> bool {
         let start = header.lsn();
         let end = Boundary { lsn: header.end(), chain: header.chain.get() };
-        assert!(place.block > 0, "a group stands in a block");
         assert!(end.lsn > start, "group from {start} to {}", end.lsn);
         assert!(self.takes_moved(header), "a group at {start} that fills nothing");
         let anew = self.holes.iter().any(|hole| hole.start == start);

@@ -277,7 +277,6 @@ impl StreamLog {
     pub fn stage(&mut self, start: Lsn, end: Boundary, ballot: Ballot, scn: u64, place: Place) {
         assert!(end.lsn > start, "group from {start} to {}", end.lsn);
         assert!(ballot.is_some(), "a takeover has a ballot");
-        assert!(place.block > 0, "a group stands in a block");
         let before = self.end();
         let continues =
             self.staged.as_ref().is_some_and(|s| s.ballot == ballot && s.end() == start);

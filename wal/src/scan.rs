@@ -169,6 +169,7 @@ impl Scanner {
     /// The bytes of the block that [`step`](Scanner::step) met last.
     pub(crate) fn block<'a>(&self, pool: &'a Pool, offset: u64, head: &BlockHead) -> &'a [u8] {
         assert!(offset + head.bytes() as u64 == self.pos, "it is the block that was met last");
+        assert!(offset >= self.base, "the window went on, and the block with it");
         let at = (offset - self.base) as usize;
         assert!(at + head.bytes() <= self.filled, "the block is in the window");
         &pool.bytes(self.slot)[at..at + head.bytes()]
@@ -185,6 +186,7 @@ impl Scanner {
             self.base = self.pos;
         }
         let offset = self.base + self.filled as u64;
+        assert!(offset < self.end, "nothing is read behind the end");
         let left = (self.end - offset) as usize;
         let most = if self.careful { BLOCK_ALIGN } else { SCAN_READ_BYTES };
         let len = most.min(left).min(BLOCK_BYTES_MAX - self.filled);
