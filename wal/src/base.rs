@@ -124,6 +124,8 @@ impl StreamLog {
             return false;
         }
         let mut after = self.extents.split_off(self.extents.partition_point(|r| r.start < start));
+        assert!(self.extents.back().is_none_or(|last| last.end <= start), "on a run before it");
+        assert!(after.front().is_none_or(|next| next.start >= end), "a copy on a run after it");
         match self.extents.back_mut() {
             Some(last) if joins(last, false, start, ballot, place) => last.end = end,
             _ => self.extents.push_back(Extent { start, end, place, ballot, moved: true }),
@@ -173,6 +175,7 @@ impl StreamLog {
         let after = Hole { start: end, chain: Some(header.chain.get()), ..hole };
         let parts = [before, after].into_iter().filter(|part| part.start < part.end);
         self.holes.splice(at..=at, parts);
+        assert!(self.holes.first().is_none_or(|hole| hole.start >= self.base.lsn));
         // A run that began there is to begin elsewhere.
         self.moving = None;
         assert!(self.hole_at(start).is_none() && self.holes.len() <= HOLES_MAX);
@@ -181,7 +184,9 @@ impl StreamLog {
 
     /// The group after a hole was read. False when there is no such hole.
     pub fn tell_anchor(&mut self, header: &GroupHeader) -> bool {
+        let end = self.end().lsn;
         let hole = self.holes.iter_mut().find(|hole| hole.end == header.lsn());
+        assert!(hole.as_ref().is_none_or(|hole| hole.end <= end), "a hole is a part of the log");
         let Some(hole) = hole.filter(|hole| hole.anchor == Anchor::Unread) else { return false };
         assert!(hole.start < hole.end, "a hole is a range");
         hole.anchor = Anchor::Next(Box::new(*header));

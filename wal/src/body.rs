@@ -44,6 +44,7 @@ impl RecordMeta {
     /// Where the record's bytes are in the body.
     pub fn range(&self) -> std::ops::Range<usize> {
         assert!((self.at as usize).is_multiple_of(RECORD_ALIGN), "records are aligned");
+        assert!(self.end >= self.lsn, "positions go up");
         let start = self.at as usize + RECORD_HEADER_BYTES;
         start..start + self.len as usize
     }

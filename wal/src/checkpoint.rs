@@ -25,13 +25,20 @@ const PART: u8 = 2;
 const END: u8 = 3;
 const EXTENT_BYTES: usize = 68;
 const IMAGE_BYTES: usize = 88;
+const BOUNDARY_BYTES: usize = 16;
+const BALLOT_BYTES: usize = 20;
 
 const _: () = assert!(HEAD_BYTES + CHECKPOINT_PART_BYTES <= 64 << 10, "a slice is 64 KiB");
 const _: () = assert!(
-    IMAGE_BYTES + CHECKPOINT_BOUNDARIES_MAX * 16 + CHECKPOINT_EXTENTS_MAX * EXTENT_BYTES
+    IMAGE_BYTES
+        + CHECKPOINT_BOUNDARIES_MAX * BOUNDARY_BYTES
+        + CHECKPOINT_EXTENTS_MAX * EXTENT_BYTES
         < CHECKPOINT_PARTS_MAX as usize * CHECKPOINT_PART_BYTES,
     "the largest image fits"
 );
+const _: () = assert!(IMAGE_BYTES == 2 * BOUNDARY_BYTES + 2 * BALLOT_BYTES + 8 + 2 * 4);
+const _: () = assert!(EXTENT_BYTES == 5 * 8 + 4 + BALLOT_BYTES + 4);
+const _: () = assert!(BEGIN != 0 && PART != 0 && END != 0, "zeros are no checkpoint");
 const _: () = assert!(!Kind::Checkpoint.is_hard_state(), "it says again what others said");
 
 /// Why bytes are no part of a checkpoint.
@@ -176,6 +183,8 @@ impl LogImage {
         out.extend_from_slice(&(self.extents.len() as u32).to_le_bytes());
         assert!(out.len() - start == IMAGE_BYTES, "the fixed part has its length");
         self.boundaries.iter().for_each(|boundary| put_boundary(out, *boundary));
+        let taken = IMAGE_BYTES + self.boundaries.len() * BOUNDARY_BYTES;
+        assert!(out.len() - start == taken, "a boundary has its length");
         for Extent { start, end, place, ballot, moved } in &self.extents {
             let at = out.len();
             for number in [start.0, end.0, place.segment, place.offset, place.block] {
@@ -198,6 +207,8 @@ impl LogImage {
         let (promised, accepting) = (fields.ballot()?, fields.ballot()?);
         let last_scn = fields.u64()?;
         let (boundaries, extents) = (fields.u32()? as usize, fields.u32()? as usize);
+        let read = bytes.len() - fields.rest.len();
+        assert!(read == IMAGE_BYTES, "the fixed part is read as it is written");
         if boundaries > CHECKPOINT_BOUNDARIES_MAX || extents > CHECKPOINT_EXTENTS_MAX {
             return Err(BadCheckpoint::Impossible);
         }
@@ -253,6 +264,7 @@ struct Fields<'a> {
 impl Fields<'_> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], BadCheckpoint> {
         let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(BadCheckpoint::Truncated)?;
+        assert!(rest.len() + N == self.rest.len(), "a byte is read once");
         self.rest = rest;
         Ok(*taken)
     }
@@ -274,6 +286,7 @@ impl Fields<'_> {
     }
 
     fn extent(&mut self) -> Result<Extent, BadCheckpoint> {
+        let before = self.rest.len();
         let (start, end) = (Lsn(self.u64()?), Lsn(self.u64()?));
         let (segment, offset, block) = (self.u64()?, self.u64()?, self.u64()?);
         let place = Place { segment, offset, block, len: self.u32()? };
@@ -283,6 +296,7 @@ impl Fields<'_> {
             1 => true,
             _ => return Err(BadCheckpoint::Impossible),
         };
+        assert!(before - self.rest.len() == EXTENT_BYTES, "a run is read as it is written");
         Ok(Extent { start, end, place, ballot, moved })
     }
 }

@@ -139,11 +139,14 @@ impl Flight {
     }
 
     pub(crate) fn is_synced_by(&self, sync: u32) -> bool {
+        assert!(self.stage != Stage::Syncing || !self.barrier, "it is durable when it is written");
         self.stage == Stage::Syncing && self.sync == sync
     }
 
     fn bytes(&self) -> usize {
-        self.blocks.iter().map(|block| block.place.len as usize).sum()
+        let bytes: usize = self.blocks.iter().map(|block| block.place.len as usize).sum();
+        assert!(bytes >= self.blocks.len() * BLOCK_ALIGN, "every block takes bytes");
+        bytes
     }
 
     /// The write of what is left.

@@ -68,6 +68,8 @@ impl Found {
         assert!(self.kept == (self.end > SEGMENT_HEADER_BYTES as u64), "what is kept has an end");
         assert!(self.end.is_multiple_of(BLOCK_ALIGN as u64), "blocks end aligned");
         assert!(self.end <= data_end(self.bytes), "blocks end before the index");
+        assert!(!self.kept || self.end <= self.size, "what is kept stands in its file");
+        assert!(!self.kept || !self.empty, "what holds no block is not replayed");
     }
 
     /// The sequence that counts for what stands in the file.
@@ -84,6 +86,8 @@ impl Found {
         match &self.header {
             Some(header) => header.kept().map(|kept| kept.block_seq),
             None => self.first_block.map(|first| {
+                assert!(first.offset >= SEGMENT_HEADER_BYTES as u64, "a block on the header");
+                assert!(first.block > 0, "blocks are numbered from 1");
                 // Every page before the first readable block may have been one.
                 let pages = (first.offset - SEGMENT_HEADER_BYTES as u64) / BLOCK_ALIGN as u64;
                 (first.block - 1).saturating_sub(pages).max(known()).min(first.block - 1)

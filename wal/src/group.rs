@@ -141,6 +141,7 @@ pub fn chain(before: u64, header: &GroupHeader) -> u64 {
 pub fn entry_bytes(len: usize) -> usize {
     let bytes = ENTRY_HEADER_BYTES + len.next_multiple_of(RECORD_ALIGN);
     assert!(bytes.is_multiple_of(RECORD_ALIGN), "the next entry is aligned");
+    assert!(bytes - len < ENTRY_HEADER_BYTES + RECORD_ALIGN, "a pad is shorter than its unit");
     bytes
 }
 

@@ -62,6 +62,7 @@ impl History {
     fn assert_invariants(&self) {
         let next = self.next;
         assert!(next > 0, "blocks are numbered from 1");
+        assert!(next >= self.report.start.first_due(), "what was let go is not due");
         assert!(self.last.block < next, "what was kept is not due again");
         assert!(self.hard_state_block < next, "hard state is in what was kept or lost");
         assert!(self.last.block > 0 || self.last_crc == 0, "the checksum is that of a block");
@@ -129,6 +130,7 @@ impl History {
     }
 
     fn seen(&self, records: &Records, head: &BlockHead) -> Seen {
+        assert!(!self.cut, "nothing is judged behind the end");
         let seq = head.seq();
         match records {
             Err(_) => Seen::BadHeaders { seq },
@@ -144,6 +146,9 @@ impl History {
     fn keep(&mut self, place: Place, head: &BlockHead) {
         assert!(place.block > self.last.block, "blocks are kept in order");
         assert!(place.block + 1 >= self.next, "no lost block is kept");
+        assert!(place.segment >= self.last.segment, "segments are read in order");
+        let behind = place.segment > self.last.segment || place.offset >= self.last.end();
+        assert!(behind, "a block stands behind those before it");
         assert!(!self.cut, "nothing is kept behind the end");
         self.last = place;
         self.last_crc = head.crc.get();
@@ -161,6 +166,7 @@ impl History {
         body: &[u8],
         records: Vec<(RecordMeta, bool)>,
     ) -> Vec<RecordMeta> {
+        assert!(place.block == self.next, "what is replayed is the block that was due");
         let damaged = |&(meta, good): &(RecordMeta, bool)| !good && meta.kind.is_hard_state();
         if records.iter().any(damaged) {
             let (after, blocks) = (self.last, (place.block, place.block));

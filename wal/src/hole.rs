@@ -68,6 +68,19 @@ pub(crate) struct Moving {
     boundaries: Vec<Boundary>,
 }
 
+impl Moving {
+    pub(crate) fn assert_invariants(&self, base: Lsn) {
+        let (first, last) = (self.extents.first(), self.extents.last());
+        assert!(self.start >= base, "a run of what was let go");
+        assert!(self.start < self.end.lsn, "a run holds groups");
+        assert!(first.is_some_and(|first| first.start == self.start), "a run begins elsewhere");
+        assert!(last.is_some_and(|last| last.end == self.end.lsn), "a run ends elsewhere");
+        assert!(self.boundaries.last().is_none_or(|last| last.lsn <= self.end.lsn));
+    }
+}
+
+const _: () = assert!(HOLES_MAX >= 2, "a group may be put into the middle of a hole");
+
 impl StreamLog {
     /// The holes, in order.
     pub fn holes(&self) -> &[Hole] {
@@ -103,7 +116,9 @@ impl StreamLog {
     pub fn is_held_for(&self, ballot: Ballot, end: Boundary) -> bool {
         let void = self.void_from(ballot, end);
         let committed = self.committed().lsn;
-        assert!(void <= end.lsn, "nothing above the end of a takeover is kept");
+        // One that ends below the committed position is asked about, and never logged.
+        assert!(void <= end.lsn.max(committed), "nothing above the end of a takeover is kept");
+        assert!(void >= self.base().lsn, "the base is never voided");
         !self.holes.iter().any(|hole| hole.start < void && hole.end.min(void) > committed)
     }
 
@@ -203,11 +218,12 @@ impl StreamLog {
         if !begins || !ends || end <= start {
             return false;
         }
-        let chain = self.chain_at(start);
+        let (chain, before) = (self.chain_at(start), self.end());
         self.extents.retain(|extent| extent.end <= start || extent.start >= end);
         (self.split, self.lossy) = (true, true);
         self.add_hole(Hole { start, chain, end, anchor });
         assert!(self.find(start).is_none() && self.hole_at(start).is_some());
+        assert!(self.end() == before, "a loss leaves the end where it is");
         self.assert_invariants();
         true
     }
@@ -246,6 +262,7 @@ impl StreamLog {
             (first.end, first.anchor) = (next.end, next.anchor);
         }
         let (start, end) = (first.start, first.end);
+        assert!(start < next.end && next.end <= end, "a hole that was joined is in the other");
         self.extents.retain(|extent| extent.end <= start || extent.start >= end);
         self.split = true;
     }
@@ -313,6 +330,7 @@ impl StreamLog {
         }
         self.last_scn = self.last_scn.max(header.scn.get());
         let filled = self.fill();
+        assert!(!filled || self.moving.is_none(), "a run that fills a hole is used up");
         self.assert_invariants();
         filled
     }
@@ -328,6 +346,7 @@ impl StreamLog {
         let moving = self.moving.take().expect("seen above");
         let (end, committed) = (self.end(), self.committed().lsn);
         let hole = self.holes.remove(at);
+        assert!(hole.end <= end.lsn, "a hole is a part of the log");
         let below = self.extents.partition_point(|extent| extent.start < hole.start);
         let above = self.extents.split_off(below);
         self.extents.extend(moving.extents);

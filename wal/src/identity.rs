@@ -77,6 +77,7 @@ const _: () = assert!(
     "a torn write of one copy leaves the other alone"
 );
 const _: () = assert!(IDENTITY_MAGIC != 0, "zeros are no identity");
+const _: () = assert!(IDENTITY_MAGIC != crate::segment::SEGMENT_MAGIC, "a segment is none");
 
 /// Whose disk this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,6 +271,7 @@ impl IdentityFile {
         assert!(identity.round_ceiling >= current.round_ceiling, "the ceiling only grows");
         assert!(identity.boots >= current.boots, "the boot count only grows");
         assert!(identity.started.newest >= current.started.newest, "segments are numbered upwards");
+        assert!(identity.started.start >= current.started.start, "what was let go comes back");
         let disk = |of: &Identity| (of.cluster, of.node, of.incarnation, of.shard, of.shards);
         assert!(disk(&identity) == disk(&current), "a disk stays whose it is");
         assert!(generation < u64::MAX, "there is a next generation");
@@ -282,6 +284,7 @@ impl IdentityFile {
     /// is left alone.
     fn first_copy(&self) -> usize {
         let [zero, one] = self.copies.map(|copy| copy.map_or(0, |(_, generation)| generation));
+        assert!(zero.max(one) <= self.generation(), "a copy is newer than the one that counts");
         usize::from(one < zero)
     }
 

@@ -134,7 +134,10 @@ pub fn index_reserve(bytes: u64) -> u64 {
 
 /// Bytes of the smallest file that a start on a full file system can do with.
 pub(crate) fn reserve_min(segment_bytes: u64) -> u64 {
-    (SEGMENT_HEADER_BYTES as u64 + RESERVE_BYTES_MIN).min(segment_bytes)
+    let least = (SEGMENT_HEADER_BYTES as u64 + RESERVE_BYTES_MIN).min(segment_bytes);
+    assert!(least > SEGMENT_HEADER_BYTES as u64, "a start needs room for a block");
+    assert!(least.is_multiple_of(BLOCK_ALIGN as u64), "files end aligned");
+    least
 }
 
 /// First byte of the index of a segment of `bytes`: blocks end at or before it.

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 
 use crate::group::CHAIN_START;
 use crate::hole::{Hole, Moving};
+use crate::limits::HOLES_MAX;
 use crate::lsn::{Ballot, Lsn};
 use crate::segment::Place;
 
@@ -142,18 +143,26 @@ impl StreamLog {
             above.is_none_or(|first| first.lsn > committed),
             "boundaries stand above committed"
         );
+        assert!(above.is_none_or(|first| first.lsn <= end), "boundaries go up");
         assert!(self.accepting <= self.promised, "what is accepted was promised");
+        let lost = self.unknown || self.hard_state_lost;
+        assert!(!lost || self.lossy, "a tail is unknown after a loss only");
         assert!(self.extents.is_empty() || end > base, "an empty log has no runs");
         let (run, hole) = (self.extents.back(), self.holes.last());
         let ends = run.map(|run| run.end).max(hole.map(|hole| hole.end));
         assert!(ends.is_none_or(|ends| ends == end), "the runs end where the log ends");
         assert!(run.is_none_or(|last| last.start < last.end), "a run holds bytes");
         assert!(hole.is_none() || self.lossy || self.dangling, "a hole is a loss");
+        assert!(hole.is_none_or(|last| last.start < last.end), "a hole is a range");
+        assert!(self.holes.len() <= HOLES_MAX, "holes are bounded");
         let (run, hole) = (self.extents.front(), self.holes.first());
         let starts = run.map(|run| run.start).into_iter().chain(hole.map(|hole| hole.start)).min();
         assert!(starts.is_none_or(|starts| starts == base), "the runs begin where the log begins");
         if let Some(staged) = &self.staged {
             staged.assert_invariants();
+        }
+        if let Some(moving) = &self.moving {
+            moving.assert_invariants(base);
         }
     }
 
@@ -399,6 +408,7 @@ impl StreamLog {
     pub(crate) fn void_from(&self, ballot: Ballot, end: Boundary) -> Lsn {
         let staged = self.staged.as_ref();
         let staged = staged.filter(|s| s.ballot == ballot && s.boundaries.contains(&end));
+        assert!(staged.is_none_or(|s| s.start < end.lsn), "a run is used up to one of its groups");
         let from = staged.map_or(end.lsn, |s| s.start.min(end.lsn)).max(self.base.lsn);
         let cuts = |hole: &Hole| hole.start < from && from < hole.end;
         if from < self.committed.lsn && !self.dangling && self.holes.iter().any(cuts) {
@@ -460,10 +470,13 @@ impl Staged {
         assert!(self.extents.first().is_some_and(|first| first.start == self.start));
         assert!(self.extents.last().is_some_and(|last| last.end == self.end()));
         assert!(self.extents.len() <= self.boundaries.len(), "a run holds groups");
+        assert!(self.boundaries.first().is_some_and(|first| first.lsn > self.start));
     }
 }
 
 pub(crate) fn joins(last: &Extent, split: bool, start: Lsn, ballot: Ballot, place: Place) -> bool {
+    assert!(last.start < last.end, "a run holds bytes");
+    assert!(last.end <= start, "runs go up");
     !split && last.end == start && last.ballot == ballot && last.place == place
 }
 

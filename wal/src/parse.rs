@@ -281,6 +281,7 @@ impl Walk<'_> {
 fn record_bytes(header: &RecordHeader) -> usize {
     let bytes = RECORD_HEADER_BYTES + (header.len.get() as usize).next_multiple_of(RECORD_ALIGN);
     assert!(bytes <= BODY_BYTES_MAX, "the length was checked against the body");
+    assert!(bytes.is_multiple_of(RECORD_ALIGN), "the next record is aligned");
     bytes
 }
 

@@ -126,6 +126,7 @@ impl Preparer {
     pub(crate) fn segment(&self) -> Option<OpenSegment> {
         let handle = self.handle.filter(|_| self.usable > 0)?;
         assert!(self.usable > SEGMENT_HEADER_BYTES as u64, "a usable segment has its header");
+        assert!(self.dir_synced, "the name of a usable segment is durable");
         Some(OpenSegment { seq: self.seq(), handle, bytes: self.bytes(), usable: self.usable })
     }
 
@@ -152,6 +153,7 @@ impl Preparer {
     pub(crate) fn only_reserve(mut self) -> Preparer {
         assert!(self.step == Step::Open, "nothing was done yet");
         self.first_goal = (SEGMENT_HEADER_BYTES as u64 + RESERVE_BYTES).min(self.bytes());
+        assert!(self.first_goal >= reserve_min(self.bytes()), "too small for a start");
         self
     }
 
@@ -162,6 +164,7 @@ impl Preparer {
         if self.step != Step::Zero || self.zeroed < reserve_min(self.bytes()) {
             return false;
         }
+        assert!(self.zeroed < self.goal(), "what is whole is not cut short");
         self.first_goal = self.zeroed;
         self.step = Step::SyncFile;
         self.assert_invariants();
@@ -344,6 +347,8 @@ impl Preparer {
     }
 
     fn after_zeros(&self) -> Step {
+        assert!(self.zeroed >= SEGMENT_HEADER_BYTES as u64, "the header is written first");
+        assert!(self.handle.is_some(), "the file is opened first");
         if self.zeroed < self.goal() { Step::Zero } else { Step::SyncFile }
     }
 
@@ -367,6 +372,7 @@ impl Preparer {
     fn retry(&mut self, what: &'static str) -> Result<Progress, WalError> {
         assert!(!self.in_flight, "a step is tried again after it ended");
         assert!(self.step != Step::Done, "a finished segment asks nothing");
+        assert!(!self.is_barrier(), "no barrier that failed is asked again");
         self.retries += 1;
         if self.retries > RETRIES_MAX {
             return Err(WalError::Stuck { what });

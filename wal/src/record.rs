@@ -118,6 +118,8 @@ const _: () = assert!(RECORD_HEADER_BYTES.is_multiple_of(RECORD_ALIGN));
 const _: () = assert!(FLAG_STAGED.is_power_of_two(), "a flag is one bit");
 const _: () = assert!(Kind::Group as u8 != 0, "zeros are no record");
 const _: () = assert!(!Kind::Group.is_hard_state(), "groups are fetched again from others");
+const _: () = assert!(!Kind::Moved.is_hard_state(), "nor is what is logged again");
+const _: () = assert!(Kind::Promise.is_hard_state() && Kind::Takeover.is_hard_state());
 const _: () = assert!(!Kind::Closing.is_hard_state(), "a closing block asks for no other");
 const _: () = {
     let mut at = 0;

@@ -316,6 +316,8 @@ impl Recovery {
         if self.window.is_none() {
             self.window = pool.take(Purpose::Read, BLOCK_BYTES_MAX);
         }
+        let large = |slot: SlotId| pool.capacity(slot) >= BLOCK_BYTES_MAX;
+        assert!(self.window.is_none_or(large), "the largest block fits the window");
         self.window.ok_or(WalError::NoMemory("reading the log"))
     }
 
@@ -349,6 +351,7 @@ impl Recovery {
             _ => {}
         }
         let what = self.what();
+        assert!(!matches!(self.step, Step::Done(_) | Step::Over), "a started log asks nothing");
         let count = match done.result {
             Ok(count) => count,
             Err(errno) => {
@@ -447,6 +450,7 @@ impl Recovery {
             }
         }
         self.found.sort_by_key(|found| found.seq);
+        assert!(self.strangers.len() <= REPORT_RANGES_MAX, "a report is bounded");
         assert!(self.found.len() + self.strangers.len() <= names.len(), "a name is one file");
         Ok(())
     }
@@ -489,6 +493,7 @@ impl Recovery {
         let found = &mut self.found[self.at];
         assert!(!found.renamed, "nothing counts in a file that is taken again");
         let expect = self.config.expect(found.seq, data_end(found.bytes));
+        assert!(found.index.is_none() && !found.kept, "an index is looked at once, and first");
         found.index = parse(&pool.bytes(slot)[..BLOCK_ALIGN], &expect).ok();
         let upto = found.index.map_or(0, |head| head.durable_upto.get());
         self.durable_upto = self.durable_upto.max(upto);
@@ -571,6 +576,7 @@ impl Recovery {
     }
 
     fn report(&mut self) -> Report {
+        assert!(self.durable_upto >= self.log_start.block, "a log begins at a durable block");
         Report {
             tail: Tail::Fresh,
             durable_upto: self.durable_upto,

@@ -69,6 +69,8 @@ impl Recycler {
         let ends = self.complete.iter().map(|one| one.end);
         assert!(ends.is_sorted(), "checkpoints do not overlap");
         assert!(self.complete.iter().all(|one| one.begin.block <= one.end));
+        let first = self.complete.front();
+        assert!(first.is_none_or(|one| one.begin >= self.start), "let go below a checkpoint");
         let last = self.complete.back().map_or(0, |one| one.end);
         assert!(self.open.is_none_or(|open| open.block >= last), "one checkpoint at a time");
         assert!(self.wanted.is_none_or(|(start, _)| start > self.start), "a log is let go once");
@@ -98,6 +100,7 @@ impl Recycler {
     /// The begin of a checkpoint has this place. One that had no end is forgotten.
     pub fn on_begin(&mut self, place: Place) {
         assert!(place.block > 0 && place.segment > 0, "a checkpoint stands in a block");
+        assert!(self.open.is_none_or(|open| open.block <= place.block), "checkpoints go up");
         self.open = Some(LogStart { segment: place.segment, block: place.block });
         self.assert_invariants();
     }
@@ -131,6 +134,7 @@ impl Recycler {
     pub fn on_end(&mut self, block: u64) {
         let begin = self.open.take().expect("a checkpoint begins before it ends");
         assert!(begin.block <= block, "a checkpoint ends behind its begin");
+        assert!(begin >= self.start, "a checkpoint of what was let go");
         if self.complete.len() == CHECKPOINTS_MAX {
             // The second oldest: the oldest may be the one that old runs still allow.
             self.complete.remove(1);
@@ -143,6 +147,7 @@ impl Recycler {
     pub fn newest(&self, durable: u64) -> Option<LogStart> {
         let whole = self.complete.iter().rev().find(|one| one.end <= durable)?;
         assert!(whole.begin.block <= durable, "a durable end has a durable begin");
+        assert!(whole.begin >= self.start, "the log is read from a begin on that is let go");
         Some(whole.begin)
     }
 
@@ -157,6 +162,7 @@ impl Recycler {
         let Some((_, allowed)) = whole.split_last() else { return };
         let clear = |one: &&&Complete| oldest.is_none_or(|oldest| one.begin.block <= oldest);
         let Some(best) = allowed.iter().rev().find(clear) else { return };
+        assert!(oldest.is_none_or(|oldest| best.begin.block <= oldest), "a live run is let go");
         if best.begin > self.start && best.begin.segment > self.start.segment {
             self.wanted = Some((best.begin, appended));
         }
@@ -171,6 +177,7 @@ impl Recycler {
             return None;
         }
         self.wanted = None;
+        assert!(needs >= start.block, "what allows a start stands behind it");
         assert!(start > self.start, "a log is let go once");
         let later = self.complete.iter().filter(|one| one.begin > start && one.end <= durable);
         assert!(later.count() > 0, "two complete checkpoints stand behind what is let go");
@@ -207,6 +214,7 @@ impl LetGo {
         assert!(free_below <= start.segment, "a file of the log is not free");
         self.start = start;
         self.free_below = self.free_below.max(free_below);
+        assert!(self.free_below <= self.start.segment, "a file of the log is free");
     }
 
     /// How many of the first of `sealed` are free. `open`: the oldest one whose file is open.

@@ -100,6 +100,7 @@ impl Retired {
             return None;
         }
         assert!(self.step != Step::Closed || self.slot.is_none(), "a closed file needs no memory");
+        assert!(self.hard_state_block <= durable, "an index speaks of what is durable");
         let handle = self.segment.handle;
         let op = match self.step {
             Step::Write => self.write(pool, config)?,
@@ -213,5 +214,6 @@ impl Retired {
         if let Some((slot, _)) = self.slot.take_if(|_| !self.in_flight) {
             pool.release(slot);
         }
+        assert!(self.in_flight || self.slot.is_none(), "only an operation keeps the slot");
     }
 }

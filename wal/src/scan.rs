@@ -3,7 +3,7 @@
 use palisade_netio::{Completion, Handle, Op, Pool, Run, SlotId};
 use zerocopy::FromBytes;
 
-use crate::block::{BadBlock, BlockHead, Expect, parse};
+use crate::block::{BLOCK_MAGIC, BadBlock, BlockHead, Expect, parse};
 use crate::config::WalError;
 use crate::limits::{
     BLOCK_ALIGN, BLOCK_BYTES_MAX, RETRIES_MAX, SCAN_READ_BYTES, SEGMENT_HEADER_BYTES,
@@ -11,6 +11,9 @@ use crate::limits::{
 
 /// What fills a page that the device could not read: no block, and not zero.
 const UNREADABLE: u8 = 0xFF;
+
+const _: () = assert!(UNREADABLE != 0, "what cannot be read is no end of the log");
+const _: () = assert!(BLOCK_MAGIC.to_le_bytes()[0] != UNREADABLE, "nor is it a block");
 
 /// What the scan met. Lives on the stack for one step.
 #[allow(clippy::large_enum_variant)]
@@ -139,6 +142,8 @@ impl Scanner {
     }
 
     fn pass(&mut self, page: Page) -> Met {
+        assert!(self.pos < self.end, "the index is not passed over");
+        assert!(self.held() >= BLOCK_ALIGN, "a page is passed that was not read");
         self.pos += BLOCK_ALIGN as u64;
         self.need = BLOCK_ALIGN;
         self.assert_invariants();
@@ -164,6 +169,7 @@ impl Scanner {
     /// The bytes of the block that [`step`](Scanner::step) met last.
     pub(crate) fn block<'a>(&self, pool: &'a Pool, offset: u64, head: &BlockHead) -> &'a [u8] {
         assert!(offset + head.bytes() as u64 == self.pos, "it is the block that was met last");
+        assert!(offset >= self.base, "the window went on, and the block with it");
         let at = (offset - self.base) as usize;
         assert!(at + head.bytes() <= self.filled, "the block is in the window");
         &pool.bytes(self.slot)[at..at + head.bytes()]
@@ -180,6 +186,7 @@ impl Scanner {
             self.base = self.pos;
         }
         let offset = self.base + self.filled as u64;
+        assert!(offset < self.end, "nothing is read behind the end");
         let left = (self.end - offset) as usize;
         let most = if self.careful { BLOCK_ALIGN } else { SCAN_READ_BYTES };
         let len = most.min(left).min(BLOCK_BYTES_MAX - self.filled);

@@ -23,6 +23,8 @@ pub const SEGMENT_SEQ_MAX: u64 = 1 << 62;
 /// A log whose files have higher numbers than this is not opened: it keeps numbers to go on.
 pub(crate) const SEGMENT_SEQ_FOUND_MAX: u64 = SEGMENT_SEQ_MAX / 2;
 
+const _: () = assert!(SEGMENT_SEQ_FOUND_MAX < SEGMENT_SEQ_MAX, "what is opened can go on");
+
 /// Where a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Place {

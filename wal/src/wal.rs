@@ -42,12 +42,14 @@ impl Wal {
     /// at once.
     pub fn poll_ops(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
         let before = (out.len(), self.poisoned().is_some());
+        let durable = self.durable();
         match &mut self.phase {
             Phase::Recovering(recovery) => recovery.poll_ops(pool, out),
             Phase::Ready(writer) => writer.poll_ops(pool, out),
         }
         assert!(out.len() >= before.0, "operations are appended");
         assert!(!before.1 || out.len() == before.0, "a poisoned log asks for nothing");
+        assert!(self.durable() == durable, "what is asked for is not durable yet");
     }
 
     /// Takes the completion of the operation `local`.
@@ -114,10 +116,12 @@ impl Wal {
     /// [`NoRoom`]: nothing changed and the slot stays the caller's.
     pub fn append(&mut self, pool: &mut Pool, block: NewBlock) -> Result<Place, NoRoom> {
         let (before, poisoned) = (self.appended(), self.poisoned().is_some());
+        let durable = self.durable();
         let place = match &mut self.phase {
             Phase::Recovering(_) => Err(NoRoom::NotReady),
             Phase::Ready(writer) => writer.append(pool, block),
         };
+        assert!(self.durable() == durable, "what has a place is not durable yet");
         let news = u64::from(place.is_ok());
         assert!(self.appended() == before + news, "blocks are numbered without gaps");
         assert!(place.is_err() || !poisoned, "a poisoned log takes nothing");
@@ -206,9 +210,11 @@ impl Wal {
     /// Tells the time, every turn: it drives the closing block and paces the preparation.
     pub fn on_time(&mut self, now: Nanos) {
         let before = (self.appended(), self.durable());
+        let poisoned = self.poisoned().is_some();
         if let Phase::Ready(writer) = &mut self.phase {
             writer.on_time(now);
         }
+        assert!(self.poisoned().is_some() == poisoned, "time alone breaks nothing");
         assert!((self.appended(), self.durable()) == before, "time alone writes nothing");
     }
 
@@ -237,6 +243,8 @@ impl Wal {
         };
         let twice = |at: usize| handles[..at].contains(&handles[at]);
         assert!(!(0..handles.len()).any(twice), "a file is closed once");
+        let least = if matches!(self.phase, Phase::Ready(_)) { 2 } else { 0 };
+        assert!(handles.len() >= least, "an open log has its directory and a segment open");
         handles
     }
 

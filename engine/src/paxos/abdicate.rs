@@ -67,6 +67,7 @@ impl Replica {
             return;
         }
         assert!(ballot.node != self.me.node && matches!(self.role, Role::Follower));
+        assert!(self.halted.is_none(), "what halted follows nobody");
         self.unfollow(fx);
         self.lease_until = now;
         self.reason = "the leader stepped down";
@@ -98,6 +99,7 @@ impl Replica {
         self.election_at = None;
         self.reason = "the disk stalls";
         assert!(self.serving().is_none(), "leads with a stalled disk");
+        assert!(matches!(self.role, Role::Follower), "asks for votes with a stalled disk");
         self.assert_invariants();
     }
 
@@ -151,6 +153,7 @@ impl Replica {
             Err(NoSlot::Transferring) => return Err(NoTransfer::Transferring),
             Err(NoSlot::NotLeading(_) | NoSlot::Halted) => return Err(NoTransfer::NotLeading),
         }
+        assert!(matches!(self.role, Role::Leader(_)), "a slot of who does not lead");
         if successor == self.me.node {
             return Err(NoTransfer::Leads);
         }

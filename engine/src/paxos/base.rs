@@ -45,6 +45,7 @@ impl Replica {
         let base = self.log.base().lsn;
         assert!(base >= before && base <= self.log.committed().lsn, "a base moves on");
         let gone = holes.into_iter().filter(|(_, upto)| *upto <= base).collect::<Vec<_>>();
+        assert!(gone.is_empty() || base > before, "a hole went, and the base did not move");
         for (from, upto) in &gone {
             // Nobody needs it any more.
             fx.push(Effect::Mended { from: *from, upto: *upto });
@@ -64,12 +65,14 @@ impl Replica {
         let before = self.log.end();
         let moved = self.log.relocate(header, ballot, place);
         assert!(self.log.end() == before, "a copy is nothing new");
+        assert!(!moved || self.log.base().lsn <= header.lsn(), "a copy of what was let go");
         moved
     }
 
     /// A hint that everything below `upto` is committed is durable here.
     pub(super) fn on_hint_durable(&mut self, upto: Lsn) {
         assert!(upto <= self.log.committed().lsn, "a hint of what is not committed");
+        assert!(upto <= self.hinted, "a hint is durable that was not logged");
         self.low = self.low.max(upto);
         self.accepted_due = true;
         self.count_held();

@@ -52,6 +52,7 @@ impl Replica {
     fn log_config(&mut self, config: &Config, fx: &mut Effects) {
         let (ballot, seq) = config.version();
         assert!(ballot == self.log.accepting(), "members of another ballot than the log's");
+        assert!(self.config.version() == (ballot, seq), "logs members in which nobody counts");
         let (end, then) = (self.log.end().lsn, Then::Configured(ballot, seq));
         let mut body = Vec::new();
         config.encode_into(&mut body);
@@ -77,6 +78,7 @@ impl Replica {
 
     /// Number of the newest config of `ballot` that is durable here.
     pub(super) fn durable_seq(&self, ballot: Ballot) -> u64 {
+        assert!(self.config_durable <= self.config.version(), "the disk is ahead of the memory");
         if self.config_durable.0 == ballot { self.config_durable.1 } else { 0 }
     }
 }

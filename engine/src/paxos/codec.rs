@@ -79,6 +79,7 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::TooLong);
         }
         let text = std::str::from_utf8(self.bytes(len)?).map_err(|_| DecodeError::NotText)?;
+        assert!(text.len() == len, "a text has its length");
         Ok(text.to_owned())
     }
 

@@ -14,6 +14,12 @@ impl Effects {
         assert!(!matches!(last, Some(Effect::Halt { .. })), "a stream that halted wants nothing");
         let again = matches!(effect, Effect::Committed { .. } | Effect::Leading { .. });
         assert!(!again || last != Some(&effect), "says the same twice");
+        if let Effect::Serve { from, upto, .. }
+        | Effect::Mended { from, upto }
+        | Effect::Unmended { from, upto } = &effect
+        {
+            assert!(from < upto, "a range without bytes");
+        }
         self.0.push(effect);
     }
 }

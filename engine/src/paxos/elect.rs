@@ -81,6 +81,8 @@ impl Replica {
         }
         let promised = self.log.promised();
         let granted = ballot > promised && !self.log.is_unknown() && self.may_grant(from, now);
+        assert!(from.node != self.me.node, "it asks itself for nothing");
+        assert!(!granted || !matches!(self.role, Role::Leader(_)), "a leader elects another");
         let leader = self.leader;
         self.send(from.node, Body::PreVoteReply { ballot, granted, promised, leader }, fx);
         self.remind(from.node, fx);
@@ -107,6 +109,7 @@ impl Replica {
         }
         self.round_seen = self.round_seen.max(promised.round);
         assert!(votes.granted[0] == self.me.key(), "it asked itself first");
+        assert!(from.node != self.me.node, "it answers itself");
         if granted && !votes.granted.contains(&from) {
             // A member has one disk at a time.
             votes.granted.retain(|key| key.node != from.node);
@@ -157,6 +160,7 @@ impl Replica {
     pub(super) fn follow(&mut self, ballot: Ballot, now: Nanos, fx: &mut Effects) {
         assert!(ballot >= self.log.promised(), "follows a leader that was outbid");
         assert!(ballot.node != self.me.node, "follows itself");
+        assert!(self.halted.is_none(), "what halted follows nobody");
         self.round_seen = self.round_seen.max(ballot.round);
         if !matches!(self.role, Role::Follower) {
             self.step_down(StepDownReason::HigherBallot, fx);
@@ -197,6 +201,7 @@ impl Replica {
 
     pub(super) fn on_peer_up(&mut self, node: u32, fx: &mut Effects) {
         assert!(self.hears(node) && node != self.me.node);
+        assert!(self.halted.is_none(), "what halted hears nobody");
         if self.leader.is_some() && self.leader.node == node {
             self.election_at = None;
             self.probe(fx);
@@ -212,6 +217,7 @@ impl Replica {
         fx: &mut Effects,
     ) {
         assert!(!self.hears(node) && node != self.me.node);
+        assert!(self.halted.is_none(), "what halted misses nobody");
         if matches!(self.role, Role::Leader(_)) {
             self.check_quorum(now, fx);
         } else if self.leader.is_some() && self.leader.node == node {
@@ -226,6 +232,7 @@ impl Replica {
     pub(super) fn check_quorum(&mut self, now: Nanos, fx: &mut Effects) {
         let own = self.me.key();
         assert!(self.up.len() < self.config.members.len(), "hears more than there are");
+        assert!(matches!(self.role, Role::Leader(_)), "only a leader has to be heard");
         if !self.config.is_quorum(self.up.iter().copied().chain([own])) {
             self.abdicate(StepDownReason::NoQuorum, None, now, fx);
         }
@@ -236,6 +243,8 @@ impl Replica {
         if self.halted.is_some() {
             return None;
         }
+        let follows = matches!(self.role, Role::Follower);
+        assert!(follows || self.election_at.is_none(), "only a follower waits for an election");
         let role = match &self.role {
             Role::Follower => self.election_at,
             Role::PreCandidate(votes) => Some(votes.give_up_at),

@@ -85,6 +85,7 @@ impl Replica {
         let retry_at = now.after(self.tuning.retry_ns);
         let Some(fetch) = &mut self.fetch else { return };
         assert!(fetch.next < fetch.upto && fetch.to != self.me.node);
+        assert!(self.halted.is_none(), "what halted fetches nothing");
         fetch.next = fetch.next.max(end);
         fetch.retry_at = retry_at;
         let (staged, done) = (fetch.staged, fetch.next >= fetch.upto);
@@ -166,6 +167,7 @@ impl Replica {
         let upto = request.upto.min(log.end().lsn);
         let there = log.base().lsn <= request.from && request.from < upto;
         let held = log.find(request.from).is_some();
+        assert!(self.halted.is_none(), "what halted serves nobody");
         if there && held && self.may_serve(request.ballot, request.want) {
             let (ballot, want) = (request.ballot, request.want);
             assert!(upto <= log.end().lsn && from.node != self.me.node);

@@ -454,6 +454,7 @@ impl Floors {
             };
             let views: Vec<View> = changed.iter().map(view).collect();
             assert!(told.floor <= durable, "a floor that went down");
+            assert!(told.session >> 32 == self.boot, "more sessions than a start has numbers");
             let mut parts: Vec<&[View]> = views.chunks(VIEWS_MAX).collect();
             if parts.is_empty() {
                 parts.push(&[]);
@@ -493,9 +494,11 @@ impl FloorAsk {
     /// Appends the encoding.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         assert!(self.floor <= SCN_MAX && self.wants <= SCN_MAX, "what the reader insists on");
+        let start = out.len();
         put_u64(out, self.floor);
         put_u64(out, self.wants);
         out.push(u8::from(self.anew));
+        assert!(out.len() - start == 17, "a question of another length");
     }
 
     /// Reads exactly one encoding.
@@ -519,6 +522,7 @@ impl FloorHeld {
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         assert!(self.views.len() <= VIEWS_MAX, "more views than a frame takes");
         assert!(self.number > 0 && self.floor <= SCN_MAX, "what the reader insists on");
+        let start = out.len();
         for value in [self.floor, self.session, self.number, self.views.len() as u64] {
             put_u64(out, value);
         }
@@ -526,6 +530,7 @@ impl FloorHeld {
             put_u64(out, view.stream);
             put_u64(out, view.round);
         }
+        assert!(out.len() - start == 32 + 16 * self.views.len(), "an answer of another length");
     }
 
     /// Reads exactly one encoding.

@@ -51,11 +51,14 @@ impl Replica {
         assert!(self.durable.0 <= accepting, "durable under a ballot that is not accepted");
         assert!(self.durable.0 < accepting || self.durable.1 <= log.end().lsn);
         assert!(self.hinted <= log.committed().lsn, "a hint of what is not committed");
+        assert!(self.low <= self.hinted, "a hint is durable that was not logged");
+        assert!(self.leader.round <= self.round_seen, "a round that was not noted");
         // A leader may be followed before its Takeover is here, but never one that was outbid.
         assert!(!self.leader.is_some() || self.leader >= promised, "follows an outbid leader");
         if let Some(void) = &self.void {
             assert!(void.ballot == accepting, "a void of another Takeover than the last");
             assert!(void.from <= void.settled_at, "settled before it was voided");
+            assert!(void.settled_at <= log.end().lsn, "settled above the end of the log");
         }
     }
 
@@ -64,6 +67,10 @@ impl Replica {
         assert!(self.records.len() <= RECORDS_IN_FLIGHT_MAX + 1, "records pile up");
         if let Some((first, _)) = self.records.front() {
             assert!(first + self.records.len() as u64 == self.next_record, "a record is missing");
+        }
+        if let Some((id, _)) = self.mending.filter(|_| self.halted.is_none()) {
+            let first = self.records.front().map_or(self.next_record, |(first, _)| *first);
+            assert!(first <= id && id < self.next_record, "waits for a record that is durable");
         }
         let (accepting, promised) = (self.log.accepting(), self.log.promised());
         for (id, then) in &self.records {
@@ -159,8 +166,12 @@ impl Replica {
         assert!(led.window.front().is_none_or(|&first| first > committed));
         assert!(led.window.back().is_none_or(|&last| last == end));
         assert!(!led.serving || led.window.is_empty() == (end == committed));
+        assert!(led.held_told <= self.held, "said more than all hold");
+        assert!(self.held <= committed, "all hold what is not committed");
+        assert!(led.window.len() == led.scns.len(), "a group has an SCN");
         if let Some(transfer) = led.transfer {
             assert!(led.serving, "hands over what it does not have yet");
+            assert!(self.config.member(transfer.successor).is_some(), "hands over to a stranger");
             assert!(transfer.successor != self.me.node, "hands over to itself");
         }
         led.assert_members(&self.config, committed, end);

@@ -104,6 +104,7 @@ impl Replica {
             return;
         }
         assert!(self.log.accepting() == ballot, "the end of another log");
+        assert!(matches!(self.role, Role::Follower), "is told by another while it leads");
         self.leader_end = self.leader_end.max(end);
         self.learn_held(held);
         self.accepted_due = true;
@@ -125,6 +126,7 @@ impl Replica {
 
     fn commit(&mut self, upto: Lsn, fx: &mut Effects) {
         let (before, end) = (self.log.committed().lsn, self.log.end());
+        assert!(self.halted.is_none(), "what halted commits nothing");
         assert!(upto <= end.lsn, "commits what is not here");
         self.log.commit(upto);
         let committed = self.log.committed().lsn;
@@ -226,6 +228,8 @@ impl Replica {
 
     fn lacks(&self, member: &Progress) -> bool {
         let (end, committed) = (self.log.end().lsn, self.log.committed().lsn);
+        assert!(member.holds().is_none_or(|held| held <= end), "holds more than there is");
+        assert!(member.told <= committed, "was told of a commit that is none");
         let ends_early = member.holds().is_none_or(|held| held < end);
         // What says that something is committed may be lost, and a stream may fall idle.
         ends_early || member.knows < committed || !member.has_config(self.config.seq)
@@ -236,6 +240,7 @@ impl Replica {
         let Role::Leader(led) = &self.role else { return };
         let end = self.log.end().lsn;
         assert!(led.start.lsn <= end, "the log shrank under its leader");
+        assert!(self.halted.is_none(), "what halted reminds nobody");
         for member in led.members.iter().filter(|m| hears(&self.up, m.node) && self.lacks(m)) {
             self.remind(member.node, fx);
         }

@@ -66,6 +66,7 @@ impl Heartbeat {
             waiting_us: reader.u64()?,
         };
         reader.finish()?;
+        assert!(bytes.len() == HEARTBEAT_BYTES, "a heartbeat of another length");
         Ok(heartbeat)
     }
 }
@@ -208,6 +209,7 @@ impl Liveness {
         self.on_link_down(node, fx);
         if let Some(peer) = self.peer(node) {
             assert!(!peer.up && !peer.linked, "the links to its other disk are gone");
+            assert!(peer.sent.is_empty(), "waits for an echo of its other disk");
             peer.heard = None;
         }
     }
@@ -220,6 +222,7 @@ impl Liveness {
         if !stalled {
             peer.beat(boot, writes, now, fx);
         }
+        assert!(stalled || peer.counter > 0, "a link begins with a heartbeat");
         peer.assert_sound(now);
     }
 
@@ -341,6 +344,8 @@ impl Peer {
         assert!(!self.up || (self.heard.is_some() && self.echoed.is_some()), "up in one way");
         assert!(self.heard.is_none_or(|heard| heard.at <= now), "heard in the future");
         assert!(self.echoed.is_none_or(|at| at <= now), "an echo of the future");
+        let stood = |stands: Stands| stands.since <= stands.last && stands.last <= now;
+        assert!(self.stands.is_none_or(stood), "stood still in the future");
     }
 
     /// Notes what a heartbeat says of the sender's writes: for how long it stands still.

@@ -198,10 +198,12 @@ impl Config {
         let kept = |(old, new): (&Member, &Member)| {
             old.node == new.node && old.incarnation.is_none_or(|was| new.incarnation == Some(was))
         };
-        self.ballot == older.ballot
+        let extends = self.ballot == older.ballot
             && self.seq > older.seq
             && self.members.len() == older.members.len()
-            && older.members.iter().zip(&self.members).all(kept)
+            && older.members.iter().zip(&self.members).all(kept);
+        assert!(!extends || self.version() > older.version(), "a later one is no newer one");
+        extends
     }
 
     /// Appends the encoding.

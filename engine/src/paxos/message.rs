@@ -197,6 +197,7 @@ impl Message {
         self.body.encode_into(out);
         let len = out.len() - start;
         assert!(len <= MESSAGE_BODY_BYTES_MAX, "a body of {len} bytes");
+        assert!(len > 0, "a message that says nothing");
         out[head + 2..head + 4].copy_from_slice(&(len as u16).to_le_bytes());
     }
 

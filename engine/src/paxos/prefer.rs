@@ -32,7 +32,10 @@ impl Replica {
     /// Whether leadership is on its way to another node.
     pub fn is_transferring(&self) -> bool {
         match &self.role {
-            Role::Leader(led) => led.transfer.is_some(),
+            Role::Leader(led) => {
+                assert!(led.serving || led.transfer.is_none(), "hands over before it serves");
+                led.transfer.is_some()
+            }
             _ => false,
         }
     }
@@ -42,6 +45,7 @@ impl Replica {
     pub fn lag_of(&self, node: u32) -> Option<u64> {
         let Role::Leader(led) = &self.role else { return None };
         let end = self.log.end().lsn;
+        assert!(led.ballot == self.log.accepting(), "compares with the end of another log");
         let held = led.member(node)?.holds();
         assert!(held.is_none_or(|held| held <= end), "holds more than there is");
         Some(held.map_or(u64::MAX, |held| end.since(held)))

@@ -53,6 +53,7 @@ impl Replica {
         assert!(ballot.is_of(self.me.key()), "a candidate under another's ballot");
         assert!(!self.log.is_unknown(), "what it lost may be what it promises");
         assert!(self.log.is_whole(), "it could not serve what it lost");
+        assert!(self.has_record_room(), "more records than may wait");
         self.log.promise(ballot);
         self.round_seen = self.round_seen.max(ballot.round);
         self.pending = None;
@@ -159,6 +160,7 @@ impl Replica {
     fn grant(&mut self, to: NodeKey, ballot: Ballot, now: Nanos, fx: &mut Effects) {
         assert!(ballot > self.log.promised(), "promises go up");
         assert!(ballot.is_of(to) && !self.log.is_unknown(), "a tail that it does not know");
+        assert!(self.has_record_room(), "more records than may wait");
         self.step_down(StepDownReason::HigherBallot, fx);
         self.unfollow(fx);
         self.reason = "promised";

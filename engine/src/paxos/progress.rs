@@ -133,6 +133,7 @@ impl Leadership {
         let bound = |m: &&mut Progress| m.node == node && m.bound == Some(incarnation);
         if let Some(member) = self.members.iter_mut().find(bound) {
             assert!(member.matched.is_some(), "it accepted before");
+            assert!(node != self.ballot.node, "what a leader knows is not told to it");
             member.low = low;
         }
     }
@@ -191,6 +192,7 @@ impl Leadership {
             self.scns.pop_front();
         }
         assert!(self.window.len() == self.scns.len(), "a group has an SCN");
+        assert!(!self.serving || committed >= self.start.lsn, "serves what is not agreed");
         assert!(self.window.front().is_none_or(|&end| end > committed));
         assert!(self.serving || self.window.is_empty(), "a group before its Takeover is agreed");
     }
@@ -214,6 +216,7 @@ impl Leadership {
                 |held: &Held| (self.start.lsn..=end).contains(&held.upto) && held.seq <= config.seq;
             assert!(held.iter().flatten().all(fits), "holds what this ballot does not have");
             assert!(member.told <= committed, "was told of a commit that is none");
+            assert!(member.low <= committed, "its disk knows of a commit that is none");
             assert!(member.bound == known.incarnation, "counts another disk than the bound one");
             assert!(member.matched.is_none() || member.bound.is_some(), "counted for no disk");
         }
@@ -229,6 +232,8 @@ impl Progress {
     fn most(&self) -> Option<Held> {
         let shadow = self.shadow.map(|(_, held)| held);
         assert!(self.matched.is_none() || self.bound.is_some(), "counted for no disk");
+        let counts = self.shadow.is_some_and(|(disk, _)| self.bound == Some(disk));
+        assert!(!counts, "what a disk holds counts, or it does not");
         self.matched.into_iter().chain(shadow).reduce(Held::max)
     }
 

@@ -231,6 +231,7 @@ impl ClosedNews {
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         assert!(self.ends.len() <= ENDS_MAX, "more positions than a frame takes");
         assert!(self.number > 0 && self.scn <= SCN_MAX, "what the reader insists on");
+        let start = out.len();
         for value in [self.session, self.number, self.scn, self.ends.len() as u64] {
             put_u64(out, value);
         }
@@ -239,6 +240,7 @@ impl ClosedNews {
             put_u64(out, *stream);
             put_u64(out, end.map_or(GONE, |end| end.0));
         }
+        assert!(out.len() - start == 32 + 16 * self.ends.len(), "news of another length");
     }
 
     /// Reads exactly one encoding.

@@ -74,6 +74,7 @@ impl Replica {
         let held = self.log.held().lsn;
         let mended = self.mending.map_or(held, |(_, from)| from.max(self.log.committed().lsn));
         assert!(held <= self.log.end().lsn, "holds more than there is");
+        assert!(held >= self.log.committed().lsn, "a hole below the committed is counted");
         durable.min(held).min(mended)
     }
 
@@ -129,6 +130,7 @@ impl Replica {
         let hole = self.hole_in_repair();
         let (from, end) = (hole.0, hole.1);
         let repair = self.repair.as_mut().expect("made above");
+        assert!(repair.fruitless < heard, "a round goes on after all were asked");
         let mut nodes: Vec<u32> = self.up.iter().map(|key| key.node).collect();
         nodes.sort_unstable();
         let goes_on = repair.fruitless == 0 && nodes.contains(&repair.to);
@@ -155,6 +157,7 @@ impl Replica {
         (repair.fruitless, repair.run) = (0, true);
         repair.rounds = repair.rounds.saturating_add(1);
         assert!(repair.retry_at <= now, "asks too often");
+        assert!(!self.up.is_empty(), "a round in which nobody could be asked");
         fx.push(Effect::Unmended { from, upto });
     }
 
@@ -183,6 +186,7 @@ impl Replica {
         // A run that fills the hole and is another's is begun again.
         let from = if from < hole.end { from } else { hole.start };
         assert!(hole.start <= from && from < hole.end);
+        assert!(hole.end <= self.log.end().lsn, "a hole is a part of the log");
         (from, hole.end)
     }
 
@@ -226,6 +230,7 @@ impl Replica {
             return AcceptVerdict::Refuse(RefuseReason::ChainMismatch);
         }
         assert!(self.log.takes_moved(head.header), "it goes on with the run, or begins one");
+        assert!(at < end && end <= hole.end, "what fills a hole stays within it");
         repair.run = true;
         self.storing = Some((head.ballot, start, Want::Lost));
         AcceptVerdict::StoreMoved
@@ -262,6 +267,7 @@ impl Replica {
     /// A hole is filled: what waited for that goes on.
     fn filled(&mut self, from: Lsn, upto: Lsn, now: Nanos, fx: &mut Effects) {
         assert!(self.log.hole_at(from).is_none(), "it is still there");
+        assert!(from < upto && upto <= self.log.end().lsn, "a hole is a part of the log");
         fx.push(Effect::Mended { from, upto });
         let (committed, accepting) = (self.log.committed().lsn, self.log.accepting());
         if upto > committed {
@@ -291,6 +297,7 @@ impl Replica {
 
     pub(super) fn on_mended_durable(&mut self, id: u64, now: Nanos, fx: &mut Effects) {
         self.mending = self.mending.filter(|(record, _)| *record > id);
+        assert!(id < self.next_record, "record {id} was never asked for");
         if self.mending.is_some() || self.durable.0 != self.log.accepting() {
             return;
         }

@@ -344,6 +344,7 @@ impl Replica {
                 | Body::StepDown { .. }
         );
         assert!(own, "answers go to who asked");
+        assert!(self.halted.is_none(), "what halted asks for nothing");
         for member in self.config.members.iter().filter(|m| m.node != self.me.node) {
             self.send(member.node, body.clone(), fx);
         }

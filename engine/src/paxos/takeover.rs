@@ -205,6 +205,8 @@ impl Replica {
         self.role = Role::Leader(Box::new(led));
         self.reason = "its takeover is on its way to a majority";
         self.leader = ballot;
+        // Whoever led before said it, and may have said anything. A leader counts for itself.
+        self.held = self.held.min(self.log.committed().lsn);
         fx.push(Effect::Leader { ballot });
         assert!(self.config.ballot == ballot, "its members are stamped with its ballot");
         let scn = scn_floor;

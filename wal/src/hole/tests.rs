@@ -137,6 +137,20 @@ fn a_commit_above_a_hole_leaves_it_and_one_inside_of_it_is_not_known() {
     assert!(log.is_whole());
 }
 
+/// Where it ends is what a peer says.
+#[test]
+fn a_takeover_that_ends_in_a_hole_below_the_committed_is_refused() {
+    let (mut log, all) = damaged(2..4);
+    log.commit(all[6].lsn());
+    let inside = Boundary { lsn: all[3].lsn(), chain: all[2].chain.get() };
+    assert!(log.is_held_for(ballot(2), inside), "no hole is above the committed");
+    let refused = log.check_takeover(ballot(2), inside);
+    assert!(matches!(refused, Err(TakeoverRefusal::BelowCommitted { .. })), "{refused:?}");
+    log.truncate(all[6].lsn());
+    let below = end_of(&all[0]);
+    assert!(below.lsn < log.base().lsn && log.is_held_for(ballot(2), below));
+}
+
 #[test]
 fn a_takeover_keeps_the_holes_below_its_end() {
     let (mut log, all) = damaged(2..4);

@@ -60,6 +60,28 @@ fn an_accepted_inside_of_a_group_counts_for_nothing() {
     c.settle("both groups", |c| c.log(1).committed().lsn == Lsn(all));
 }
 
+/// What all hold is committed. A leader that says more leaves nothing behind that the next one
+/// would say again.
+#[test]
+fn who_leads_next_does_not_say_that_all_hold_what_is_not_committed() {
+    let mut c = Cluster::new(3, 46);
+    let ballot = c.elect(1);
+    c.propose(0).unwrap();
+    c.settle("a group", |c| (1..=3).all(|node| c.log(node).committed().lsn == Lsn(GROUP_BYTES)));
+    let (upto, end, held) = (Lsn(1 << 30), Lsn(1 << 30), Lsn(1 << 30));
+    for node in [2, 3] {
+        say(&mut c, node, key(1, 100), Body::Commit { ballot, upto, end, held });
+        let replica = c.nodes[node as usize - 1].replica();
+        assert_eq!(replica.held(), Lsn(GROUP_BYTES));
+    }
+    c.isolate(&[1]);
+    c.settle("another leader", |c| c.leader().is_some_and(|at| at > 0));
+    let at = c.leader().unwrap();
+    c.propose(at).unwrap();
+    let both = Lsn(2 * GROUP_BYTES);
+    c.settle("its group", |c| [2, 3].iter().all(|node| c.log(*node).committed().lsn == both));
+}
+
 #[test]
 fn a_node_with_two_disks_has_one_pre_vote() {
     let mut c = Cluster::new(5, 42);
