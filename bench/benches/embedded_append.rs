@@ -1,4 +1,5 @@
-//! Appends to a node in this process: one or many in flight, with its own thread or driven.
+//! Appends to a node in this process: one or many in flight, with its own thread, which sleeps or
+//! spins when it is idle, or driven.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -66,12 +67,18 @@ fn append_driven(
     }
 }
 
-fn with_a_thread(group: &mut BenchmarkGroup<'_, WallTime>, payload: &Bytes) {
+fn with_a_thread(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    payload: &Bytes,
+    (name, spin): (&str, Duration),
+) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let node = Node::open(formatted(&dir)).expect("a node");
+    let mut config = formatted(&dir);
+    config.timing.spin = spin;
+    let node = Node::open(config).expect("a node");
     let stream = new_stream(&node);
     for in_flight in IN_FLIGHT {
-        group.bench_function(format!("thread/{in_flight}"), |bencher| {
+        group.bench_function(format!("{name}/{in_flight}"), |bencher| {
             bencher.iter_custom(|count| {
                 let start = Instant::now();
                 append_with_a_thread(&stream, payload, in_flight, count);
@@ -110,7 +117,8 @@ fn embedded_append(criterion: &mut Criterion) {
     group.sample_size(10).measurement_time(Duration::from_secs(2));
     group.warm_up_time(Duration::from_millis(500));
     group.throughput(Throughput::ElementsAndBytes { elements: 1, bytes: RECORD_BYTES as u64 });
-    with_a_thread(&mut group, &payload);
+    with_a_thread(&mut group, &payload, ("thread", Duration::ZERO));
+    with_a_thread(&mut group, &payload, ("spinning", Duration::from_millis(1)));
     driven(&mut group, &payload);
     group.finish();
 }

@@ -183,6 +183,9 @@ impl<R: Ring> Shard<R> {
         if state.halted.is_some() || state.replica.damaged().is_some() || log.is_unknown() {
             return nothing;
         }
+        if self.is_refused(stream) {
+            return nothing;
+        }
         let leads = state.replica.serving().is_some();
         let standing = if leads { Standing::Leader } else { Standing::Follower };
         let facts = StreamFacts { committed: log.committed().lsn, standing, ..nothing };
@@ -200,6 +203,14 @@ impl<R: Ring> Shard<R> {
             },
             (Role::Standby, _) => facts,
         }
+    }
+
+    /// Whether whoever a stream is fetched from wants no connection with this cluster. Who fetches
+    /// from here would wait for ever, and never hear that it is no longer registered either.
+    fn is_refused(&self, stream: u64) -> bool {
+        let refused = || self.imports.refusal.is_some();
+        let report = self.feed_report(stream);
+        report.map_or_else(refused, |report| report.state == State::SourceRefuses)
     }
 
     /// The pulse of a stream's leader, as far as it is known at the primary.

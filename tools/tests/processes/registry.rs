@@ -6,14 +6,21 @@ use palisade::config::Role;
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Node, directory};
-use super::run::{Done, eventually, palisade, program, run};
+use super::run::{Done, eventually, palisade, program, run, within};
 
 /// How long a change may take to be seen by every node of every cluster.
 const SEEN_MAX: Duration = Duration::from_secs(60);
 
 /// A standby of `upstream` with one node.
 fn standby_of(upstream: &Cluster, id: u32) -> Cluster {
+    standby_by(upstream, id, None)
+}
+
+/// The same, which rather fetches from `preferred`.
+fn standby_by(upstream: &Cluster, id: u32, preferred: Option<&Cluster>) -> Cluster {
     let mut cluster = Cluster::plan(&format!("registry-standby-{id}"), 1, Role::Standby);
+    let fixed = preferred.and_then(|other| other.nodes[0].config.node.listen);
+    cluster.nodes[0].config.upstream.fixed = fixed;
     cluster.nodes[0].config.cluster.id = id;
     let endpoints = upstream.nodes.iter().map(|node| node.config.node.listen.expect("it listens"));
     cluster.nodes[0].config.upstream.endpoints = endpoints.collect();
@@ -260,7 +267,12 @@ fn wait_committed(standby: &Cluster, stream: u64, end: u64) {
 }
 
 fn wait_state(standby: &Cluster, stream: u64, state: &str) -> (String, String, u64) {
-    eventually(state, SEEN_MAX, || condition(standby, stream).filter(|seen| seen.0 == state))
+    let mut last = None;
+    let found = within(SEEN_MAX, || {
+        last = standby.nodes[0].status();
+        condition(standby, stream).filter(|seen| seen.0 == state)
+    });
+    found.unwrap_or_else(|| panic!("{state}: not within {SEEN_MAX:?}: {last:#?}"))
 }
 
 #[test]
@@ -298,6 +310,32 @@ fn who_is_registered_is_served_and_nobody_else() {
     assert_eq!(condition(&known, stream).map(|seen| seen.2), Some(later));
     add(&nodes, 2, "async").ok();
     wait_committed(&known, stream, last);
+}
+
+/// It gets nothing more, and would not hear that the other one is no longer registered either.
+#[test]
+fn a_standby_that_is_refused_feeds_no_other() {
+    let cluster = Cluster::start("refused", 1);
+    let nodes = cluster.at();
+    let stream = cluster.create_stream();
+    let first = standby_of(&cluster, 2);
+    let second = standby_by(&cluster, 3, Some(&first));
+    add(&nodes, 2, "async").ok();
+    add(&nodes, 3, "async").ok();
+    let end = end_of(&append(&nodes, stream, "one\n"));
+    wait_committed(&first, stream, end);
+    wait_committed(&second, stream, end);
+    eventually("it takes from the other standby", SEEN_MAX, || {
+        let status = second.nodes[0].status()?;
+        (status.stream(stream)?.upstream.as_ref()?.cluster == 2).then_some(())
+    });
+
+    at(&nodes, "standby remove --cluster 2").ok();
+    wait_state(&first, stream, "source-refuses");
+    let later = end_of(&append(&nodes, stream, "two\n"));
+    wait_committed(&second, stream, later);
+    at(&nodes, "standby remove --cluster 3").ok();
+    wait_state(&second, stream, "source-refuses");
 }
 
 #[test]

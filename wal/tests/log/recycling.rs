@@ -29,12 +29,12 @@ fn let_go(node: &mut Node, recycler: &mut Recycler, oldest: Option<u64>) {
     }
 }
 
-#[test]
-fn a_log_of_four_segments_takes_forty() {
+/// A log of four files that has come to segment `last`; each is let go as soon as it may be.
+fn filled(last: u64) -> (Node, Recycler) {
     let mut node = Node::start_with(Disk::new(1), small(4));
     let mut recycler = Recycler::default();
     let mut segment = 0;
-    while segment < 40 {
+    while segment < last {
         let place = node.append_durable(6000);
         if place.segment != segment {
             segment = place.segment;
@@ -44,6 +44,12 @@ fn a_log_of_four_segments_takes_forty() {
             assert!(!node.wal.space().refuse_appends, "what is let go is free at once");
         }
     }
+    (node, recycler)
+}
+
+#[test]
+fn a_log_of_four_segments_takes_forty() {
+    let (node, recycler) = filled(40);
     // Four, and the files kept ready for starts on a full disk.
     assert!(node.disk.segments().len() <= 4 + 3, "{:?}", node.disk.segments());
     let start = recycler.start();
@@ -80,18 +86,7 @@ fn without_two_checkpoints_the_log_stays_full() {
 /// The old blocks of a reused file are behind the new ones, whole, and are none of the log's.
 #[test]
 fn a_stale_tail_is_never_replayed() {
-    let mut node = Node::start_with(Disk::new(1), small(4));
-    let mut recycler = Recycler::default();
-    let mut segment = 0;
-    while segment < 9 {
-        let place = node.append_durable(6000);
-        if place.segment != segment {
-            segment = place.segment;
-            checkpoint(&mut node, &mut recycler);
-            node.settle();
-            let_go(&mut node, &mut recycler, None);
-        }
-    }
+    let (mut node, _) = filled(9);
     let last = node.append_durable(100);
     assert_eq!(last.segment, 9);
     let mut behind = 0;
@@ -108,18 +103,7 @@ fn a_stale_tail_is_never_replayed() {
 
 /// A log of four files that has come to `last`, and where it begins.
 fn reused(last: u64) -> (Node, LogStart) {
-    let mut node = Node::start_with(Disk::new(1), small(4));
-    let mut recycler = Recycler::default();
-    let mut segment = 0;
-    while segment < last {
-        let place = node.append_durable(6000);
-        if place.segment != segment {
-            segment = place.segment;
-            checkpoint(&mut node, &mut recycler);
-            node.settle();
-            let_go(&mut node, &mut recycler, None);
-        }
-    }
+    let (mut node, recycler) = filled(last);
     node.settle();
     let named = node.config.started.unwrap();
     assert_eq!(named.newest, last, "a file that was reused is named like a fresh one");
