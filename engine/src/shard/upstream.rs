@@ -255,7 +255,11 @@ impl<R: Ring> Shard<R> {
         let left = chooser.ending(stream).filter(|_| report.state == State::Sync);
         let (state, reason) = match (report.state, left) {
             (State::Sync, None) => (State::Sync, chosen),
-            (State::Sync, Some(why)) => (State::Wait, format!("to be left: {}", why.reason())),
+            (State::Sync, Some(why)) => match &self.imports.refusal {
+                // Nobody else serves it, because it may not be served.
+                Some(refusal) => (State::SourceRefuses, refusal.clone()),
+                None => (State::Wait, format!("to be left: {}", why.reason())),
+            },
             (state, _) => (state, format!("{}; chosen as {chosen}", report.reason)),
         };
         let (since, action) = (report.since, state.action());
