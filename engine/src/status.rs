@@ -91,7 +91,8 @@ pub struct StreamStatus {
     pub ballot: BallotStatus,
     /// Nodes with a vote.
     pub members: Vec<u32>,
-    /// Nodes that get the log without a vote.
+    /// Nodes that get the log without a vote: their disks are in no config yet, for the moment
+    /// between their first contact with a leader and the config that names them.
     pub learners: Vec<u32>,
     /// Where the log starts here.
     pub base_lsn: u64,

@@ -9,7 +9,7 @@ use crate::client::wire::StreamEntry;
 use crate::config::Role;
 use crate::event::Listeners;
 use crate::forward::{Feed, ForwardPort};
-use crate::paxos::RoleName;
+use crate::paxos::{Member, RoleName};
 use crate::shard::Shard;
 use crate::shard::mesh::shard_of;
 use crate::shard::stream::StreamState;
@@ -195,6 +195,9 @@ impl<R: Ring> Shard<R> {
 
     fn stream_status(&self, id: u64, state: &StreamState) -> StreamStatus {
         let status = state.replica.status();
+        let config = &status.config;
+        let votes = |member: &&Member| member.incarnation.is_some() || !config.is_bound();
+        let (voters, others): (Vec<&Member>, Vec<&Member>) = config.members.iter().partition(votes);
         let (name, reason, action, since) = self.condition(id, state);
         StreamStatus {
             id,
@@ -205,8 +208,8 @@ impl<R: Ring> Shard<R> {
                 _ => ReplicaRole::Candidate,
             },
             ballot: BallotStatus { round: status.leader.round, node: status.leader.node },
-            members: status.config.members.iter().map(|member| member.node).collect(),
-            learners: Vec::new(),
+            members: voters.iter().map(|member| member.node).collect(),
+            learners: others.iter().map(|member| member.node).collect(),
             base_lsn: self.floor_of(id).0,
             durable_lsn: status.durable.0,
             committed_lsn: status.committed.0,

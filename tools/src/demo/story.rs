@@ -142,6 +142,7 @@ impl Run<'_> {
         let Some(&stream) = streams.first() else {
             return Err(Failure::new(Exit::Failed, "the cluster created no stream"));
         };
+        wait_votes(&primary, stream, interrupt)?;
         let records = input.records();
         Ok(Run {
             interrupt,
@@ -433,6 +434,33 @@ fn bring_up(layout: &Layout, dir: &Path, interrupt: &Interrupt) -> Result<Cluste
             std::fs::remove_dir_all(&home).map_err(|error| Failure::io(home.display(), &error))?;
         }
     }
+}
+
+/// Waits until every node says that all members vote on the streams: a member whose disk no leader
+/// has named yet does not, and the others could not do without the first leader.
+fn wait_votes(cluster: &Cluster, stream: u64, interrupt: &Interrupt) -> Result<(), Failure> {
+    let deadline = Instant::now() + FIRST_LEADER_MAX;
+    for node in &cluster.nodes {
+        loop {
+            interrupt.check()?;
+            let status = ask_status(node, cluster.id);
+            let votes = |status: &Status| {
+                let led = status.streams.iter().filter(|seen| seen.ballot.node != 0);
+                status.stream(stream).is_some()
+                    && led.filter(|seen| seen.learners.is_empty()).count() == status.streams.len()
+            };
+            if status.as_ref().is_ok_and(votes) {
+                break;
+            }
+            if Instant::now() >= deadline {
+                let name = node.place.name;
+                let text = format!("{name} does not take part in every stream: {status:?}");
+                return Err(Failure::new(Exit::Failed, text));
+            }
+            std::thread::park_timeout(POLL);
+        }
+    }
+    Ok(())
 }
 
 fn client_of(node: &NodeProcess, cluster: u32) -> Result<Client, Failure> {

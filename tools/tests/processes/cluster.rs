@@ -156,6 +156,22 @@ impl Cluster {
         }
         self.nodes.iter_mut().for_each(Node::spawn);
         self.nodes.iter_mut().for_each(Node::wait_ready);
+        self.wait_votes(1);
+    }
+
+    /// Waits until every node that runs says that all members vote on a stream: before that, its
+    /// first leader cannot be done without.
+    fn wait_votes(&self, stream: u64) {
+        let running: Vec<&Node> = self.nodes.iter().filter(|node| node.child.is_some()).collect();
+        let all = running.len() == self.nodes.len();
+        eventually("every member votes", Duration::from_secs(60), || {
+            let votes = |node: &&Node| {
+                let status = node.status()?;
+                let seen = status.stream(stream)?;
+                (seen.ballot.node != 0 && (seen.learners.is_empty() || !all)).then_some(())
+            };
+            running.iter().try_for_each(votes)
+        });
     }
 
     /// Every address, as the command line takes them.
@@ -167,7 +183,9 @@ impl Cluster {
     /// Creates a stream.
     pub fn create_stream(&self) -> u64 {
         let made = palisade(&["stream", "create", "--json", "--at", &self.at()]).json();
-        made["streams"][0].as_u64().expect("an id")
+        let stream = made["streams"][0].as_u64().expect("an id");
+        self.wait_votes(stream);
+        stream
     }
 
     /// Waits until every node has committed the same, at least to `at_least`.
