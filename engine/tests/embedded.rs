@@ -7,7 +7,7 @@ use palisade::{Config, ErrorKind, Event, NewRecord, Node, format};
 use palisade_netio::allowed_cpus;
 use palisade_wal::Lsn;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn config() -> (tempfile::TempDir, Config) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

@@ -18,7 +18,7 @@ use palisade_wal::{
 };
 use ports::port;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A ballot that nobody promised.
 const FOREIGN: Ballot = Ballot { round: 900, node: 1, incarnation: 77 };
 /// A round that cannot be.

@@ -127,7 +127,7 @@ fn a_full_log_takes_records_again_when_it_is_truncated() {
     let first = stream.reader(Lsn(0)).next().unwrap().unwrap();
     stream.truncate_to(last).unwrap();
     assert_eq!(stream.reader(first.lsn).next().unwrap().unwrap_err().kind(), ErrorKind::Recycled);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         match stream.append(vec![4; 256 << 10]).wait() {
             Ok(_) => break,

@@ -96,7 +96,7 @@ fn an_interrupted_demo_has_a_verdict_too() {
     let kept = dir.path().join("kept");
     let mut command = demo(&["--records", "2000000", "--keep", plain(&kept)]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     while !kept.join("sh1/data").exists() {
         assert!(Instant::now() < until, "no node is formatted");
         std::thread::park_timeout(Duration::from_millis(10));

@@ -299,7 +299,7 @@ fn a_segment_that_is_followed_shows_what_is_written_later() {
     });
     let mut blocks = Vec::new();
     let mut wait_for = |lsn: u64| {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         let is_there = |line: &Value| {
             let records = line["records"].as_array().cloned().unwrap_or_default();
             let group = |one: &Value| one["kind"] == "Group" && one["stream"] == stream.id();

@@ -27,7 +27,7 @@ use crate::handle::{Command, Stream};
 use crate::paxos::{Member, Tuning};
 use crate::status::Status;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const SEGMENT_BYTES: u64 = 4 << 20;
 
 /// What happens between a shard and its ring.

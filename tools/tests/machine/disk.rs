@@ -103,12 +103,12 @@ fn a_node_whose_disk_fails_ends_with_74_and_the_others_go_on() {
     let plan = Plan { at: cluster.at(), stream, producer: 1, run_records: 500, kill_every: 0 };
     let producer = Producer::start(plan, Clock(Instant::now()));
     let acked = |count: u64, what: &str| {
-        eventually(what, Duration::from_secs(20), || (producer.acked() >= count).then_some(()));
+        eventually(what, Duration::from_secs(60), || (producer.acked() >= count).then_some(()));
     };
     acked(300, "records are acked");
 
     disk.fail();
-    let ended = eventually("the node ends", Duration::from_secs(20), || cluster.nodes[0].ended());
+    let ended = eventually("the node ends", Duration::from_secs(60), || cluster.nodes[0].ended());
     let log = cluster.nodes[0].log();
     assert_eq!(ended, 74, "{log}");
     let data = cluster.nodes[0].data();
@@ -146,7 +146,7 @@ fn a_leader_with_a_full_disk_gives_way_and_recovers_when_there_is_space() {
         alarm(&cluster, "log-full").then_some(())
     });
     let before = producer.acked();
-    eventually("another leader acks", Duration::from_secs(20), || {
+    eventually("another leader acks", Duration::from_secs(60), || {
         (producer.acked() > before + 500).then_some(())
     });
     std::fs::remove_file(&filler).expect("the filler");

@@ -77,7 +77,7 @@ fn an_ordinary_user_with_little_locked_memory_runs_a_cluster() {
     let stream = cluster.create_stream();
     let plan = Plan { at: cluster.at(), stream, producer: 1, run_records: 200, kill_every: 0 };
     let producer = Producer::start(plan, Clock(Instant::now()));
-    eventually("records are acked", Duration::from_secs(8), || {
+    eventually("records are acked", Duration::from_secs(60), || {
         (producer.acked() >= 200).then_some(())
     });
     let mut history = History { attempts: producer.finish(), readings: Vec::new() };
