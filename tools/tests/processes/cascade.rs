@@ -10,9 +10,8 @@ use super::run::{eventually, palisade};
 
 /// Until the first choice: processes start beside other tests.
 const FIRST: Duration = Duration::from_secs(60);
-/// Until another upstream brings the next records. That it takes at most 5 s is shown in simulated
-/// time; here a disk may stand still meanwhile.
-const REPLACED: Duration = Duration::from_secs(60);
+/// Until another upstream brings the next records.
+const REPLACED: Duration = Duration::from_secs(5);
 /// Until a better upstream is taken again.
 const RETURNED: Duration = Duration::from_secs(60);
 
