@@ -128,12 +128,14 @@ impl<R: Ring> Shard<R> {
         let Some(mesh) = &self.mesh else { return };
         let Some(catalogue) = self.streams.get(&CATALOGUE_STREAM) else { return };
         let leader = (catalogue.leading, catalogue.replica.leader());
+        if self.told_leader == Some(leader) {
+            return;
+        }
         // While streams are still to be told of, this node cannot say which do not exist.
         let is_told = self.unsent.is_empty() && self.creations.undurable.is_empty();
-        if is_told && self.told_leader != Some(leader) {
-            *mesh.catalogue() = self.catalogue_leader();
-            self.told_leader = Some(leader);
-        }
+        let knows = !catalogue.leading || is_told;
+        *mesh.catalogue() = if knows { self.catalogue_leader() } else { CatalogueLeader::Unknown };
+        self.told_leader = knows.then_some(leader);
     }
 
     /// Who can say whether a stream exists.
