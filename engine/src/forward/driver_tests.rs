@@ -90,7 +90,7 @@ impl Shard {
         while !stop.load(Ordering::SeqCst) {
             for socket in sockets.try_iter() {
                 let socket = Socket::Std(socket);
-                let event = ForwardEvent::Connection { socket, hello, welcomed: false };
+                let event = ForwardEvent::Connection { socket, hello };
                 port.publish(event).unwrap();
             }
             while let Some(request) = port.poll_request() {

@@ -35,7 +35,7 @@ pub const NOT_REGISTERED: RefusalCode = RefusalCode::Other(256);
 /// What a forwarder needs to know.
 #[derive(Clone, Debug)]
 pub struct ForwarderConfig {
-    /// Who this node is, for the welcome of connections that were not welcomed yet.
+    /// Who this node is, for its welcomes.
     pub identity: Identity,
     /// Which of the ports owns a stream.
     pub route: Route,
@@ -175,9 +175,8 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
 
     fn on_event(&mut self, event: ForwardEvent, now: Nanos, arrivals: &mut Vec<Arrival>) {
         match event {
-            ForwardEvent::Connection { socket, welcomed, hello } => {
+            ForwardEvent::Connection { socket, hello } => {
                 let (reader, answer) = match self.admit(hello.from.cluster, now) {
-                    Ok(reader) if welcomed => (Some(reader), Vec::new()),
                     Ok(reader) => (Some(reader), Welcome::new(self.identity).encode()),
                     Err(refusal) => (None, refusal.encode()),
                 };

@@ -37,8 +37,6 @@ pub enum ForwardEvent {
         socket: Socket,
         /// What it said.
         hello: Hello,
-        /// Whether it was welcomed already; otherwise the forwarder does so.
-        welcomed: bool,
     },
     /// The committed end of a stream moved.
     Committed {

@@ -57,8 +57,6 @@ pub(crate) struct Imports {
     pub(crate) fed: BTreeMap<u64, SocketAddr>,
     /// Bounded by the credit that the receivers give.
     waiting: VecDeque<Incoming>,
-    /// What somebody said who did not want a connection, since one was wanted last.
-    pub(crate) refusal: Option<String>,
     /// The shard of the catalogue has said whether this standby is held back.
     may_start: bool,
 }
@@ -177,7 +175,6 @@ impl<R: Ring> Shard<R> {
             feed.peer = peer;
         }
         if peer.is_some() {
-            self.imports.refusal = None;
             return self.with_feed(addr, |receiver, out| receiver.on_link_up(now, out));
         }
         self.lose(addr);
@@ -186,17 +183,11 @@ impl<R: Ring> Shard<R> {
     /// The other side did not want the connection.
     pub(crate) fn on_upstream_refused(&mut self, conn: u32, reason: &DownReason) {
         let DownReason::Refused(refusal) = reason else { return };
-        let asks = matches!(self.net.conns.get(&conn).map(|c| &c.duty), Some(Duty::Candidate(_)));
-        let feed = self.feed_of(conn);
-        if asks || feed.is_some() {
-            self.imports.refusal = Some(refusal.text().to_owned());
-        }
-        if let Some(addr) = feed {
-            let (text, now) = (refusal.text(), self.io.now);
-            self.hang_up(addr);
-            self.with_feed(addr, |receiver, out| receiver.on_refused(text, now, out));
-            self.end_choices(addr, Ending::Refused);
-        }
+        let Some(addr) = self.feed_of(conn) else { return };
+        let now = self.io.now;
+        self.hang_up(addr);
+        self.with_feed(addr, |receiver, out| receiver.on_refused(refusal.text(), now, out));
+        self.end_choices(addr, Ending::Refused);
     }
 
     /// Whether this standby is held back is known, or known anew.

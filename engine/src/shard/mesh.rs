@@ -239,7 +239,7 @@ impl<R: Ring> Shard<R> {
             return self.refuse_connection(greeted, Refusal::new(RefusalCode::Shard, text));
         };
         let socket = Socket::Ring(greeted.socket);
-        let event = ForwardEvent::Connection { socket, hello: greeted.hello, welcomed: false };
+        let event = ForwardEvent::Connection { socket, hello: greeted.hello };
         if port.publish(event).is_err() {
             let text = "the forwarding shard takes no connection now";
             self.refuse_connection(greeted, Refusal::new(RefusalCode::Busy, text));

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use palisade_netio::{Frame, Nanos, Outgoing, Ring};
+use palisade_netio::{DownReason, Frame, Nanos, Outgoing, Ring};
 use palisade_wal::Lsn;
 
 use crate::config::Role;
@@ -114,7 +114,6 @@ impl<R: Ring> Shard<R> {
         };
         let (addr, now) = (*addr, self.io.now);
         if self.imports.candidates.get(&addr) == Some(&conn) {
-            self.imports.refusal = self.imports.refusal.take().filter(|_| !up);
             self.imports.chooser.iter_mut().for_each(|chooser| chooser.on_link(addr, up, now));
         }
     }
@@ -183,7 +182,9 @@ impl<R: Ring> Shard<R> {
         if state.halted.is_some() || state.replica.damaged().is_some() || log.is_unknown() {
             return nothing;
         }
-        if self.is_refused(stream) {
+        if state.role == Role::Standby && self.is_refused(stream) {
+            // Who fetches from here would wait for ever, and never hear that it is no longer
+            // registered either.
             return nothing;
         }
         let leads = state.replica.serving().is_some();
@@ -205,12 +206,30 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// Whether whoever a stream is fetched from wants no connection with this cluster. Who fetches
-    /// from here would wait for ever, and never hear that it is no longer registered either.
+    /// Whether whoever a stream is fetched from wants no connection with this cluster; of a stream
+    /// that nobody serves, whether anybody does not.
     fn is_refused(&self, stream: u64) -> bool {
-        let refused = || self.imports.refusal.is_some();
+        let Some(from) = self.imports.fed.get(&stream) else { return self.refusal().is_some() };
         let report = self.feed_report(stream);
-        report.map_or_else(refused, |report| report.state == State::SourceRefuses)
+        report.is_some_and(|report| report.state == State::SourceRefuses)
+            || self.refused_by(*from).is_some()
+    }
+
+    /// What a candidate says who wants no connection with this cluster.
+    fn refusal(&self) -> Option<String> {
+        self.imports.candidates.keys().find_map(|addr| self.refused_by(*addr))
+    }
+
+    /// Asked of the link: it tells of a refusal once, however often it is refused, also when the
+    /// one for fetching was up meanwhile.
+    fn refused_by(&self, addr: SocketAddr) -> Option<String> {
+        let link = &self.net.conns.get(self.imports.candidates.get(&addr)?)?.link;
+        match link.last_reason() {
+            Some(DownReason::Refused(refusal)) if !link.is_up() => {
+                Some(format!("{addr} refuses: {}", refusal.text()))
+            }
+            _ => None,
+        }
     }
 
     /// The pulse of a stream's leader, as far as it is known at the primary.
@@ -242,8 +261,8 @@ impl<R: Ring> Shard<R> {
         let chooser = self.imports.chooser.as_ref()?;
         let Some(report) = self.feed_report(stream) else {
             let (state, since, reason) = chooser.waiting(stream, self.io.now)?;
-            let (state, reason) = match &self.imports.refusal {
-                Some(refusal) => (State::SourceRefuses, refusal.clone()),
+            let (state, reason) = match self.refusal() {
+                Some(refusal) => (State::SourceRefuses, refusal),
                 None => (state, reason),
             };
             return Some(Transfer { state: state.name(), since, reason, action: state.action() });
@@ -252,15 +271,20 @@ impl<R: Ring> Shard<R> {
             let before = taken.after.map(|why| format!("; the one before: {}", why.reason()));
             format!("{}{}", taken.rank.reason(), before.unwrap_or_default())
         });
-        let left = chooser.ending(stream).filter(|_| report.state == State::Sync);
-        let (state, reason) = match (report.state, left) {
-            (State::Sync, None) => (State::Sync, chosen),
-            (State::Sync, Some(why)) => match &self.imports.refusal {
-                // Nobody else serves it, because it may not be served.
-                Some(refusal) => (State::SourceRefuses, refusal.clone()),
-                None => (State::Wait, format!("to be left: {}", why.reason())),
-            },
-            (state, _) => (state, format!("{}; chosen as {chosen}", report.reason)),
+        let left = chooser.ending(stream);
+        // Nobody else serves it, maybe because this cluster may not be served.
+        let refusal = left.and_then(|_| self.refusal());
+        let (state, reason) = match (report.state, left, refusal) {
+            (State::Sync, None, _) => (State::Sync, chosen),
+            (
+                State::Sync | State::Wait | State::CheckNetwork | State::SourceBehind,
+                _,
+                Some(refusal),
+            ) => (State::SourceRefuses, refusal),
+            (State::Sync, Some(why), None) => {
+                (State::Wait, format!("to be left: {}", why.reason()))
+            }
+            (state, ..) => (state, format!("{}; chosen as {chosen}", report.reason)),
         };
         let (since, action) = (report.since, state.action());
         Some(Transfer { state: state.name(), since, reason, action })

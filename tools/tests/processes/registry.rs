@@ -338,6 +338,30 @@ fn a_standby_that_is_refused_feeds_no_other() {
     wait_state(&second, stream, "source-refuses");
 }
 
+/// The links to a source wait between attempts, and each tells of a refusal once: one that comes
+/// again before all of them noticed that they would have been served must still be seen.
+#[test]
+fn who_is_refused_again_says_so_again() {
+    let cluster = Cluster::start("again", 1);
+    let nodes = cluster.at();
+    let stream = cluster.create_stream();
+    let (known, other) = (standby_of(&cluster, 2), standby_of(&cluster, 3));
+    wait_committed(&other, stream, end_of(&append(&nodes, stream, "one\n")));
+    add(&nodes, 2, "async").ok();
+    wait_state(&other, stream, "source-refuses");
+    for _ in 0..3 {
+        add(&nodes, 3, "async").ok();
+        let end = end_of(&append(&nodes, stream, "one more\n"));
+        wait_committed(&other, stream, end);
+        wait_committed(&known, stream, end);
+        // It would take the stream from the other standby, which never hears of its removal.
+        at(&nodes, "standby remove --cluster 2").ok();
+        at(&nodes, "standby remove --cluster 3").ok();
+        wait_state(&other, stream, "source-refuses");
+        add(&nodes, 2, "async").ok();
+    }
+}
+
 #[test]
 fn a_suspended_standby_stops_where_it_is_told_and_goes_on() {
     let cluster = Cluster::start("suspend", 1);
