@@ -110,7 +110,7 @@ pub struct StreamStatus {
     pub state: String,
     /// Since when, in nanoseconds of the Unix epoch.
     pub since: u64,
-    /// Why, when the state is not the normal one; otherwise empty.
+    /// Why; of a normal replica, what it does.
     pub reason: String,
     /// What to do about it; empty when nothing.
     pub action: String,

@@ -166,6 +166,8 @@ impl Run<'_> {
     fn go(&mut self, source: &mut dyn FnMut(bool) -> Next) -> Result<(), ClientError> {
         loop {
             self.expire();
+            // With nothing on its way there is no rest to wait for.
+            self.draining &= !self.queue.is_empty();
             if self.queue.is_empty() && self.totals.connections == 0 && self.next_index > 0 {
                 // Nothing was ever sent: more input would only meet the same fate.
                 let waited_ms = self.options.timeout.as_millis() as u64;

@@ -75,8 +75,11 @@ pub(crate) struct Cursor {
     misses: u32,
     /// Committed end at the last step.
     looked: Option<Lsn>,
+    /// With their leases; a segment that nobody leases may be recycled.
     extents: VecDeque<SealedExtent>,
     recent: Option<Recent>,
+    /// Where it stood at the last beat.
+    rested: Option<Lsn>,
 }
 
 impl Cursor {
@@ -95,6 +98,7 @@ impl Cursor {
             looked: None,
             extents: VecDeque::new(),
             recent: None,
+            rested: None,
         }
     }
 
@@ -134,9 +138,6 @@ impl Cursor {
         };
         if let Some(step) = self.use_tail(tail, &want).or_else(|| self.use_recent(&want)) {
             return step;
-        }
-        while self.extents.front().is_some_and(|extent| extent.end <= self.position) {
-            self.extents.pop_front();
         }
         match self.extents.front() {
             Some(extent) => {
@@ -190,12 +191,24 @@ impl Cursor {
     /// Memory of a shard is not held by who cannot go on at once.
     pub(crate) fn park(&mut self, phase: Phase) -> Step {
         self.recent = None;
+        if phase == Phase::Tail {
+            // What comes next stands elsewhere.
+            self.extents.clear();
+        }
         Step::Park(phase)
     }
 
     /// Gives up memory of a shard, to be asked for again.
     pub(crate) fn let_go(&mut self) {
         self.recent = None;
+    }
+
+    /// A beat passed. Who did not move since the last one gives its leases back, and asks again.
+    pub(crate) fn on_beat(&mut self) {
+        let reads = matches!(self.phase, Phase::Waiting(_));
+        if self.rested.replace(self.position) == Some(self.position) && !reads {
+            self.extents.clear();
+        }
     }
 
     /// Takes an answer that names bytes.
@@ -242,5 +255,8 @@ impl Cursor {
         self.position = sent.end;
         self.chain = Some(sent.chain);
         self.misses = 0;
+        while self.extents.front().is_some_and(|extent| extent.end <= self.position) {
+            self.extents.pop_front();
+        }
     }
 }

@@ -480,6 +480,7 @@ impl Readers {
         let frame = beat.encode();
         for id in self.readers.keys().copied().collect::<Vec<_>>() {
             let reader = self.readers.get_mut(&id).expect("it was just there");
+            reader.cursors.values_mut().for_each(Cursor::on_beat);
             if reader.out_bytes > 0 && now.since(reader.moved) > STALL_NS {
                 self.close(id, CloseReason::Stalled);
             } else {

@@ -383,6 +383,45 @@ fn a_reader_that_takes_nothing_is_given_up_and_holds_no_memory() {
     assert!(closed);
 }
 
+/// One that holds a segment would keep the whole log from being recycled.
+#[test]
+fn a_reader_that_waits_holds_no_segment() {
+    // Enough for all, and for the first part only.
+    for credit_bytes in [1 << 30, 600] {
+        let mut world = World::new(1);
+        world.shard.committed.insert(1, 60);
+        let id = world.readers.on_open(Nanos(0)).unwrap();
+        let fetch = Fetch { stream: 1, from: Lsn(0), to: Lsn::MAX, follow: true, credit_bytes };
+        world.readers.on_fetch(id, &fetch);
+        let mut sent = 0;
+        for second in 0..4 {
+            let mut effects = Vec::new();
+            for _ in 0..200 {
+                world.readers.poll(8, &mut effects);
+                for effect in effects.drain(..) {
+                    match effect {
+                        Effect::Ask { request: ForwardRequest::Locate(request), .. } => {
+                            world.asked.push(request);
+                        }
+                        Effect::Read { .. } => world.reads.push(effect),
+                        Effect::Send { head, .. } => {
+                            sent += 1;
+                            world.readers.on_sent(id, head.body_len.into(), 1, world.now);
+                        }
+                        _ => {}
+                    }
+                }
+                world.answer();
+                world.read();
+            }
+            world.readers.on_time(Nanos(second * 1_000_000_000));
+        }
+        assert!(sent > 0);
+        world.shard.extents.clear();
+        assert!(!world.shard.lease.is_held(), "with credit {credit_bytes} after {sent} chunks");
+    }
+}
+
 #[test]
 fn unknown_streams_and_too_many_streams_end_at_once() {
     let limits = Limits { streams_per_reader: 1, readers: 1, ..Limits::default() };

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use palisade_netio::{FrameHead, HEAD_BYTES, Purpose, Ring, Run, SlotId};
 use palisade_wal::{
-    Ballot, Body, BodyBuilder, Expect, Extent, GroupKind, Kind, Lsn, RecordMeta,
+    Ballot, Body, BodyBuilder, Expect, Extent, GroupHeader, GroupKind, Kind, Lsn, RecordMeta,
     check_headers_only, check_record, entries, parse_block,
 };
+use zerocopy::FromBytes;
 
 use crate::error::{Error, ErrorKind};
 use crate::forward::{Located, Recent, Reply};
@@ -31,6 +32,8 @@ enum Handed {
 pub(crate) struct Found {
     /// Offset of the group's bytes in the slot.
     pub(crate) at: usize,
+    /// The chain behind it.
+    pub(crate) chain: u64,
     pub(crate) meta: RecordMeta,
 }
 
@@ -79,7 +82,14 @@ impl<R: Ring> Shard<R> {
         });
         for meta in wanted {
             let meta = check_record(body, meta).ok()?;
-            found.push(Found { at: start + HEAD_BYTES + meta.range().start, meta });
+            let at = start + HEAD_BYTES + meta.range().start;
+            let (group, _) = GroupHeader::read_from_prefix(&bytes[at..]).ok()?;
+            // What does not go on from the one before is read by itself.
+            let goes_on = |last: &Found| last.meta.end == meta.lsn && group.follows(last.chain);
+            if !found.last().is_none_or(goes_on) {
+                return None;
+            }
+            found.push(Found { at, chain: group.chain.get(), meta });
         }
         Some(())
     }

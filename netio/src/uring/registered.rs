@@ -98,22 +98,44 @@ pub(super) fn share(bytes: usize) -> Share {
 /// Registers the arena's first steps, as many as fit `bytes_max` and the kernel takes. Gives how
 /// many, and the error that ended a larger attempt.
 pub(super) fn arena(ring: &IoUring, memory: &Memory, bytes_max: usize) -> (u16, Option<io::Error>) {
-    let mut steps = (memory.len().min(bytes_max) / REGISTERED_STEP).min(1 << 14);
+    let step = |at: usize| libc::iovec {
+        iov_base: memory.address(at * REGISTERED_STEP).cast(),
+        iov_len: REGISTERED_STEP,
+    };
+    let iovecs = (memory.len().min(bytes_max) / REGISTERED_STEP).min(1 << 14);
+    let iovecs: Vec<libc::iovec> = (0..iovecs).map(step).collect();
     let mut refused = None;
-    while steps > 0 {
-        let step = |at: usize| libc::iovec {
-            iov_base: memory.address(at * REGISTERED_STEP).cast(),
-            iov_len: REGISTERED_STEP,
-        };
-        let iovecs: Vec<libc::iovec> = (0..steps).map(step).collect();
+    let steps = largest(iovecs.len(), |steps| {
+        // None are there before the first; an error says so, and nothing else.
+        let _ = ring.submitter().unregister_buffers();
         // SAFETY: the steps lie in the arena, which the ring keeps mapped as long as it lives.
-        match unsafe { ring.submitter().register_buffers(&iovecs) } {
-            Ok(()) => return (steps as u16, refused),
-            Err(error) => refused = Some(error),
+        match unsafe { ring.submitter().register_buffers(&iovecs[..steps]) } {
+            Ok(()) => true,
+            Err(error) => {
+                refused = Some(error);
+                false
+            }
         }
-        steps /= 2;
+    });
+    (steps as u16, refused)
+}
+
+/// The largest number up to `most` that is taken, where with one all below it are. It is taken
+/// last; 0: none is.
+fn largest(most: usize, mut take: impl FnMut(usize) -> bool) -> usize {
+    let (mut taken, mut refused, mut next) = (0, most + 1, most);
+    let mut stands = 0;
+    while refused - taken > 1 {
+        stands = if take(next) { next } else { 0 };
+        if stands > 0 {
+            taken = next
+        } else {
+            refused = next
+        }
+        next = (taken + refused) / 2;
     }
-    (0, refused)
+    // What somebody else took meanwhile is theirs.
+    if stands == taken || take(taken) { taken } else { 0 }
 }
 
 /// Registers the ring's descriptor for this thread: `enter` then looks nothing up. None when the
@@ -145,6 +167,21 @@ fn may_lock() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_is_asked_for_as_much_as_it_takes() {
+        for most in 0..40 {
+            for bound in 0..40 {
+                let (mut last, mut asked) = (0, 0);
+                let found = largest(most, |steps| {
+                    (last, asked) = (if steps <= bound { steps } else { 0 }, asked + 1);
+                    steps <= bound
+                });
+                assert_eq!((found, last), (most.min(bound), found), "{most} of {bound}");
+                assert!(asked <= 8 && (most <= bound) == (asked <= 1), "{asked}");
+            }
+        }
+    }
 
     #[test]
     fn each_ring_has_its_part() {
