@@ -272,4 +272,21 @@ impl Config {
             .collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
+
+    /// Checks what only the disk knows: that no shard is to spin on a CPU that writes need.
+    pub(crate) fn check_spin(&self, needs: &[u16]) -> Result<(), Vec<ConfigError>> {
+        let spins = !self.timing.spin.is_zero();
+        let needed = self.node.cpus.iter().filter(|cpu| spins && needs.contains(cpu));
+        let errors: Vec<_> = needed
+            .map(|cpu| ConfigError {
+                key: "timing.spin".to_owned(),
+                value: format!("{:?}, with node.cpus {:?}", self.timing.spin, self.node.cpus),
+                allowed: format!("durable writes of this disk need CPU {cpu}"),
+                fix: "leave that CPU out of node.cpus, name another log.sync_path, or let no \
+                      shard spin"
+                    .to_owned(),
+            })
+            .collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
 }

@@ -11,7 +11,7 @@ use palisade_netio::{
     Identity, Pool, SyncPath, Uring, UringConfig, allowed_cpus, limits, pin_thread,
 };
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::control::{Controlled, RegistryView, Request};
 use crate::directory::{
     DirLock, check_formatted, io_error, lock, make_dirs, sync_dir, unmake_dirs,
@@ -24,7 +24,7 @@ use crate::handle::{Command, ShardPort, Stream};
 use crate::plan::{Plan, first_records, plan};
 use crate::shard::{Board, Halt, Mesh, Shard, ShardConfig, Shared, halt_error, quotas, shard_of};
 use crate::status::Status;
-use crate::verdict::sync_path;
+use crate::verdict::verdict;
 
 /// A running node. Dropping it stops it.
 ///
@@ -93,7 +93,7 @@ fn write_first_records(config: &Config) -> Result<(), Error> {
     let _lock = lock(data)?;
     let incarnation = random_incarnation()?;
     // Now rather than at the first start, which somebody may wait for.
-    let sync_path = sync_path(config);
+    let sync_path = verdict(config).path;
     for shard in 0..config.node.shards {
         let Plan { shard: mut shard_config, ring, .. } = plan(config, shard, sync_path);
         shard_config.listen = None;
@@ -177,9 +177,11 @@ impl Node {
 
     fn prepare(config: Config, lock: DirLock) -> Result<Node, Error> {
         probe()?;
-        check_cpus(&config)?;
+        refuse(config.check_cpus(&allowed_cpus()))?;
+        let verdict = verdict(&config);
+        refuse(config.check_spin(&verdict.needs))?;
         Ok(Node {
-            sync_path: sync_path(&config),
+            sync_path: verdict.path,
             board: Arc::new(Board::new(config.node.shards)),
             config,
             ports: Vec::new(),
@@ -433,8 +435,8 @@ fn open_shard(
     Ok(Shard::new(config, ring, pool, port, shared))
 }
 
-fn check_cpus(config: &Config) -> Result<(), Error> {
-    config.check_cpus(&allowed_cpus()).map_err(|errors| {
+fn refuse(checked: Result<(), Vec<ConfigError>>) -> Result<(), Error> {
+    checked.map_err(|errors| {
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
         Error::new(ErrorKind::Config, texts.join("\n"))
     })

@@ -25,24 +25,28 @@ struct Place {
     cpus: Vec<u16>,
 }
 
-/// The path that a node writes by: the configured one, the kept one, or the one that is measured
+/// The path that a node writes by, and what it needs where that was measured: the configured one, the kept one, or the one that is measured
 /// now. A disk that cannot be measured is written by the first one; what is wrong with it shows
 /// when it is used.
-pub(crate) fn sync_path(config: &Config) -> SyncPath {
-    if let Some(path) = config.log.sync_path {
-        return path;
+pub(crate) fn verdict(config: &Config) -> Verdict {
+    let unmeasured = |path| Verdict { path, needs: Vec::new() };
+    match config.log.sync_path {
+        Some(path) => unmeasured(path),
+        None => measured(&config.node.data).unwrap_or_else(|| unmeasured(SyncPath::default())),
     }
-    let data = &config.node.data;
-    let Some(place) = Place::of(data) else { return SyncPath::default() };
+}
+
+fn measured(data: &Path) -> Option<Verdict> {
+    let place = Place::of(data)?;
     if let Some(verdict) = read(data).and_then(|text| parse(&text, &place)) {
-        return verdict.path;
+        return Some(verdict);
     }
-    let Ok(timings) = probe_sync(data) else { return SyncPath::default() };
+    let timings = probe_sync(data).ok()?;
     let samples: Vec<Sample> = timings.iter().map(|timing| timing.sample()).collect();
-    let Some(verdict) = decide(&samples) else { return SyncPath::default() };
+    let verdict = decide(&samples)?;
     // Not kept, or torn, it is measured again at the next start.
     let _ = std::fs::write(data.join(FILE), render(&place, &verdict));
-    verdict.path
+    Some(verdict)
 }
 
 /// Removes what is kept.
@@ -142,10 +146,10 @@ mod tests {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let mut config = Config::embedded(dir.path());
         config.log.sync_path = Some(SyncPath::LinkedSync);
-        assert_eq!(sync_path(&config), SyncPath::LinkedSync);
+        assert_eq!(super::verdict(&config).path, SyncPath::LinkedSync);
         assert!(read(dir.path()).is_none(), "nothing was measured");
         config.log.sync_path = None;
-        let measured = sync_path(&config);
+        let measured = super::verdict(&config).path;
         let place = Place::of(dir.path()).unwrap();
         let kept = read(dir.path()).expect("a verdict was kept");
         assert_eq!(parse(&kept, &place).map(|kept| kept.path), Some(measured));
@@ -153,10 +157,38 @@ mod tests {
         for path in SyncPath::ALL {
             let verdict = Verdict { path, needs: vec![] };
             std::fs::write(dir.path().join(FILE), render(&place, &verdict)).unwrap();
-            assert_eq!(sync_path(&config), path);
+            assert_eq!(super::verdict(&config).path, path);
         }
+        let verdict = Verdict { path: SyncPath::Dsync, needs: vec![1] };
+        std::fs::write(dir.path().join(FILE), render(&place, &verdict)).unwrap();
+        assert_eq!(super::verdict(&config), verdict);
         forget(dir.path());
         assert!(read(dir.path()).is_none());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    /// It would make every write many times slower.
+    #[test]
+    fn no_shard_spins_on_a_cpu_that_writes_need() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let mut config = Config::embedded(dir.path());
+        config.node.cpus = vec![allowed_cpus()[0]];
+        config.timing.spin = std::time::Duration::from_micros(50);
+        crate::format(&config).unwrap();
+        let place = Place::of(dir.path()).unwrap();
+        let keep = |needs: Vec<u16>| {
+            let verdict = Verdict { path: SyncPath::Dsync, needs };
+            std::fs::write(dir.path().join(FILE), render(&place, &verdict)).unwrap();
+        };
+        keep(config.node.cpus.clone());
+        let error = crate::Node::open(config.clone()).err().expect("it would spin there");
+        assert_eq!(error.kind(), crate::ErrorKind::Config);
+        let text = error.to_string();
+        assert!(text.contains("timing.spin") && text.contains("node.cpus"), "{text}");
+        config.timing.spin = std::time::Duration::ZERO;
+        drop(crate::Node::open(config.clone()).unwrap());
+        config.timing.spin = std::time::Duration::from_micros(50);
+        keep(vec![]);
+        drop(crate::Node::open(config).unwrap());
     }
 }

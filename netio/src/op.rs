@@ -188,6 +188,8 @@ pub struct FileFacts {
     pub memory_align: u32,
     /// Preferred block of the file system.
     pub block: u32,
+    /// What the device writes at once, its physical sector; 0 when it is not known.
+    pub sector: u32,
     /// Free bytes on the file system, for space accounting.
     pub free: u64,
 }

@@ -214,3 +214,17 @@ fn at_the_deadline_what_was_sent_is_unknown_and_what_was_refused_failed() {
     assert_eq!((totals.acked, totals.failed, totals.unknown), (0, 2, 6));
     assert!(fates[0].why.contains("standby"), "{fates:?}");
 }
+
+/// What was refused may run out of time before it was said again: later records are asked for
+/// all the same, and the run ends.
+#[test]
+fn a_node_that_refuses_for_longer_than_the_limit_ends_nothing_else() {
+    for code in [RefusedCode::NoSpace, RefusedCode::Busy] {
+        let node = node(vec![Act::Refuse(code); 100_000], String::new());
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(run(&[node], 0, 40, 100)));
+        let (totals, fates) = ended.recv_timeout(Duration::from_secs(60)).expect("it ends");
+        assert_eq!((totals.acked, totals.failed, fates.len()), (0, 40, 40));
+        assert!(fates.iter().all(|fate| fate.why.contains("made up")), "{:?}", fates[0].why);
+    }
+}

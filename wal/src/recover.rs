@@ -812,5 +812,10 @@ pub(crate) fn check_alignment(facts: &FileFacts) -> Result<(), WalError> {
             "its blocks are above 4096 bytes; make the file system with blocks of 4096 bytes",
         ));
     }
+    if facts.sector as usize > BLOCK_ALIGN {
+        return Err(WalError::Refused(
+            "its device writes sectors above 4096 bytes; use one of 512 or 4096 bytes",
+        ));
+    }
     Ok(())
 }

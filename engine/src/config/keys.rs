@@ -230,7 +230,8 @@ pub const KEYS: [Key; 33] = [
         Shape::Time(0, S),
         Preset::Is("0s"),
         "how long an idle shard looks for work before it sleeps: spares each append the wake-up \
-         of a thread and costs a CPU for each shard; give those with node.cpus",
+         of a thread and costs a CPU for each shard; give those with node.cpus: one that the \
+         durable writes of the disk need is refused",
     ),
     key(
         "timing.reconnect_min",

@@ -68,8 +68,19 @@ pub(super) fn facts(handle: Handle) -> Done<FileFacts> {
         offset_align: stat.stx_dio_offset_align,
         memory_align: stat.stx_dio_mem_align,
         block: stat.stx_blksize.min(space.f_bsize as u32),
+        sector: sector(stat.stx_dev_major, stat.stx_dev_minor),
         free: space.f_bavail.saturating_mul(space.f_frsize),
     })
+}
+
+/// Physical sector of a device; of a partition, that of its disk.
+fn sector(major: u32, minor: u32) -> u32 {
+    let places = ["queue", "../queue"];
+    let read = |place: &str| {
+        let path = format!("/sys/dev/block/{major}:{minor}/{place}/physical_block_size");
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    places.into_iter().find_map(read).unwrap_or(0)
 }
 
 pub(super) fn rename(from: &Path, to: &Path) -> Done<()> {

@@ -132,6 +132,7 @@ impl State {
             offset_align: self.alignment,
             memory_align: self.alignment,
             block: PAGE as u32,
+            sector: PAGE as u32,
             free: disk.free(),
         })
         .into()

@@ -91,6 +91,7 @@ pub struct Disk {
     pub shuffled: bool,
     pub align: u32,
     pub block: u32,
+    pub sector: u32,
     /// No file is made and none grows.
     pub full: bool,
 }
@@ -119,6 +120,7 @@ impl Disk {
             shuffled: false,
             align: 512,
             block: 4096,
+            sector: 4096,
             full: false,
         }
     }
@@ -232,7 +234,8 @@ impl Disk {
             Op::Facts { handle } => {
                 let (size, align) = (self.file(*handle).data.len() as u64, self.align);
                 let (offset_align, memory_align, block, free) = (align, align, self.block, 1 << 40);
-                let facts = FileFacts { size, offset_align, memory_align, block, free };
+                let sector = self.sector;
+                let facts = FileFacts { size, offset_align, memory_align, block, sector, free };
                 *payload = Payload::Facts(facts);
                 Ok(0)
             }

@@ -426,6 +426,17 @@ fn a_file_system_with_blocks_above_ours_is_refused() {
     }
 }
 
+/// A torn write of one block could reach into another one.
+#[test]
+fn a_device_with_sectors_above_ours_is_refused() {
+    for (sector, refused) in [(0, false), (512, false), (4096, false), (16384, true)] {
+        let mut disk = Disk::new(1);
+        disk.sector = sector;
+        let error = Node::unready(disk, config()).recover().err();
+        assert_eq!(matches!(error, Some(WalError::Refused(_))), refused, "sectors of {sector}");
+    }
+}
+
 #[test]
 fn strangers_are_reported_and_left_alone() {
     let mut node = five();
