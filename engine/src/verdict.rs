@@ -25,9 +25,9 @@ struct Place {
     cpus: Vec<u16>,
 }
 
-/// The path that a node writes by, and what it needs where that was measured: the configured one, the kept one, or the one that is measured
-/// now. A disk that cannot be measured is written by the first one; what is wrong with it shows
-/// when it is used.
+/// The path that a node writes by, and what it needs where that was measured: the configured one,
+/// the kept one, or the one that is measured now. A disk that cannot be measured is written by
+/// the first one; what is wrong with it shows when it is used.
 pub(crate) fn verdict(config: &Config) -> Verdict {
     let unmeasured = |path| Verdict { path, needs: Vec::new() };
     match config.log.sync_path {

@@ -89,9 +89,7 @@ pub struct Disk {
     pub events: Vec<Event>,
     pub dice: Dice,
     pub shuffled: bool,
-    pub align: u32,
-    pub block: u32,
-    pub sector: u32,
+    pub facts: FileFacts,
     /// No file is made and none grows.
     pub full: bool,
 }
@@ -118,9 +116,14 @@ impl Disk {
             events: Vec::new(),
             dice: Dice::new(seed),
             shuffled: false,
-            align: 512,
-            block: 4096,
-            sector: 4096,
+            facts: FileFacts {
+                offset_align: 512,
+                memory_align: 512,
+                block: 4096,
+                sector: 4096,
+                free: 1 << 40,
+                size: 0,
+            },
             full: false,
         }
     }
@@ -232,11 +235,10 @@ impl Disk {
                 Ok(0)
             }
             Op::Facts { handle } => {
-                let (size, align) = (self.file(*handle).data.len() as u64, self.align);
-                let (offset_align, memory_align, block, free) = (align, align, self.block, 1 << 40);
-                let sector = self.sector;
-                let facts = FileFacts { size, offset_align, memory_align, block, sector, free };
-                *payload = Payload::Facts(facts);
+                *payload = Payload::Facts(FileFacts {
+                    size: self.file(*handle).data.len() as u64,
+                    ..self.facts
+                });
                 Ok(0)
             }
             Op::Write { handle, offset, runs, barrier } => {

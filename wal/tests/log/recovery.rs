@@ -410,7 +410,7 @@ fn another_logs_segment_is_refused() {
 fn a_file_system_without_direct_io_is_refused() {
     for align in [0, 8192] {
         let mut disk = Disk::new(1);
-        disk.align = align;
+        (disk.facts.offset_align, disk.facts.memory_align) = (align, align);
         let error = Node::unready(disk, config()).recover().unwrap_err();
         assert!(matches!(error, WalError::Refused(_)));
     }
@@ -420,7 +420,7 @@ fn a_file_system_without_direct_io_is_refused() {
 fn a_file_system_with_blocks_above_ours_is_refused() {
     for (block, refused) in [(512, false), (4096, false), (8192, true), (65536, true)] {
         let mut disk = Disk::new(1);
-        disk.block = block;
+        disk.facts.block = block;
         let error = Node::unready(disk, config()).recover().err();
         assert_eq!(matches!(error, Some(WalError::Refused(_))), refused, "blocks of {block}");
     }
@@ -431,7 +431,7 @@ fn a_file_system_with_blocks_above_ours_is_refused() {
 fn a_device_with_sectors_above_ours_is_refused() {
     for (sector, refused) in [(0, false), (512, false), (4096, false), (16384, true)] {
         let mut disk = Disk::new(1);
-        disk.sector = sector;
+        disk.facts.sector = sector;
         let error = Node::unready(disk, config()).recover().err();
         assert_eq!(matches!(error, Some(WalError::Refused(_))), refused, "sectors of {sector}");
     }
