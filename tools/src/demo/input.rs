@@ -13,7 +13,7 @@ const CHUNK_BYTES_MAX: u64 = 64 << 10;
 /// Records that small files are cut into, so that there is something to append at each step.
 const CHUNKS_MIN: u64 = 300;
 /// Shortest and longest generated record: all nodes of a demo may share one slow disk.
-const GENERATED_BYTES: std::ops::RangeInclusive<u64> = 32..=192;
+const GENERATED_BYTES: std::ops::RangeInclusive<u64> = 16..=64;
 
 /// What is appended, in order.
 #[derive(Debug)]
