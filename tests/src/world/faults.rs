@@ -84,6 +84,8 @@ const KINDS: &[FaultKind] = &[
 
 /// Bits that flip at once, at most.
 const FLIPS_MAX: u64 = 3;
+/// The segment that a log begins with until it is recycled.
+const FIRST_SEGMENT: &str = "0000000000000001.seg";
 /// First bytes of a segment, which no bit flips in: its header, and where the shard's first
 /// records are. Without them a node does not start; a repair is not there yet.
 const SPARED_BYTES: u64 = 64 << 10;
@@ -138,6 +140,8 @@ pub struct Faults {
     contest: bool,
     /// Whose disk is full.
     full: BTreeSet<usize>,
+    /// Segments with flipped bits.
+    rotten: BTreeSet<(HostId, PathBuf)>,
     own: BTreeMap<FaultKind, u64>,
     /// Not yet, or not any more.
     pub over: bool,
@@ -170,6 +174,7 @@ impl Faults {
             on_lead,
             on_fetch,
             on_commit,
+            rotten: BTreeSet::new(),
             own: BTreeMap::new(),
             over: true,
             contest: false,
@@ -472,22 +477,33 @@ impl Faults {
         }
     }
 
-    /// Flips bits in what is stored of segments.
+    /// Flips bits in what is stored of segments. A log that lost its first segment begins with a
+    /// checkpoint: one of the two that it keeps is always spared, as no disk that lost both may
+    /// go on (wal/FORMAT.md, "State").
     fn rot(&mut self, host: HostId, universe: &Universe) {
         let is_segment = |path: &PathBuf| path.extension().is_some_and(|end| end == "seg");
         let segments: Vec<PathBuf> =
             universe.files(host).into_iter().map(|(path, _)| path).filter(is_segment).collect();
+        self.rotten.retain(|(of, path)| *of != host || segments.contains(path));
         if segments.is_empty() {
             return;
         }
         for _ in 0..self.random.between(1, FLIPS_MAX) {
-            let path = pick(&mut self.random, &segments);
+            let mut path = pick(&mut self.random, &segments);
+            // Each shard of a node has a log of its own, in a directory of its own.
+            let of_log = |it: &&(HostId, PathBuf)| it.0 == host && it.1.parent() == path.parent();
+            if !segments.contains(&path.with_file_name(FIRST_SEGMENT))
+                && let Some((_, rotten)) = self.rotten.iter().find(of_log)
+            {
+                path = rotten.clone();
+            }
             let bytes = universe.read_durable(host, &path).unwrap_or_default();
             // Behind the last byte that is not zero nothing was written.
             let end = bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0) as u64;
             if end > SPARED_BYTES {
                 let offset = SPARED_BYTES + self.random.below(end - SPARED_BYTES + 1);
                 universe.flip(host, &path, offset);
+                self.rotten.insert((host, path));
             }
         }
     }
