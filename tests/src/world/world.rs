@@ -1,6 +1,7 @@
 //! One seed from the first format to the last check.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use palisade::config::Role;
 use palisade::shard::Halt;
@@ -180,7 +181,11 @@ impl World {
             lines.push(format!("node #{at} of cluster {cluster}: start {boots}, {process:?}"));
             for stream in self.fleet.streams(node.cluster) {
                 let Some(replica) = self.fleet.replica(at, stream) else { continue };
-                let s = replica.status();
+                // A broken invariant may be one of this replica's own.
+                let Ok(s) = catch_unwind(AssertUnwindSafe(|| replica.status())) else {
+                    lines.push(format!("  stream {stream}: the replica is broken"));
+                    continue;
+                };
                 lines.push(format!(
                     "  stream {stream}: {:?} leader {} promised {} accepting {} up {} committed \
                      {} durable {} end {} ({})",
