@@ -27,7 +27,7 @@ use crate::status::parse;
 /// A run of as many generated records as usual ends by itself within this time.
 const RUN_MAX: Duration = Duration::from_secs(38);
 /// Bytes per second that a run of files, or of more records, may count on beyond that.
-const INPUT_BYTES_PER_S: u64 = 4 << 20;
+const INPUT_BYTES_PER_S: u64 = 1 << 20;
 /// How often bringing up a cluster is tried: somebody may take a port in between.
 const STARTS_MAX: usize = 3;
 /// How long one request to one node may take.
