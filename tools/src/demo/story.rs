@@ -26,8 +26,10 @@ use crate::status::parse;
 
 /// A run of as many generated records as usual ends by itself within this time.
 const RUN_MAX: Duration = Duration::from_secs(38);
-/// Bytes per second that a run of files, or of more records, may count on beyond that.
-const INPUT_BYTES_PER_S: u64 = 1 << 20;
+/// Bytes per second that a run of files may count on beyond that.
+const INPUT_BYTES_PER_S: u64 = 4 << 20;
+/// Records per second that a run of more generated records may count on beyond that.
+const RECORDS_PER_S: u64 = 20_000;
 /// How often bringing up a cluster is tried: somebody may take a port in between.
 const STARTS_MAX: usize = 3;
 /// How long one request to one node may take.
@@ -72,11 +74,10 @@ fn perform(
 
 /// How long a run of this input may take.
 fn time_for(input: &Input) -> Duration {
-    let usual = match input {
-        Input::Generated { .. } => Input::Generated { seed: 0, records: RECORDS_DEFAULT }.bytes(),
-        Input::Files(_) => 0,
+    let extra = match input {
+        Input::Generated { records, .. } => records.saturating_sub(RECORDS_DEFAULT) / RECORDS_PER_S,
+        Input::Files(_) => input.bytes() / INPUT_BYTES_PER_S,
     };
-    let extra = input.bytes().saturating_sub(usual) / INPUT_BYTES_PER_S;
     RUN_MAX + Duration::from_secs(extra)
 }
 
