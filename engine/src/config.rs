@@ -4,6 +4,7 @@
 //! keys, bounds and contradictions, not TOML. [`Config::from_value`] finds every problem at once.
 
 mod check;
+mod fingerprint;
 mod keys;
 mod render;
 mod units;
@@ -13,6 +14,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use fingerprint::AGREED;
+pub(crate) use fingerprint::difference;
 pub use keys::{KEYS, Key, Preset, SECTIONS, Shape};
 pub use palisade_netio::SyncPath;
 pub use units::{format_size, format_time, parse_size, parse_time};

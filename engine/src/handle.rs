@@ -14,6 +14,7 @@ use crate::append::{AppendFuture, Promise, promise};
 use crate::control::{Controlled, RegistryView, Request};
 use crate::error::{Error, ErrorKind};
 use crate::limits::{COMMANDS_MAX, READ_BYTES_MAX};
+use crate::stream::mark::Mark;
 
 /// A record to append.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,6 +87,7 @@ pub(crate) enum Command {
     Truncate { stream: u64, to: Lsn, reply: SyncSender<Result<(), Error>> },
     Transfer { stream: u64, to: u32, reply: SyncSender<Result<u64, Error>> },
     Create { count: usize, reply: SyncSender<Result<Vec<u64>, Error>> },
+    Mark { stream: u64, mark: Mark, reply: SyncSender<Result<(), Error>> },
     Read { stream: u64, from: Lsn, follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
     Control { request: Box<Request>, dry_run: bool, reply: SyncSender<Result<Controlled, Error>> },
     Registry { reply: SyncSender<Result<RegistryView, Error>> },
@@ -100,9 +102,9 @@ impl Command {
                 promise.settle(Err(error));
                 Ok(())
             }
-            Command::Report { reply } | Command::Truncate { reply, .. } => {
-                reply.send(Err(error)).map_err(drop)
-            }
+            Command::Report { reply }
+            | Command::Truncate { reply, .. }
+            | Command::Mark { reply, .. } => reply.send(Err(error)).map_err(drop),
             Command::Transfer { reply, .. } => reply.send(Err(error)).map_err(drop),
             Command::Create { reply, .. } => reply.send(Err(error)).map_err(drop),
             Command::Read { reply, .. } => reply.send(Err(error)).map_err(drop),
@@ -405,11 +407,11 @@ impl Stream {
     }
 
     /// Says that this node's readers need nothing below `lsn` any more: reads below it are
-    /// answered [`ErrorKind::Recycled`], also after a restart. Local to this replica, at most its
-    /// committed end; never goes back.
+    /// answered [`ErrorKind::Recycled`], also after a restart. Local to this replica, at most what
+    /// its readers are shown; never goes back.
     ///
     /// # Errors
-    /// `lsn` is above what is committed here, or no record can start there.
+    /// `lsn` is above what readers are shown here, or no record can start there.
     pub fn truncate_to(&self, lsn: Lsn) -> Result<(), Error> {
         let stream = self.id;
         self.port.ask(|reply| Command::Truncate { stream, to: lsn, reply })
@@ -428,6 +430,18 @@ impl Stream {
     pub fn transfer_leader(&self, to: u32) -> Result<u64, Error> {
         let stream = self.id;
         self.port.ask(|reply| Command::Transfer { stream, to, reply })
+    }
+
+    /// Writes a sync mark into this stream, which this node must lead, before the records that
+    /// wait for a group. For who decides on the level of protection, and for tests.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotLeader`] or [`ErrorKind::Standby`] when this node does not take appends for
+    /// the stream.
+    #[doc(hidden)]
+    pub fn write_mark(&self, mark: Mark) -> Result<(), Error> {
+        let stream = self.id;
+        self.port.ask(|reply| Command::Mark { stream, mark, reply })
     }
 
     fn read(&self, from: Lsn, follow: bool) -> Result<ReadPart, Error> {

@@ -35,6 +35,12 @@ kinds! {
     KIND_FLOOR_HELD = 21;
     /// Between shards: a [`ClosedNews`](crate::paxos::ClosedNews).
     KIND_CLOSED = 22;
+    /// Between shards: what the SYNC standby holds of streams that the sender leads.
+    KIND_SYNC_HELD = 23;
+    /// Between shards: a [`LevelAsk`](crate::control::LevelAsk), to the leader of the catalogue.
+    KIND_LEVEL_ASK = 24;
+    /// Between shards: a [`LevelTold`](crate::control::LevelTold), from it.
+    KIND_LEVEL_TOLD = 25;
 
     /// From a reader: a [`Fetch`](crate::forward::wire::Fetch).
     KIND_FETCH = 64;
@@ -54,6 +60,18 @@ kinds! {
     KIND_ASK = 80;
     /// To a standby: [`Facts`](crate::transfer::Facts), the answer of one shard.
     KIND_FACTS = 81;
+    /// From a SYNC standby: a [`SyncFetch`](crate::transfer::sync::SyncFetch).
+    KIND_SYNC_FETCH = 96;
+    /// From a SYNC standby: no more of a stream.
+    KIND_SYNC_STOP = 97;
+    /// From a SYNC standby: what its majorities hold; a sign of life when it names nothing.
+    KIND_SYNC_REPLY = 98;
+    /// To a SYNC standby: a [`SyncOpen`](crate::transfer::sync::SyncOpen).
+    KIND_SYNC_OPEN = 99;
+    /// To a SYNC standby: the end of a stream, and why.
+    KIND_SYNC_END = 100;
+    /// To a SYNC standby: a chunk of groups, as a [`KIND_CHUNK`].
+    KIND_SYNC_CHUNK = 101;
 
     /// From a client: records for one stream.
     KIND_APPEND = 0x100;

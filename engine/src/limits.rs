@@ -69,6 +69,10 @@ pub const CREATE_MAX: usize = 16 << 10;
 pub const EVENTS_MAX: usize = 1024;
 /// Changes of the registry of clusters under way.
 pub const CONTROLS_MAX: usize = 64;
+/// Bytes of one stream that wait for its SYNC standby; above it the stream takes no more records.
+pub const SYNC_BACKLOG_BYTES: u64 = 32 << 20;
+/// Bytes of one stream that waits for its SYNC standby that are kept in memory for readers.
+pub const SYNC_RUNS_BYTES_MAX: u64 = 1 << 20;
 /// How far an embedder may push a stream's SCN ahead of this node's clock.
 pub const SCN_AHEAD_MAX_NS: u64 = 3_600_000_000_000;
 

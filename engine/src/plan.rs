@@ -55,6 +55,7 @@ fn shard_config(config: &Config, shard: u16, sync_path: SyncPath) -> ShardConfig
     ShardConfig {
         cluster: config.cluster.id,
         cluster_name: config.cluster.name.clone(),
+        fingerprint: config.fingerprint(),
         node: config.node.id,
         region: config.node.region.clone(),
         shard,

@@ -8,12 +8,16 @@ use palisade_wal::{Ballot, Boundary, Lsn};
 
 use crate::client::wire::{self as client, Outcome, RefusedCode};
 use crate::control::limits as control;
+use crate::control::{Change, LevelAsk, LevelTold, Mode, Phase, Step, What};
 use crate::forward::limits as forward;
 use crate::forward::wire::EndReason;
 use crate::kinds;
 use crate::limits;
 use crate::paxos::{self, Body, Config, FetchRequest, Member, Message, Promise, Want};
+use crate::status::Protection;
+use crate::stream::mark::Mark;
 use crate::transfer::limits as transfer;
+use crate::transfer::sync::SyncEnd;
 
 const TEXT: &str = include_str!("../PROTOCOL.md");
 
@@ -114,11 +118,13 @@ fn the_head_of_a_frame_is_as_listed() {
 
 #[test]
 fn a_greeting_is_as_listed() {
-    let from = Identity { cluster: 3, node: 4, incarnation: 5, boot: 6, shard: 1, shards: 2 };
+    let (incarnation, boot, fingerprint) = (5, 6, 12);
+    let from =
+        Identity { cluster: 3, node: 4, incarnation, boot, shard: 1, shards: 2, fingerprint };
     let target = Target { cluster: 8, node: 9, shard: 10 };
     let hello = Hello { stream: 11, ..Hello::new(Class::Bulk, from, target) }.encode();
     let version = u64::from(palisade_netio::PROTOCOL_VERSION);
-    let expected = [version, 2, 0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 0, 11];
+    let expected = [version, 2, 0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 0, 11, 12];
     compare_fields(&section("## Handshake"), &hello[FRAME_HEAD_BYTES..], &expected);
     let row = section("## Handshake").into_iter().find(|row| row[2].starts_with("class"));
     let classes = row.expect("a class")[2];
@@ -130,6 +136,74 @@ fn a_greeting_is_as_listed() {
         let named = format!("{number} {}", kebab(&format!("{class:?}")));
         assert!(classes.contains(&named), "{named:?} is not in {classes:?}");
     }
+}
+
+const LEVELS: [Protection; 4] =
+    [Protection::Performance, Protection::Availability, Protection::Protection, Protection::Resync];
+const PHASES: [Phase; 4] = [Phase::Steady, Phase::Rising, Phase::Falling, Phase::Leaving];
+
+#[test]
+fn every_state_of_the_level_is_listed() {
+    let mut listed = BTreeSet::new();
+    for row in table("The level follows the mode by itself") {
+        for mode in row[3].split(", ") {
+            let state = [row[0], row[1], row[2], mode].map(str::to_owned);
+            assert!(listed.insert(state), "{row:?} twice");
+        }
+    }
+    let mut known = BTreeSet::new();
+    for (phase, sync) in PHASES.into_iter().flat_map(|phase| [(phase, true), (phase, false)]) {
+        let (cluster, epoch) = (2, 1);
+        let mark = if sync { Mark::Sync { cluster, epoch } } else { Mark::Async { epoch } };
+        for (mode, level) in LEVELS.into_iter().flat_map(|mode| LEVELS.map(|level| (mode, level))) {
+            if (Mode { mode, level, phase, mark, epoch: 1, forced: 0 }).stands() {
+                let name = |level| kebab(&format!("{level:?}"));
+                let mark = if sync { "SYNC" } else { "ASYNC" }.to_owned();
+                let phase = kebab(&format!("{phase:?}"));
+                known.insert([phase, mark, name(level), name(mode)]);
+            }
+        }
+    }
+    assert_eq!(listed, known);
+}
+
+#[test]
+fn what_is_said_of_the_level_is_as_listed() {
+    let (mode, level, phase) = (Protection::Availability, Protection::Resync, Phase::Falling);
+    let step = Step { epoch: 7, mode, level, phase, sync: 5, forced: true };
+    let change = Change { by: 3, on: 6, what: What::Mode(step) }.encode();
+    let rows = table("Each step is an entry of the catalogue");
+    compare_fields(&rows, &change, &[4, 0, 3, 6, 7, 2, 4, 1, 3, 5]);
+    for (at, codes) in [(5, &LEVELS[..3]), (6, &LEVELS[3..])] {
+        assert!(codes.iter().all(|code| rows[at][2].contains(&kebab(&format!("{code:?}")))));
+    }
+    for (phase, code) in PHASES.into_iter().zip([1, 2, 3, 4]) {
+        assert!(rows[8][2].contains(&format!("{code} {}", kebab(&format!("{phase:?}")))));
+        let step = What::Mode(Step { phase, ..step });
+        assert_eq!(Change { by: 3, on: 6, what: step }.encode()[27], code);
+    }
+
+    let ballot = |round| Ballot { round, node: 1, incarnation: 1 };
+    let ask = LevelAsk {
+        shard: 1,
+        asked_at: 3,
+        heard: ballot(4),
+        token: 5,
+        promised: ballot(6),
+        closed: 7,
+        leads: 2,
+        still_ns: 8,
+        behind: 9,
+        mark: 10,
+        done: vec![12],
+    };
+    let values = [1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 0, 12];
+    compare_fields(&table("Bodies of the two frames"), &ask.encode(), &values);
+    let mark = Mark::Sync { cluster: 2, epoch: 8 };
+    let mode = Mode { mode, level, phase, mark, epoch: 9, forced: 7 };
+    let told = LevelTold { shard: 1, asked_at: 3, lease_ns: 4, ballot: ballot(5), token: 6, mode };
+    let values = [1, 0, 2, 3, 4, 5, 6, 9, 7, 8, 2, 4, 3, 0];
+    compare_fields(&table("KIND_LEVEL_TOLD:"), &told.encode(), &values);
 }
 
 /// Numbers and names of a table of codes, which count from 1.
@@ -174,6 +248,13 @@ fn every_code_is_listed_with_its_name() {
     }
     let next = codes("Why a stream ended").len() as u32 + 1;
     assert_eq!(EndReason::from_code(next, Lsn(8)), None);
+
+    for (code, name) in codes("Why a stream is not shipped") {
+        let reason = SyncEnd::from_code(code, Lsn(8)).expect("a reason");
+        assert_eq!((reason.name(), reason.code()), (name, code));
+    }
+    let next = codes("Why a stream is not shipped").len() as u64 + 1;
+    assert_eq!(SyncEnd::from_code(next, Lsn(8)), None);
 }
 
 /// One message of each kind. A new one does not compile here until it has a place.
@@ -277,14 +358,17 @@ fn every_limit_is_listed_with_its_number() {
             ADDR_BYTES_MAX REGION_BYTES_MAX;
         palisade_wal: RECORD_BYTES_MAX GROUP_BYTES_MAX;
         forward: CHUNK_BYTES_MAX CONTROL_BODY_MAX;
-        transfer: ASK_STREAMS_MAX PLACES_MAX PATH_MAX;
+        transfer: ASK_STREAMS_MAX PLACES_MAX PATH_MAX SYNC_LINKS_MAX SYNC_CLUSTERS_MAX
+            SYNC_SUBS_MAX            SYNC_REPLIES_MAX SYNC_WINDOW_BYTES;
+        limits: SYNC_BACKLOG_BYTES;
         forward: CREDIT_BYTES_MAX;
         client: APPEND_RECORDS_MAX APPEND_BODY_MAX CREATE_STREAMS_MAX STREAMS_MAX LEADER_BYTES_MAX
             TEXT_BYTES_MAX;
         limits: SESSIONS_MAX SESSION_APPENDS_MAX PRODUCERS_MAX PRODUCER_SEQUENCES_MAX
             PRODUCERS_LAST_MAX PRODUCER_EXPIRY_NS;
         control: CLUSTERS_MAX NAME_BYTES_MAX ENDPOINTS_MAX ENDPOINT_BYTES_MAX TIME_MS_MIN
-            TIME_MS_MAX CHANGE_BYTES_MAX;
+            TIME_MS_MAX CHANGE_BYTES_MAX LEVEL_LEASE_NS LEVEL_WAIT_NS LEVEL_RENEW_NS LEVEL_DONE_MAX
+            RISE_BEHIND_MAX;
     };
     let listed: Vec<(&str, u64)> =
         table("## Limits").iter().map(|row| (row[0], number(row[1]))).collect();

@@ -37,6 +37,13 @@ pub struct ClusterStatus {
     pub protection_mode: Protection,
     /// What holds now.
     pub protection_level: Protection,
+    /// Nanoseconds since 1970 when the node learned of the last step of mode or level; 0 when there
+    /// was none.
+    #[serde(default)]
+    pub level_since: u64,
+    /// Why the level is not what the mode asks for; empty when it is.
+    #[serde(default)]
+    pub level_reason: String,
     /// Closed SCN over all streams: what a cut at a failover would keep.
     pub sync_scn: u64,
 }

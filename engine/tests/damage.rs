@@ -73,7 +73,11 @@ fn find_records(
     let mut files: Vec<_> = files.filter_map(|path| sequence(&path).map(|s| (s, path))).collect();
     files.sort();
     for (segment_seq, path) in files {
-        let bytes = std::fs::read(&path).unwrap();
+        let bytes = match std::fs::read(&path) {
+            // A node that runs has recycled it since.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            read => read.unwrap(),
+        };
         let expect = Expect {
             cluster: identity.cluster,
             node: identity.node,
@@ -389,4 +393,59 @@ fn a_copy_that_is_lost_leaves_a_lost_range_until_it_is_truncated() {
     let read: Vec<Lsn> = quiet.reader(kept[8]).map(|r| r.unwrap().lsn).collect();
     assert_eq!((&read[..12], read.len()), (&kept[8..], 13));
     node.stop().unwrap();
+}
+
+/// A recycled log begins with a checkpoint and keeps a second one. Each of them may rot, one after
+/// the other, with a start of the node in between.
+#[test]
+fn a_recycled_log_that_lost_one_checkpoint_writes_another_soon() {
+    let (_kept, mut configs) = three();
+    configs.iter_mut().for_each(|config| config.log.retain = Duration::ZERO);
+    let nodes = open(&configs);
+    let stream = until("a stream", || nodes.iter().find_map(|node| node.create_stream().ok()));
+    let mut ends = Vec::new();
+    for number in 0..4 * 64 {
+        ends.push(append(&nodes, stream, &[1; 256 << 10]).1);
+        // Each node lets go of its own log. The others keep what this one may ask them for.
+        for (at, node) in nodes.iter().enumerate() {
+            let kept = if at == 1 { 48 } else { 80 };
+            drop(node.stream(stream).truncate_to(ends[number - number.min(kept)]));
+        }
+    }
+    // One that was behind is not any more, and has let go of more than the others have.
+    let floor = ends[ends.len() - 48];
+    until("the floor", || nodes[1].stream(stream).truncate_to(floor).ok());
+    until("the base", || (condition(&nodes[1], stream).base_lsn >= floor.0).then_some(()));
+    nodes.into_iter().for_each(|node| node.stop().unwrap());
+    let data = &configs[1].node.data;
+    let checkpoints = || find_records(data, |meta| meta.kind == Kind::Checkpoint);
+    let known = checkpoints();
+    let newest = known.last().expect("a recycled log has two");
+    flip(&newest.0, newest.1);
+
+    let nodes = open(&configs);
+    let is_new = |(path, at, _): &&(PathBuf, u64, Range<u64>)| {
+        !known.iter().any(|old| (&old.0, old.1) == (path, *at))
+    };
+    // One that is begun before every stream is out of doubt ends without them. The last block of
+    // a whole one has the streams and the end.
+    until("another checkpoint", || {
+        let found = checkpoints();
+        let new: Vec<_> = found.iter().filter(is_new).map(|it| (&it.0, it.1)).collect();
+        new.chunk_by(|one, next| one == next).any(|block| block.len() >= 3).then_some(())
+    });
+    nodes.into_iter().for_each(|node| node.stop().unwrap());
+    // All that were there before, but those that the node has recycled since.
+    let mut blocks: Vec<_> = known.iter().map(|(path, at, _)| (path, *at)).collect();
+    blocks.dedup();
+    blocks.pop();
+    blocks.retain(|(path, _)| path.exists());
+    blocks.iter().for_each(|(path, at)| flip(path, *at));
+    let nodes = open(&configs);
+    let (_, upto) = append(&nodes, stream, b"after");
+    until("all of it at the damaged one", || {
+        let shown = nodes[1].status().ok()?.stream(stream)?.clone();
+        (shown.state == "normal" && shown.durable_lsn >= upto.0).then_some(())
+    });
+    nodes.into_iter().for_each(|node| node.stop().unwrap());
 }

@@ -48,7 +48,10 @@ struct Peer {
 fn dial(addr: SocketAddr, class: Class, incarnation: u64) -> TcpStream {
     let mut socket = TcpStream::connect(addr).expect("it listens");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let me = Identity { cluster: 1, node: 1, incarnation, boot: 1, shard: 0, shards: 1 };
+    // The settings of the node: what is wrong with this peer is what it sends.
+    let fingerprint = Config::embedded("/nowhere").fingerprint();
+    let me =
+        Identity { cluster: 1, node: 1, incarnation, boot: 1, shard: 0, shards: 1, fingerprint };
     let hello = Hello::new(class, me, Target { cluster: 1, node: 2, shard: 0 });
     socket.write_all(&hello.encode()).expect("room");
     let mut welcome = vec![0; Welcome::new(me).encode().len()];

@@ -36,12 +36,14 @@ pub enum Class {
     Client = 3,
     /// A reader of logs, of this cluster or of another.
     Reader = 4,
+    /// A shard of another cluster that is sent bytes as they come about.
+    Sync = 5,
 }
 
 impl Class {
     /// The class with this number.
     pub fn from_number(number: u8) -> Option<Class> {
-        [Class::Control, Class::Bulk, Class::Client, Class::Reader]
+        [Class::Control, Class::Bulk, Class::Client, Class::Reader, Class::Sync]
             .into_iter()
             .find(|&class| class as u8 == number)
     }
@@ -67,6 +69,8 @@ pub struct Identity {
     pub shard: u16,
     /// How many shards its node has; 0 for a client.
     pub shards: u16,
+    /// Whatever the user of links says of itself: carried, and compared with nothing here.
+    pub fingerprint: u64,
 }
 
 /// Whom a connection wants.
@@ -230,9 +234,10 @@ struct Wire {
     target_shard: U16,
     reserved2: [u8; 6],
     stream: U64,
+    fingerprint: U64,
 }
 
-const _: () = assert!(size_of::<Wire>() == 56);
+const _: () = assert!(size_of::<Wire>() == 64);
 
 impl Wire {
     fn new(version: u16, from: Identity) -> Wire {
@@ -251,6 +256,7 @@ impl Wire {
             target_shard: 0.into(),
             reserved2: [0; 6],
             stream: 0.into(),
+            fingerprint: from.fingerprint.into(),
         }
     }
 
@@ -275,6 +281,7 @@ impl Wire {
             boot: self.boot.get(),
             shard: self.shard.get(),
             shards: self.shards.get(),
+            fingerprint: self.fingerprint.get(),
         }
     }
 }
@@ -414,7 +421,15 @@ mod tests {
     const EXPECT: Expect = Expect { cluster: 7, node: 2, shard: ANY_SHARD, shards: 4 };
 
     fn hello() -> Hello {
-        let from = Identity { cluster: 7, node: 1, incarnation: 3, boot: 4, shard: 1, shards: 4 };
+        let from = Identity {
+            cluster: 7,
+            node: 1,
+            incarnation: 3,
+            boot: 4,
+            shard: 1,
+            shards: 4,
+            fingerprint: 5,
+        };
         Hello::new(Class::Control, from, Target { cluster: 7, node: 2, shard: 1 })
     }
 
@@ -450,6 +465,20 @@ mod tests {
             let refusal = hello.check(&EXPECT).unwrap_err();
             assert_eq!((refusal.code(), refusal.text()), (code, text));
         }
+    }
+
+    #[test]
+    fn another_fingerprint_is_welcome_and_heard_of_on_both_sides() {
+        let mut hello = hello();
+        hello.from.fingerprint = u64::MAX;
+        assert_eq!(hello.check(&EXPECT), Ok(()));
+        let read = Hello::parse(&hello.encode()[FRAME_HEAD_BYTES..]).unwrap();
+        assert_eq!(read.from.fingerprint, u64::MAX);
+        let answers = Identity { cluster: 7, node: 2, shards: 4, fingerprint: 6, ..hello.from };
+        let welcome = Welcome::new(answers);
+        assert_eq!(welcome.check(&hello), Ok(()));
+        let read = Welcome::parse(&welcome.encode()[FRAME_HEAD_BYTES..]).unwrap();
+        assert_eq!(read.from.fingerprint, 6);
     }
 
     #[test]

@@ -71,9 +71,12 @@ fn check_file(check: &ConfigCheck) -> Result<Exit, Failure> {
         let text = "name a file: palisade config check --config node.toml";
         return Err(Failure::new(Exit::Usage, text));
     };
-    let errors = match parse(&read(path)?) {
-        Ok(config) => config.check_cpus(&allowed_cpus()).err().unwrap_or_default(),
-        Err(errors) => errors,
+    let (errors, fingerprint) = match parse(&read(path)?) {
+        Ok(config) => {
+            let errors = config.check_cpus(&allowed_cpus()).err().unwrap_or_default();
+            (errors, Some(format!("{:016x}", config.fingerprint())))
+        }
+        Err(errors) => (errors, None),
     };
     if check.json {
         let list: Vec<_> = errors
@@ -83,9 +86,14 @@ fn check_file(check: &ConfigCheck) -> Result<Exit, Failure> {
                        "fix": error.fix})
             })
             .collect();
-        text::say(format!("{}\n", json!({"ok": errors.is_empty(), "errors": list})))?;
+        text::say(format!(
+            "{}\n",
+            json!({"ok": errors.is_empty(), "errors": list,
+                          "fingerprint": fingerprint})
+        ))?;
     } else if errors.is_empty() {
-        text::say(format!("{}: ok\n", path.display()))?;
+        let fingerprint = fingerprint.unwrap_or_default();
+        text::say(format!("{}: ok, fingerprint {fingerprint}\n", path.display()))?;
     }
     match errors.is_empty() {
         true => Ok(Exit::Ok),

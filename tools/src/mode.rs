@@ -67,6 +67,10 @@ fn page(mode: &ModeView) -> String {
     if let Some(cluster) = mode.sync_standby {
         out.push_str(&format!("SYNC standby: cluster {cluster}\n"));
     }
+    if mode.since > 0 {
+        let time = text::time_of_day(mode.since / 1_000_000_000);
+        out.push_str(&format!("since {time} UTC\n"));
+    }
     if !mode.reason.is_empty() {
         out.push_str(&format!("the level is lower: {}\n", mode.reason));
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use palisade::client::{Client, ClientOptions};
-use palisade::status::{BorderStatus, Status as NodeStatus, StreamStatus};
+use palisade::status::{BorderStatus, ClusterStatus, Status as NodeStatus, StreamStatus};
 use serde_json::json;
 
 use crate::cli::{At, Status};
@@ -103,16 +103,26 @@ fn condition(stream: &StreamStatus) -> String {
     shown
 }
 
+/// Why the level is lower than the mode, and since when.
+fn level_note(cluster: &ClusterStatus) -> String {
+    if cluster.level_reason.is_empty() {
+        return String::new();
+    }
+    let time = text::time_of_day(cluster.level_since / 1_000_000_000);
+    format!(" since {time} UTC: {}", cluster.level_reason)
+}
+
 fn page(status: &NodeStatus) -> String {
     let (cluster, node) = (&status.cluster, &status.node);
     let mut out = format!(
-        "cluster {} {}  role {}  epoch {}  mode {}  level {}\n",
+        "cluster {} {}  role {}  epoch {}  mode {}  level {}{}\n",
         cluster.id,
         cluster.name,
         kebab(cluster.role),
         cluster.role_epoch,
         kebab(cluster.protection_mode),
         kebab(cluster.protection_level),
+        level_note(cluster),
     );
     out.push_str(&format!(
         "node {}  region {}  version {}  disk {} of {}  sync {}\n\n",

@@ -16,7 +16,7 @@ impl StreamLog {
     /// The log as a checkpoint says it that began in block `begin`. None while that cannot be
     /// said: bytes are staged for a takeover, are lost or may be, or it would be too long.
     pub fn image(&self, begin: u64) -> Option<LogImage> {
-        if self.staged.is_some() || self.unknown || !self.is_whole() {
+        if !self.can_be_told() {
             return None;
         }
         let since = self.extents.iter().filter(|run| run.place.block >= begin);
@@ -38,6 +38,11 @@ impl StreamLog {
         assert!(image.is_sound(), "what is written will be read");
         assert!(image.end() == self.end(), "an image has the whole log");
         Some(image)
+    }
+
+    /// Whether nothing is staged, missing or in doubt: an image says what is, no more.
+    pub fn can_be_told(&self) -> bool {
+        self.staged.is_none() && !self.unknown && self.is_whole()
     }
 
     /// The log of an image that was decoded. Its older runs are holes.

@@ -10,7 +10,8 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::limits::{
-    BLOCK_ALIGN, BLOCK_BYTES_MAX, BLOCK_HEAD_BYTES, SEGMENT_HEADER_BYTES, block_bytes,
+    BLOCK_ALIGN, BLOCK_BYTES_MAX, BLOCK_HEAD_BYTES, BLOCK_SEQ_MAX, SEGMENT_HEADER_BYTES,
+    block_bytes,
 };
 
 /// First bytes of every block.
@@ -250,7 +251,8 @@ impl BlockHead {
             return Err(BadBlock::Length);
         }
         let upto = self.durable_upto.get().max(self.hard_state_block.get());
-        if self.seq() == 0 || upto > self.seq() || self.reserved.iter().any(|&byte| byte != 0) {
+        let numbered = (1..=BLOCK_SEQ_MAX).contains(&self.seq());
+        if !numbered || upto > self.seq() || self.reserved.iter().any(|&byte| byte != 0) {
             return Err(BadBlock::Length);
         }
         // Reading and writing agree on the bytes of a block.

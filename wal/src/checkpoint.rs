@@ -230,7 +230,7 @@ impl LogImage {
             && self.boundaries.first().is_none_or(|first| first.lsn > committed);
         let aligned_run = |run: &Extent| run.start.0.is_multiple_of(Lsn::ALIGN);
         let runs = self.extents.is_sorted_by(|one, next| one.end <= next.start)
-            && self.extents.iter().all(|run| run.start < run.end && run.place.block > 0)
+            && self.extents.iter().all(|run| run.start < run.end && run.place.is_sound())
             && self.extents.iter().all(aligned_run);
         let within = self.extents.first().is_none_or(|run| run.start >= base)
             && self.extents.last().is_none_or(|run| run.end <= end);
@@ -383,5 +383,41 @@ mod tests {
         assert_eq!(CheckpointRecord::decode(&beyond), Err(BadCheckpoint::Impossible));
         let long = [records[2].encode(), vec![0; 8]].concat();
         assert_eq!(CheckpointRecord::decode(&long), Err(BadCheckpoint::Impossible));
+    }
+
+    #[test]
+    fn a_run_where_no_block_can_stand_is_none() {
+        let places: [fn(&mut Place); 4] = [
+            |place| place.offset = u64::MAX,
+            |place| place.block = u64::MAX,
+            |place| place.segment = 0,
+            |place| place.len = 0,
+        ];
+        for change in places {
+            let mut place = Place { segment: 3, offset: 4096, block: 1, len: 4096 };
+            assert!(place.is_sound());
+            change(&mut place);
+            assert!(!place.is_sound(), "{place:?}");
+            let run = Extent {
+                start: Lsn::ZERO,
+                end: Lsn(64),
+                place,
+                ballot: Ballot::NONE,
+                moved: false,
+            };
+            let end = Boundary { lsn: Lsn(64), chain: 1 };
+            let image = LogImage {
+                base: Boundary { lsn: Lsn::ZERO, chain: 0 },
+                committed: end,
+                boundaries: Vec::new(),
+                extents: vec![run],
+                promised: Ballot::NONE,
+                accepting: Ballot::NONE,
+                last_scn: 0,
+            };
+            let mut bytes = Vec::new();
+            image.encode_into(&mut bytes);
+            assert_eq!(LogImage::decode(&bytes).err(), Some(BadCheckpoint::Impossible));
+        }
     }
 }

@@ -65,6 +65,9 @@ impl Config {
         if !(1..=WRITES_IN_FLIGHT_MAX).contains(&self.in_flight_max) {
             return Err(BadConfig { what: "in_flight_max" });
         }
+        if !self.started.unwrap_or_default().is_sound() {
+            return Err(BadConfig { what: "started" });
+        }
         assert!(self.log_bytes_max >= 2 * bytes, "one segment is written, one prepared");
         assert!(data_end(bytes) > SEGMENT_HEADER_BYTES as u64, "a segment has room for blocks");
         Ok(())

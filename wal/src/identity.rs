@@ -26,6 +26,11 @@ pub const IDENTITY_BYTES: usize = 512;
 /// Offsets of the two copies; each is padded to 4096.
 pub const IDENTITY_COPIES: [u64; 2] = [0, BLOCK_ALIGN as u64];
 
+/// A copy has no higher generation.
+const GENERATION_MAX: u64 = 1 << 62;
+/// Above this a file is refused: it keeps numbers to go on.
+const GENERATION_FOUND_MAX: u64 = GENERATION_MAX / 2;
+
 /// One copy, little-endian, without padding.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -144,7 +149,8 @@ pub fn decode_identity(bytes: &[u8]) -> Option<(Identity, u64)> {
         && record.format.get() == IDENTITY_FORMAT
         && record.crc.get() == crc32c::crc32c(plain.as_bytes())
         && (record.first_segment.get() == 0) == (record.first_block.get() == 0)
-        && record.generation.get() > 0;
+        && record.reserved == [0; 412]
+        && (1..=GENERATION_MAX).contains(&record.generation.get());
     let identity = Identity {
         cluster: record.cluster.get(),
         node: record.node.get(),
@@ -422,7 +428,7 @@ impl IdentityFile {
                 self.dir_handle = Some(*handle);
                 Step::SyncDir
             }
-            (Step::Read(copy), _) => self.on_read(pool, copy, count),
+            (Step::Read(copy), _) => self.on_read(pool, copy, count)?,
             (Step::Write(_), _) if count < BLOCK_ALIGN => return self.retry(what),
             (Step::Write(copy), _) if copy == self.first_copy() => Step::Write(1 - copy),
             (Step::Write(_), _) if self.formatting => Step::SyncFile,
@@ -435,23 +441,26 @@ impl IdentityFile {
         Ok(())
     }
 
-    fn on_read(&mut self, pool: &mut Pool, copy: usize, count: usize) -> Step {
+    fn on_read(&mut self, pool: &mut Pool, copy: usize, count: usize) -> Result<Step, WalError> {
         assert!(copy < IDENTITY_COPIES.len(), "there are two copies");
         assert!(self.current.is_none(), "the file is read once");
         if let Some(slot) = self.slot.filter(|_| count >= IDENTITY_BYTES) {
             self.copies[copy] = decode_identity(&pool.bytes(slot)[..count.min(BLOCK_ALIGN)]);
         }
         if copy == 0 {
-            return Step::Read(1);
+            return Ok(Step::Read(1));
         }
         let newest = self.copies.into_iter().flatten().max_by_key(|&(_, generation)| generation);
         assert!(newest.is_some() || self.copies == [None; 2], "one whole copy is enough");
+        if newest.is_some_and(|(_, generation)| generation > GENERATION_FOUND_MAX) {
+            return Err(WalError::Refused("the generation of the identity file is too high"));
+        }
         self.current = newest;
         self.event = Some(match newest {
             Some((identity, _)) => IdentityEvent::Found(identity),
             None => IdentityEvent::Lost,
         });
-        Step::Idle
+        Ok(Step::Idle)
     }
 
     fn on_updated(&mut self) -> Step {

@@ -33,6 +33,8 @@ pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// Segments of one shard at most.
 pub const SEGMENTS_MAX: usize = 1 << 16;
+/// A block with a higher number than this is none: what counts blocks does not wrap.
+pub const BLOCK_SEQ_MAX: u64 = 1 << 61;
 /// A segment being prepared becomes usable in steps of this size.
 pub const PREPARE_STEP_BYTES: u64 = 8 << 20;
 /// Bytes of one zero write of the preparation.

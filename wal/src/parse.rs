@@ -288,7 +288,8 @@ fn record_bytes(header: &RecordHeader) -> usize {
 fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
     let kind = Kind::from_code(header.kind).ok_or(BadRecord::Kind)?;
     let clean = header.reserved == [0; 2] && header.reserved2.get() == 0;
-    if !clean || header.flags & !FLAG_STAGED != 0 {
+    let known = if kind.is_group() { FLAG_STAGED } else { 0 };
+    if !clean || header.flags & !known != 0 {
         return Err(BadRecord::Reserved);
     }
     let len = header.len.get();

@@ -472,6 +472,9 @@ impl Recovery {
             Ok(header) if header.seq.get() < found.seq => {
                 return Err(WalError::Foreign { segment: found.seq });
             }
+            Ok(header) if header.seq.get() > SEGMENT_SEQ_FOUND_MAX => {
+                return Err(WalError::Refused("the number of a segment is too high"));
+            }
             Ok(header) => {
                 found.renamed = header.seq.get() > found.seq;
                 found.bytes = header.bytes.get();

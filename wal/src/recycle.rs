@@ -136,8 +136,12 @@ impl Recycler {
         assert!(begin.block <= block, "a checkpoint ends behind its begin");
         assert!(begin >= self.start, "a checkpoint of what was let go");
         if self.complete.len() == CHECKPOINTS_MAX {
-            // The second oldest: the oldest may be the one that old runs still allow.
-            self.complete.remove(1);
+            // The oldest may be the one that old runs still allow; the log may begin at the wanted
+            // one before long. The one behind them goes.
+            let wanted = self.wanted.map(|(start, _)| start);
+            let is_wanted = wanted == self.complete.get(1).map(|one| one.begin);
+            let gone = self.complete.remove(1 + usize::from(is_wanted));
+            assert!(gone.is_some_and(|gone| Some(gone.begin) != wanted), "it is still needed");
         }
         self.complete.push_back(Complete { begin, end: block });
         self.assert_invariants();
@@ -312,6 +316,21 @@ mod tests {
         }
         recycler.on_live(None, 80, 80);
         assert_eq!(recycler.poll_start(80), start(6, 60));
+    }
+
+    #[test]
+    fn the_checkpoint_that_a_log_is_about_to_begin_at_is_not_forgotten() {
+        let mut recycler = Recycler::default();
+        let checkpoint = |recycler: &mut Recycler, segment: u64| {
+            recycler.on_begin(place(segment, segment * 10));
+            recycler.on_end(segment * 10 + 1);
+        };
+        let last = CHECKPOINTS_MAX as u64;
+        (1..=last).for_each(|segment| checkpoint(&mut recycler, segment));
+        recycler.on_live(Some(25), 5000, 4000);
+        (last + 1..last + 9).for_each(|segment| checkpoint(&mut recycler, segment));
+        assert_eq!(recycler.complete(), CHECKPOINTS_MAX);
+        assert_eq!(recycler.poll_start(5000), start(2, 20));
     }
 
     #[test]

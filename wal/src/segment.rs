@@ -6,7 +6,9 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::block::{BLOCK_MAGIC, Expect};
-use crate::limits::{BLOCK_ALIGN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES};
+use crate::limits::{
+    BLOCK_ALIGN, BLOCK_SEQ_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES,
+};
 use crate::recycle::LogStart;
 
 /// First bytes of every segment.
@@ -39,6 +41,14 @@ pub struct Place {
 }
 
 impl Place {
+    /// Whether a block can stand there.
+    pub(crate) fn is_sound(&self) -> bool {
+        let numbered = (1..=BLOCK_SEQ_MAX).contains(&self.block)
+            && (1..=SEGMENT_SEQ_MAX).contains(&self.segment);
+        let end = self.offset.checked_add(self.len.into());
+        numbered && self.len > 0 && end.is_some_and(|end| end <= SEGMENT_BYTES_MAX)
+    }
+
     /// First byte after the block.
     pub fn end(&self) -> u64 {
         let end = self.offset + u64::from(self.len);
@@ -68,6 +78,16 @@ pub struct Started {
     pub before: u64,
     /// Where the log began then: the header that said it first may be the one that is lost.
     pub start: LogStart,
+}
+
+impl Started {
+    /// Whether a log can go on from there: numbers go up, and do not end.
+    pub(crate) fn is_sound(&self) -> bool {
+        let Started { newest, before, start } = *self;
+        let upwards = (before < newest || before == 0) && start.segment <= newest;
+        let numbered = newest <= SEGMENT_SEQ_FOUND_MAX && start.block <= BLOCK_SEQ_MAX;
+        upwards && numbered && (start.segment == 0) == (start.block == 0)
+    }
 }
 
 /// The header of a segment file; stands there twice.
@@ -241,11 +261,24 @@ fn parse_copy(copy: &[u8]) -> Option<SegmentHeader> {
         && header.format.get() == SEGMENT_FORMAT
         && (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes)
         && bytes.is_multiple_of(BLOCK_ALIGN as u64)
-        && header.recovered.get() <= 1
+        && says_kept(&header)
+        && header.first_block.get() <= BLOCK_SEQ_MAX
+        && header.reserved == [0; 420]
         && header.first_segment.get() <= header.seq.get()
         && (header.first_segment.get() == 0) == (header.first_block.get() == 0)
         && (1..=SEGMENT_SEQ_MAX).contains(&header.seq.get());
     sane.then_some(header)
+}
+
+/// Whether the fields of the kept block fit each other.
+fn says_kept(header: &SegmentHeader) -> bool {
+    let (segment, block) = (header.kept_segment.get(), header.kept_block.get());
+    let crc = header.kept_crc.get();
+    match header.recovered.get() {
+        0 => (segment, block, crc) == (0, 0, 0),
+        1 => segment < header.seq.get() && block <= BLOCK_SEQ_MAX && (crc == 0 || block > 0),
+        _ => false,
+    }
 }
 
 /// The file name of a segment.

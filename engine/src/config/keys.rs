@@ -86,7 +86,12 @@ pub const KEYS: [Key; 33] = [
         Preset::Required,
         "number of the cluster, unique among clusters that exchange logs",
     ),
-    key("cluster.name", Shape::Name, Preset::Required, "name of the cluster, for people"),
+    key(
+        "cluster.name",
+        Shape::Name,
+        Preset::Required,
+        "name of the cluster, for people; the same on every node of it",
+    ),
     key(
         "cluster.role",
         Shape::Word(&Role::WORDS),
@@ -197,13 +202,14 @@ pub const KEYS: [Key; 33] = [
         "timing.heartbeat",
         Shape::Time(5 * MS, 5 * S),
         Preset::Nanos(HEARTBEAT_NS),
-        "pause between two heartbeats of a pair of shards",
+        "pause between two heartbeats of a pair of shards; the same on every node of a cluster",
     ),
     key(
         "timing.election",
         Shape::Time(50 * MS, 60 * S),
         Preset::Nanos(ELECTION_NS),
-        "silence of a leader after which a follower asks for votes, at least 3 heartbeats",
+        "silence of a leader after which a follower asks for votes, at least 3 heartbeats; \
+         the same on every node of a cluster",
     ),
     key(
         "timing.hand_over",

@@ -5,7 +5,7 @@
 //! put, primary   id u32 | upstream u32 | net timeout ms u32 | health check ms u32 | transfer u8
 //!                hold u8 | endpoints u16 | 0 u32 | until SCN u64 | name | region | endpoints
 //! remove         id u32 | 0 u32
-//! mode           epoch u64 | mode u8 | level u8 | forced u8 | 0[5]
+//! mode           epoch u64 | mode u8 | level u8 | forced u8 | phase u8 | SYNC cluster u32
 //! ```
 //!
 //! A text is its length u16, and UTF-8. All numbers are little-endian.
@@ -13,6 +13,7 @@
 use super::limits::{
     CHANGE_BYTES_MAX, ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX, TIME_MS_MAX, TIME_MS_MIN,
 };
+use super::mode::{Phase, Step};
 use super::registry::{Cluster, Hold};
 use crate::paxos::codec::{Reader, put_text, put_u16, put_u32, put_u64};
 use crate::paxos::{DecodeError, REGION_BYTES_MAX};
@@ -44,16 +45,7 @@ pub enum What {
     /// The primary as it will be when it is a standby.
     Primary(Cluster),
     /// A step of mode and level.
-    Mode {
-        /// The epoch that it was decided on.
-        epoch: u64,
-        /// The mode from then on.
-        mode: Protection,
-        /// The level from then on.
-        level: Protection,
-        /// It was forced past its proof.
-        forced: bool,
-    },
+    Mode(Step),
 }
 
 impl Change {
@@ -63,7 +55,7 @@ impl Change {
             What::Put(_) => PUT,
             What::Remove(_) => REMOVE,
             What::Primary(_) => PRIMARY,
-            What::Mode { .. } => MODE,
+            What::Mode(_) => MODE,
         };
         let mut out = vec![kind, 0, 0, 0];
         put_u32(&mut out, self.by);
@@ -74,10 +66,12 @@ impl Change {
                 put_u32(&mut out, *id);
                 put_u32(&mut out, 0);
             }
-            What::Mode { epoch, mode, level, forced } => {
-                put_u64(&mut out, *epoch);
-                let (mode, level) = (protection_code(*mode), protection_code(*level));
-                out.extend_from_slice(&[mode, level, u8::from(*forced), 0, 0, 0, 0, 0]);
+            What::Mode(step) => {
+                put_u64(&mut out, step.epoch);
+                let (mode, level) = (protection_code(step.mode), protection_code(step.level));
+                let (forced, phase) = (u8::from(step.forced), phase_code(step.phase));
+                out.extend_from_slice(&[mode, level, forced, phase]);
+                put_u32(&mut out, step.sync);
             }
         }
         assert!(out.len() <= CHANGE_BYTES_MAX, "a change of {} bytes", out.len());
@@ -109,9 +103,9 @@ fn read_change(bytes: &[u8]) -> Result<Change, DecodeError> {
         MODE => {
             let epoch = fields.u64()?;
             let (mode, level) = (read_protection(&mut fields)?, read_protection(&mut fields)?);
-            let forced = fields.flag()?;
-            zeros(&mut fields, 5)?;
-            What::Mode { epoch, mode, level, forced }
+            let (forced, phase) = (fields.flag()?, read_phase(&mut fields)?);
+            let sync = fields.u32()?;
+            What::Mode(Step { epoch, mode, level, phase, sync, forced })
         }
         code => return Err(DecodeError::UnknownCode(code)),
     };
@@ -219,6 +213,25 @@ pub(super) fn read_protection(fields: &mut Reader<'_>) -> Result<Protection, Dec
     known.ok_or(DecodeError::UnknownCode(code))
 }
 
+pub(super) fn phase_code(phase: Phase) -> u8 {
+    match phase {
+        Phase::Steady => 1,
+        Phase::Rising => 2,
+        Phase::Falling => 3,
+        Phase::Leaving => 4,
+    }
+}
+
+pub(super) fn read_phase(fields: &mut Reader<'_>) -> Result<Phase, DecodeError> {
+    match fields.u8()? {
+        1 => Ok(Phase::Steady),
+        2 => Ok(Phase::Rising),
+        3 => Ok(Phase::Falling),
+        4 => Ok(Phase::Leaving),
+        code => Err(DecodeError::UnknownCode(code)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,7 +255,14 @@ mod tests {
             What::Put(bare),
             What::Primary(cluster()),
             What::Remove(4),
-            What::Mode { epoch: 6, mode, level, forced: true },
+            What::Mode(Step {
+                epoch: 6,
+                mode,
+                level,
+                phase: Phase::Falling,
+                sync: 2,
+                forced: true,
+            }),
         ];
         whats.into_iter().map(|what| Change { by: 1, on: 5, what }).collect()
     }

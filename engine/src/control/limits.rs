@@ -20,3 +20,24 @@ pub const CHANGE_BYTES_MAX: usize = 4096;
 const _: () =
     assert!(64 + 2 * NAME_BYTES_MAX + ENDPOINTS_MAX * (2 + ENDPOINT_BYTES_MAX) <= CHANGE_BYTES_MAX);
 const _: () = assert!(TIME_MS_MIN < TIME_MS_DEFAULT && TIME_MS_DEFAULT < TIME_MS_MAX);
+
+/// How long a shard may write under a SYNC mark on one word of the catalogue's leader. A fall
+/// waits so long for a shard that is silent.
+pub const LEVEL_LEASE_NS: u64 = 1_000_000_000;
+/// How often a shard asks for that, and tells how its streams are.
+pub const LEVEL_RENEW_NS: u64 = LEVEL_LEASE_NS / 5;
+/// What is waited for a lease of another node: clocks differ by less than this part of it.
+pub const LEVEL_WAIT_NS: u64 = LEVEL_LEASE_NS + LEVEL_LEASE_NS / 64;
+/// After this long a step of mode or level that was not seen to be committed is tried again.
+pub const LEVEL_AGAIN_NS: u64 = 1_000_000_000;
+/// Bytes that the SYNC standby may lack of a stream when the level begins to rise.
+pub const RISE_BEHIND_MAX: u64 = 8 << 20;
+/// Streams of one question about the level.
+pub const LEVEL_DONE_MAX: usize = 1024;
+
+const _: () = assert!(LEVEL_RENEW_NS * 4 < LEVEL_LEASE_NS && LEVEL_LEASE_NS < LEVEL_WAIT_NS);
+const _: () = assert!(LEVEL_RENEW_NS < TIME_MS_MIN as u64 * 1_000_000);
+// A lease that began as the SYNC standby was lost is over half a second after any net_timeout.
+const _: () = assert!(LEVEL_LEASE_NS <= (TIME_MS_MIN as u64 + 500) * 1_000_000);
+// With the default timing another leader of the catalogue is there before a lease ends.
+const _: () = assert!(LEVEL_LEASE_NS > 4 * crate::paxos::ELECTION_NS);

@@ -6,10 +6,15 @@
 //! change names the version of the registry that it was decided on: applied to another version it
 //! has no effect, on every replica alike, and who asked is told *conflict*.
 //!
+//! Modes are asked for, levels follow: [`Level`] decides at the leader of the catalogue, each shard
+//! obeys by its [`LevelLease`].
+//!
 //! No I/O, no clock, no thread, no randomness.
 
 mod change;
 mod image;
+mod lease;
+mod level;
 pub mod limits;
 mod mode;
 mod refusal;
@@ -18,12 +23,18 @@ mod request;
 mod rules;
 #[cfg(test)]
 mod rules_tests;
+#[cfg(test)]
+mod tests;
 mod view;
+mod wire;
 
 pub use change::{Change, What};
-pub use mode::Mode;
+pub use lease::{LevelLease, Next, Standing};
+pub use level::{Health, Leading, Level, LevelEffect, Place};
+pub use mode::{Mode, Phase, Proof, Step};
 pub use refusal::Refusal;
 pub use registry::{Cluster, Hold, Registry};
 pub use request::{Request, Settings};
 pub use rules::{Own, check_switchover, decide};
 pub use view::{ClusterView, Controlled, ModeView, RegistryView};
+pub use wire::{LevelAsk, LevelTold};

@@ -47,6 +47,16 @@ pub enum Refusal {
     },
     /// Leaving MAXIMUM PROTECTION without a proof needs force.
     ForceNeeded,
+    /// MAXIMUM PROTECTION with a SYNC standby that does not keep up would stop every ack.
+    StandbyBehind {
+        /// The standby.
+        cluster: u32,
+    },
+    /// The level is on its way down from this SYNC standby.
+    LevelMoving {
+        /// The standby.
+        cluster: u32,
+    },
     /// A switchover here needs a primary that is set to SYNC.
     PrimaryNotSync {
         /// The mode that forbids it.
@@ -135,6 +145,8 @@ impl Refusal {
             Refusal::SyncCascade { .. } => "sync-cascade",
             Refusal::SyncSuspended { .. } => "sync-suspended",
             Refusal::ForceNeeded => "force-needed",
+            Refusal::StandbyBehind { .. } => "standby-behind",
+            Refusal::LevelMoving { .. } => "level-moving",
             Refusal::PrimaryNotSync { .. } => "primary-not-sync",
             Refusal::TargetNotSync { .. } => "target-not-sync",
             Refusal::TargetSuspended { .. } => "target-suspended",
@@ -263,6 +275,16 @@ impl Refusal {
                 "MAXIMUM PROTECTION is left when the SYNC standby knows of it; without it give \
                  --force, which is recorded: a failover there could then lose acks without \
                  knowing",
+            ),
+            Refusal::StandbyBehind { cluster } => write!(
+                f,
+                "cluster {cluster} does not keep up with every stream, and at MAXIMUM PROTECTION \
+                 no append would be acked: see `palisade status`, and ask again when it does"
+            ),
+            Refusal::LevelMoving { cluster } => write!(
+                f,
+                "streams are still marked with cluster {cluster}; ask again when `palisade mode \
+                 get` shows a level that is steady"
             ),
             Refusal::PrimaryNotSync { mode } => write!(
                 f,

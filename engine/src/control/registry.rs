@@ -96,8 +96,8 @@ impl Registry {
                 self.primary = Some(cluster.clone());
                 true
             }
-            What::Mode { epoch, mode, level, forced } => {
-                let next = self.mode.step(*epoch, *mode, *level, *forced);
+            What::Mode(step) => {
+                let next = self.mode.step(step);
                 self.mode = next.unwrap_or(self.mode);
                 next.is_some()
             }
@@ -185,6 +185,7 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mode::Step;
     use super::*;
 
     fn put(on: u64, id: u32, transfer: Transfer) -> Change {
@@ -209,8 +210,8 @@ mod tests {
     fn a_mode_step_needs_version_and_epoch() {
         let mut registry = Registry::default();
         let step = |on, epoch| {
-            let (mode, level) = (Protection::Availability, Protection::Performance);
-            Change { by: 1, on, what: What::Mode { epoch, mode, level, forced: false } }
+            let step = Mode::default().asked(Protection::Availability, false);
+            Change { by: 1, on, what: What::Mode(Step { epoch, ..step }) }
         };
         assert!(!registry.apply(&step(0, 1)));
         assert!(registry.apply(&step(0, 0)));
@@ -234,7 +235,7 @@ mod tests {
         for (mode, transfer, effective) in table {
             let mut registry = Registry::default();
             assert!(registry.apply(&put(0, 2, transfer)));
-            let what = What::Mode { epoch: 0, mode, level: Performance, forced: false };
+            let what = What::Mode(Mode::default().asked(mode, false));
             assert!(registry.apply(&Change { by: 1, on: 1, what }));
             assert_eq!(registry.effective(2), Some(effective), "{mode:?} {transfer:?}");
             let shown = if transfer == Sync { mode } else { Performance };

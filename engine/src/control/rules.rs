@@ -2,10 +2,11 @@
 //! of the one who decides. What it decided is safe against others by the version it names.
 
 use super::change::{Change, What};
+use super::level::Health;
 use super::limits::{
     CLUSTERS_MAX, ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX, TIME_MS_MAX, TIME_MS_MIN,
 };
-use super::mode::Mode;
+use super::mode::{Mode, Phase};
 use super::refusal::Refusal;
 use super::registry::{Cluster, Hold, Registry};
 use super::request::{Request, Settings};
@@ -23,6 +24,8 @@ pub struct Own {
     pub region: String,
     /// Where its nodes listen.
     pub endpoints: Vec<String>,
+    /// How its SYNC standby is, as the level sees it.
+    pub health: Health,
 }
 
 /// Gives the change that does what is asked, or none when it is so already.
@@ -41,7 +44,7 @@ pub fn decide(
         Request::Suspend { cluster, until_scn } => suspend(registry, *cluster, *until_scn)?,
         Request::Resume { cluster } => resume(registry, *cluster)?,
         Request::SetPrimary { transfer } => set_primary(registry, own, *transfer),
-        Request::SetMode { mode, force } => set_mode(registry, *mode, *force)?,
+        Request::SetMode { mode, force } => set_mode(registry, own.health, *mode, *force)?,
     };
     Ok(what.map(|what| Change { by: own.cluster, on: registry.version(), what }))
 }
@@ -113,6 +116,9 @@ fn set(
     {
         return Err(Refusal::SyncStandbyNeeded { mode, cluster: id });
     }
+    if before.transfer == Transfer::Sync && after.transfer == Transfer::Async {
+        check_unmarked(registry, id)?;
+    }
     Ok((after != *before).then_some(What::Put(after)))
 }
 
@@ -122,6 +128,7 @@ fn remove(registry: &Registry, id: u32) -> Result<What, Refusal> {
     if Mode::wants_sync(mode) && cluster.transfer == Transfer::Sync {
         return Err(Refusal::SyncStandbyNeeded { mode, cluster: id });
     }
+    check_unmarked(registry, id)?;
     match registry.standbys().find(|other| other.upstream == id) {
         Some(other) => Err(Refusal::UpstreamOf { cluster: id, other: other.id }),
         None => Ok(What::Remove(id)),
@@ -134,6 +141,7 @@ fn suspend(registry: &Registry, id: u32, until_scn: Option<u64>) -> Result<Optio
     if Mode::wants_sync(mode) && before.transfer == Transfer::Sync {
         return Err(Refusal::SyncSuspended { cluster: id, mode });
     }
+    check_unmarked(registry, id)?;
     let hold = Some(until_scn.map_or(Hold::AtOnce, Hold::Until));
     if let Some(Hold::Until(0)) = hold {
         let what = "--until-scn";
@@ -151,7 +159,7 @@ fn resume(registry: &Registry, id: u32) -> Result<Option<What>, Refusal> {
 
 /// Where the primary listens is taken down too: it is what standbys will need of it.
 fn set_primary(registry: &Registry, own: &Own, transfer: Transfer) -> Option<What> {
-    let Own { cluster, name, region, endpoints } = own.clone();
+    let Own { cluster, name, region, endpoints, .. } = own.clone();
     let bounded = endpoints.into_iter().filter(|endpoint| endpoint.len() <= ENDPOINT_BYTES_MAX);
     let after = Cluster {
         name: cut(&name, NAME_BYTES_MAX),
@@ -168,35 +176,63 @@ fn cut(text: &str, bytes_max: usize) -> String {
     text[..end.unwrap_or(0)].to_owned()
 }
 
-fn set_mode(registry: &Registry, mode: Protection, force: bool) -> Result<Option<What>, Refusal> {
+fn set_mode(
+    registry: &Registry,
+    health: Health,
+    mode: Protection,
+    force: bool,
+) -> Result<Option<What>, Refusal> {
     if mode == Protection::Resync {
         return Err(Refusal::NotAMode);
     }
     let now = registry.mode();
-    if now.mode == mode {
+    if now.mode == mode && !(force && now.phase == Phase::Leaving) {
         return Ok(None);
     }
-    if Mode::wants_sync(mode) {
-        let sync: Vec<&Cluster> = registry.sync_standbys().collect();
-        let standbys = sync.iter().map(|cluster| cluster.id).collect();
-        let [cluster] = sync[..] else {
-            return Err(match sync.is_empty() {
-                true => Refusal::NoSyncStandby { mode },
-                false => Refusal::TwoSyncStandbys { mode, standbys },
-            });
-        };
-        if cluster.hold.is_some() {
-            return Err(Refusal::SyncSuspended { cluster: cluster.id, mode });
-        }
-        assert!(cluster.upstream == 0, "a SYNC standby is no cascade");
+    let cluster = match Mode::wants_sync(mode) {
+        true => the_sync_standby(registry, mode)?,
+        false => 0,
+    };
+    let other = now.mark.cluster().filter(|marked| cluster != 0 && *marked != cluster);
+    let rises = mode == Protection::Protection;
+    if other.is_some() || rises && now.phase == Phase::Falling {
+        let cluster = now.mark.cluster().expect("it falls from a SYNC mark");
+        return Err(Refusal::LevelMoving { cluster });
     }
-    let proven = now.level != Protection::Protection;
-    if now.mode == Protection::Protection && !proven && !force {
+    if rises && now.level != Protection::Protection && health == Health::Ill {
+        return Err(Refusal::StandbyBehind { cluster });
+    }
+    let leaves = now.level == Protection::Protection && !rises;
+    if leaves && !force && health != Health::Well {
         return Err(Refusal::ForceNeeded);
     }
-    let level = now.level_after(mode);
-    let forced = force && !proven;
-    Ok(Some(What::Mode { epoch: now.epoch, mode, level, forced }))
+    Ok(Some(What::Mode(now.asked(mode, force))))
+}
+
+/// The one standby set to SYNC, fit for `mode`.
+fn the_sync_standby(registry: &Registry, mode: Protection) -> Result<u32, Refusal> {
+    let sync: Vec<&Cluster> = registry.sync_standbys().collect();
+    let standbys = sync.iter().map(|cluster| cluster.id).collect();
+    let [cluster] = sync[..] else {
+        return Err(match sync.is_empty() {
+            true => Refusal::NoSyncStandby { mode },
+            false => Refusal::TwoSyncStandbys { mode, standbys },
+        });
+    };
+    if cluster.hold.is_some() {
+        return Err(Refusal::SyncSuspended { cluster: cluster.id, mode });
+    }
+    assert!(cluster.upstream == 0, "a SYNC standby is no cascade");
+    Ok(cluster.id)
+}
+
+/// While streams are marked with a cluster, it stays what they say it is: their acks wait for it,
+/// and it may have to prove that it has them.
+fn check_unmarked(registry: &Registry, cluster: u32) -> Result<(), Refusal> {
+    match registry.mode().mark.cluster() {
+        Some(marked) if marked == cluster => Err(Refusal::LevelMoving { cluster }),
+        _ => Ok(()),
+    }
 }
 
 fn merged(mut cluster: Cluster, settings: &Settings) -> Cluster {

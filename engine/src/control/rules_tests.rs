@@ -4,7 +4,10 @@ use Protection::{Availability, Performance, Protection as Protect};
 use Transfer::{Async, Sync};
 
 use super::limits::{CLUSTERS_MAX, NAME_BYTES_MAX, TIME_MS_MAX, TIME_MS_MIN};
-use super::{Change, Own, Refusal, Registry, Request, Settings, What, check_switchover, decide};
+use super::{
+    Change, Health, Own, Phase, Refusal, Registry, Request, Settings, Step, What, check_switchover,
+    decide,
+};
 use crate::status::{Protection, Transfer};
 
 const MODES: [Protection; 3] = [Performance, Availability, Protect];
@@ -15,6 +18,7 @@ fn own() -> Own {
         name: "shanghai".to_owned(),
         region: "sh".to_owned(),
         endpoints: vec!["127.0.0.1:7001".to_owned()],
+        health: Health::Unseen,
     }
 }
 
@@ -145,16 +149,87 @@ fn every_mode_follows_every_mode_and_the_level_does_not_rise_by_itself() {
     }
 }
 
+/// A registry with the level on its way up to its mode, and when it is there.
+fn risen(mode: Protection) -> [Registry; 2] {
+    let mut registry = registry(mode, &[Sync, Async]);
+    let step = |registry: &mut Registry, phase, level| {
+        let epoch = registry.mode().epoch;
+        let step = Step { epoch, mode, level, phase, sync: 2, forced: false };
+        let on = registry.version();
+        assert!(registry.apply(&Change { by: 1, on, what: What::Mode(step) }));
+    };
+    step(&mut registry, Phase::Rising, Performance);
+    let rising = registry.clone();
+    step(&mut registry, Phase::Steady, mode);
+    [rising, registry]
+}
+
 #[test]
-fn protection_that_holds_is_left_with_force_alone_and_that_is_recorded() {
-    let mut registry = registry(Protect, &[Sync]);
-    let rise = What::Mode { epoch: 1, mode: Protect, level: Protect, forced: false };
-    let rise = Change { by: 1, on: registry.version(), what: rise };
-    assert!(registry.apply(&rise));
+fn protection_that_holds_is_left_with_force_or_by_a_standby_that_answers() {
+    let [_, registry] = risen(Protect);
     for mode in [Performance, Availability] {
         refused(&registry, &mode_as(mode), "force-needed");
-        let after = allowed(&registry, &Request::SetMode { mode, force: true });
-        assert_eq!(after.mode().forced, after.mode().epoch);
+        let forced = allowed(&registry, &Request::SetMode { mode, force: true }).mode();
+        assert_eq!((forced.forced, forced.phase == Phase::Leaving), (forced.epoch, false));
+        let well = Own { health: Health::Well, ..own() };
+        let leaving = decide(&registry, &well, &mode_as(mode)).expect("it answers");
+        let mut after = registry.clone();
+        assert!(after.apply(&leaving.expect("a change")));
+        let left = after.mode();
+        assert_eq!((left.level, left.phase, left.forced), (Protect, Phase::Leaving, 0));
+        // It may be forced on its way, or be taken back.
+        let forced = allowed(&after, &Request::SetMode { mode, force: true }).mode();
+        assert_eq!((forced.forced, forced.phase == Phase::Leaving), (forced.epoch, false));
+        let back = allowed(&after, &mode_as(Protect)).mode();
+        assert_eq!((back.level, back.phase), (Protect, Phase::Steady));
+    }
+}
+
+#[test]
+fn protection_is_asked_for_with_a_standby_that_keeps_up() {
+    let ill = Own { health: Health::Ill, ..own() };
+    let rule = |registry: &Registry, own: &Own, mode| {
+        decide(registry, own, &mode_as(mode)).map_err(|refusal| refusal.rule()).map(|_| ())
+    };
+    for from in [Performance, Availability] {
+        let registry = registry(from, &[Sync, Async]);
+        assert_eq!(rule(&registry, &ill, Protect), Err("standby-behind"));
+        assert_eq!(rule(&registry, &Own { health: Health::Well, ..own() }, Protect), Ok(()));
+        assert_eq!(rule(&registry, &ill, Availability), Ok(()));
+        assert_eq!(rule(&registry, &ill, Performance), Ok(()));
+    }
+    let [rising, risen] = risen(Availability);
+    for registry in [rising, risen] {
+        assert_eq!(rule(&registry, &ill, Protect), Err("standby-behind"));
+        assert_eq!(rule(&registry, &ill, Performance), Ok(()));
+    }
+}
+
+/// Until the last stream may be marked ASYNC, its SYNC standby stays what it is.
+#[test]
+fn a_sync_standby_stays_until_the_level_has_fallen() {
+    for mode in [Availability, Protect] {
+        let [rising, risen] = risen(mode);
+        let mut states = vec![allowed(&rising, &mode_as(Performance))];
+        states.push(allowed(&risen, &Request::SetMode { mode: Performance, force: true }));
+        for falling in states {
+            assert_eq!(falling.mode().phase, Phase::Falling);
+            refused(&falling, &Request::Remove { cluster: 2 }, "level-moving");
+            refused(&falling, &set_as(2, Async), "level-moving");
+            refused(&falling, &Request::Suspend { cluster: 2, until_scn: None }, "level-moving");
+            refused(&falling, &mode_as(Protect), "level-moving");
+            allowed(&falling, &mode_as(Availability));
+            // Another one may be set to SYNC, but not be waited for yet.
+            let two = allowed(&falling, &set_as(3, Sync));
+            refused(&two, &mode_as(Availability), "two-sync-standbys");
+            let mut fallen = falling.clone();
+            let step = Step { phase: Phase::Steady, sync: 0, ..falling.mode().same() };
+            let on = falling.version();
+            assert!(fallen.apply(&Change { by: 1, on, what: What::Mode(step) }));
+            allowed(&fallen, &Request::Remove { cluster: 2 });
+            allowed(&fallen, &set_as(2, Async));
+            allowed(&fallen, &mode_as(Protect));
+        }
     }
 }
 

@@ -39,6 +39,10 @@ pub struct ModeView {
     pub epoch: u64,
     /// Why the level is not what the mode asks for; empty when it is.
     pub reason: String,
+    /// Nanoseconds since 1970 when the node that was asked learned of the last step; 0 when there
+    /// was none.
+    #[serde(default)]
+    pub since: u64,
     /// The SYNC standby, at a mode that has one.
     pub sync_standby: Option<u32>,
     /// Epoch of the last step that was forced; 0 when there was none.
@@ -96,6 +100,7 @@ impl RegistryView {
                 level: mode.level,
                 epoch: mode.epoch,
                 reason: mode.reason().to_owned(),
+                since: 0,
                 sync_standby: sync.map(|cluster| cluster.id),
                 forced_epoch: mode.forced,
             },

@@ -323,6 +323,11 @@ impl FromReader {
 impl ChunkHead {
     /// The 512-byte head; the body of `body_len` bytes follows.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_as(KIND_CHUNK)
+    }
+
+    /// The same, of a frame of another kind.
+    pub fn encode_as(&self, kind: u16) -> Vec<u8> {
         let prefix = ChunkPrefix {
             end: self.end.0.into(),
             committed: self.committed.0.into(),
@@ -331,7 +336,7 @@ impl ChunkHead {
             reserved: 0.into(),
         };
         let (stream, start, len) = (self.stream, self.start.0, self.body_len as usize);
-        FrameHead::encode_bulk(KIND_CHUNK, stream, start, prefix.as_bytes(), len)
+        FrameHead::encode_bulk(kind, stream, start, prefix.as_bytes(), len)
     }
 
     fn parse(head: &FrameHead, prefix: &[u8]) -> Result<ChunkHead, WireError> {

@@ -66,6 +66,9 @@ impl Heartbeat {
             waiting_us: reader.u64()?,
         };
         reader.finish()?;
+        if heartbeat.counter == 0 {
+            return Err(DecodeError::Inconsistent);
+        }
         assert!(bytes.len() == HEARTBEAT_BYTES, "a heartbeat of another length");
         Ok(heartbeat)
     }

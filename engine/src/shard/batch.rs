@@ -15,7 +15,7 @@ use crate::handle::NewRecord;
 use crate::kinds::KIND_GROUPS;
 use crate::limits::{
     BATCH_BYTES, HARD_STATE_SLOTS_BYTES, PENDING_BYTES_MAX, PENDING_MAX, SCN_AHEAD_MAX_NS,
-    TAIL_RUNS_BYTES_MAX,
+    SYNC_RUNS_BYTES_MAX, TAIL_RUNS_BYTES_MAX,
 };
 use crate::paxos::{GroupMark, ProposePosition};
 use crate::shard::Shard;
@@ -23,7 +23,7 @@ use crate::shard::ledger::{Claim, group_items};
 use crate::shard::mesh::CatalogueLeader;
 use crate::shard::stream::{Pending, Reply, StreamState, TailRun, Waiting};
 use crate::status::Protection;
-use crate::stream::catalogue::{FIRST_STREAM, SYSTEM_STREAM};
+use crate::stream::catalogue::{Change, FIRST_STREAM, SYSTEM_STREAM};
 use crate::stream::producers::Verdict;
 
 /// What an operator of a full node is told.
@@ -62,7 +62,9 @@ impl<R: Ring> Shard<R> {
                 let pending = Pending { payload, producer, sequence, scn_floor, kind, reply };
                 let state = self.streams.get_mut(&stream).expect("admitted");
                 state.push(pending);
-                if state.pending.len() == 1 {
+                // What is said of mode and level does not wait for what they hold back.
+                let goes_on = kind == GroupKind::Registry && std::mem::take(&mut state.blocked);
+                if state.pending.len() == 1 || goes_on {
                     self.dirty.push_back(stream);
                 }
             }
@@ -92,6 +94,9 @@ impl<R: Ring> Shard<R> {
             return Err(Error::new(ErrorKind::NoSpace, LOG_FULL));
         }
         self.check_members(stream)?;
+        if kind != GroupKind::Registry {
+            self.check_gate(stream)?;
+        }
         if self.pending_count >= PENDING_MAX || self.pending_bytes >= PENDING_BYTES_MAX {
             return Err(Error::new(ErrorKind::Busy, "too many appends wait; try again"));
         }
@@ -113,6 +118,15 @@ impl<R: Ring> Shard<R> {
         }
         let text = "the logs of too many members are nearly full; raise log_bytes_max there";
         Err(Error::new(ErrorKind::NoSpace, text))
+    }
+
+    /// Whether the SYNC standby follows. What waits for it in one stream takes no room from others.
+    fn check_gate(&self, stream: u64) -> Result<(), Error> {
+        if self.streams[&stream].is_gate_full() {
+            let text = "too much waits for the SYNC standby, which does not follow; try again";
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        Ok(())
     }
 
     /// Whether a record may be asked to come after `floor`. Most name none, and cost no look at
@@ -189,8 +203,9 @@ impl<R: Ring> Shard<R> {
 
     fn await_original(&mut self, stream: u64, original: Appended, reply: Reply) {
         let state = self.streams.get_mut(&stream).expect("admitted");
-        if original.end_lsn <= state.replica.log().committed().lsn {
-            return self.settle(reply, Ok(original));
+        if original.end_lsn <= state.visible() {
+            let level = self.worth(stream, original.lsn);
+            return self.settle(reply, Ok(Appended { level, ..original }));
         }
         state.wait_for(Waiting { appended: original, reply });
     }
@@ -256,16 +271,22 @@ impl<R: Ring> Shard<R> {
         None
     }
 
-    /// On a full log nothing that waits will find room: it has no LSN, and is refused.
-    fn refuse_when_full(&mut self, least: usize) {
+    /// On a full log nothing that waits will find room: it has no LSN, and is refused. A mark
+    /// nobody would ask for again: it waits.
+    pub(super) fn refuse_when_full(&mut self, least: usize) {
         if !self.note_full(least) {
             return;
         }
         for stream in std::mem::take(&mut self.dirty) {
+            let mark = self.state(stream).pop_mark();
             while let Some(record) = self.state(stream).pop() {
                 self.pending_count -= 1;
                 self.pending_bytes -= record.payload.len();
                 self.settle(record.reply, Err(Error::new(ErrorKind::NoSpace, LOG_FULL)));
+            }
+            if let Some(mark) = mark {
+                self.state(stream).push_first(mark);
+                self.dirty.push_back(stream);
             }
         }
     }
@@ -289,6 +310,10 @@ impl<R: Ring> Shard<R> {
     /// Moves records into groups. None when every stream with records is blocked.
     fn fill(&mut self, slot: SlotId, want: usize) -> Option<(Body, Vec<Sealed>)> {
         let wall = self.io.ring.wall_ns();
+        // The turn may have begun long ago: what was taken since may be the effect of what was
+        // acked after the lease.
+        let leased = self.levels.is_leased();
+        let now = if leased { self.io.ring.now() } else { self.io.now };
         let (cluster, role_epoch) = (self.me.cluster, self.role_epoch);
         let bytes = &mut self.io.pool.bytes_mut(slot)[HEAD_BYTES..];
         let room = bytes.len().min(want);
@@ -303,12 +328,26 @@ impl<R: Ring> Shard<R> {
                 state.blocked = true;
                 continue;
             };
+
             let origin = Origin { role_epoch, cluster, ballot: position.ballot };
             let before = (state.pending.len(), state.pending_bytes);
+            let may = self.levels.lets(id, state, now);
+            if !may {
+                // The lease may have ended since marks were looked at, and the next one come
+                // before they are again.
+                self.levels.look();
+            }
+            if !may || state.pending.is_empty() {
+                self.pending_count -= before.0 - state.pending.len();
+                self.pending_bytes -= before.1 - state.pending_bytes;
+                state.blocked = !state.pending.is_empty();
+                continue;
+            }
             let group = fill_group(&mut builder, id, state, &position, origin, wall);
             let after = (state.pending.len(), state.pending_bytes);
-            self.pending_count -= before.0 - after.0;
-            self.pending_bytes -= before.1 - after.1;
+            // A mark may have come first.
+            self.pending_count = self.pending_count + after.0 - before.0;
+            self.pending_bytes = self.pending_bytes + after.1 - before.1;
             let full = group.is_none();
             sealed.extend(group.map(|waiting| Sealed { stream: id, waiting }));
             if !state.pending.is_empty() {
@@ -384,10 +423,19 @@ impl<R: Ring> Shard<R> {
         let kind = group_kind(bytes);
         state.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);
         let seen = state.derived.take_seen();
-        if self.forward.as_ref().is_some_and(|port| port.wants(meta.stream)) {
+        let forwarded = self.forward.as_ref().is_some_and(|port| port.wants(meta.stream));
+        if kind == GroupKind::Mark {
+            self.on_mark_logged(meta.stream);
+        }
+        if forwarded || self.is_shipped(meta.stream) {
             self.keep_run(slot, meta);
         }
+        let state = &self.streams[&meta.stream];
+        let last = state.derived.marks.last().map(|last| last.mark);
+        let own = state.leading && state.role == Role::Primary;
         for change in seen {
+            let Change::Create { mark, .. } = change;
+            assert!(!own || mark == last, "created with the last mark before it");
             self.catalogue.on_logged(change);
         }
     }
@@ -399,6 +447,12 @@ impl<R: Ring> Shard<R> {
         let record = HEAD_BYTES + meta.at as usize;
         let pool = &mut self.io.pool;
         if self.tail_bytes + meta.len as usize > TAIL_RUNS_BYTES_MAX {
+            return;
+        }
+        // What waits for a SYNC standby may wait for long.
+        let state = &self.streams[&meta.stream];
+        let waits = meta.lsn.0.saturating_sub(state.visible().0) > SYNC_RUNS_BYTES_MAX;
+        if waits && state.gate.waits().is_some() {
             return;
         }
         let (slot, at) = if pool.capacity(slot) <= 2 * len {
@@ -430,6 +484,8 @@ impl<R: Ring> Shard<R> {
             }
             Reply::Create(ticket) => self.settle_create(ticket, outcome),
             Reply::Control(ticket) => self.settle_control(ticket, outcome),
+            Reply::Level => self.settle_level(outcome.is_err()),
+            Reply::Nobody => {}
         }
     }
 }

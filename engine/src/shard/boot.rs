@@ -1,39 +1,36 @@
-//! From a directory to a shard that serves: identity, recovery, replicas, listener, peers.
+//! From a directory to a shard that serves: recovery, replicas, listener, peers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use palisade_netio::{Completion, Identity as Peer, ListenLimits, Listener, Pool, Ring};
+use palisade_netio::{Identity as Peer, ListenLimits, Listener, Pool, Ring};
 use palisade_wal::{
-    Ballot, Boundary, CHAIN_START, GroupHeader, Identity, IdentityEvent, IdentityFile, Kind, Lsn,
-    Place, RecordMeta, Replay, Started, StreamLog, Wal, WalError,
+    Ballot, Boundary, CHAIN_START, GroupHeader, IdentityFile, Kind, Lsn, Place, RecordMeta, Replay,
+    Started, StreamLog, Wal, WalError,
 };
 use zerocopy::FromBytes;
 
 use crate::config::Role;
 use crate::handle::ShardPort;
 use crate::paxos::{
-    Config, Floors, Liveness, Me, Member, NodeKey, Publisher, ReplayError, Replayed, Replica,
-    replay, replay_group, replay_moved,
+    Config, Floors, Liveness, Me, Member, NodeKey, ReplayError, Replayed, Replica, replay,
+    replay_group, replay_moved,
 };
 use crate::shard::checkpoint::{BASE_MOVED, Checkpoints};
 use crate::shard::control::Controls;
 use crate::shard::create::Creations;
 use crate::shard::floor::read_floor;
+use crate::shard::identity::identity_file;
 use crate::shard::import::Imports;
 use crate::shard::jobs::Jobs;
 use crate::shard::ledger::{Ledger, OwnRecord};
 use crate::shard::net::Net;
 use crate::shard::stream::StreamState;
-use crate::shard::token::{OWNER_IDENTITY, OWNER_LISTENER, local_of, local_token, owner_base};
+use crate::shard::token::{OWNER_LISTENER, owner_base};
 use crate::shard::{Halt, Io, Shard, ShardConfig, Shared, mesh::shard_of};
 use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue, Change, SYSTEM_STREAM};
 use crate::stream::derived::Derived;
-
-/// Rounds that the ceiling is raised by, ahead of use.
-const CEILING_STEP: u64 = 1024;
-/// The ceiling is raised when fewer rounds than this are left below it.
-const CEILING_RESERVE: u64 = 512;
+use crate::stream::mark::{MARK_BYTES, Mark};
 
 /// Where a shard is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,18 +95,16 @@ impl<R: Ring> Shard<R> {
     ) -> Shard<R> {
         attach(&ring, config.shard, &port, &mut shared);
         let identity = identity_file(&config);
-        let ShardConfig { cluster, node, shard, shards, .. } = config;
+        let ShardConfig { cluster, node, shard, shards, fingerprint, .. } = config;
         // Incarnation and boot count are in the identity file: nothing is asked of the log before.
-        let me = Peer { cluster, node, shard, shards, ..Peer::default() };
-        let none = Started::default();
-        let wal =
-            Wal::open(wal_config(&config, &me, none)).expect("bounds were checked with the file");
+        let me = Peer { cluster, node, shard, shards, fingerprint, ..Peer::default() };
+        let wal = wal_config(&config, &me, Started::default());
         Shard {
             me,
             io: Io { now: ring.now(), ring, pool },
             phase: Phase::Identity,
             halt: None,
-            ledger: Ledger::new(wal),
+            ledger: Ledger::new(Wal::open(wal).expect("bounds were checked")),
             booting: Booting { identity, streams: BTreeMap::new() },
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),
@@ -120,6 +115,9 @@ impl<R: Ring> Shard<R> {
             jobs: Jobs::default(),
             surveys: Default::default(),
             imports: Imports::default(),
+            joins: Default::default(),
+            shipping: Default::default(),
+            levels: Default::default(),
             crossings: Default::default(),
             liveness: None,
             closing: Default::default(),
@@ -186,83 +184,6 @@ impl<R: Ring> Shard<R> {
         let written = self.ledger.wal.durable() >= self.ledger.wal.appended();
         if written && self.ledger.is_settled() {
             self.halt = Some(Halt::Done);
-        }
-    }
-
-    pub(crate) fn on_identity_completion(&mut self, done: &Completion) {
-        let pool = &mut self.io.pool;
-        self.booting.identity.on_completion(pool, local_of(done.token), done.clone());
-    }
-
-    /// Moves the identity file along; also while the shard runs, when the ceiling is raised.
-    pub(crate) fn poll_identity(&mut self) {
-        let mut ops = Vec::new();
-        self.booting.identity.poll_ops(&mut self.io.pool, &mut ops);
-        for (local, op) in ops {
-            self.io.ring.submit(&mut self.io.pool, local_token(OWNER_IDENTITY, local), op);
-        }
-        match self.booting.identity.poll_event() {
-            None => {}
-            Some(IdentityEvent::Missing) => {
-                let dir = self.config.dir.display();
-                let text = format!("{dir} is not formatted; run `palisade format` first");
-                self.halt = Some(Halt::Identity(text));
-            }
-            Some(IdentityEvent::Lost) => {
-                let dir = self.config.dir.display();
-                let text = format!("both copies of {dir}/identity are damaged: the disk is lost");
-                self.halt = Some(Halt::Corrupt(text));
-            }
-            Some(IdentityEvent::Found(identity)) => {
-                self.on_identity(identity);
-                self.poll_identity();
-            }
-            Some(IdentityEvent::Updated(identity)) => self.on_identity_updated(identity),
-        }
-    }
-
-    fn on_identity(&mut self, found: Identity) {
-        let config = &self.config;
-        let pairs = [
-            ("cluster", u64::from(found.cluster), u64::from(config.cluster)),
-            ("node", found.node.into(), config.node.into()),
-            ("shard", found.shard.into(), config.shard.into()),
-            ("shard count", found.shards.into(), config.shards.into()),
-        ];
-        if let Some((what, disk, file)) = pairs.into_iter().find(|(_, disk, file)| disk != file) {
-            let text = format!(
-                "{} was formatted for {what} {disk}, the configuration says {file}; use the \
-                 data directory of this node, or its configuration",
-                self.config.dir.display()
-            );
-            self.halt = Some(Halt::Identity(text));
-            return;
-        }
-        let ceiling = found.round_ceiling.max(CEILING_STEP);
-        let boots = found.boots + 1;
-        self.booting.identity.update(Identity { boots, round_ceiling: ceiling, ..found });
-        self.phase = Phase::CountingBoot;
-    }
-
-    fn on_identity_updated(&mut self, identity: Identity) {
-        if !matches!(self.phase, Phase::CountingBoot | Phase::Identity) {
-            if self.ledger.wal.is_ready() {
-                self.ledger.wal.start_segment(identity.started.newest);
-            }
-            return;
-        }
-        self.me.incarnation = identity.incarnation;
-        self.me.boot = identity.boots;
-        self.net.me = self.me;
-        match Wal::open(wal_config(&self.config, &self.me, identity.started)) {
-            Ok(wal) => {
-                self.ledger = Ledger::new(wal);
-                let key = NodeKey { node: self.me.node, incarnation: self.me.incarnation };
-                self.floors = Floors::new(key, self.me.boot);
-                self.closing.publisher = Publisher::new(self.me.boot);
-                self.phase = Phase::Recovering;
-            }
-            Err(error) => self.halt = Some(Halt::Identity(error.to_string())),
         }
     }
 
@@ -382,13 +303,14 @@ impl<R: Ring> Shard<R> {
         let streams = &mut self.booting.streams;
         if let Some(known) = streams.get_mut(&meta.stream) {
             known.truncate(meta.lsn, bytes == [BASE_MOVED]);
-        } else if let Some((role, start, config)) = read_base(bytes, meta.lsn) {
+        } else if let Some(base) = read_base(bytes, meta.lsn) {
+            let Base { role, start, mark, config } = base;
             let mut log = StreamLog::starting_at(start);
             if meta.ballot.is_some() {
                 // Opened after its first records were lost, and not taken over since.
                 log.mark_unknown(meta.ballot);
             }
-            let (derived, floor) = (Derived::default(), start.lsn);
+            let (derived, floor) = (Derived::born(mark), start.lsn);
             let fresh = Replaying { log, config, role, derived, floor, base: Lsn::ZERO };
             streams.insert(meta.stream, fresh);
         }
@@ -417,12 +339,6 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// The ballot that covers every promise that this disk may have made.
-    fn ceiling(&self) -> Ballot {
-        let round = self.booting.identity.identity().map_or(0, |identity| identity.round_ceiling);
-        Ballot { round, node: u32::MAX, incarnation: u64::MAX }
-    }
-
     /// Everything up to block `kept` was replayed, or reported as lost.
     fn on_recovered(&mut self, kept: u64) {
         let shards = self.me.shards;
@@ -433,7 +349,7 @@ impl<R: Ring> Shard<R> {
             for stream in owned {
                 let config = Config::first(format.members.clone());
                 let config = config.expect("checked before formatting");
-                self.ledger.push(base_record(stream, format.role, &config));
+                self.ledger.push(base_record(stream, format.role, None, &config));
             }
             if self.ledger.is_settled() {
                 // So that a log without a block is a lost one.
@@ -452,14 +368,13 @@ impl<R: Ring> Shard<R> {
         let ceiling = self.ceiling();
         for (id, mut stream) in std::mem::take(&mut self.booting.streams) {
             stream.finish(ceiling);
-            let Replaying { log, config, role, derived, floor, .. } = stream;
+            let Replaying { log, config, role, mut derived, floor, .. } = stream;
             if log.is_lossy() {
                 self.checkpoints.forget();
             }
             if id == CATALOGUE_STREAM && !log.is_unknown() {
                 self.creations.fresh_from = Some(log.end().lsn);
             }
-            let mut derived = derived;
             for change in derived.take_seen() {
                 self.catalogue.on_logged(change);
             }
@@ -476,6 +391,7 @@ impl<R: Ring> Shard<R> {
             let replica = Replica::recovered(id, me, config, log, tuning, seed, now);
             let wall = self.io.ring.wall_ns();
             let mut state = StreamState::new(replica, role, derived, wall);
+            state.restore_held(&self.checkpoints.held.remove(&id).unwrap_or_default());
             state.floor = floor;
             self.checkpoints.retention.note(id, floor, now);
             self.streams.insert(id, state);
@@ -527,14 +443,21 @@ impl<R: Ring> Shard<R> {
 
     /// Opens a stream that the catalogue names: its first record goes to the log. A `fresh` one
     /// was never open on this disk before.
-    pub(crate) fn open_stream(&mut self, stream: u64, role: Role, members: &[Member], fresh: bool) {
+    pub(crate) fn open_stream(
+        &mut self,
+        stream: u64,
+        role: Role,
+        mark: Option<Mark>,
+        members: &[Member],
+        fresh: bool,
+    ) {
         let lost = self.lost_hard_state && !fresh;
         if self.streams.contains_key(&stream) {
             return;
         }
         // Bound as in the catalogue: a disk that came since in the place of another counts nowhere.
         let config = Config::first(members.to_vec()).expect("members of a stream that exists");
-        let mut first = base_record(stream, role, &config);
+        let mut first = base_record(stream, role, mark, &config);
         if lost {
             first.ballot = self.ceiling();
         }
@@ -554,7 +477,7 @@ impl<R: Ring> Shard<R> {
             Replica::new(stream, me, config, tuning, seed)
         };
         let wall = self.io.ring.wall_ns();
-        self.streams.insert(stream, StreamState::new(replica, role, Derived::default(), wall));
+        self.streams.insert(stream, StreamState::new(replica, role, Derived::born(mark), wall));
         self.board.listeners.tell(crate::event::Event::Created { stream });
         self.connect_peers(members);
         self.step(stream, |replica, now, fx| replica.start(now, fx));
@@ -589,32 +512,6 @@ impl<R: Ring> Shard<R> {
             let new = || Liveness::new(boot, &[], tuning).with_stall(stall_ns);
             self.liveness.get_or_insert_with(new).add(member.node);
         }
-    }
-
-    /// Raises the ceiling ahead of use, and names a segment before the first block in it.
-    pub(crate) fn check_identity(&mut self) {
-        self.poll_identity();
-        let Some(known) = self.booting.identity.identity() else { return };
-        let mut identity = known;
-        let wanted = self.ledger.highest_round + CEILING_RESERVE;
-        if identity.round_ceiling < wanted {
-            identity.round_ceiling = wanted + CEILING_STEP;
-        }
-        if let Some(started) = self.ledger.wal.wants_segment() {
-            identity.started = started;
-        }
-        if identity != known && self.booting.identity.is_idle() {
-            self.booting.identity.update(identity);
-            self.poll_identity();
-        }
-        if let Some(error) = self.booting.identity.poisoned() {
-            self.halt = Some(Halt::Poisoned(error.to_string()));
-        }
-    }
-
-    /// Highest round that a hard-state record may carry now.
-    pub(crate) fn round_limit(&self) -> u64 {
-        self.booting.identity.identity().map_or(0, |identity| identity.round_ceiling)
     }
 }
 
@@ -722,7 +619,11 @@ fn attach<R: Ring>(ring: &R, shard: u16, port: &ShardPort, shared: &mut Shared) 
     }
 }
 
-fn wal_config(config: &ShardConfig, me: &Peer, started: Started) -> palisade_wal::Config {
+pub(crate) fn wal_config(
+    config: &ShardConfig,
+    me: &Peer,
+    started: Started,
+) -> palisade_wal::Config {
     palisade_wal::Config {
         dir: config.dir.clone(),
         cluster: me.cluster,
@@ -737,38 +638,15 @@ fn wal_config(config: &ShardConfig, me: &Peer, started: Started) -> palisade_wal
     }
 }
 
-fn identity_file(config: &ShardConfig) -> IdentityFile {
-    match &config.format {
-        Some(format) => IdentityFile::format(&config.dir, first_identity(config, format)),
-        None => IdentityFile::open(&config.dir),
-    }
-}
-
-fn first_identity(config: &ShardConfig, format: &crate::shard::Format) -> Identity {
-    Identity {
-        cluster: config.cluster,
-        node: config.node,
-        incarnation: format.incarnation,
-        shard: config.shard.into(),
-        shards: config.shards.into(),
-        role: match format.role {
-            Role::Primary => 1,
-            Role::Standby => 2,
-        },
-        boots: 0,
-        round_ceiling: CEILING_STEP,
-        started: Started::default(),
-    }
-}
-
 /// The first record of a stream on a node.
-fn base_record(stream: u64, role: Role, config: &Config) -> OwnRecord {
-    let mut body = vec![0; 16];
+fn base_record(stream: u64, role: Role, mark: Option<Mark>, config: &Config) -> OwnRecord {
+    let mut body = vec![0; BASE_BYTES];
     body[0] = match role {
         Role::Primary => 1,
         Role::Standby => 2,
     };
-    body[8..].copy_from_slice(&CHAIN_START.to_le_bytes());
+    body[8..16].copy_from_slice(&CHAIN_START.to_le_bytes());
+    body[16..].copy_from_slice(&Mark::encode_or_none(mark));
     config.encode_into(&mut body);
     OwnRecord { stream, kind: Kind::Base, lsn: Lsn::ZERO, ballot: Ballot::NONE, body, id: None }
 }
@@ -779,15 +657,29 @@ fn empty_record() -> OwnRecord {
     OwnRecord { stream: SYSTEM_STREAM, kind: Kind::Closing, lsn, ballot, body, id: None }
 }
 
-fn read_base(bytes: &[u8], lsn: Lsn) -> Option<(Role, Boundary, Config)> {
-    let (head, config) = bytes.split_first_chunk::<16>()?;
+/// What the first record of a stream says.
+#[derive(Debug, PartialEq, Eq)]
+struct Base {
+    role: Role,
+    start: Boundary,
+    /// The mark that it was created with.
+    mark: Option<Mark>,
+    config: Config,
+}
+
+/// Bytes before the configuration.
+const BASE_BYTES: usize = 16 + MARK_BYTES;
+
+fn read_base(bytes: &[u8], lsn: Lsn) -> Option<Base> {
+    let (head, config) = bytes.split_first_chunk::<BASE_BYTES>()?;
     let role = match head[0] {
         1 => Role::Primary,
         2 => Role::Standby,
         _ => return None,
     };
-    let chain = u64::from_le_bytes(head[8..].try_into().ok()?);
-    Some((role, Boundary { lsn, chain }, Config::decode(config).ok()?))
+    let start = Boundary { lsn, chain: u64::from_le_bytes(head[8..16].try_into().ok()?) };
+    let mark = Mark::decode_or_none(&head[16..])?;
+    Some(Base { role, start, mark, config: Config::decode(config).ok()? })
 }
 
 #[cfg(test)]
@@ -802,10 +694,13 @@ mod tests {
         let addr = "127.0.0.1:7001".to_string();
         let member = Member { node: 1, incarnation: None, addr, region: "sh".to_string() };
         let config = Config::first(vec![member]).unwrap();
-        let record = base_record(5, Role::Standby, &config);
         let start = Boundary { lsn: Lsn(0), chain: CHAIN_START };
-        assert_eq!(read_base(&record.body, record.lsn), Some((Role::Standby, start, config)));
-        assert_eq!(read_base(&record.body[..17], record.lsn), None);
+        for mark in [None, Some(Mark::Sync { cluster: 2, epoch: 7 })] {
+            let record = base_record(5, Role::Standby, mark, &config);
+            let base = Base { role: Role::Standby, start, mark, config: config.clone() };
+            assert_eq!(read_base(&record.body, record.lsn), Some(base));
+            assert_eq!(read_base(&record.body[..BASE_BYTES + 1], record.lsn), None);
+        }
     }
 
     const ORIGIN: Origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };

@@ -3,7 +3,8 @@
 //!
 //! A slice is one block with the states of streams as they are after everything in the blocks
 //! before it: nothing waits for the log while a slice is made. A stream that cannot be told now
-//! ends its checkpoint; the next segment brings another.
+//! ends its checkpoint; the next segment brings another. A recycled log that lost one of its two
+//! writes another as soon as every stream can be told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::shard::Shard;
 use crate::shard::boot::Replaying;
 use crate::shard::ledger::{Claim, OwnRecord};
 use crate::shard::retention::Retention;
+use crate::shard::stream::StreamState;
 use crate::stream::catalogue::CATALOGUE_STREAM;
 use crate::stream::image::StreamImage;
 
@@ -50,6 +52,8 @@ pub(crate) struct Checkpoints {
     told: u64,
     /// The segment that the last one began in.
     segment: u64,
+    /// The stream that ended the last one, as it could not be told.
+    untold: Option<u64>,
     /// The newest one that was looked at with the live runs.
     seen: Option<LogStart>,
     /// Runs stopped being live, or moved: something may be let go.
@@ -66,6 +70,8 @@ pub(crate) struct Checkpoints {
     /// Segments below this may be reused; below the start some may still be read.
     free_below: u64,
     reading: Reading,
+    /// What the last checkpoint that was read says of SYNC standbys.
+    pub(crate) held: BTreeMap<u64, Vec<(u32, Lsn)>>,
 }
 
 /// A checkpoint that is being replayed.
@@ -86,6 +92,7 @@ impl Checkpoints {
             todo: BTreeSet::new(),
             told: 0,
             segment: 0,
+            untold: None,
             seen: None,
             look: false,
             oldest: None,
@@ -95,6 +102,7 @@ impl Checkpoints {
             moving: 0,
             free_below: 0,
             reading: Reading::default(),
+            held: BTreeMap::new(),
         }
     }
 
@@ -152,9 +160,10 @@ impl<R: Ring> Shard<R> {
         for (stream, floor) in floors {
             let Some(state) = self.streams.get(&stream) else { continue };
             assert!(floor <= state.floor, "readers let it go before");
+            let to = floor.min(state.free_below());
             // A step is work, after which the next turn does not wait.
-            let moved = match state.replica.can_truncate(floor) {
-                true => self.step(stream, |replica, now, fx| replica.truncate(floor, now, fx)),
+            let moved = match state.replica.can_truncate(to) {
+                true => self.step(stream, |replica, now, fx| replica.truncate(to, now, fx)),
                 false => None,
             };
             let moved = moved.flatten();
@@ -181,7 +190,11 @@ impl<R: Ring> Shard<R> {
         if segment <= self.checkpoints.recycler.start().segment.max(1) {
             return false;
         }
-        if segment != self.checkpoints.segment && end >= self.config.segment_bytes / BEGIN_PART {
+        let is_first = segment != self.checkpoints.segment;
+        if is_first && end >= self.config.segment_bytes / BEGIN_PART {
+            return true;
+        }
+        if self.lacks_checkpoint() && (is_first || self.can_tell_more()) {
             return true;
         }
         let full = self.is_to_recycle();
@@ -190,6 +203,18 @@ impl<R: Ring> Shard<R> {
         let urgent = full && gains && checkpoints.urgent < URGENT_MAX;
         checkpoints.urgent += u8::from(urgent);
         urgent
+    }
+
+    /// One of the two that a recycled log keeps was damaged: the other must not become the last.
+    fn lacks_checkpoint(&self) -> bool {
+        let recycler = &self.checkpoints.recycler;
+        recycler.start() != LogStart::default() && recycler.complete() < 2
+    }
+
+    /// Whether the stream that ended the last checkpoint can be told now, or is gone.
+    fn can_tell_more(&self) -> bool {
+        let Some(untold) = self.checkpoints.untold else { return false };
+        self.streams.get(&untold).is_none_or(StreamState::can_be_told)
     }
 
     /// Whether space goes before retention, and before waiting for the next segment.
@@ -202,6 +227,7 @@ impl<R: Ring> Shard<R> {
     fn begin_checkpoint(&mut self) {
         let (segment, _) = self.ledger.wal.active();
         self.checkpoints.segment = segment;
+        self.checkpoints.untold = None;
         let id = self.ledger.wal.appended() + 1;
         let shard = self.shard_image();
         let begin = CheckpointRecord::Begin { id, bytes: &shard }.encode();
@@ -231,6 +257,9 @@ impl<R: Ring> Shard<R> {
         let (mut records, mut bytes) = (Vec::new(), 0);
         while let Some(&stream) = self.checkpoints.todo.iter().nth(told.len()) {
             let Some(blob) = self.stream_image(stream) else {
+                // One that is too long waits for the next segment.
+                let is_whole = self.streams[&stream].can_be_told();
+                self.checkpoints.untold = (!is_whole).then_some(stream);
                 return self.checkpoints.abandon();
             };
             let parts = blob.len().div_ceil(CHECKPOINT_PART_BYTES);
@@ -271,7 +300,7 @@ impl<R: Ring> Shard<R> {
     fn stream_image(&self, stream: u64) -> Option<Vec<u8>> {
         let begin = self.checkpoints.recycler.open().expect("a checkpoint is open").block;
         let state = &self.streams[&stream];
-        if state.halted.is_some() {
+        if !state.can_be_told() {
             return None;
         }
         let image = StreamImage {
@@ -280,6 +309,7 @@ impl<R: Ring> Shard<R> {
             role: state.role,
             floor: state.floor,
             derived: state.derived.clone(),
+            held: state.gate.words().to_vec(),
             catalogue: (stream == CATALOGUE_STREAM)
                 .then(|| (self.catalogue.clone(), (*self.registry).clone())),
         };
@@ -452,7 +482,8 @@ impl<R: Ring> Shard<R> {
         if let Some((_, told)) = &mut self.checkpoints.reading.open {
             *told += 1;
         }
-        let StreamImage { log, config, role, floor, derived, catalogue } = image;
+        let StreamImage { log, config, role, floor, derived, held, catalogue } = image;
+        self.checkpoints.held.insert(stream, held);
         if let Some(known) = self.booting.stream_mut(stream) {
             // What a loss took of the base, the checkpoint says again.
             known.truncate(log.base.lsn, true);
@@ -469,6 +500,9 @@ impl<R: Ring> Shard<R> {
                     place.block
                 );
                 self.halt = Some(crate::shard::Halt::Corrupt(text));
+            } else if !known.log.is_whole() {
+                // A mark may stand in what is lost, and nobody may have that any more.
+                known.derived.marks = derived.marks;
             }
             return;
         }

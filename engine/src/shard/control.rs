@@ -11,7 +11,7 @@ use palisade_wal::{GroupKind, Lsn};
 use crate::append::Outcome;
 use crate::client::wire::{self, Refused, RefusedCode};
 use crate::config::Role;
-use crate::control::{Controlled, Own, Registry, RegistryView, Request, decide};
+use crate::control::{Controlled, Health, Level, Own, Registry, RegistryView, Request, decide};
 use crate::error::{Error, ErrorKind};
 use crate::handle::NewRecord;
 use crate::limits::CONTROLS_MAX;
@@ -108,6 +108,7 @@ impl<R: Ring> Shard<R> {
             name: self.config.cluster_name.clone(),
             region: self.config.region.clone(),
             endpoints: members.iter().map(|member| member.addr.clone()).collect(),
+            health: self.levels.level().map_or(Health::Unseen, Level::health),
         }
     }
 
@@ -169,6 +170,8 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn registry_view(&self) -> RegistryView {
         let role = if self.is_standby() { ClusterRole::Standby } else { ClusterRole::Primary };
         let mut view = RegistryView::new(&self.registry, self.me.cluster, role);
+        view.mode.since = self.levels.since_wall_ns();
+        view.mode.reason = self.level_reason().to_string();
         if let Some(catalogue) = self.streams.get(&CATALOGUE_STREAM) {
             view.current = catalogue.leading;
             let (leader, config) = (catalogue.replica.leader(), catalogue.replica.config());
@@ -196,6 +199,9 @@ impl<R: Ring> Shard<R> {
         let stale = changes.iter().filter(|(_, change)| !registry.apply(change));
         let stale = stale.map(|(end, _)| *end).collect();
         self.tell_registry();
+        let registry = self.registry.clone();
+        let end = self.streams[&stream].replica.log().committed().lsn;
+        self.with_level(|level, now, out| level.on_registry(&registry, end, now, out));
         stale
     }
 
@@ -220,6 +226,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn on_registry(&mut self, registry: Arc<Registry>) {
         let changed = self.registry.version() != registry.version();
         assert!(!changed || registry.version() > self.registry.version(), "it never goes back");
+        self.note_mode(&registry);
         self.registry = registry;
         self.hold_imports();
         self.choose_upstreams();

@@ -76,8 +76,10 @@ impl<R: Ring> Shard<R> {
         let ticket = self.creations.next;
         let waiting = Ticket { asker, ids: ids.clone(), left: count, done: 0, error: None };
         self.creations.tickets.insert(ticket, waiting);
+        // A mark that is written before they are logged takes this one's place in them.
+        let mark = self.state(CATALOGUE_STREAM).mark_to_come();
         for stream in ids {
-            let payload = Bytes::copy_from_slice(&Change::Create { stream }.encode());
+            let payload = Bytes::copy_from_slice(&Change::Create { stream, mark }.encode());
             let record = NewRecord { payload, ..NewRecord::default() };
             self.take_append(CATALOGUE_STREAM, record, GroupKind::Catalogue, Reply::Create(ticket));
         }

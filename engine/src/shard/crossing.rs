@@ -51,6 +51,8 @@ impl<R: Ring> Shard<R> {
             Duty::Control(node) | Duty::Bulk(node) => self.crossings.peers.get(&node).copied(),
             Duty::Candidate(addr) => self.place_of_upstream(Some(addr)),
             Duty::Upstream => self.place_of_upstream(self.feed_of(conn)),
+            Duty::Leader => self.place_of_upstream(self.leader_addr(conn)),
+            Duty::Standby(_) => self.place_of_standby(conn),
             Duty::Client(_) => None,
         };
         if let Some(place) = place {
@@ -61,6 +63,12 @@ impl<R: Ring> Shard<R> {
 
     fn place_of_upstream(&mut self, addr: Option<std::net::SocketAddr>) -> Option<usize> {
         let region = self.imports.chooser.as_ref()?.region_at(addr?)?;
+        self.crossings.place(region, &self.config.region)
+    }
+
+    fn place_of_standby(&mut self, conn: u32) -> Option<usize> {
+        let (cluster, node) = self.standby_at(conn)?;
+        let region = self.imports.arbiter.region_of(cluster, node)?;
         self.crossings.place(region, &self.config.region)
     }
 

@@ -18,6 +18,7 @@ use crate::shard::Shard;
 use crate::shard::batch::group_kind;
 use crate::shard::frames::fetched_prefix;
 use crate::shard::jobs::{Destination, Job, Running};
+use crate::shard::stream::StreamState;
 
 /// What became of groups for a peer.
 enum Handed {
@@ -121,6 +122,10 @@ impl<R: Ring> Shard<R> {
                 self.jobs.resume(job);
             }
             Destination::Forward { .. } => self.hand_to_forwarder(job, slot, found, next),
+            Destination::Standby { due } => {
+                let due = *due;
+                self.hand_to_standby(&job, due, slot, found);
+            }
             Destination::Move { segment } => {
                 let segment = *segment;
                 self.hand_to_move(job, segment, slot, found, next);
@@ -149,7 +154,7 @@ impl<R: Ring> Shard<R> {
                 payload: Bytes::copy_from_slice(entry.payload),
             }));
         }
-        let committed = self.streams[&job.stream].replica.log().committed().lsn;
+        let committed = self.streams[&job.stream].visible();
         let _ = reply.send(Ok(ReadPart { records, next, committed }));
     }
 
@@ -223,15 +228,14 @@ impl<R: Ring> Shard<R> {
 
     /// Answers the forwarder.
     pub(crate) fn reply_forward(&mut self, id: u64, stream: u64, located: Located) {
-        let log = self.streams.get(&stream).map(|state| state.replica.log());
-        let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
+        let committed = self.streams.get(&stream).map_or(Lsn::ZERO, StreamState::visible);
         let base = self.floor_of(stream);
         if let Some(port) = &mut self.forward {
             port.reply(Reply { id, stream, committed, base, located });
         }
     }
 
-    fn copy_groups(
+    pub(crate) fn copy_groups(
         &mut self,
         slot: SlotId,
         found: &[Found],
@@ -254,10 +258,14 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn answer_job(&mut self, job: Job, result: Result<(), ErrorKind>) {
         let log = self.streams.get(&job.stream).map(|state| state.replica.log());
         let base = self.floor_of(job.stream);
-        let committed = log.map_or(Lsn::ZERO, |log| log.committed().lsn);
+        let committed = self.streams.get(&job.stream).map_or(Lsn::ZERO, StreamState::visible);
         match job.destination {
             // It asks again, or the next leader.
             Destination::Peer { .. } | Destination::Anchor { .. } => {}
+            Destination::Standby { due } => {
+                let recycled = result == Err(ErrorKind::Recycled);
+                self.fail_standby(job.stream, due, recycled);
+            }
             Destination::Move { .. } => self.end_move(false),
             Destination::Forward { id, .. } => {
                 let located = match result {

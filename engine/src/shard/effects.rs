@@ -143,12 +143,15 @@ impl<R: Ring> Shard<R> {
         state.leading = true;
         state.since_wall_ns = wall;
         state.led_since = now;
+        state.gate.restart(now);
         if state.role == Role::Standby {
             self.start_import(stream);
         } else if stream != SYSTEM_STREAM {
             let scn = state.replica.log().last_scn();
+            self.levels.look();
             self.closing.streams.insert(stream);
             self.floors.on_leading(scn);
+            self.ship_anew(stream);
         }
         self.on_led(stream);
     }
@@ -173,6 +176,7 @@ impl<R: Ring> Shard<R> {
             self.settle(record.reply, Err(error.unwrap_or_else(gone)));
         }
         self.stop_import(stream);
+        self.stop_shipping(stream);
         self.stop_closing(stream);
         if led {
             self.board.listeners.tell(Event::SteppedDown { stream });
@@ -181,36 +185,37 @@ impl<R: Ring> Shard<R> {
 
     fn on_committed(&mut self, stream: u64, upto: Lsn) {
         let state = self.state(stream);
-        let settled = state.settle(upto);
+        let (local, named) = (state.settle_local(upto), state.derived.marks.named());
         let changes = state.derived.on_committed(upto);
-        let mut runs = Vec::new();
-        while state.runs.front().is_some_and(|run| run.end <= upto) {
-            runs.extend(state.runs.pop_front());
-        }
         self.create_committed(changes);
         let stale = self.on_registry_committed(stream);
-        for Waiting { appended, reply } in settled {
+        for Waiting { appended, reply } in local {
             let outcome = match stale.contains(&appended.end_lsn) {
                 true => Err(Error::new(ErrorKind::Conflict, "the registry changed meanwhile")),
                 false => Ok(appended),
             };
             self.settle(reply, outcome);
         }
-        self.publish_committed(stream, upto, &runs);
-        self.release_runs(runs);
-        self.jobs.on_committed(stream);
+        // Who is not named any more gets nothing above the mark that says so.
+        self.on_marks_committed(stream, named);
+        self.ship(stream);
+        self.release(stream);
         self.on_import_committed(stream, upto);
     }
 
     /// A lost range was filled: what it implies is known now.
     fn on_mended(&mut self, stream: u64, from: Lsn, upto: Lsn) {
         let state = self.state(stream);
+        let named = state.derived.marks.named();
         let changes = state.derived.on_mended(from, upto);
         let seen = state.derived.take_seen();
         seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
         self.create_committed(changes);
         // Nobody waits for these: who asked was told when the range was there.
         let _stale = self.on_registry_committed(stream);
+        // A mark may be among it.
+        self.on_marks_committed(stream, named);
+        self.release(stream);
         let vain = |state: &StreamState| state.replica.lost_range().is_some_and(|(.., vain)| vain);
         if !self.streams.values().any(vain) {
             self.alarms.remove("range-lost");
@@ -229,10 +234,11 @@ impl<R: Ring> Shard<R> {
     /// Opens the streams of catalogue entries that became committed.
     fn create_committed(&mut self, changes: Vec<(Lsn, Change)>) {
         for (end, change) in changes {
-            let Change::Create { stream } = change;
+            let Change::Create { stream, mark } = change;
             if !self.catalogue.on_committed(change) {
                 continue;
             }
+            self.with_level(|level, _, _| level.on_created(stream, mark));
             let fresh = self.creations.fresh_from.is_some_and(|from| end > from);
             if fresh && shard_of(stream, self.me.shards) != self.me.shard {
                 self.creations.undurable.push_back((end, stream));
@@ -273,7 +279,7 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    fn release_runs(&mut self, runs: Vec<TailRun>) {
+    pub(crate) fn release_runs(&mut self, runs: Vec<TailRun>) {
         for run in runs {
             assert!(run.at as usize >= HEAD_BYTES);
             self.tail_bytes -= run.len as usize - RECORD_HEADER_BYTES;
@@ -313,6 +319,10 @@ impl<R: Ring> Shard<R> {
 
     /// A peer's links came up or went down.
     pub(crate) fn on_peer_change(&mut self, change: PeerChange) {
+        if let PeerChange::Up { node, .. } = change {
+            self.tell_held_anew(node);
+            self.note_agreement();
+        }
         let Some(liveness) = &mut self.liveness else { return };
         let mut effects = Vec::new();
         match change {

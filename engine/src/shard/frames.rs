@@ -1,6 +1,6 @@
 //! Frames from peers: messages, heartbeats, and bodies of groups that are logged as they came.
 
-use palisade_netio::{Frame, HEAD_BYTES, LinkEvent, Ring, SlotId};
+use palisade_netio::{Frame, HEAD_BYTES, Identity, LinkEvent, Ring, SlotId};
 use palisade_wal::{
     Ballot, Body, BodyBuilder, FLAG_STAGED, GroupHeader, Kind, Lsn, Place, RecordMeta, parse_body,
 };
@@ -8,7 +8,8 @@ use zerocopy::FromBytes;
 
 use crate::kinds::{
     HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_CLOSED, KIND_FETCHED, KIND_FLOOR_ASK,
-    KIND_FLOOR_HELD, KIND_GROUPS, KIND_HEARTBEAT, KIND_MESSAGES,
+    KIND_FLOOR_HELD, KIND_GROUPS, KIND_HEARTBEAT, KIND_LEVEL_ASK, KIND_LEVEL_TOLD, KIND_MESSAGES,
+    KIND_SYNC_HELD,
 };
 use crate::paxos::{
     AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey, ROUND_MAX, Want,
@@ -59,6 +60,7 @@ impl<R: Ring> Shard<R> {
                     }
                     self.on_upstream_link(conn, Some(peer));
                     self.on_candidate_link(conn, true);
+                    self.on_sync_link(conn, Some(peer));
                 }
                 LinkEvent::Down { reason } => {
                     self.on_upstream_refused(conn, &reason);
@@ -67,6 +69,7 @@ impl<R: Ring> Shard<R> {
                     }
                     self.on_upstream_link(conn, None);
                     self.on_candidate_link(conn, false);
+                    self.on_sync_link(conn, None);
                 }
                 LinkEvent::Frame(frame) => {
                     self.note_crossing(conn, &frame);
@@ -87,12 +90,16 @@ impl<R: Ring> Shard<R> {
                 let addr = *addr;
                 return self.on_candidate_frame(conn, addr, frame);
             }
+            Some((Duty::Standby(_) | Duty::Leader, _)) => return self.on_sync_frame(conn, frame),
             None => return,
         };
         let good = match frame.head.kind {
             KIND_MESSAGES => self.on_messages(from, frame),
             KIND_HEARTBEAT => self.on_heartbeat(from, frame),
             KIND_CLOSED => self.on_closed_news(from, frame),
+            KIND_SYNC_HELD => self.on_held_news(from, frame),
+            KIND_LEVEL_ASK => self.on_level_ask(from, frame),
+            KIND_LEVEL_TOLD => self.on_level_told(frame),
             KIND_FLOOR_ASK => self.on_floor_ask(from, frame),
             KIND_FLOOR_HELD => self.on_floor_held(from, frame),
             KIND_GROUPS => self.on_groups(from, frame, Source::Leader),
@@ -104,6 +111,26 @@ impl<R: Ring> Shard<R> {
         };
         if !good {
             // What a peer sends makes sense, or the connection starts over.
+            let io = &mut self.io;
+            self.net.close(&mut io.ring, &mut io.pool, conn);
+        }
+    }
+
+    /// The connection between shards of two clusters is up (with whom), or down.
+    fn on_sync_link(&mut self, conn: u32, peer: Option<Identity>) {
+        match self.net.conns.get(&conn).map(|conn| &conn.duty) {
+            Some(Duty::Standby(_)) => self.on_standby_link(conn, peer),
+            Some(Duty::Leader) => self.on_leader_link(conn, peer),
+            _ => {}
+        }
+    }
+
+    fn on_sync_frame(&mut self, conn: u32, frame: &Frame) {
+        let good = match self.net.conns.get(&conn).map(|conn| &conn.duty) {
+            Some(Duty::Standby(_)) => self.on_standby_frame(conn, frame),
+            _ => self.on_leader_frame(conn, frame),
+        };
+        if !good {
             let io = &mut self.io;
             self.net.close(&mut io.ring, &mut io.pool, conn);
         }

@@ -104,6 +104,7 @@ fn tell(reply: Reply, error: &Error) {
         Reply::Promise(promise) => promise.settle(Err(error.clone())),
         // Nothing is sent any more, and the creations are gone.
         Reply::Session { .. } | Reply::Create(_) | Reply::Control(_) => {}
+        Reply::Level | Reply::Nobody => {}
     }
 }
 

@@ -70,17 +70,22 @@ impl<R: Ring> Shard<R> {
         }
         let now = self.io.now;
         self.chooser().on_leading(stream, now);
+        let named = self.streams.get(&stream).and_then(|state| state.derived.marks.named());
+        if named == Some(self.me.cluster) {
+            self.want_join(stream);
+        }
     }
 
     /// This node does not lead the stream any more.
     pub(crate) fn stop_import(&mut self, stream: u64) {
+        self.stop_join(stream);
         self.stop_feed(stream);
         if let Some(chooser) = &mut self.imports.chooser {
             chooser.on_not_leading(stream);
         }
     }
 
-    fn stop_feed(&mut self, stream: u64) {
+    pub(crate) fn stop_feed(&mut self, stream: u64) {
         self.forget_waiting(stream);
         if let Some(addr) = self.imports.fed.remove(&stream) {
             self.with_feed(addr, |receiver, out| receiver.on_not_leading(stream, out));
@@ -89,6 +94,10 @@ impl<R: Ring> Shard<R> {
 
     /// Takes the stream from there from now on, from the end of its log.
     pub(crate) fn feed_from(&mut self, stream: u64, to: Option<SocketAddr>) {
+        if self.is_joined(stream) {
+            // The primary's leader ships it.
+            return;
+        }
         self.stop_feed(stream);
         let Some(addr) = to.filter(|_| self.streams.contains_key(&stream)) else { return };
         if !self.open_feed(addr) {
@@ -145,12 +154,17 @@ impl<R: Ring> Shard<R> {
 
     /// Something was dropped: fetch again from the end of the log.
     fn restart_import(&mut self, stream: u64) {
+        if self.is_joined(stream) {
+            self.forget_waiting(stream);
+            return self.rejoin(stream);
+        }
         let from = self.imports.fed.get(&stream).copied();
         let leads = self.streams.get(&stream).is_some_and(|state| state.leading);
         self.feed_from(stream, from.filter(|_| leads));
     }
 
     pub(crate) fn on_import_committed(&mut self, stream: u64, upto: Lsn) {
+        self.on_joined_committed(stream);
         if let Some(&addr) = self.imports.fed.get(&stream) {
             self.with_feed(addr, |receiver, out| receiver.on_imported(stream, upto, out));
         }
@@ -198,7 +212,7 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    fn hold(&self) -> Option<u64> {
+    pub(crate) fn hold(&self) -> Option<u64> {
         let own = self.registry.standby(self.me.cluster);
         own.and_then(|cluster| cluster.hold).map(Hold::limit)
     }
@@ -250,9 +264,16 @@ impl<R: Ring> Shard<R> {
             State::LogNotMatch => Ending::Diverged,
             State::SourceUnknown | State::SourceRefuses => Ending::Refused,
             State::SourceDamaged => Ending::Damaged,
+            // What this SYNC standby has is not shown to others before it says so.
+            State::SourceBehind if self.is_awaited(stream) => return,
             State::SourceBehind => Ending::Behind,
         };
         self.end_choice(stream, addr, why);
+    }
+
+    fn is_awaited(&self, stream: u64) -> bool {
+        let named = self.streams.get(&stream).and_then(|state| state.derived.marks.named());
+        named == Some(self.me.cluster)
     }
 
     fn hang_up(&mut self, addr: SocketAddr) {
@@ -365,7 +386,12 @@ impl<R: Ring> Shard<R> {
 
     /// Keeps the slot of a chunk with the records that are new, under this leader's ballot. False
     /// when there is no memory now.
-    fn adopt_chunk(&mut self, stream: u64, frame: &Frame, metas: Vec<RecordMeta>) -> bool {
+    pub(crate) fn adopt_chunk(
+        &mut self,
+        stream: u64,
+        frame: &Frame,
+        metas: Vec<RecordMeta>,
+    ) -> bool {
         let Some(state) = self.streams.get(&stream) else { return false };
         let pool = &mut self.io.pool;
         if !state.leading || !has_room_for_groups(pool, pool.capacity(frame.slot)) {
@@ -450,6 +476,9 @@ impl<R: Ring> Shard<R> {
 
     /// Where a stream of a standby comes from; none while nobody is connected.
     pub fn upstream(&self, stream: u64) -> Option<UpstreamStatus> {
+        if let Some((peer, _)) = self.shipper(stream) {
+            return Some(UpstreamStatus { cluster: peer.cluster, node: peer.node });
+        }
         let peer = self.imports.feeds.get(self.imports.fed.get(&stream)?)?.peer?;
         Some(UpstreamStatus { cluster: peer.cluster, node: peer.node })
     }

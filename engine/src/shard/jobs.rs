@@ -17,6 +17,7 @@ use crate::paxos::Want;
 use crate::shard::Shard;
 use crate::shard::deliver::Found;
 use crate::shard::token::{OWNER_READ, local_of, local_token};
+use crate::transfer::ship::Due;
 
 /// Segment files kept open for reading.
 const FILES_MAX: usize = 16;
@@ -29,6 +30,8 @@ pub(crate) enum Destination {
     Embedder { follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
     /// The forwarding shard.
     Forward { id: u64, max_bytes: u32 },
+    /// A SYNC standby.
+    Standby { due: Due },
     /// This log again: the segment is to be emptied.
     Move { segment: u64 },
     /// The log itself, which lost its groups from `start` to this one: it tells the chain there.
@@ -132,7 +135,7 @@ impl Jobs {
         std::mem::take(&mut self.files).into_values().filter_map(handle).collect()
     }
 
-    /// A stream has more committed bytes: its followers go on.
+    /// More of a stream is released: its followers go on.
     pub(crate) fn on_committed(&mut self, stream: u64) {
         let mut at = 0;
         while at < self.parked.len() {
@@ -172,16 +175,18 @@ impl<R: Ring> Shard<R> {
             return Start::Done;
         };
         let log = state.replica.log();
-        let committed = log.committed().lsn;
         job.upto = match &job.destination {
             Destination::Peer { .. } | Destination::Anchor { .. } => job.upto.min(log.end().lsn),
-            _ => committed,
+            // What is not released is shipped, and is moved, all the same.
+            Destination::Standby { .. } | Destination::Move { .. } => log.committed().lsn,
+            Destination::Embedder { .. } | Destination::Forward { .. } => state.visible(),
         };
         let floor = match &job.destination {
-            Destination::Peer { .. } | Destination::Move { .. } | Destination::Anchor { .. } => {
-                log.base().lsn
+            Destination::Embedder { .. } | Destination::Forward { .. } => {
+                state.floor.max(log.base().lsn)
             }
-            _ => state.floor.max(log.base().lsn),
+            // What readers let go is theirs while it is here.
+            _ => log.base().lsn,
         };
         if job.from < floor {
             self.answer_job(job, Err(ErrorKind::Recycled));
@@ -346,10 +351,14 @@ impl<R: Ring> Shard<R> {
             }
             return;
         }
-        let running = self.jobs.running.remove(&id).expect("a read in flight");
+        let mut running = self.jobs.running.remove(&id).expect("a read in flight");
         let slot = running.slot;
         match done.result {
-            Ok(bytes) if bytes == running.len => self.deliver(running),
+            Ok(bytes) if bytes == running.len => {
+                // Who finds no room for it reads it again, for as long as that takes.
+                running.job.cuts = 0;
+                self.deliver(running);
+            }
             // Beyond the end of a file that should be longer.
             Ok(0) => self.read_again(running, "the file is too short"),
             // A short or interrupted read is simply done again.

@@ -6,19 +6,20 @@ use crossbeam::queue::ArrayQueue;
 use palisade_netio::{Class, Greeted, Refusal, RefusalCode, Ring, Wake};
 
 use crate::config::Role;
-use crate::control::Registry;
+use crate::control::{LevelAsk, LevelTold, Registry};
 use crate::forward::{ForwardEvent, Socket};
 use crate::limits::MESH_MAX;
 use crate::paxos::Member;
 use crate::shard::Shard;
 use crate::stream::catalogue::CATALOGUE_STREAM;
+use crate::stream::mark::Mark;
 
 /// One message.
 pub(crate) enum Mail {
     /// A connection that wants another shard.
     Connection(Greeted),
     /// The catalogue says that the stream exists, and whether it was never open on this disk.
-    Created { stream: u64, role: Role, members: Vec<Member>, fresh: bool },
+    Created { stream: u64, role: Role, mark: Option<Mark>, members: Vec<Member>, fresh: bool },
     /// A created stream has a leader: it can be used.
     Led { stream: u64 },
     /// An SCN was given that the streams of other shards are to close.
@@ -29,6 +30,10 @@ pub(crate) enum Mail {
     Reported { shard: u16, number: u64 },
     /// The registry of clusters changed.
     Registry(Arc<Registry>),
+    /// A shard asks how the level is, by way of the catalogue's.
+    LevelAsk(Box<LevelAsk>),
+    /// The answer, or a new level.
+    LevelTold(LevelTold),
 }
 
 struct Inbox {
@@ -105,8 +110,8 @@ impl<R: Ring> Shard<R> {
         while let Some(mail) = mesh.receive(self.me.shard) {
             match mail {
                 Mail::Connection(greeted) => self.admit_connection(greeted),
-                Mail::Created { stream, role, members, fresh } => {
-                    self.open_stream(stream, role, &members, fresh);
+                Mail::Created { stream, role, mark, members, fresh } => {
+                    self.open_stream(stream, role, mark, &members, fresh);
                     self.creations.opened(stream);
                     self.on_led(stream);
                 }
@@ -118,6 +123,8 @@ impl<R: Ring> Shard<R> {
                 Mail::Report { to, number } => self.report_to(to, number),
                 Mail::Reported { shard, number } => self.on_reported(shard, number),
                 Mail::Registry(registry) => self.on_registry(registry),
+                Mail::LevelAsk(ask) => self.pass_ask(&ask),
+                Mail::LevelTold(told) => self.take_told(&told),
             }
         }
         self.retry_mail();
@@ -184,12 +191,12 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn on_created(&mut self, stream: u64, fresh: bool) {
         let catalogue = &self.streams[&CATALOGUE_STREAM];
         let members = catalogue.replica.config().members.clone();
-        let role = catalogue.role;
+        let (role, mark) = (catalogue.role, self.catalogue.mark(stream));
         let owner = shard_of(stream, self.me.shards);
         if owner == self.me.shard {
-            return self.open_stream(stream, role, &members, fresh);
+            return self.open_stream(stream, role, mark, &members, fresh);
         }
-        self.unsent.push_back((owner, Mail::Created { stream, role, members, fresh }));
+        self.unsent.push_back((owner, Mail::Created { stream, role, mark, members, fresh }));
         self.retry_mail();
     }
 

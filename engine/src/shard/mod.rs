@@ -15,6 +15,7 @@
 //! good when [`Shard::halted`] says why. It shares nothing with other threads but bounded queues,
 //! the [`Board`] of status, and views of slots.
 
+mod agreement;
 mod batch;
 mod boot;
 mod checkpoint;
@@ -27,9 +28,12 @@ mod floor;
 mod frames;
 mod halt;
 mod hand_over;
+mod identity;
 mod import;
 mod jobs;
+mod join;
 mod ledger;
+mod level;
 mod mesh;
 mod moving;
 mod net;
@@ -37,8 +41,10 @@ mod publish;
 mod report;
 mod retention;
 mod session;
+mod ship;
 mod stream;
 mod survey;
+pub mod sync;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -74,6 +80,8 @@ pub struct ShardConfig {
     pub cluster: u32,
     /// Its name, for people.
     pub cluster_name: String,
+    /// What it tells its peers of its settings, see `Config::fingerprint`.
+    pub fingerprint: u64,
     /// This node.
     pub node: u32,
     /// Its region.
@@ -182,6 +190,9 @@ pub struct Shard<R: Ring> {
     pub(crate) jobs: jobs::Jobs,
     pub(crate) surveys: survey::Surveys,
     pub(crate) imports: import::Imports,
+    pub(crate) joins: join::Joins,
+    pub(crate) shipping: ship::Shipping,
+    pub(crate) levels: level::Levels,
     pub(crate) crossings: crossing::Crossings,
     pub(crate) hand_overs: hand_over::HandOvers,
     pub(crate) liveness: Option<Liveness>,

@@ -19,6 +19,7 @@ use crate::paxos::{Heartbeat, Message, NodeKey};
 use crate::shard::session::Session;
 use crate::shard::token::{OWNER_CONN, owner_base};
 use crate::shard::{Io, ShardConfig};
+use crate::transfer::limits::{SYNC_CLUSTERS_MAX, SYNC_LINKS_MAX};
 
 /// What a connection is for.
 pub(crate) enum Duty {
@@ -32,6 +33,10 @@ pub(crate) enum Duty {
     Upstream,
     /// A node that this standby asks whether it may be one.
     Candidate(SocketAddr),
+    /// A shard of this SYNC standby, which is sent what is committed.
+    Standby(u32),
+    /// A shard of the primary that may lead streams which this SYNC standby takes.
+    Leader,
 }
 
 /// One connection.
@@ -51,6 +56,8 @@ pub(crate) struct Peer {
     bulk: Option<u32>,
     /// Whom the last control link was with.
     pub(crate) key: Option<NodeKey>,
+    /// What it said there of its settings.
+    pub(crate) fingerprint: Option<u64>,
     /// Its log has little space left, it says.
     pub(crate) short: bool,
     /// A part of its log is damaged or unknown, it says.
@@ -84,6 +91,8 @@ pub(crate) struct Net {
     zero_copy: ZeroCopy,
     timing: LinkTiming,
     sessions: usize,
+    /// Connections of SYNC standbys, by cluster.
+    standbys: BTreeMap<u32, usize>,
 }
 
 /// A change of a peer's links.
@@ -112,6 +121,7 @@ impl Net {
             },
             timing: config.link_timing,
             sessions: 0,
+            standbys: BTreeMap::new(),
         }
     }
 
@@ -129,6 +139,7 @@ impl Net {
             control: None,
             bulk: None,
             key: None,
+            fingerprint: None,
             short: false,
             impaired: false,
             pulse: 0,
@@ -170,7 +181,7 @@ impl Net {
 
     fn tune(&self, link: &mut Link, class: Class) {
         link.set_timing(self.timing);
-        if class == Class::Bulk {
+        if matches!(class, Class::Bulk | Class::Sync) {
             link.set_zero_copy(self.zero_copy);
             link.set_backlog_bytes_max(PEER_BACKLOG_BYTES);
         }
@@ -200,6 +211,10 @@ impl Net {
                 self.sessions += 1;
                 Duty::Client(Session::default())
             }
+            Class::Sync => {
+                self.admit_standby(hello.from.cluster)?;
+                Duty::Standby(hello.from.cluster)
+            }
             _ => {
                 let text = format!("{SESSIONS_MAX} clients are connected; try again later");
                 return Err(Refusal::new(RefusalCode::Busy, text));
@@ -214,6 +229,30 @@ impl Net {
         let listened = self.listener.is_some();
         self.conns.insert(id, Conn { link, duty, peer: None, listened });
         Ok(())
+    }
+
+    /// One more connection of a SYNC standby; what one has takes no room from another.
+    pub(super) fn admit_standby(&mut self, cluster: u32) -> Result<(), Refusal> {
+        if cluster == self.me.cluster {
+            let text = "a node of this cluster is no standby of it";
+            return Err(Refusal::new(RefusalCode::Cluster, text));
+        }
+        let links = self.standbys.get(&cluster).copied().unwrap_or(0);
+        if links >= SYNC_LINKS_MAX || links == 0 && self.standbys.len() >= SYNC_CLUSTERS_MAX {
+            let text = "too many connections of SYNC standbys; try again later";
+            return Err(Refusal::new(RefusalCode::Busy, text));
+        }
+        self.standbys.insert(cluster, links + 1);
+        Ok(())
+    }
+
+    /// One of them is gone.
+    pub(super) fn standby_gone(&mut self, cluster: u32) {
+        let links = self.standbys.get_mut(&cluster).expect("it was admitted");
+        *links -= 1;
+        if *links == 0 {
+            self.standbys.remove(&cluster);
+        }
     }
 
     /// What a hello to this node must say.
@@ -247,6 +286,7 @@ impl Net {
         let old = slot.replace(id).filter(|old| *old != id);
         *up = true;
         if !bulk {
+            peer.fingerprint = Some(identity.fingerprint);
             peer.replaced |= peer.key.replace(key).is_some_and(|old| old != key);
         }
         let up = peer.is_up() && (!was_up || old.is_some());
@@ -396,6 +436,9 @@ impl Net {
         for id in gone {
             let conn = self.conns.remove(&id).expect("listed above");
             self.sessions -= usize::from(matches!(conn.duty, Duty::Client(_)));
+            if let Duty::Standby(cluster) = conn.duty {
+                self.standby_gone(cluster);
+            }
             if let Some(listener) = self.listener.as_mut().filter(|_| conn.listened) {
                 listener.connection_ended();
             }

@@ -16,7 +16,7 @@ use crate::shard::stream::TailRun;
 use crate::stream::catalogue::FIRST_STREAM;
 
 impl<R: Ring> Shard<R> {
-    /// A stream's committed end moved; `runs` are its bytes that are still in memory.
+    /// What is released of a stream moved; `runs` are its bytes that are still in memory.
     pub(crate) fn publish_committed(&mut self, stream: u64, upto: Lsn, runs: &[TailRun]) {
         let base = self.floor_of(stream);
         let Some(port) = self.forward.as_mut().filter(|port| port.wants(stream)) else { return };
@@ -46,11 +46,12 @@ impl<R: Ring> Shard<R> {
             let text = format!("stream {stream} is the cluster's own and is kept whole");
             return Err(Error::new(ErrorKind::Config, text));
         }
-        let committed = state.replica.log().committed().lsn;
-        if to > committed || !to.0.is_multiple_of(Lsn::ALIGN) {
+        // What nobody was shown is not let go.
+        let shown = state.visible().max(state.floor);
+        if to > shown || !to.0.is_multiple_of(Lsn::ALIGN) {
             let text = format!(
-                "stream {stream} cannot be truncated to {to}: the committed end here is \
-                 {committed}, and records start at multiples of {}",
+                "stream {stream} cannot be truncated to {to}: readers are shown what is below \
+                 {shown} here, and records start at multiples of {}",
                 Lsn::ALIGN
             );
             return Err(Error::new(ErrorKind::Config, text));
@@ -92,7 +93,7 @@ impl<R: Ring> Shard<R> {
             return self.reply_forward(id, stream, Located::Unknown);
         };
         let log = state.replica.log();
-        let committed = log.committed().lsn;
+        let committed = state.visible();
         if from < state.floor.max(log.base().lsn) {
             return self.reply_forward(id, stream, Located::Recycled);
         }

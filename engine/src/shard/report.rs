@@ -139,6 +139,11 @@ impl<R: Ring> Shard<R> {
                 role_epoch: self.role_epoch,
                 protection_mode,
                 protection_level,
+                level_since: self.levels.since_wall_ns(),
+                level_reason: match protection_mode == protection_level {
+                    true => String::new(),
+                    false => self.level_reason().to_string(),
+                },
                 sync_scn: self.closed_scn(),
             },
             node: NodeStatus {

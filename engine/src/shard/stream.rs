@@ -10,6 +10,7 @@ use crate::append::{Appended, Promise};
 use crate::config::Role;
 use crate::paxos::{HaltReason, Replica};
 use crate::stream::derived::Derived;
+use crate::stream::mark::Gate;
 use crate::stream::producers::Verdict;
 
 /// Who waits for the outcome of a record.
@@ -22,6 +23,17 @@ pub(crate) enum Reply {
     Create(u64),
     /// A change of the registry, by this ticket.
     Control(u64),
+    /// A step of the level.
+    Level,
+    /// A mark: who wanted it looks at the log.
+    Nobody,
+}
+
+impl Reply {
+    /// Whether it waits for the local majority alone, whatever the stream's last mark says.
+    fn is_local(&self) -> bool {
+        matches!(self, Reply::Control(_) | Reply::Level | Reply::Nobody)
+    }
 }
 
 /// A record that was taken and is in no group yet.
@@ -56,6 +68,8 @@ pub(crate) struct StreamState {
     pub(crate) replica: Replica,
     pub(crate) role: Role,
     pub(crate) derived: Derived,
+    /// How far what is committed is acked and shown.
+    pub(crate) gate: Gate,
     pub(crate) pending: VecDeque<Pending>,
     pub(crate) pending_bytes: usize,
     /// Highest sequence of each producer in `pending`.
@@ -86,11 +100,12 @@ pub(crate) struct StreamState {
 
 impl StreamState {
     pub(crate) fn new(replica: Replica, role: Role, derived: Derived, wall_ns: u64) -> StreamState {
-        StreamState {
+        let mut state = StreamState {
             hinted: replica.log().committed().lsn,
             replica,
             role,
             derived,
+            gate: Gate::default(),
             pending: VecDeque::new(),
             pending_bytes: 0,
             queued: BTreeMap::new(),
@@ -106,7 +121,14 @@ impl StreamState {
             blocked: false,
             since_wall_ns: wall_ns,
             led_since: Nanos(0),
-        }
+        };
+        state.release(Nanos(0));
+        state
+    }
+
+    /// Whether a checkpoint can tell what this stream is: nothing of it is missing or in doubt.
+    pub(crate) fn can_be_told(&self) -> bool {
+        self.halted.is_none() && self.replica.log().can_be_told() && !self.derived.is_staging()
     }
 
     /// Judges a record by its producer. None when its original is queued and stands nowhere yet.
@@ -129,6 +151,22 @@ impl StreamState {
         self.pending.push_back(record);
     }
 
+    /// Puts a mark before everything that waits.
+    pub(crate) fn push_first(&mut self, mark: Pending) {
+        assert!(mark.producer == 0 && mark.kind == GroupKind::Mark, "records keep their order");
+        self.pending_bytes += mark.payload.len();
+        self.pending.push_front(mark);
+    }
+
+    /// Puts the first record of this kind before everything that waits. False when there is none.
+    pub(crate) fn bring_forward(&mut self, kind: GroupKind) -> bool {
+        assert!(kind != GroupKind::Data, "a producer's records keep their order");
+        let Some(at) = self.pending.iter().position(|it| it.kind == kind) else { return false };
+        let record = self.pending.remove(at).expect("it was found there");
+        self.pending.push_front(record);
+        true
+    }
+
     /// The next record.
     pub(crate) fn pop(&mut self) -> Option<Pending> {
         let record = self.pending.pop_front()?;
@@ -139,10 +177,23 @@ impl StreamState {
         Some(record)
     }
 
-    /// Takes what is committed below `upto` out of the waiting list.
+    /// Takes what is released below `upto` out of the waiting list.
     pub(crate) fn settle(&mut self, upto: Lsn) -> Vec<Waiting> {
         let count = self.waiting.partition_point(|w| w.appended.end_lsn <= upto);
         self.waiting.drain(..count).collect()
+    }
+
+    /// Takes what waits for nothing but the local commit of everything below `upto`.
+    pub(crate) fn settle_local(&mut self, upto: Lsn) -> Vec<Waiting> {
+        let count = self.waiting.partition_point(|w| w.appended.end_lsn <= upto);
+        if !self.waiting.range(..count).any(|waiting| waiting.reply.is_local()) {
+            return Vec::new();
+        }
+        let taken: Vec<Waiting> = self.waiting.drain(..count).collect();
+        let (local, others): (Vec<Waiting>, Vec<Waiting>) =
+            taken.into_iter().partition(|waiting| waiting.reply.is_local());
+        others.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
+        local
     }
 
     /// Moves what stands above `from` to the voided list.

@@ -16,19 +16,28 @@ use palisade_wal::{Ballot, Kind, Lsn, NoRoom, SyncPath};
 use super::boot::Phase;
 use super::ledger::OwnRecord;
 use super::mesh::CatalogueLeader;
+use super::sync::Mark;
 use super::{Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas};
 use crate::append::AppendFuture;
 use crate::client::{Client, ClientOptions};
 use crate::config::Role;
+use crate::control::Request;
 use crate::error::{Error, ErrorKind};
 use crate::forward::queue::ForwardRequest;
 use crate::forward::{ForwardEvent, ForwardPort, ForwarderSide};
 use crate::handle::{Command, Stream};
 use crate::paxos::{Member, Tuning};
-use crate::status::Status;
+use crate::status::{Status, Transfer};
+use crate::stream::catalogue::CATALOGUE_STREAM;
+use crate::transfer::sync::SyncEnd;
+
+mod level;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const SEGMENT_BYTES: u64 = 4 << 20;
+/// The SYNC standby, which is not there: a test speaks for it.
+const STANDBY: u32 = 2;
+const MARK: Mark = Mark::Sync { cluster: STANDBY, epoch: 3 };
 
 /// What happens between a shard and its ring.
 #[derive(Default)]
@@ -109,6 +118,9 @@ impl Ring for Meddled {
 struct Home {
     dir: tempfile::TempDir,
     shards: u16,
+    role: Role,
+    /// The level writes the marks, and nobody else.
+    levels: bool,
 }
 
 /// A shard and what is around it.
@@ -122,14 +134,18 @@ struct Seat {
 impl Home {
     /// A formatted node.
     fn new(shards: u16) -> Home {
+        Home::of(Role::Primary, shards)
+    }
+
+    fn of(role: Role, shards: u16) -> Home {
         let dir = tempfile::tempdir_in("/var/tmp");
-        let home = Home { dir: dir.expect("a directory"), shards };
+        let home = Home { dir: dir.expect("a directory"), shards, role, levels: false };
         for shard in 0..shards {
             let config = home.config(shard);
             std::fs::create_dir(&config.dir).expect("a new directory");
             let addr = "127.0.0.1:1".to_owned();
             let member = Member { node: 1, incarnation: None, addr, region: "r".to_owned() };
-            let format = Format { role: Role::Primary, members: vec![member], incarnation: 7 };
+            let format = Format { role, members: vec![member], incarnation: 7 };
             let config = ShardConfig { listen: None, format: Some(format), ..config };
             let mut seat = home.seat(config, None, Arc::new(Board::new(shards)));
             while seat.shard.turn(true) {}
@@ -140,16 +156,22 @@ impl Home {
 
     fn config(&self, shard: u16) -> ShardConfig {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let nobody: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        let upstream = match self.role {
+            Role::Primary => Vec::new(),
+            Role::Standby => vec![nobody],
+        };
         ShardConfig {
             cluster: 1,
             cluster_name: "one".to_owned(),
+            fingerprint: 0,
             node: 1,
             region: "r".to_owned(),
             shard,
             shards: self.shards,
             dir: PathBuf::from(self.dir.path()).join(format!("shard-{shard}")),
             listen: (shard == 0).then_some(any),
-            upstream: Vec::new(),
+            upstream,
             upstream_region: "here".to_string(),
             upstream_override: None,
             segment_bytes: SEGMENT_BYTES,
@@ -176,17 +198,25 @@ impl Home {
         let ring = Meddled { ring, meddler: meddler.clone(), port: port.clone(), writes, armed };
         let (forward, forwarder): (ForwardPort, ForwarderSide) = crate::forward::port();
         let shared = Shared { board, mesh, forward: Some(forward) };
-        Seat {
-            shard: Shard::new(config, ring, pool, port.clone(), shared),
-            port,
-            meddler,
-            forwarder,
+        let mut shard = Shard::new(config, ring, pool, port.clone(), shared);
+        if !self.levels {
+            shard.mark_by_hand();
         }
+        Seat { shard, port, meddler, forwarder }
     }
 
     /// The only shard, once it serves.
     fn open(&self) -> Seat {
         let mut seat = self.seat(self.config(0), None, Arc::new(Board::new(1)));
+        seat.until(|seat| seat.shard.is_ready().then_some(()));
+        seat
+    }
+
+    /// The same, which logs at once what is committed: so much it may let go.
+    fn open_eager(&self) -> Seat {
+        let mut config = self.config(0);
+        config.tuning.commit_hint_bytes = 1;
+        let mut seat = self.seat(config, None, Arc::new(Board::new(1)));
         seat.until(|seat| seat.shard.is_ready().then_some(()));
         seat
     }
@@ -217,6 +247,197 @@ impl Seat {
         let ids = self.until(|_| answer.try_take()).expect("it leads");
         ids.into_iter().map(|id| Stream::new(id, self.port.clone())).collect()
     }
+}
+
+/// Streams with marks.
+impl Seat {
+    /// Writes a mark, and waits until it is committed.
+    fn mark(&mut self, stream: u64) {
+        self.shard.write_mark(stream, MARK).expect("it leads");
+        self.until(|seat| {
+            let status = seat.shard.sync_status(stream).expect("it is here");
+            (status.standing.map(|standing| standing.mark) == Some(MARK)).then_some(())
+        });
+    }
+
+    /// Waits until everything that was appended is committed here: where that ends.
+    fn committed(&mut self, stream: u64, above: Lsn) -> Lsn {
+        self.until(|seat| {
+            let log = seat.shard.streams[&stream].replica.log();
+            let committed = log.committed().lsn;
+            (committed > above && committed == log.end().lsn).then_some(committed)
+        })
+    }
+
+    /// The SYNC standby says that it has all of a stream that is committed.
+    fn hold(&mut self, stream: u64) {
+        let now = self.shard.io.now;
+        let state = self.shard.streams.get_mut(&stream).expect("it is here");
+        let committed = state.replica.log().committed().lsn;
+        assert!(state.gate.on_held(&state.derived.marks, STANDBY, committed, now));
+        self.shard.release(stream);
+    }
+
+    /// Appends a record that is acked when the SYNC standby has it, and not before: its LSN.
+    fn append_held(&mut self, stream: &Stream) -> Lsn {
+        let before = self.shard.sync_status(stream.id()).expect("it is here");
+        let mut future = stream.append("gated");
+        let end = self.committed(stream.id(), before.committed);
+        assert!(future.try_take().is_none(), "acked alone");
+        let status = self.shard.sync_status(stream.id()).expect("it is here");
+        assert!(status.released <= before.committed && status.committed == end, "{status:?}");
+        self.hold(stream.id());
+        self.until(|_| future.try_take()).expect("it is acked").lsn
+    }
+
+    fn stop(mut self) {
+        self.port.stop();
+        while self.shard.turn(false) {}
+    }
+
+    fn truncate(&mut self, stream: u64, to: Lsn) -> Result<(), Error> {
+        let answer = self.port.truncate_to(stream, to).expect("room");
+        self.until(|_| answer.try_take())
+    }
+
+    /// Appends to a stream and truncates it until the log begins behind this segment.
+    fn churn(&mut self, stream: &Stream, segment: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.shard.log_start().segment <= segment {
+            let start = self.shard.log_start();
+            assert!(Instant::now() < deadline, "segment {segment} is kept: {start:?}");
+            let mut future = stream.append(vec![9; 256 << 10]);
+            let lsn = self.until(|_| future.try_take()).expect("it leads").lsn;
+            self.truncate(stream.id(), lsn).expect("it was acked");
+        }
+    }
+
+    fn base(&self, stream: u64) -> Lsn {
+        self.shard.streams[&stream].replica.log().base().lsn
+    }
+}
+
+/// A mark stands in a group that is let go. Without it in the image of its stream, and in that of
+/// the catalogue, acks would wait for nobody after a restart.
+#[test]
+fn a_recycled_stream_is_gated_as_before_after_a_restart() {
+    let home = Home::new(1);
+    let mut seat = home.open_eager();
+    let streams = seat.create(2);
+    let [gated, busy] = &streams[..] else { panic!("two streams") };
+    seat.mark(CATALOGUE_STREAM);
+    let before = seat.shard.sync_status(CATALOGUE_STREAM).expect("it is here").committed;
+    let answer = seat.port.create_streams(1).expect("room");
+    seat.committed(CATALOGUE_STREAM, before);
+    seat.hold(CATALOGUE_STREAM);
+    let born = seat.until(|_| answer.try_take()).expect("it is held")[0];
+    seat.mark(gated.id());
+    let marked = seat.shard.sync_status(gated.id()).and_then(|it| it.standing).expect("a mark");
+    let log = seat.shard.streams[&gated.id()].replica.log();
+    let segment = log.find(marked.start).expect("its group").place.segment;
+    seat.append_held(gated);
+    let last = seat.append_held(gated);
+    seat.truncate(gated.id(), last).expect("it was shown");
+    seat.until(|seat| (seat.base(gated.id()) >= marked.end).then_some(()));
+    seat.churn(busy, segment);
+    seat.stop();
+
+    let mut seat = home.open();
+    assert!(seat.shard.log_start().segment > segment);
+    let status = seat.shard.sync_status(gated.id()).expect("it is here");
+    assert_eq!(status.standing, Some(marked));
+    // The checkpoint tells what the standby said: readers go as far as they did.
+    assert!(status.held > last && status.released == status.held, "{status:?}");
+    assert!(status.released <= status.committed, "{status:?}");
+    let gated = Stream::new(gated.id(), seat.port.clone());
+    seat.append_held(&gated);
+    let status = seat.shard.sync_status(born).expect("it is here");
+    assert_eq!(status.standing.map(|standing| standing.mark), Some(MARK), "it was born with it");
+    assert_eq!(seat.shard.catalogue.mark(born), Some(MARK));
+    let born = Stream::new(born, seat.port.clone());
+    seat.append_held(&born);
+}
+
+#[test]
+fn what_a_sync_standby_lacks_is_kept() {
+    let home = Home::new(1);
+    let mut seat = home.open_eager();
+    let streams = seat.create(2);
+    let [gated, busy] = &streams[..] else { panic!("two streams") };
+    let mut acked = Vec::new();
+    for _ in 0..3 {
+        let mut future = gated.append("from before the mark");
+        acked.push(seat.until(|_| future.try_take()).expect("it leads").lsn);
+    }
+    seat.mark(gated.id());
+    let before = seat.shard.sync_status(gated.id()).expect("it is here").committed;
+    let mut waits = gated.append("not shown");
+    let end = seat.committed(gated.id(), before);
+    let refused = seat.truncate(gated.id(), end).expect_err("nobody was shown it");
+    assert_eq!(refused.kind(), ErrorKind::Config);
+    seat.truncate(gated.id(), acked[2]).expect("it was shown");
+    // Nothing else holds it back.
+    seat.until(|seat| {
+        let replica = &seat.shard.streams[&gated.id()].replica;
+        replica.can_truncate(acked[2]).then_some(())
+    });
+    let segment = seat.shard.ledger.wal.active().0;
+    seat.churn(busy, segment);
+    assert_eq!(seat.base(gated.id()), Lsn::ZERO, "it is moved, and not let go");
+    assert!(waits.try_take().is_none());
+
+    seat.hold(gated.id());
+    seat.until(|_| waits.try_take()).expect("it is held");
+    let last = seat.append_held(gated);
+    seat.truncate(gated.id(), last).expect("it was shown");
+    seat.until(|seat| (seat.base(gated.id()) >= end).then_some(()));
+    seat.stop();
+}
+
+#[test]
+fn a_sync_standby_that_is_below_the_base_says_so() {
+    let home = Home::of(Role::Standby, 1);
+    let mut seat = home.open();
+    seat.until(|seat| seat.shard.imports.chooser.is_some().then_some(()));
+    let state = |seat: &Seat| {
+        let transfer = seat.shard.import_state(CATALOGUE_STREAM).expect("it is imported");
+        (transfer.state, transfer.reason)
+    };
+    seat.shard.want_join(CATALOGUE_STREAM);
+    for reason in [SyncEnd::NotLeader, SyncEnd::Recycled { base: Lsn::ZERO }] {
+        seat.shard.on_ship_end(0, CATALOGUE_STREAM, reason);
+        assert_ne!(state(&seat).0, "source-has-a-gap", "{reason:?}");
+    }
+    seat.shard.on_ship_end(0, CATALOGUE_STREAM, SyncEnd::Recycled { base: Lsn(80) });
+    let (name, reason) = state(&seat);
+    assert!(name == "source-has-a-gap" && reason.contains("begins at LSN 80"), "{name}: {reason}");
+    // Nobody says that acks wait for it.
+    seat.until(|seat| seat.shard.gap(CATALOGUE_STREAM).is_none().then_some(()));
+    assert_ne!(state(&seat).0, "source-has-a-gap");
+}
+
+#[test]
+fn under_a_mark_that_may_have_ended_only_what_is_said_of_the_level_is_written() {
+    let mut home = Home::new(1);
+    let stream = {
+        let mut seat = home.open();
+        let stream = seat.create(1)[0].id();
+        [CATALOGUE_STREAM, stream].into_iter().for_each(|stream| seat.mark(stream));
+        stream
+    };
+    home.levels = true;
+    let mut seat = home.open();
+    let end = |seat: &Seat| seat.shard.sync_status(stream).expect("it is here").committed;
+    let before = end(&seat);
+    let mut held = Stream::new(stream, seat.port.clone()).append(vec![7; 100]);
+    let made = seat.port.create_streams(1).expect("room");
+    let asked = Request::SetPrimary { transfer: Transfer::Sync };
+    let told = seat.port.control(asked).expect("room");
+    let done = seat.until(|_| told.try_take()).expect("it waits for no lease");
+    assert!(done.changed);
+    (0..100).for_each(|_| assert!(seat.shard.turn(false)));
+    assert!(held.try_take().is_none() && made.try_take().is_none());
+    assert_eq!(end(&seat), before, "nothing was written to a stream that holds");
 }
 
 /// The kind of error that an append has by now.
@@ -423,20 +644,30 @@ fn a_poisoned_shard_serves_nobody_in_the_turn_that_learns_of_it() {
     }
 }
 
-#[test]
-fn the_last_pages_of_a_full_log_take_one_record_at_a_time() {
-    let home = Home::new(1);
-    let config = ShardConfig { log_bytes_max: 2 * SEGMENT_BYTES, ..home.config(0) };
-    let mut seat = home.seat(config, None, Arc::new(Board::new(1)));
-    seat.until(|seat| seat.shard.is_ready().then_some(()));
-    let record = |len: usize| OwnRecord {
+/// A record of so many bytes.
+fn record(len: usize) -> OwnRecord {
+    OwnRecord {
         stream: 0,
         kind: Kind::CommitHint,
         lsn: Lsn(0),
         ballot: Ballot::NONE,
         body: vec![1; len],
         id: None,
-    };
+    }
+}
+
+impl Home {
+    /// The only shard, with little space.
+    fn open_small(&self) -> Seat {
+        let config = ShardConfig { log_bytes_max: 2 * SEGMENT_BYTES, ..self.config(0) };
+        let mut seat = self.seat(config, None, Arc::new(Board::new(1)));
+        seat.until(|seat| seat.shard.is_ready().then_some(()));
+        seat
+    }
+}
+
+/// Fills a log but for its last pages.
+fn fill(seat: &mut Seat) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         assert!(Instant::now() < deadline, "it takes too long");
@@ -447,6 +678,13 @@ fn the_last_pages_of_a_full_log_take_one_record_at_a_time() {
         }
         assert!(seat.shard.turn(false), "{:?}", seat.shard.halted());
     }
+}
+
+#[test]
+fn the_last_pages_of_a_full_log_take_one_record_at_a_time() {
+    let home = Home::new(1);
+    let mut seat = home.open_small();
+    fill(&mut seat);
     let before = seat.shard.ledger.wal.appended();
     // Together more than is left.
     (0..40).for_each(|_| seat.shard.ledger.push(record(4000)));
@@ -551,4 +789,24 @@ fn a_silent_shard_is_shown_as_of_its_last_report() {
 
     let status = status_of(addr, &mut seats);
     assert_eq!(status.stream(3).expect("again").committed_lsn, later.end_lsn.0);
+}
+
+#[test]
+fn a_disk_whose_numbers_are_used_up_starts_no_shard() {
+    for (boots, round_ceiling) in [(1 << 32, 1024), (1, u64::MAX)] {
+        let home = Home::new(1);
+        let path = home.config(0).dir.join("identity");
+        let mut bytes = std::fs::read(&path).expect("the identity file");
+        let (found, generation) = palisade_wal::decode_identity(&bytes).expect("a whole copy");
+        let used_up = palisade_wal::Identity { boots, round_ceiling, ..found };
+        for copy in bytes.chunks_mut(4096) {
+            palisade_wal::encode_identity(&used_up, generation, copy);
+        }
+        std::fs::write(&path, &bytes).expect("the identity file");
+        let mut seat = home.seat(home.config(0), None, Arc::new(Board::new(1)));
+        let halted =
+            seat.try_until(|seat| seat.shard.halt.as_ref().map(|halt| format!("{halt:?}")));
+        let halted = halted.expect("it stops");
+        assert!(halted.contains("numbers are too high"), "{halted}");
+    }
 }

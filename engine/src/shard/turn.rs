@@ -96,7 +96,10 @@ impl<R: Ring> Shard<R> {
         self.check_stall();
         self.give_away();
         self.run_imports();
+        self.run_joins();
+        self.run_shipping();
         self.end_turn();
+        self.run_levels();
         self.run_floors();
         self.seal();
         self.flush_own();
@@ -164,6 +167,9 @@ impl<R: Ring> Shard<R> {
                 ),
                 Command::Truncate { stream, to, reply } => {
                     let _ = reply.send(self.truncate(stream, to));
+                }
+                Command::Mark { stream, mark, reply } => {
+                    let _ = reply.send(self.write_mark(stream, mark));
                 }
                 Command::Report { reply } => {
                     self.publish_status();
@@ -365,7 +371,8 @@ impl<R: Ring> Shard<R> {
         [replicas, liveness, stall, self.net.next_timer(), self.ledger.wal.next_timer()]
             .into_iter()
             .chain([self.next_import(), self.next_floor(), self.surveys.next_deadline(), again])
-            .chain([self.hand_overs.next_deadline()])
+            .chain([self.hand_overs.next_deadline(), self.next_shipping(), self.next_join()])
+            .chain([self.next_level()])
             .flatten()
             .min()
     }

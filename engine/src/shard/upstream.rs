@@ -131,7 +131,14 @@ impl<R: Ring> Shard<R> {
         let Some(chooser) = &mut imports.chooser else { return };
         if let Some(Ok(facts)) = facts {
             chooser.on_facts(addr, &facts, now, &mut imports.advice);
-            return self.take_advice();
+            self.take_advice();
+            let (by, own) = ((facts.cluster, facts.node), self.me.cluster);
+            for said in facts.streams.iter().filter(|said| said.sync == own) {
+                if self.streams.get(&said.stream).is_some_and(|state| state.leading) {
+                    self.on_leader_seen(said.stream, by, said.pulse.epoch, said.pulse.round);
+                }
+            }
+            return;
         }
         chooser.on_broken(addr, now);
         imports.candidates.remove(&addr);
@@ -160,6 +167,7 @@ impl<R: Ring> Shard<R> {
             number: question.number,
             cluster: self.me.cluster,
             node: self.me.node,
+            shards: self.me.shards,
             role,
             region: region.clone(),
             streams: question.streams.iter().map(|wanted| stream(wanted.stream)).collect(),
@@ -175,6 +183,7 @@ impl<R: Ring> Shard<R> {
             across: false,
             pulse: Pulse::default(),
             crosser: 0,
+            sync: 0,
             path: Path::default(),
         };
         let Some(state) = self.streams.get(&stream) else { return nothing };
@@ -189,16 +198,22 @@ impl<R: Ring> Shard<R> {
         }
         let leads = state.replica.serving().is_some();
         let standing = if leads { Standing::Leader } else { Standing::Follower };
-        let facts = StreamFacts { committed: log.committed().lsn, standing, ..nothing };
+        // Who asks gets what is released, and no more.
+        let committed = match state.role {
+            Role::Primary => state.visible(),
+            Role::Standby => log.committed().lsn,
+        };
+        let facts = StreamFacts { committed, standing, ..nothing };
         match (state.role, &self.imports.chooser) {
             (Role::Primary, _) => StreamFacts {
                 pulse: self.pulse(state),
-                crosser: self.imports.arbiter.crosser(stream, region),
+                crosser: self.imports.arbiter.crosser(stream, region, self.shipped_to(stream)),
+                sync: self.sync_target(state).filter(|_| leads).unwrap_or(0),
                 ..facts
             },
             (Role::Standby, Some(chooser)) if leads => StreamFacts {
                 across: chooser.across(stream),
-                pulse: chooser.pulse(stream),
+                pulse: chooser.pulse(stream).max(self.shipped_pulse(stream)),
                 path: chooser.path(stream),
                 ..facts
             },
@@ -259,7 +274,21 @@ impl<R: Ring> Shard<R> {
     /// State, reason and action of a stream's transfer, for status.
     pub(crate) fn import_state(&self, stream: u64) -> Option<Transfer> {
         let chooser = self.imports.chooser.as_ref()?;
-        let Some(report) = self.feed_report(stream) else {
+        if let Some((_, since)) = self.shipper(stream) {
+            let (state, reason) = (State::Sync, "the primary leader ships it before it acks");
+            let (state, action) = (state.name(), state.action());
+            return Some(Transfer { state, since, reason: reason.to_owned(), action });
+        }
+        let report = self.feed_report(stream);
+        let comes = report.as_ref().is_some_and(|report| report.state == State::Sync);
+        if let Some((base, since)) = self.gap(stream).filter(|_| !comes) {
+            let reason = format!(
+                "the primary's leader begins at LSN {base}, and nobody brings what is before"
+            );
+            let (state, action) = (State::SourceHasAGap.name(), State::SourceHasAGap.action());
+            return Some(Transfer { state, since, reason, action });
+        }
+        let Some(report) = report else {
             let (state, since, reason) = chooser.waiting(stream, self.io.now)?;
             let (state, reason) = match self.refusal() {
                 Some(refusal) => (State::SourceRefuses, refusal),

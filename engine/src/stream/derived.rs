@@ -1,7 +1,7 @@
-//! Everything that a stream's log implies beyond its bytes: producers, and for stream 1 the
-//! catalogue and the registry of clusters. Changed in log order by what is logged, committed and
-//! voided, when a node runs and when it recovers, so that no derived table outlives the bytes that
-//! it came from.
+//! Everything that a stream's log implies beyond its bytes: producers, sync marks, and for stream 1
+//! the catalogue and the registry of clusters. Changed in log order by what is logged, committed
+//! and voided, when a node runs and when it recovers, so that no derived table outlives the bytes
+//! that it came from.
 
 use std::collections::VecDeque;
 
@@ -9,6 +9,7 @@ use palisade_wal::{Ballot, GroupHeader, GroupKind, Lsn, entries};
 use zerocopy::FromBytes;
 
 use super::catalogue::{CATALOGUE_STREAM, Change};
+use super::mark::{Mark as SyncMark, Marked, Marks};
 use super::producers::{Mark, Producers};
 use crate::control;
 
@@ -20,6 +21,7 @@ struct Implied {
     marks: Vec<Mark>,
     changes: Vec<Change>,
     registry: Vec<Entry>,
+    sync: Option<Marked>,
 }
 
 /// A change of the registry, and where its entry ends.
@@ -36,6 +38,8 @@ struct Staged {
 pub struct Derived {
     /// Who appended what.
     pub producers: Producers,
+    /// What acks wait for.
+    pub marks: Marks,
     /// Catalogue changes above the committed cursor.
     pub(super) changes: VecDeque<(Lsn, Change)>,
     /// Changes of the registry above the committed cursor, by the ends of their groups.
@@ -52,8 +56,13 @@ pub struct Derived {
 }
 
 impl Derived {
+    /// Of a stream without a group, which was created with this mark.
+    pub fn born(mark: Option<SyncMark>) -> Derived {
+        Derived { marks: Marks::born(mark), ..Derived::default() }
+    }
+
     /// Whether groups wait for their takeover.
-    pub(super) fn is_staging(&self) -> bool {
+    pub(crate) fn is_staging(&self) -> bool {
         self.staged.is_some()
     }
 
@@ -123,6 +132,7 @@ impl Derived {
 
     fn void(&mut self, from: Lsn) {
         self.producers.on_voided(from);
+        self.marks.on_voided(from);
         while self.changes.back().is_some_and(|(at, _)| *at > from) {
             self.changes.pop_back();
         }
@@ -158,6 +168,7 @@ impl Derived {
             let parts = [(start, end.min(from)), (start.max(upto), end)];
             self.gaps.extend(parts.into_iter().filter(|(start, end)| start < end));
         }
+        self.marks.on_committed(self.committed);
         self.take_committed()
     }
 
@@ -166,6 +177,7 @@ impl Derived {
     pub fn on_committed(&mut self, upto: Lsn) -> Vec<(Lsn, Change)> {
         self.committed = self.committed.max(upto);
         self.producers.on_committed(upto);
+        self.marks.on_committed(self.committed);
         self.take_committed()
     }
 
@@ -203,6 +215,7 @@ impl Derived {
         for entry in group.registry {
             self.registry.push_back((group.end, entry));
         }
+        group.sync.into_iter().for_each(|marked| self.marks.on_logged(marked));
     }
 
     /// As [`adopt`](Derived::adopt), for a group that is not the last one.
@@ -219,6 +232,7 @@ impl Derived {
             let at = self.registry.partition_point(|(end, _)| *end <= group.end);
             self.registry.insert(at, (group.end, entry));
         }
+        group.sync.into_iter().for_each(|marked| self.marks.on_logged(marked));
     }
 }
 
@@ -231,7 +245,7 @@ fn is_in(ranges: &[(Lsn, Lsn)], at: Lsn) -> bool {
 
 fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Implied {
     let (changes, registry) = (Vec::new(), Vec::new());
-    let mut group = Implied { start, end, marks: Vec::new(), changes, registry };
+    let mut group = Implied { start, end, marks: Vec::new(), changes, registry, sync: None };
     // A group of that kind in another stream is the work of a peer or a client that errs.
     let header = GroupHeader::read_from_prefix(bytes);
     let of_catalogue = header.is_ok_and(|(header, _)| header.stream.get() == CATALOGUE_STREAM);
@@ -244,6 +258,10 @@ fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Imp
                 end_lsn: entry.end,
                 scn,
             });
+        }
+        if kind == GroupKind::Mark {
+            let mark = SyncMark::decode(entry.payload).map(|mark| Marked { mark, start, end });
+            group.sync = mark.or(group.sync);
         }
         if kind == GroupKind::Catalogue && of_catalogue {
             group.changes.extend(Change::decode(entry.payload));
@@ -391,7 +409,7 @@ mod tests {
         let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
         let (stream, kind) = (CATALOGUE_STREAM, GroupKind::Catalogue);
         builder.begin_group(stream, at, Ballot::NONE, kind, origin, 0).unwrap();
-        let change = Change::Create { stream: 10 + sequence };
+        let change = Change::Create { stream: 10 + sequence, mark: None };
         builder.push_entry(&change.encode(), 7, sequence).unwrap();
         let meta = builder.end_group(sequence, before);
         (bytes[meta.range()].to_vec(), meta)
@@ -452,7 +470,7 @@ mod tests {
             let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
             let kind = GroupKind::Catalogue;
             builder.begin_group(stream, Lsn::ZERO, Ballot::NONE, kind, origin, 0).unwrap();
-            builder.push_entry(&Change::Create { stream: 9 }.encode(), 0, 0).unwrap();
+            builder.push_entry(&Change::Create { stream: 9, mark: None }.encode(), 0, 0).unwrap();
             let meta = builder.end_group(1, CHAIN_START);
             let mut derived = Derived::default();
             derived.on_logged(&bytes[meta.range()], kind, meta.lsn, meta.end, meta.scn);

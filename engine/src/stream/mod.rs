@@ -4,5 +4,6 @@
 
 pub mod catalogue;
 pub mod derived;
-pub(crate) mod image;
+pub mod image;
+pub mod mark;
 pub mod producers;

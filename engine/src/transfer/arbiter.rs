@@ -71,9 +71,22 @@ impl Arbiter {
         }
     }
 
-    /// The cluster that is to receive a stream across, into a region; 0 when nobody knows.
-    pub fn crosser(&self, stream: u64, region: &str) -> u32 {
+    /// The cluster that is to receive a stream across, into a region; 0 when nobody knows. The one
+    /// that it is `shipped` to receives it whatever others do.
+    pub fn crosser(&self, stream: u64, region: &str, shipped: Option<u32>) -> u32 {
+        let stands_there = |cluster: &u32| {
+            let mut nodes = self.askers.range((*cluster, 0)..=(*cluster, u32::MAX));
+            nodes.any(|(_, asker)| asker.place.region == region)
+        };
+        if let Some(cluster) = shipped.filter(stands_there) {
+            return cluster;
+        }
         self.grants.get(&(stream, region.to_owned())).map_or(0, |grant| grant.cluster)
+    }
+
+    /// The region that a node of another cluster says it is in.
+    pub fn region_of(&self, cluster: u32, node: u32) -> Option<&str> {
+        self.askers.get(&(cluster, node)).map(|asker| asker.place.region.as_str())
     }
 
     /// Nodes of other clusters than these two that asked lately.
@@ -113,9 +126,9 @@ mod tests {
         let streams = vec![Wanted { stream: 2, across }, Wanted { stream: 3, across }];
         let question = Question { number: 1, from, streams };
         arbiter.on_asked(&question, "sh", Nanos(seconds * SECOND), |stream| stream == 2);
-        assert_eq!(arbiter.crosser(3, "hz"), 0, "it does not lead that");
-        assert_eq!(arbiter.crosser(2, "bj"), 0, "nobody asks from there");
-        arbiter.crosser(2, "hz")
+        assert_eq!(arbiter.crosser(3, "hz", None), 0, "it does not lead that");
+        assert_eq!(arbiter.crosser(2, "bj", Some(cluster)), 0, "nobody asks from there");
+        arbiter.crosser(2, "hz", None)
     }
 
     #[test]
@@ -146,6 +159,15 @@ mod tests {
     }
 
     #[test]
+    fn who_it_is_shipped_to_goes_before_all() {
+        let mut arbiter = Arbiter::default();
+        assert_eq!(ask(&mut arbiter, 5, true, 0), 5);
+        assert_eq!(ask(&mut arbiter, 7, true, 0), 5);
+        assert_eq!(arbiter.crosser(2, "hz", Some(7)), 7);
+        assert_eq!(arbiter.crosser(2, "hz", Some(9)), 5, "it is of another region");
+    }
+
+    #[test]
     fn those_of_the_region_itself_are_known_and_not_named() {
         let mut arbiter = Arbiter::default();
         let addr = ([127, 0, 0, 1], 9).into();
@@ -153,9 +175,10 @@ mod tests {
         let streams = vec![Wanted { stream: 2, across: false }];
         let question = Question { number: 1, from, streams };
         arbiter.on_asked(&question, "sh", Nanos(0), |_| true);
-        assert_eq!(arbiter.crosser(2, "sh"), 0);
+        assert_eq!(arbiter.crosser(2, "sh", None), 0);
         let named = |but, now| arbiter.places(but, Nanos(now)).count();
         assert_eq!([named([1, 2], 0), named([1, 3], 0), named([1, 2], 4 * SECOND)], [1, 0, 0]);
+        assert_eq!((arbiter.region_of(3, 1), arbiter.region_of(3, 2)), (Some("sh"), None));
         assert!(arbiter.askers.len() <= ASKERS_MAX);
     }
 

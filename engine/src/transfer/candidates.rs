@@ -32,6 +32,8 @@ pub struct Known {
     pub moved: Nanos,
     /// Who is to receive the stream across, it says.
     pub crosser: u32,
+    /// The cluster that the stream's leader ships it to before it acks, it says.
+    pub sync: u32,
     /// How the stream comes there.
     pub path: Path,
 }
@@ -61,6 +63,8 @@ pub struct Candidate {
     cursor: u64,
     /// Who it is, once it answered.
     pub id: Option<(u32, u32)>,
+    /// Its shards.
+    pub shards: u16,
     /// Where it stands.
     pub region: String,
     /// Role of its cluster.
@@ -80,6 +84,7 @@ impl Candidate {
             due: now,
             cursor: 0,
             id: None,
+            shards: 1,
             region: String::new(),
             role: Role::Standby,
             streams: BTreeMap::new(),
@@ -116,6 +121,7 @@ impl Candidate {
             self.streams.clear();
         }
         self.id = Some(id);
+        self.shards = facts.shards;
         self.region = facts.region.clone();
         // A shard without streams does not know the role of its cluster.
         if facts.streams.iter().any(|said| said.standing != Standing::Absent) {
@@ -145,6 +151,7 @@ impl Candidate {
                 pulse: said.pulse.max(old.map(|old| old.pulse).unwrap_or_default()),
                 moved,
                 crosser: said.crosser,
+                sync: said.sync,
                 path: said.path,
             };
             self.streams.insert(stream, known);
@@ -344,13 +351,14 @@ mod tests {
             across: false,
             pulse: Pulse { epoch: 1, round: 1, count },
             crosser: 0,
+            sync: 0,
             path: Path::default(),
         }
     }
 
     fn facts(number: u64, streams: Vec<StreamFacts>) -> Facts {
         let (role, region) = (Role::Primary, "sh".into());
-        Facts { number, cluster: 1, node: 1, role, region, streams, places: Vec::new() }
+        Facts { number, cluster: 1, node: 1, shards: 1, role, region, streams, places: Vec::new() }
     }
 
     fn asked(port: u16) -> Candidates {

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! KIND_ASK    tag number; body: from: place | count u16 | count x (stream u64, flags u8)
-//! KIND_FACTS  tag number; body: cluster u32, node u32, role u8, region
+//! KIND_FACTS  tag number; body: cluster u32, node u32, shards u16, role u8, region
 //!             | count u16 | count x (stream u64, committed u64, flags u8, standing u8,
-//!                                    epoch u64, round u64, count u64, crosser u32, path)
+//!                                    epoch u64, round u64, count u64, crosser u32, sync u32,
+//!                                    path)
 //!             | count u16 | count x place
 //! place       cluster u32, node u32, region, address
 //! region, address   length u8, UTF-8          path   length u8, then u32 each
@@ -153,6 +154,8 @@ pub struct StreamFacts {
     pub pulse: Pulse,
     /// The cluster that is to receive it across, into the region of who asks; 0: nobody says.
     pub crosser: u32,
+    /// The cluster that the primary's leader ships it to before it acks; 0: none, or nobody says.
+    pub sync: u32,
     /// How it comes there.
     pub path: Path,
 }
@@ -166,6 +169,8 @@ pub struct Facts {
     pub cluster: u32,
     /// The node.
     pub node: u32,
+    /// Its shards.
+    pub shards: u16,
     /// Role of the cluster.
     pub role: Role,
     /// Where the node stands.
@@ -214,6 +219,7 @@ impl Facts {
         let mut body = Vec::new();
         put(&mut body, &self.cluster.to_le_bytes());
         put(&mut body, &self.node.to_le_bytes());
+        put(&mut body, &self.shards.to_le_bytes());
         body.push(self.role as u8);
         put_text(&mut body, &self.region);
         put(&mut body, &(self.streams.len() as u16).to_le_bytes());
@@ -232,6 +238,10 @@ impl Facts {
     pub fn parse(head: &FrameHead, body: &[u8]) -> Result<Facts, FactsError> {
         let mut rest = Rest(body);
         let (cluster, node) = (rest.id("cluster")?, rest.id("node")?);
+        let shards = u16::from_le_bytes(rest.array()?);
+        if shards == 0 {
+            return Err(FactsError::Range("shards"));
+        }
         let role = match rest.u8()? {
             0 => Role::Primary,
             1 => Role::Standby,
@@ -249,7 +259,7 @@ impl Facts {
             places.push(rest.place()?);
         }
         rest.end()?;
-        Ok(Facts { number: head.tag, cluster, node, role, region, streams, places })
+        Ok(Facts { number: head.tag, cluster, node, shards, role, region, streams, places })
     }
 }
 
@@ -279,6 +289,7 @@ fn put_stream(out: &mut Vec<u8>, facts: &StreamFacts) {
         put(out, &number.to_le_bytes());
     }
     put(out, &facts.crosser.to_le_bytes());
+    put(out, &facts.sync.to_le_bytes());
     out.push(facts.path.len);
     facts.path.clusters().iter().for_each(|cluster| put(out, &cluster.to_le_bytes()));
 }
@@ -353,7 +364,7 @@ impl Rest<'_> {
         let standing = usize::from(self.u8()?);
         let standing = *Standing::ALL.get(standing).ok_or(FactsError::Range("standing"))?;
         let pulse = Pulse { epoch: self.u64()?, round: self.u64()?, count: self.u64()? };
-        let (crosser, len) = (self.u32()?, usize::from(self.u8()?));
+        let (crosser, sync, len) = (self.u32()?, self.u32()?, usize::from(self.u8()?));
         if len > PATH_MAX {
             return Err(FactsError::Range("path"));
         }
@@ -363,7 +374,7 @@ impl Rest<'_> {
         }
         let path = Path::of(&clusters).ok_or(FactsError::Range("path"))?;
         let committed = Lsn(committed);
-        Ok(StreamFacts { stream, committed, standing, across, pulse, crosser, path })
+        Ok(StreamFacts { stream, committed, standing, across, pulse, crosser, sync, path })
     }
 
     fn end(&self) -> Result<(), FactsError> {
@@ -398,12 +409,14 @@ mod tests {
             across: stream.is_multiple_of(2),
             pulse: Pulse { epoch: 1, round: stream, count: u64::MAX },
             crosser: stream as u32,
+            sync: stream as u32 / 2,
             path: Path::of(&[4, 5, 6][..stream as usize % 4]).unwrap(),
         };
         Facts {
             number: 9,
             cluster: 1,
             node: 2,
+            shards: 64,
             role: Role::Standby,
             region: "hz".into(),
             streams: (0..ASK_STREAMS_MAX as u64).map(stream).collect(),

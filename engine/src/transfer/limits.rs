@@ -42,6 +42,34 @@ pub const ASKERS_MAX: usize = PLACES_MAX / 2;
 /// Streams of which a shard remembers who is to receive them across a border.
 pub const GRANTS_MAX: usize = 64 << 10;
 
+/// Connections that a shard of a standby has to shards of the primary, and a shard of the primary
+/// has from one SYNC standby: every shard of every node there may lead streams.
+pub const SYNC_LINKS_MAX: usize = crate::paxos::MEMBERS_MAX * SHARDS_MAX;
+/// Log shards of a node.
+const SHARDS_MAX: usize = 64;
+/// SYNC standbys from which a shard of the primary has connections: the one that acks wait for, the
+/// one that is to be the next, and one that has not heard that it is none any more.
+pub const SYNC_CLUSTERS_MAX: usize = 3;
+/// Standby leaders of one stream that a shard knows of.
+pub const SYNC_SUBS_MAX: usize = 8;
+/// Streams of one reply, and of what followers are told.
+pub const SYNC_REPLIES_MAX: usize = 1024;
+/// Bytes of one stream that are sent to its SYNC standby and not held there.
+pub const SYNC_WINDOW_BYTES: u64 = 4 << 20;
+/// Bytes of records in one chunk for it, but for a larger group.
+pub const SYNC_CHUNK_BYTES: usize = 256 << 10;
+/// A sign of life on a connection to a SYNC standby, both ways.
+pub const SYNC_BEAT_NS: u64 = 500_000_000;
+/// Silence after which such a connection counts as dead.
+pub const SYNC_SILENCE_NS: u64 = 2_500_000_000;
+/// A stream that nobody ships although it should be is asked for again after this time.
+pub const SYNC_RETRY_NS: u64 = 500_000_000;
+/// A stream of which something waits for its SYNC standby for this long without a word: who should
+/// know is asked again.
+pub const SYNC_STALL_NS: u64 = 1_500_000_000;
+/// Between two looks at which connections to leaders are needed.
+pub const SYNC_LOOK_NS: u64 = 200_000_000;
+
 /// Each candidate is asked this often.
 pub const POLL_NS: u64 = 1_000_000_000;
 /// A candidate that leaves a question open for this long is silent.
@@ -76,6 +104,13 @@ const _: () = {
     assert!(POLL_NS + STALL_NS + 2 * GATHER_NS + 2 * LOOK_NS < 5_000_000_000);
     assert!(ASKERS_MAX + crate::config::MEMBERS_MAX <= PLACES_MAX);
     assert!(crate::config::ENDPOINTS_MAX < CANDIDATES_MAX && ASKER_NS > 2 * POLL_NS);
+};
+
+const _: () = {
+    assert!(SYNC_CHUNK_BYTES < CHUNK_BYTES_MAX as usize && SYNC_BEAT_NS * 3 < SYNC_SILENCE_NS);
+    assert!(SYNC_BEAT_NS < SYNC_STALL_NS && SYNC_STALL_NS < SYNC_SILENCE_NS);
+    // The largest group may always be sent.
+    assert!(SYNC_WINDOW_BYTES > CHUNK_BYTES_MAX as u64);
 };
 
 const _: () = {

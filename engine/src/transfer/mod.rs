@@ -14,6 +14,8 @@ pub mod rank;
 pub mod receiver;
 #[cfg(test)]
 mod receiver_tests;
+pub mod ship;
+pub mod sync;
 pub mod upstream;
 #[cfg(test)]
 mod upstream_tests;

@@ -137,6 +137,8 @@ struct Stream {
     bans: Vec<Ban>,
     /// The highest that came from an upstream.
     pulse: Pulse,
+    /// The node of the primary that ships it here before it acks: no upstream is looked for.
+    shipper: Option<(u32, u32)>,
 }
 
 /// See the [module](self).
@@ -203,6 +205,7 @@ impl Chooser {
             better: None,
             bans: Vec::new(),
             pulse: Pulse::default(),
+            shipper: None,
         };
         self.streams.insert(stream, new);
         self.unsettle(stream, now);
@@ -213,6 +216,22 @@ impl Chooser {
         self.streams.remove(&stream);
         self.unsettled.remove(&stream);
         self.candidates.drop_stream(stream);
+    }
+
+    /// This node of the primary ships a stream here, or nobody does any more; `pulse` is how far
+    /// the life of its leader was seen.
+    pub fn on_shipped(&mut self, stream: u64, by: Option<(u32, u32)>, pulse: Pulse, now: Nanos) {
+        let Some(known) = self.streams.get_mut(&stream) else { return };
+        known.pulse = known.pulse.max(pulse);
+        if known.shipper == by {
+            return;
+        }
+        (known.shipper, known.better) = (by, None);
+        if by.is_none() {
+            self.unsettle(stream, now);
+        } else {
+            self.unsettled.remove(&stream);
+        }
     }
 
     /// A candidate can be asked, or not any more.
@@ -339,10 +358,9 @@ impl Chooser {
             let candidate = known.taken.map(|taken| self.candidates.get(taken.addr));
             candidate.is_some_and(|candidate| candidate.is_none_or(|c| !c.answers(now)))
         };
-        let doubtful = self
-            .streams
-            .iter()
-            .filter(|(stream, known)| self.unsettled.contains(stream) || silent(known));
+        let doubtful = self.streams.iter().filter(|(stream, known)| {
+            self.unsettled.contains(stream) || known.shipper.is_none() && silent(known)
+        });
         doubtful.map(|(stream, _)| *stream).collect()
     }
 
@@ -395,6 +413,10 @@ impl Chooser {
         Some((state, known.began, reason))
     }
 
+    fn shipper(&self, stream: u64) -> Option<(u32, u32)> {
+        self.streams.get(&stream)?.shipper
+    }
+
     fn upstream(&self, stream: u64) -> Option<&Candidate> {
         let known = self.streams.get(&stream).filter(|known| known.ending.is_none())?;
         self.candidates.get(known.taken?.addr)
@@ -402,12 +424,20 @@ impl Chooser {
 
     /// Whether a stream is received from another region.
     pub fn across(&self, stream: u64) -> bool {
-        let upstream = self.upstream(stream);
+        let shipper = self.shipper(stream);
+        let is_it = |(_, it): &(SocketAddr, &Candidate)| it.id == shipper;
+        let upstream = match shipper {
+            Some(_) => self.candidates.iter().find(is_it).map(|(_, it)| it),
+            None => self.upstream(stream),
+        };
         upstream.is_some_and(|it| it.id.is_some() && it.region != self.me.region)
     }
 
     /// How a stream comes here; empty while it does not.
     pub fn path(&self, stream: u64) -> Path {
+        if let Some((cluster, _)) = self.shipper(stream) {
+            return Path::of(&[cluster]).unwrap_or_default();
+        }
         let upstream = self.upstream(stream);
         let id = upstream.and_then(|upstream| upstream.id);
         let known = upstream.and_then(|upstream| upstream.known(stream));
@@ -418,6 +448,24 @@ impl Chooser {
             Some(path) if rooted => path,
             _ => Path::default(),
         }
+    }
+
+    /// Whether a leader of the primary says that it acks only what this cluster has.
+    pub fn is_sync(&self, stream: u64) -> bool {
+        let names_us = |(_, it): (SocketAddr, &Candidate)| {
+            it.role == crate::config::Role::Primary
+                && it.known(stream).is_some_and(|known| known.sync == self.me.cluster)
+        };
+        self.candidates.iter().any(names_us)
+    }
+
+    /// The nodes of the primary that are known: where, who, and how many shards each has.
+    pub fn primaries(&self) -> impl Iterator<Item = (SocketAddr, (u32, u32), u16)> {
+        let primary = |(addr, it): (SocketAddr, &Candidate)| {
+            let is_it = it.role == crate::config::Role::Primary;
+            Some((addr, it.id.filter(|_| is_it)?, it.shards))
+        };
+        self.candidates.iter().filter_map(primary)
     }
 
     /// How far the life of the primary's leader was seen here: what came by way of the upstream.
@@ -431,6 +479,10 @@ impl Chooser {
     /// Looks whether a stream needs another upstream.
     fn look(&mut self, stream: u64, now: Nanos, out: &mut Vec<Advice>) {
         let Some(known) = self.streams.get(&stream) else { return };
+        if known.shipper.is_some() {
+            self.unsettled.remove(&stream);
+            return;
+        }
         if let Some(taken) = known.taken.filter(|_| known.ending.is_none()) {
             if let Some(why) = self.trouble(stream, taken, now) {
                 self.end(stream, why, now);

@@ -53,6 +53,8 @@ struct World {
     now: Nanos,
     nodes: BTreeMap<SocketAddr, Node>,
     leader: SocketAddr,
+    /// The standby that the leader ships to.
+    shipped: Option<SocketAddr>,
     endpoints: Vec<SocketAddr>,
     severed: BTreeSet<(SocketAddr, SocketAddr)>,
     answers: Vec<(Nanos, SocketAddr, SocketAddr, Facts)>,
@@ -69,6 +71,7 @@ impl World {
             now: Nanos(SECOND),
             nodes: BTreeMap::new(),
             leader: addr(1),
+            shipped: None,
             endpoints: Vec::new(),
             severed: BTreeSet::new(),
             answers: Vec::new(),
@@ -166,6 +169,19 @@ impl World {
         &self.nodes[&at]
     }
 
+    /// Where the stream of a standby comes from.
+    fn source(&self, at: SocketAddr) -> Option<SocketAddr> {
+        if self.shipped == Some(at) { Some(self.leader) } else { self.at(at).upstream }
+    }
+
+    /// The leader ships to this standby from now on.
+    fn ship(&mut self, to: Option<SocketAddr>) {
+        if let Some(old) = std::mem::replace(&mut self.shipped, to) {
+            let pulse = Pulse::default();
+            self.with(old, |chooser, now, _| chooser.on_shipped(STREAM, None, pulse, now));
+        }
+    }
+
     fn run(&mut self, ns: u64) {
         let end = self.now.after(ns);
         while self.now < end {
@@ -194,6 +210,12 @@ impl World {
     fn step(&mut self) {
         self.now = self.now.after(STEP);
         self.flow();
+        if let Some(to) = self.shipped {
+            let pulse = Pulse { epoch: 1, round: 1, count: self.at(to).pulse };
+            let (by, leads) = (Some((1, self.at(self.leader).node)), self.at(self.leader).alive);
+            let by = by.filter(|_| leads);
+            self.with(to, |chooser, now, _| chooser.on_shipped(STREAM, by, pulse, now));
+        }
         let due = |(at, ..): &(Nanos, SocketAddr, SocketAddr, Facts)| *at <= self.now;
         let (due, later) = std::mem::take(&mut self.answers).into_iter().partition(due);
         self.answers = later;
@@ -219,7 +241,7 @@ impl World {
         for at in self.nodes.keys().copied().collect::<Vec<_>>() {
             let from = match self.at(at).cluster {
                 1 => Some(self.leader).filter(|_| leads),
-                _ => self.at(at).upstream,
+                _ => self.source(at),
             };
             let from = from.filter(|&from| self.flows(at, from) && self.flows(addr(0), at));
             let (leader, busy, now) = (self.leader, self.busy, self.now);
@@ -286,6 +308,7 @@ impl World {
 
     fn answer(&mut self, at: SocketAddr, question: &Question) -> Facts {
         let (leader, now) = (self.leader, self.now);
+        let shipped = self.shipped.map(|to| self.at(to).cluster);
         let same: Vec<Place> = self
             .nodes
             .iter()
@@ -314,7 +337,8 @@ impl World {
                 Some(chooser) => chooser.pulse(STREAM),
                 None => Pulse { epoch: 1, round: 1, count: node.pulse },
             },
-            crosser: node.arbiter.crosser(STREAM, &question.from.region),
+            crosser: node.arbiter.crosser(STREAM, &question.from.region, shipped),
+            sync: 0,
             path: chooser.map(|chooser| chooser.path(STREAM)).unwrap_or_default(),
         };
         let asked = node.arbiter.places([node.cluster, question.from.cluster], now);
@@ -322,6 +346,7 @@ impl World {
             number: question.number,
             cluster: node.cluster,
             node: node.node,
+            shards: 1,
             role: if primary { Role::Primary } else { Role::Standby },
             region: node.region.to_owned(),
             streams: vec![stream],
@@ -332,7 +357,7 @@ impl World {
     /// Whether taking leads from a standby to the primary without coming by it again.
     fn is_rooted(&self, mut at: SocketAddr) -> bool {
         for _ in 0..self.nodes.len() {
-            match self.at(at).upstream {
+            match self.source(at) {
                 Some(upstream) if self.at(upstream).cluster == 1 => return true,
                 Some(upstream) => at = upstream,
                 None => return false,
@@ -348,8 +373,8 @@ impl World {
     /// Standbys of a region that receive from another one.
     fn crossers(&self, region: &str) -> usize {
         let of_region = self.standbys().filter(|(_, node)| node.region == region);
-        let crosses = |node: &Node| node.upstream.is_some_and(|up| self.at(up).region != region);
-        of_region.filter(|(_, node)| crosses(node)).count()
+        let crosses = |at| self.source(at).is_some_and(|up| self.at(up).region != region);
+        of_region.filter(|(at, _)| crosses(*at)).count()
     }
 
     fn switches(&self) -> u32 {
@@ -405,6 +430,28 @@ fn figure_b_one_standby_crosses_and_the_other_takes_from_it() {
         world.run(60 * SECOND);
         assert_eq!(world.at(other).switches, switches, "nothing changes for it");
         assert!(world.is_rooted(crosser) && world.crossers("hz") == 1);
+    }
+}
+
+#[test]
+fn who_is_shipped_to_crosses_and_the_others_take_from_it() {
+    for seed in 0..50 {
+        let mut world = World::new(&["sh", "sh", "sh"], seed);
+        let all = [world.standby(2, "hz"), world.standby(3, "hz"), world.standby(4, "hz")];
+        let settled = |w: &World| all.iter().all(|it| w.is_rooted(*it)) && w.crossers("hz") == 1;
+        world.until("one crosses", REPLACED, settled);
+        world.run(10 * SECOND);
+        // Mostly another one than crosses by itself, and one of a higher id.
+        let sync = all[2];
+        world.ship(Some(sync));
+        let follow = |w: &World| all[..2].iter().all(|it| w.at(*it).upstream == Some(sync));
+        world.until("they take from it", 30 * SECOND, follow);
+        let switches = world.switches();
+        world.run(60 * SECOND);
+        assert!(follow(&world) && world.crossers("hz") == 1, "{}", world.tree());
+        assert_eq!(world.switches(), switches, "nobody moves");
+        world.ship(None);
+        world.until("one crosses again", 30 * SECOND, settled);
     }
 }
 
@@ -628,6 +675,7 @@ fn judged(
         number: asking.number,
         cluster,
         node: 1,
+        shards: 1,
         role,
         region: region.into(),
         streams: vec![said],
@@ -643,7 +691,6 @@ fn judged(
 fn every_kind_of_candidate_has_its_place_in_the_order() {
     let (region, home) = ("hz".to_owned(), "hz".to_owned());
     let me = Me { cluster: 2, node: 1, region, home, fixed: None, named: 0 };
-    let path = |clusters: &[u32]| Path::of(clusters).unwrap();
     let mut seen = BTreeSet::new();
     for role in [Role::Primary, Role::Standby] {
         for standing in [Standing::Absent, Standing::Follower, Standing::Leader] {
@@ -661,7 +708,8 @@ fn every_kind_of_candidate_has_its_place_in_the_order() {
                     across,
                     pulse: Pulse::default(),
                     crosser: 0,
-                    path: path(clusters),
+                    sync: 0,
+                    path: Path::of(clusters).unwrap(),
                 };
                 let region = if near { "hz" } else { "sh" };
                 let (fits, may, rank) = judged(role, said, region, 7, &me);

@@ -663,7 +663,7 @@ impl Link {
 /// What carries groups is logged from the slot that it came in.
 fn framing_of(class: Class) -> Framing {
     match class {
-        Class::Bulk | Class::Reader => Framing::Slotted,
+        Class::Bulk | Class::Reader | Class::Sync => Framing::Slotted,
         _ => Framing::Packed,
     }
 }

@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 pub use calls::{adopt_tcp, release_tcp};
 use io_uring::types::CancelBuilder;
@@ -108,7 +109,9 @@ pub struct Uring {
     /// What is registered of the process's part of locked memory.
     _share: Share,
     bell: Arc<Bell>,
-    bell_count: Box<u64>,
+    /// Written by the doorbell's read, which may end after the ring: never freed. Shared and
+    /// atomic, so that no move of the ring claims the bytes for itself.
+    bell_count: &'static AtomicU64,
     bell_rang: bool,
     draining: bool,
     random: u64,
@@ -155,7 +158,7 @@ impl Uring {
             registered,
             _share: share,
             bell,
-            bell_count: Box::new(0),
+            bell_count: Box::leak(Box::new(AtomicU64::new(0))),
             bell_rang: false,
             draining: false,
             random: RandomState::new().build_hasher().finish(),
@@ -232,7 +235,7 @@ impl Uring {
     }
 
     fn arm_bell(&mut self) {
-        let count: *mut u64 = &raw mut *self.bell_count;
+        let count = self.bell_count.as_ptr();
         let entry = opcode::Read::new(types::Fd(self.bell.raw()), count.cast(), 8);
         self.push(&entry.build().user_data(DOORBELL));
     }
@@ -522,8 +525,6 @@ impl Drop for Uring {
             std::mem::forget(std::mem::replace(&mut self.slab, Slab::new(0)));
             std::mem::forget(self.memory.clone());
         }
-        // The doorbell's read may end after the ring: its eight bytes stay.
-        std::mem::forget(std::mem::take(&mut self.bell_count));
     }
 }
 

@@ -204,10 +204,24 @@ impl Pump {
     }
 }
 
-pub const CLIENT: Identity =
-    Identity { cluster: 7, node: 1, incarnation: 11, boot: 21, shard: 0, shards: 2 };
-pub const SERVER: Identity =
-    Identity { cluster: 7, node: 2, incarnation: 12, boot: 22, shard: 1, shards: 2 };
+pub const CLIENT: Identity = Identity {
+    cluster: 7,
+    node: 1,
+    incarnation: 11,
+    boot: 21,
+    shard: 0,
+    shards: 2,
+    fingerprint: 31,
+};
+pub const SERVER: Identity = Identity {
+    cluster: 7,
+    node: 2,
+    incarnation: 12,
+    boot: 22,
+    shard: 1,
+    shards: 2,
+    fingerprint: 32,
+};
 pub const EXPECT: Expect = Expect { cluster: 7, node: 2, shard: 1, shards: 2 };
 
 pub fn hello(class: Class) -> Hello {

@@ -75,6 +75,8 @@ struct Totals {
     let_go: u64,
     changes: u64,
     forbidden: u64,
+    marks: u64,
+    gated: u64,
     faults: BTreeMap<FaultKind, u64>,
 }
 
@@ -89,6 +91,8 @@ impl Totals {
         self.let_go += report.let_go;
         self.changes += report.changes;
         self.forbidden += report.forbidden;
+        self.marks += report.marks;
+        self.gated += report.gated;
         for (kind, count) in &report.fault_counts {
             *self.faults.entry(*kind).or_default() += count;
         }
@@ -142,6 +146,7 @@ fn main() -> ExitCode {
     let (truncations, let_go) = (totals.truncations, totals.let_go);
     println!("recycled: {truncations} truncations, {let_go} segments let go");
     println!("registry: {} changes, {} refused", totals.changes, totals.forbidden);
+    println!("sync: {} marks, {} acks waited for a SYNC standby", totals.marks, totals.gated);
     let faults: Vec<String> = totals.faults.iter().map(|(k, n)| format!("{k:?} {n}")).collect();
     println!("faults: {}", faults.join(", "));
     if !totals.failed.is_empty() {

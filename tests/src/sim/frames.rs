@@ -1,12 +1,13 @@
 //! Whole frames between shards that are lost, come twice, or come late.
 //!
-//! A connection does neither; the protocol between replicas promises to stand all three, so that
-//! no rule of it leans on the order of a connection, or of two beside each other. What readers and
+//! A connection does neither; the protocol between replicas, and that between the leaders of a
+//! stream in two clusters, promise to stand all three, so that no rule of theirs leans on the order
+//! of a connection, or of two beside each other. What readers and
 //! clients say counts on its connection, and is left alone.
 
-use std::ops::RangeInclusive;
-
-use palisade::kinds::{KIND_FLOOR_HELD, KIND_MESSAGES};
+use palisade::kinds::{
+    KIND_FLOOR_HELD, KIND_MESSAGES, KIND_SYNC_CHUNK, KIND_SYNC_FETCH, KIND_SYNC_HELD,
+};
 use palisade_netio::limits::FRAME_HEAD_BYTES;
 
 use super::fault::FaultKind;
@@ -16,8 +17,13 @@ use super::state::State;
 const ENOUGH: usize = 16;
 /// Frames that wait to come late, at most.
 const LATE_MAX: usize = 16;
-/// Kinds of the frames between shards, but news of closed SCNs: these count on their connection.
-const KINDS: RangeInclusive<u16> = KIND_MESSAGES..=KIND_FLOOR_HELD;
+/// Whether it is a frame between shards; but not news of closed SCNs, which count on their
+/// connection.
+fn is_touched(kind: u16) -> bool {
+    let peers = KIND_MESSAGES..=KIND_FLOOR_HELD;
+    let clusters = KIND_SYNC_FETCH..=KIND_SYNC_CHUNK;
+    peers.contains(&kind) || clusters.contains(&kind) || kind == KIND_SYNC_HELD
+}
 
 /// Where a pipe's bytes stand in its frames.
 #[derive(Default)]
@@ -98,7 +104,7 @@ impl State {
 
     fn pass_frame(&mut self, framer: &mut Framer, frame: &[u8], passed: &mut Vec<u8>) {
         assert!(framer.is_between_frames(), "a frame begins where another ended");
-        let touched = KINDS.contains(&(number(frame, 6) as u16));
+        let touched = is_touched(number(frame, 6) as u16);
         let lost = touched && self.strikes(FaultKind::FrameLost);
         let again = touched && self.strikes(FaultKind::FrameAgain);
         let late = touched && self.strikes(FaultKind::FrameLate);

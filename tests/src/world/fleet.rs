@@ -9,10 +9,11 @@ use palisade::config::Role;
 use palisade::control::Registry;
 use palisade::forward::ForwarderConfig;
 use palisade::paxos::{Closed, Member, Replica};
+use palisade::shard::sync::{Mark, SyncStatus};
 use palisade::shard::{
     Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas, shard_of,
 };
-use palisade_netio::LinkTiming;
+use palisade_netio::{LinkTiming, Ring};
 
 use super::check::Violation;
 use super::forwarder::{Forwarder, Sides};
@@ -77,6 +78,9 @@ pub struct Fleet {
     rings: BTreeMap<RingId, (usize, Part)>,
     /// By forwarders that are gone.
     shipped: Shipped,
+    /// Marks are written by who drives the world, not by the level: in nodes that start from now
+    /// on.
+    pub by_hand: bool,
 }
 
 /// What of a node a ring belongs to.
@@ -104,6 +108,7 @@ impl Fleet {
             nodes: Vec::new(),
             rings: BTreeMap::new(),
             shipped: Shipped::default(),
+            by_hand: true,
         }
     }
 
@@ -191,6 +196,7 @@ impl Fleet {
         ShardConfig {
             cluster: cluster.id,
             cluster_name: format!("cluster {}", cluster.id),
+            fingerprint: cluster.id.into(),
             node: id,
             upstream_region: region.clone(),
             upstream_override: None,
@@ -237,10 +243,11 @@ impl Fleet {
             let forward = Some(forward);
             let shared = Shared { board: board.clone(), mesh: mesh.clone(), forward };
             let part = Part::Shard(shards.len());
-            shards.push(Driven {
-                shard: Shard::new(config, ring, pool, port.clone(), shared),
-                ring: id,
-            });
+            let mut shard = Shard::new(config, ring, pool, port.clone(), shared);
+            if self.by_hand {
+                shard.mark_by_hand();
+            }
+            shards.push(Driven { shard, ring: id });
             ports.push(port);
             self.rings.insert(id, (node, part));
         }
@@ -363,6 +370,20 @@ impl Fleet {
     /// How a node fetches a stream, for display.
     pub fn transfer(&self, node: usize, stream: u64) -> Option<String> {
         self.nodes[node].shards.get(self.shard_of(node, stream))?.shard.transfer(stream)
+    }
+
+    /// How a stream stands to its SYNC standby, as a node knows it.
+    pub fn sync_status(&self, node: usize, stream: u64) -> Option<SyncStatus> {
+        self.nodes[node].shards.get(self.shard_of(node, stream))?.shard.sync_status(stream)
+    }
+
+    /// Writes a mark into a stream at a node. False when it does not lead the stream.
+    pub fn write_mark(&mut self, node: usize, stream: u64, mark: Mark) -> bool {
+        let shard = self.shard_of(node, stream);
+        let Some(driven) = self.nodes[node].shards.get_mut(shard) else { return false };
+        let written = driven.shard.write_mark(stream, mark).is_ok();
+        driven.shard.ring().waker().wake();
+        written
     }
 
     /// What a node knows to be closed in a stream.

@@ -20,6 +20,7 @@ mod faults;
 mod fleet;
 mod forwarder;
 mod history;
+mod marker;
 mod operator;
 mod payload;
 mod registrar;

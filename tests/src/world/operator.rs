@@ -82,8 +82,12 @@ fn check_leads(asked: &Asked, round: u64, fleet: &Fleet) -> Result<(), Violation
         let text = format!("stream {} went to node {}, which is none", asked.stream, asked.to);
         return Err(Violation::new("hand_over", text));
     };
-    let accepting = fleet.replica(node, asked.stream).map(|replica| replica.log().accepting());
-    match accepting {
+    let ballot = fleet.replica(node, asked.stream).map(|replica| {
+        let log = replica.log();
+        // A disk that was damaged since keeps what it may have promised, and nothing else.
+        if log.is_unknown() { log.promised() } else { log.accepting() }
+    });
+    match ballot {
         Some(ballot) if ballot.round < round => {
             let Asked { stream, to, .. } = asked;
             let text = format!("node {to} is said to lead {stream} in {round}, and is at {ballot}");

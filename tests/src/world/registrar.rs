@@ -1,7 +1,7 @@
 //! One who changes the registry of clusters and the mode now and then, and sets all standbys to
 //! work again at the end.
 
-use palisade::control::{Cluster, Controlled, Registry, Request, Settings};
+use palisade::control::{Cluster, Controlled, Mode, Registry, Request, Settings};
 use palisade::shard::Answer;
 use palisade::status::Transfer;
 use palisade::{Error, ErrorKind, Protection};
@@ -61,7 +61,10 @@ impl Registrar {
     /// Whether every standby of the world is served, and nothing is under way.
     pub fn is_settled(&self, fleet: &Fleet) -> bool {
         // Without a leader nobody knows what is still to be done.
-        let led = fleet.leader(PRIMARY, CATALOGUE).is_some();
+        let leader = fleet.leader(PRIMARY, CATALOGUE);
+        let led = leader.and_then(|node| fleet.registries(node).next());
+        // A step of the level is the last change.
+        let led = led.is_some_and(|registry| registry.mode().is_steady());
         !self.active || (led && self.waiting.is_none() && self.repair(fleet).is_none())
     }
 
@@ -169,6 +172,11 @@ impl Registrar {
     fn repair(&self, fleet: &Fleet) -> Option<Request> {
         let leader = fleet.leader(PRIMARY, CATALOGUE)?;
         let registry = fleet.registries(leader).next()?;
+        if Mode::wants_sync(registry.mode().mode) && !fleet.by_hand {
+            // Nobody is to wait for a standby that may be nowhere.
+            let mode = Protection::Performance;
+            return Some(Request::SetMode { mode, force: true });
+        }
         (2..2 + self.standbys).find_map(|id| fix(fleet, registry, id))
     }
 

@@ -56,6 +56,10 @@ pub struct SeedReport {
     pub changes: u64,
     /// Requests that a rule forbade, or that somebody else outran.
     pub forbidden: u64,
+    /// Sync marks that were written.
+    pub marks: u64,
+    /// Acknowledgements that waited for a SYNC standby.
+    pub gated: u64,
     /// Whether the run was long and hard enough to count.
     pub ok: bool,
 }

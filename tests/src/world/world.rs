@@ -12,6 +12,7 @@ use super::agenda::Agenda;
 use super::check::{Checks, FullCopy, Seat, Violation};
 use super::faults::{Faults, Step, is_contest};
 use super::fleet::{Fleet, Node, Turned};
+use super::marker::Marker;
 use super::operator::Operator;
 use super::registrar::Registrar;
 use super::report::{Failure, SeedReport};
@@ -40,6 +41,7 @@ enum Entry {
     Wake(Wake),
     Fault(Step),
     Operator,
+    Marker,
     Truncation,
 }
 
@@ -67,6 +69,7 @@ pub struct World {
     faults: Faults,
     checks: Checks,
     operator: Operator,
+    marker: Marker,
     truncation: Truncation,
     agenda: Agenda<Entry>,
     began: Nanos,
@@ -91,6 +94,8 @@ impl World {
         universe.follow_frames();
         let began = universe.now();
         let mut fleet = Fleet::new(&universe, &settings);
+        let marker = Marker::new(seed, &settings);
+        fleet.by_hand = marker.is_busy();
         fleet.add_cluster(Role::Primary, settings.nodes, settings.shards, &[])?;
         for standby in &settings.standbys {
             let upstream = upstream_of(standby.upstream, &fleet, &mut random);
@@ -108,6 +113,7 @@ impl World {
                 false => Faults::draw(random.bits()),
             },
             operator,
+            marker,
             truncation: Truncation::new(0, true),
             checks: Checks::default(),
             agenda: Agenda::default(),
@@ -155,6 +161,8 @@ impl World {
             steps: self.universe.trace_len(),
             turns: self.turns,
             moved: self.operator.moved,
+            marks: self.marker.written,
+            gated: self.checks.gated(),
             changes: self.workload.registrar.changes,
             forbidden: self.workload.registrar.forbidden,
         }
@@ -179,6 +187,10 @@ impl World {
         for (at, node) in self.fleet.nodes.iter().enumerate() {
             let Node { cluster, boots, process, .. } = node;
             lines.push(format!("node #{at} of cluster {cluster}: start {boots}, {process:?}"));
+            for registry in self.fleet.registries(at).take(1) {
+                let standbys: Vec<_> = registry.standbys().map(|s| (s.id, s.hold)).collect();
+                lines.push(format!("  registry {}: {standbys:?}", registry.version()));
+            }
             for stream in self.fleet.streams(node.cluster) {
                 let Some(replica) = self.fleet.replica(at, stream) else { continue };
                 // A broken invariant may be one of this replica's own.
@@ -199,6 +211,10 @@ impl World {
                     s.end,
                     self.fleet.transfer(at, stream).unwrap_or(s.reason.to_owned())
                 ));
+                if let Some(sync) = self.fleet.sync_status(at, stream).filter(|s| s.mark.is_some())
+                {
+                    lines.push(format!("    {sync:?}"));
+                }
             }
         }
         lines
@@ -242,6 +258,9 @@ impl World {
         self.universe.set_faults(self.faults.plan(FaultPlan::swarm(&mut random)));
         self.agenda.add(now, Entry::Fault(Step::Draw));
         self.agenda.add(now, Entry::Operator);
+        if self.marker.is_busy() {
+            self.agenda.add(now, Entry::Marker);
+        }
         let end = self.began.after(self.settings.faulty_ns);
         while self.universe.now() < end {
             self.step(end)?;
@@ -252,8 +271,12 @@ impl World {
     /// Everything ends that disturbs; soon all must be well.
     fn recover(&mut self) -> Result<(), Violation> {
         self.faults.over = true;
+        self.marker.calm = true;
         self.universe.calm();
-        self.agenda.retain(|entry| !matches!(entry, Entry::Fault(_) | Entry::Operator));
+        self.agenda.retain(|entry| matches!(entry, Entry::Wake(_)));
+        if self.marker.is_busy() {
+            self.agenda.add(self.universe.now(), Entry::Marker);
+        }
         for node in 0..self.fleet.nodes.len() {
             if self.fleet.nodes[node].process.is_none() {
                 self.fleet.start(node);
@@ -342,6 +365,10 @@ impl World {
                     self.agenda.add(next, Entry::Wake(who));
                 }
             }
+            Entry::Marker => {
+                let next = self.marker.wake(now, &mut self.fleet);
+                self.agenda.add(next, Entry::Marker);
+            }
             Entry::Operator => {
                 if let Some(next) = self.operator.wake(now, &self.fleet)? {
                     self.agenda.add(next, Entry::Operator);
@@ -400,6 +427,12 @@ impl World {
         for replica in shard.replicas() {
             let seat = Seat { cluster, node, boot, stream: replica.stream() };
             let raised = self.checks.on_turn(seat, replica)?;
+            if cluster == 0
+                && let Some(status) = shard.sync_status(replica.stream())
+            {
+                let logged = shard.logged_marks(replica.stream()).collect();
+                self.checks.on_sync_status(seat, &status, logged);
+            }
             if let Some(closed) = shard.closed(replica.stream()) {
                 self.checks.on_closed(seat, closed)?;
             }
@@ -541,7 +574,8 @@ impl World {
     fn is_level(&self, stream: u64) -> bool {
         let committed = |node: usize| {
             let log = self.fleet.replica(node, stream)?.log();
-            log.is_whole().then(|| log.committed())
+            let (status, committed) = (self.fleet.sync_status(node, stream)?, log.committed());
+            (log.is_whole() && status.released == committed.lsn).then_some(committed)
         };
         let first = committed(0);
         let is_same = |(node, known): (usize, &Node)| {

@@ -51,6 +51,7 @@ pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
     let settings = ClientOptions { cluster: cluster.id, timeout: PATIENCE };
     let streams = Client::new(&cluster.endpoints(), settings)?.create_streams(load.streams)?;
     let mut measured = Measured::new("append", options.nodes, load)?;
+    measured.environment.sends(layout.zero_copy);
     let mut work = Work::start(load, &cluster, streams)?;
     let began = Instant::now();
     let (mut since, mut cpu) = (began, 0);

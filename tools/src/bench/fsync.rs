@@ -7,6 +7,7 @@ use palisade_netio::{
 };
 use serde_json::json;
 
+use super::environment::Environment;
 use crate::cli::BenchFsync;
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
@@ -43,7 +44,8 @@ pub(super) fn run(options: &BenchFsync) -> Result<Exit, Failure> {
     if options.json {
         let list: Vec<_> = timings.iter().map(describe).collect();
         let line = json!({"what": "fsync", "block_bytes": BLOCK_BYTES, "cases": list,
-            "best": best, "needs_cpus": needs});
+            "best": best, "needs_cpus": needs,
+            "environment": Environment::of(&options.dir)});
         text::say(format!("{line}\n"))?;
         return Ok(Exit::Ok);
     }

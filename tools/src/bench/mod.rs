@@ -1,6 +1,7 @@
 //! `palisade bench`: closed loops that print what the contract says.
 
 mod append;
+mod environment;
 mod fsync;
 mod lane;
 mod machine;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::json;
 
+use super::environment::Environment;
 use crate::cli::BenchLoad;
 use crate::exit::{Exit, Failure};
 
@@ -25,6 +26,8 @@ pub(crate) struct Measured {
     pub(crate) took: Duration,
     /// CPU time of everything that took part, in microseconds.
     pub(crate) cpu_us: u64,
+    /// Where and by what.
+    pub(crate) environment: Environment,
 }
 
 impl Measured {
@@ -44,6 +47,7 @@ impl Measured {
             latency: latency.map_err(|e| Failure::new(Exit::Invariant, e.to_string()))?,
             took: Duration::ZERO,
             cpu_us: 0,
+            environment: Environment::of(&load.dir),
         })
     }
 
@@ -74,6 +78,7 @@ impl Measured {
             "p50_us": self.us(0.5), "p90_us": self.us(0.9), "p99_us": self.us(0.99),
             "p999_us": self.us(0.999), "max_us": self.us(1.0),
             "cpu_us_per_append": (cpu * 1000.0).round() / 1000.0,
+            "environment": self.environment,
         })
         .to_string()
     }

@@ -1,8 +1,14 @@
 //! Lanes: a lane is a named check that passes, fails, or is skipped with a reason.
 
+mod budget;
+mod deny;
 mod docs;
+mod fuzz;
+mod golden;
 mod lane;
+mod licence;
 mod machine;
+mod memory;
 mod names;
 mod newcomer;
 mod numbers;
@@ -14,6 +20,7 @@ mod seeded;
 mod shape;
 mod source;
 mod tidy;
+mod toolchain;
 mod unsafety;
 
 use std::process::ExitCode;
@@ -32,7 +39,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Everything that has to pass: format, clippy, documentation, tidy, tests
+    /// Everything that has to pass: format, tidy, licences, clippy, documentation, tests
     Check {
         /// Only these lanes
         #[arg(value_name = "LANE")]
@@ -51,6 +58,15 @@ enum Command {
         #[arg(value_name = "LANE")]
         lanes: Vec<String>,
     },
+    /// The crate with `unsafe` under Miri and the address sanitizer
+    #[command(visible_alias = "miri")]
+    Memory {
+        /// Only these lanes
+        #[arg(value_name = "LANE")]
+        lanes: Vec<String>,
+    },
+    /// Every fuzz target for a part of the time; a failure says how to replay it
+    Fuzz(fuzz::Options),
     /// Removes each marked rule of the consensus core in turn; the tests must find every one
     SeededBugs {
         /// Only these bugs
@@ -60,9 +76,11 @@ enum Command {
 }
 
 /// The lanes of `check`, cheapest first.
-const CHECK: [Lane; 5] = [
+const CHECK: [Lane; 7] = [
+    Lane { name: "toolchain", run: toolchain::run },
     Lane { name: "fmt", run: || cargo(&["fmt", "--all", "--check"], &[]) },
     Lane { name: "tidy", run: tidy::run },
+    Lane { name: "deny", run: deny::run },
     Lane { name: "clippy", run: clippy },
     Lane { name: "docs", run: documentation },
     Lane { name: "test", run: || cargo(&["test", "--workspace"], &[]) },
@@ -113,6 +131,8 @@ pub(crate) fn run() -> ExitCode {
             let all = [&machine::LANES[..], &machine::LONG_LANES[..]].concat();
             run_named(&all, &lanes, true)
         }
+        Command::Memory { lanes } => run_named(&memory::LANES, &lanes, true),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::SeededBugs { bugs } => seeded::run(&bugs),
         Command::Fix => {
             let lanes = [

@@ -1,7 +1,9 @@
 //! Rules that no other tool checks.
 
 use super::lane::{Outcome, root};
-use super::{docs, names, operations, pages, programs, purity, shape, source, unsafety};
+use super::{
+    budget, docs, golden, names, operations, pages, programs, purity, shape, source, unsafety,
+};
 
 /// `tidy`
 pub(crate) fn run() -> Outcome {
@@ -18,7 +20,9 @@ pub(crate) fn run() -> Outcome {
         programs::check(source, &mut findings);
     }
     docs::check(&root, &sources, &mut findings);
+    budget::check(&root, &mut findings);
     names::check(&root, &sources, &mut findings);
+    golden::check(&root, &mut findings);
     pages::check(&root, &mut findings);
     operations::check(&root, &sources, &mut findings);
     if findings.is_empty() { Outcome::Passed } else { Outcome::Failed(findings) }

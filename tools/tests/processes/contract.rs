@@ -76,7 +76,8 @@ fn networked_commands_take_a_list_of_nodes_and_print_what_the_page_says() {
     assert_fields(&list["streams"][2], "id leader base_lsn committed_lsn");
     let status = palisade(&["status", "--json", "--at", &at]).json();
     assert_fields(&status, "cluster node streams standbys borders disk alarms");
-    let cluster_fields = "id name role role_epoch protection_mode protection_level sync_scn";
+    let cluster_fields = "id name role role_epoch protection_mode protection_level level_since \
+                          level_reason sync_scn";
     assert_fields(&status["cluster"], cluster_fields);
     assert_fields(&status["node"], "id region incarnation version");
     assert_fields(&status["disk"], "used limit sync_path");
@@ -133,7 +134,22 @@ fn format_prints_what_it_would_do_and_does_it() {
     assert_eq!(verified["ok"], true);
     palisade(&["inspect", "verify", "/nowhere/at-all"]).refused(74, &["/nowhere/at-all"]);
     let checked = palisade(&["config", "check", "--config", toml, "--json"]).json();
-    assert_fields(&checked, "ok errors");
+    assert_fields(&checked, "ok errors fingerprint");
+}
+
+/// What a figure comes with, so that it can be compared with another.
+fn assert_environment(json: &Value, zero_copy: Value) {
+    let fields = "version commit rustc profile kernel cpu cores memory_bytes memlock_bytes \
+                  file_system device zero_copy";
+    assert_fields(json, fields);
+    assert_eq!(json["zero_copy"], zero_copy);
+    for number in ["cores", "memory_bytes"] {
+        assert!(json[number].as_u64() > Some(0), "{number} of {json}");
+    }
+    // A tarball has no commit, and not every kernel names a CPU's model.
+    for text in ["version", "rustc", "profile", "kernel", "file_system", "device"] {
+        assert!(json[text].as_str().is_some_and(|text| !text.is_empty()), "{text} of {json}");
+    }
 }
 
 #[test]
@@ -141,7 +157,7 @@ fn benchmarks_print_the_line_of_the_page() {
     let dir = directory("bench");
     let dir = dir.path().to_str().expect("a plain path");
     let fields = "what nodes streams record_bytes in_flight per_s mb_per_s p50_us p90_us p99_us \
-                  p999_us max_us cpu_us_per_append";
+                  p999_us max_us cpu_us_per_append environment";
     for (what, nodes) in [("wal", "1"), ("append", "1"), ("append", "3")] {
         let mut command = program();
         command.args(["bench", what, "--seconds", "1", "--dir", dir, "--json", "--nodes", nodes]);
@@ -154,7 +170,18 @@ fn benchmarks_print_the_line_of_the_page() {
         assert_eq!(json["what"], what);
         assert_eq!(json["nodes"].to_string(), nodes);
         assert!(json["per_s"].as_f64().is_some_and(|rate| rate > 0.0), "{json}");
+        let zero_copy = if nodes == "3" { "auto".into() } else { Value::Null };
+        assert_environment(&json["environment"], zero_copy);
     }
+}
+
+#[test]
+fn the_measured_ways_to_write_come_with_their_environment() {
+    let dir = directory("fsync");
+    let dir = dir.path().to_str().expect("a plain path");
+    let json = palisade(&["bench", "fsync", "--seconds", "1", "--dir", dir, "--json"]).json();
+    assert_fields(&json, "what block_bytes cases best needs_cpus environment");
+    assert_environment(&json["environment"], Value::Null);
 }
 
 #[test]

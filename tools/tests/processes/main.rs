@@ -2,6 +2,7 @@
 //!
 //! `PALISADE_HISTORY_SECONDS` makes the long story longer; `PALISADE_SEED` repeats its choices.
 
+mod agreement;
 mod by_hand;
 mod cascade;
 mod cluster;
@@ -9,6 +10,7 @@ mod contract;
 mod history;
 mod kills;
 mod leader;
+mod mode;
 mod producer;
 mod reading;
 mod refusals;

@@ -22,8 +22,17 @@ fn status_and_listing_have_their_fields() {
     let status = palisade(&["status", "--json", "--at", &cluster.nodes[1].at()]).json();
     let top = ["cluster", "node", "streams", "standbys", "borders", "disk", "alarms"];
     assert_keys(&status, &top);
-    let cluster_keys =
-        ["id", "name", "role", "role_epoch", "protection_mode", "protection_level", "sync_scn"];
+    let cluster_keys = [
+        "id",
+        "name",
+        "role",
+        "role_epoch",
+        "protection_mode",
+        "protection_level",
+        "level_since",
+        "level_reason",
+        "sync_scn",
+    ];
     assert_keys(&status["cluster"], &cluster_keys);
     assert_eq!(status["cluster"]["role"], "primary");
     assert_eq!(status["cluster"]["protection_mode"], "performance");

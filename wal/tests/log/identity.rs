@@ -194,3 +194,26 @@ fn short_and_interrupted_writes_are_done_again() {
     let event = drive(&mut file, &mut disk, &mut pool);
     assert_eq!(event, Some(IdentityEvent::Updated(new)));
 }
+
+#[test]
+fn a_generation_after_which_there_is_none_is_refused() {
+    let (_, mut disk, mut pool) = formatted();
+    let file = disk.files.values_mut().next().unwrap();
+    palisade_wal::encode_identity(&identity(), 1 << 62, &mut file.data[..4096]);
+    disk.stop(&mut pool);
+    let mut file = IdentityFile::open(&dir());
+    assert_eq!(drive(&mut file, &mut disk, &mut pool), None);
+    let error = file.poisoned().expect("it is refused").to_string();
+    assert!(error.contains("generation"), "{error}");
+}
+
+#[test]
+fn bytes_that_are_to_be_zero_are_looked_at() {
+    let mut bytes = vec![0; 512];
+    palisade_wal::encode_identity(&identity(), 1, &mut bytes);
+    bytes[100] = 1;
+    bytes[508..].fill(0);
+    let crc = crc32c::crc32c(&bytes);
+    bytes[508..].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(palisade_wal::decode_identity(&bytes), None);
+}

@@ -676,3 +676,109 @@ fn a_lost_start_of_the_log_is_reported() {
         assert_eq!(node.corrupt(), [((1, lost), true)], "{garbage}");
     }
 }
+
+/// Writes bytes into both copies of the header of segment 1, and sets their checksums.
+fn forge_header(node: &mut Node, at: usize, field: &[u8]) {
+    node.disk.damage(1, |bytes| {
+        for copy in palisade_wal::SEGMENT_COPIES {
+            let copy = &mut bytes[copy..copy + palisade_wal::SEGMENT_COPY_BYTES];
+            copy[at..at + field.len()].copy_from_slice(field);
+            copy[508..].fill(0);
+            let crc = crc32c::crc32c(copy);
+            copy[508..].copy_from_slice(&crc.to_le_bytes());
+        }
+    });
+}
+
+fn recovered(mut node: Node) -> Result<Node, WalError> {
+    node.disk.stop(&mut node.pool);
+    let mut node = Node::unready(node.disk, node.config);
+    node.recover().map(|_| node)
+}
+
+#[test]
+fn a_header_whose_number_leaves_none_is_refused() {
+    let mut node = five();
+    forge_header(&mut node, 32, &SEGMENT_SEQ_MAX.to_le_bytes());
+    let refused = recovered(node).err();
+    assert_eq!(refused, Some(WalError::Refused("the number of a segment is too high")));
+}
+
+#[test]
+fn a_header_with_impossible_numbers_is_not_read() {
+    // What was kept: in a later segment, of too high a number, without the mark that it counts.
+    let high = u64::MAX.to_le_bytes();
+    for (at, field, recovered_too) in [(48, high, 1), (56, high, 1), (56, [1; 8], 0)] {
+        let mut node = five();
+        forge_header(&mut node, at, &field);
+        forge_header(&mut node, 68, &[recovered_too]);
+        let node = recovered(node).expect("the blocks say where they are");
+        assert_eq!((node.blocks().len(), node.report().headless), (5, 1));
+    }
+    // Where the log begins, and bytes that are zero.
+    for (at, field) in [(80, high), (88, [1; 8])] {
+        let mut node = five();
+        forge_header(&mut node, at, &field);
+        let node = recovered(node).expect("the blocks say where they are");
+        assert_eq!((node.blocks().len(), node.report().headless), (5, 1));
+    }
+}
+
+#[test]
+fn a_block_after_which_there_is_no_number_is_none() {
+    let mut bytes = vec![0; 4096];
+    let mut builder = palisade_wal::BodyBuilder::new(&mut bytes[512..]);
+    builder
+        .push_record(Kind::Closing, 0, palisade_wal::Lsn::ZERO, Default::default(), b"")
+        .unwrap();
+    let body = builder.finish();
+    let place = config().expect(1, 4096);
+    let facts = palisade_wal::BlockFacts {
+        place,
+        block_seq: palisade_wal::limits::BLOCK_SEQ_MAX,
+        body_len: body.len,
+        headers_crc: body.headers_crc,
+        durable_upto: 0,
+        hard_state_block: 0,
+        previous_header_crc: 0,
+    };
+    palisade_wal::seal(&mut bytes[..512], &facts);
+    assert!(palisade_wal::parse_block(&bytes, &place).is_ok());
+    bytes[40..48].copy_from_slice(&u64::MAX.to_le_bytes());
+    bytes[508..512].fill(0);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[24..40]), &bytes[48..56]);
+    let crc = crc32c::crc32c_append(crc, &bytes[..512]);
+    bytes[508..512].copy_from_slice(&crc.to_le_bytes());
+    let bad = palisade_wal::parse_block(&bytes, &place).err();
+    assert_eq!(bad, Some(palisade_wal::BadBlock::Length));
+}
+
+#[test]
+fn a_record_of_no_group_is_not_staged() {
+    let mut bytes = vec![0; 512];
+    let mut builder = palisade_wal::BodyBuilder::new(&mut bytes);
+    builder
+        .push_record(Kind::Promise, 7, palisade_wal::Lsn::ZERO, Default::default(), b"")
+        .unwrap();
+    let len = builder.finish().len as usize;
+    bytes[1] = palisade_wal::FLAG_STAGED;
+    let crc = crc32c::crc32c(&bytes[..palisade_wal::RECORD_HEADER_BYTES]);
+    assert!(palisade_wal::parse_body(&bytes[..len], crc).is_err());
+}
+
+#[test]
+fn a_log_is_not_opened_where_the_identity_file_leaves_no_numbers() {
+    let sound = palisade_wal::Started { newest: 9, before: 8, ..Default::default() };
+    let start = palisade_wal::LogStart { segment: 1 << 32, block: 1 };
+    for started in [
+        palisade_wal::Started { newest: u64::MAX, ..sound },
+        palisade_wal::Started { before: 9, ..sound },
+        palisade_wal::Started { start, ..sound },
+    ] {
+        let settings = palisade_wal::Config { started: Some(started), ..config() };
+        let error = palisade_wal::Wal::open(settings).err().map(|error| error.to_string());
+        assert_eq!(error.as_deref(), Some("started is out of bounds"), "{started:?}");
+    }
+    let settings = palisade_wal::Config { started: Some(sound), ..config() };
+    assert!(palisade_wal::Wal::open(settings).is_ok());
+}

@@ -4,6 +4,7 @@ use palisade_netio::Nanos;
 use palisade_wal::{Anchor, Ballot, GroupHeader, Lsn};
 
 use super::super::*;
+use super::brief;
 use super::node::{Node, Record, STREAM, group, members, place, rebuild, takeover_of};
 use super::oracle::Oracle;
 
@@ -106,7 +107,7 @@ impl Cluster {
         for effect in fx.0 {
             if !matches!(effect, Effect::Send { .. }) {
                 let node = at + 1;
-                self.note(|| format!("{node}: {effect:?}"));
+                self.note(|| format!("{node}: {}", brief::effect(&effect)));
             }
             self.act(at, effect);
         }
@@ -167,11 +168,11 @@ impl Cluster {
             return;
         }
         let from = packet.from;
+        self.note(|| brief::packet(&packet));
         match packet.load {
             Load::Message(bytes) => {
                 let (message, len) = Message::decode(&bytes).unwrap();
                 assert_eq!(len, bytes.len());
-                self.note(|| format!("{} <- {}: {:?}", packet.to, from.node, message.body));
                 self.run(at, |replica, now, fx| replica.on_message(from, &message, now, fx));
             }
             Load::Group { ballot, header, commit } => {

@@ -220,3 +220,20 @@ fn a_peer_that_writes_all_the_time_is_up_all_the_time() {
         assert!(a.is_up(2) && seen.is_empty(), "{seen:?} at {ms} ms");
     }
 }
+
+#[test]
+fn a_heartbeat_that_was_not_counted_is_none() {
+    let beat = Heartbeat {
+        boot: 1,
+        counter: 1,
+        echo_boot: 0,
+        echo_counter: 0,
+        progress: 0,
+        waiting_us: 0,
+    };
+    let mut bytes = Vec::new();
+    beat.encode_into(&mut bytes);
+    assert_eq!(Heartbeat::decode(&bytes), Ok(beat));
+    bytes[8] = 0;
+    assert_eq!(Heartbeat::decode(&bytes), Err(DecodeError::Inconsistent));
+}

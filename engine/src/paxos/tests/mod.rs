@@ -1,5 +1,6 @@
 //! The replica against a model of everything around it.
 
+mod brief;
 mod cases;
 mod cluster;
 mod failover;
@@ -10,5 +11,6 @@ mod lies;
 mod node;
 mod oracle;
 mod repair;
+mod scripts;
 mod walk;
 mod window;

@@ -13,8 +13,10 @@ mod no_duplicate;
 mod one_value_per_lsn;
 mod reader_saw_all;
 mod standby_is_prefix;
+mod sync_held;
 
 use palisade::paxos::{Closed, Replica};
+use palisade::shard::sync::{Marked, SyncStatus};
 use palisade::{Outcome, Record};
 use palisade_wal::{Ballot, Lsn};
 
@@ -83,6 +85,7 @@ pub struct Checks {
     order: ack_order::AckOrder,
     prefixes: standby_is_prefix::StandbyIsPrefix,
     closed: closed_holds::ClosedHolds,
+    sync: sync_held::SyncHeld,
 }
 
 impl Checks {
@@ -101,10 +104,21 @@ impl Checks {
         self.prefixes.on_turn(seat, replica.log())?;
         if let Some(committed) = self.cursors.on_turn(seat, replica)? {
             self.prefixes.on_committed(seat, committed)?;
+            self.sync.on_committed(seat, committed.lsn)?;
             self.values.on_committed(seat, replica.log().accepting(), committed)?;
             return Ok(Raised { committed: true, ..raised });
         }
         Ok(raised)
+    }
+
+    /// Looks at the marks of a stream of the primary after a turn; `logged` are not committed.
+    pub fn on_sync_status(&mut self, seat: Seat, status: &SyncStatus, logged: Vec<Marked>) {
+        self.sync.on_status(seat, status, logged);
+    }
+
+    /// Acknowledgements that waited for a SYNC standby.
+    pub fn gated(&self) -> u64 {
+        self.sync.gated
     }
 
     /// Looks at what a shard knows to be closed in a stream.
@@ -132,6 +146,10 @@ impl Checks {
         outcome: &Outcome,
         by_leader: bool,
     ) -> Result<(), Violation> {
+        if let Ok(appended) = outcome {
+            let stream = history.records[history.attempts[attempt].record].stream;
+            self.sync.on_acked(stream, appended)?;
+        }
         self.order.on_outcome(history, attempt, outcome, by_leader)
     }
 
@@ -140,6 +158,7 @@ impl Checks {
     /// # Errors
     /// A broken invariant.
     pub fn on_read(&mut self, seat: Seat, from: Lsn, records: &[Record]) -> Result<(), Violation> {
+        self.sync.on_read(seat, records)?;
         let mut at = from;
         for record in records {
             if record.lsn < at || record.end_lsn <= record.lsn {

@@ -1,0 +1,296 @@
+//! What shards and the leader of the catalogue say to each other about the level. A shard talks
+//! through the catalogue's shard of its own node, so both name the shard that is meant:
+//!
+//! ```text
+//! LEVEL_ASK    shard u16 | 0 u16 | leads u32 | asked at u64 | heard ballot | token u64
+//!              promised ballot | closed u64 | still ns u64 | behind u64 | mark u64
+//!              streams u32 | 0 u32 | streams u64 each
+//! LEVEL_TOLD   shard u16 | 0 u16 | SYNC cluster u32 | asked at u64 | lease ns u64 | ballot
+//!              token u64 | epoch u64 | forced u64 | mark u64
+//!              mode u8 | level u8 | phase u8 | 0[5]
+//! a ballot     round u64 | incarnation u64 | node u32 | 0 u32
+//! ```
+
+use palisade_wal::Ballot;
+
+use super::change::{phase_code, protection_code, read_phase, read_protection, zeros};
+use super::limits::{LEVEL_DONE_MAX, LEVEL_LEASE_NS};
+use super::mode::{Mode, Phase};
+use crate::paxos::DecodeError;
+use crate::paxos::ROUND_MAX;
+use crate::paxos::codec::{Reader, put_u16, put_u32, put_u64};
+use crate::status::Protection;
+use crate::stream::mark::Mark;
+
+/// Bytes of the longest question.
+pub const LEVEL_ASK_BYTES_MAX: usize = 112 + 8 * LEVEL_DONE_MAX;
+/// Bytes of an answer.
+pub const LEVEL_TOLD_BYTES: usize = 88;
+
+/// A shard asks what the level is, and tells how its streams are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LevelAsk {
+    /// The shard of the sender's node.
+    pub shard: u16,
+    /// When, by its own clock; it comes back.
+    pub asked_at: u64,
+    /// Ballot and token of the newest word that it has from the catalogue's leader.
+    pub heard: Ballot,
+    /// See `heard`.
+    pub token: u64,
+    /// What its replica of the catalogue has promised, where its shard has that.
+    pub promised: Ballot,
+    /// It writes nothing more under marks up to this epoch.
+    pub closed: u64,
+    /// Streams that it leads.
+    pub leads: u32,
+    /// How long the worst of them has waited for the SYNC standby, which did not move.
+    pub still_ns: u64,
+    /// Bytes that the SYNC standby lacks of the worst of them.
+    pub behind: u64,
+    /// Epoch of the mark that `done` is about.
+    pub mark: u64,
+    /// Streams whose mark is committed, here and by the SYNC standby.
+    pub done: Vec<u64>,
+}
+
+/// The leader of the catalogue tells a shard of the level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LevelTold {
+    /// The shard of the receiver's node.
+    pub shard: u16,
+    /// When it asked, by its own clock; 0 when it did not.
+    pub asked_at: u64,
+    /// How long after that it may write under the mark.
+    pub lease_ns: u64,
+    /// The ballot under which the sender leads.
+    pub ballot: Ballot,
+    /// Its time; it comes back.
+    pub token: u64,
+    /// Mode and level.
+    pub mode: Mode,
+}
+
+impl LevelAsk {
+    /// The body of a frame.
+    pub fn encode(&self) -> Vec<u8> {
+        assert!(self.done.len() <= LEVEL_DONE_MAX, "{} streams at once", self.done.len());
+        let mut out = Vec::with_capacity(112 + 8 * self.done.len());
+        put_u16(&mut out, self.shard);
+        put_u16(&mut out, 0);
+        put_u32(&mut out, self.leads);
+        put_u64(&mut out, self.asked_at);
+        put_ballot(&mut out, self.heard);
+        put_u64(&mut out, self.token);
+        put_ballot(&mut out, self.promised);
+        for value in [self.closed, self.still_ns, self.behind, self.mark] {
+            put_u64(&mut out, value);
+        }
+        put_u32(&mut out, self.done.len() as u32);
+        put_u32(&mut out, 0);
+        self.done.iter().for_each(|stream| put_u64(&mut out, *stream));
+        assert!(out.len() <= LEVEL_ASK_BYTES_MAX);
+        out
+    }
+
+    /// Reads the body of a frame.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(body: &[u8]) -> Result<LevelAsk, DecodeError> {
+        let mut fields = Reader::new(body);
+        let shard = fields.u16()?;
+        zeros(&mut fields, 2)?;
+        let (leads, asked_at) = (fields.u32()?, fields.u64()?);
+        let (heard, token) = (read_ballot(&mut fields)?, fields.u64()?);
+        let promised = read_ballot(&mut fields)?;
+        let (closed, still_ns) = (fields.u64()?, fields.u64()?);
+        let (behind, mark) = (fields.u64()?, fields.u64()?);
+        let count = fields.u32()? as usize;
+        zeros(&mut fields, 4)?;
+        if count > LEVEL_DONE_MAX {
+            return Err(DecodeError::TooLong);
+        }
+        let done: Result<Vec<u64>, DecodeError> = (0..count).map(|_| fields.u64()).collect();
+        let done = done?;
+        fields.finish()?;
+        let ask = LevelAsk {
+            shard,
+            asked_at,
+            heard,
+            token,
+            promised,
+            closed,
+            leads,
+            still_ns,
+            behind,
+            mark,
+            done,
+        };
+        Ok(ask)
+    }
+}
+
+impl LevelTold {
+    /// The body of a frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(LEVEL_TOLD_BYTES);
+        let mode = &self.mode;
+        put_u16(&mut out, self.shard);
+        put_u16(&mut out, 0);
+        put_u32(&mut out, mode.mark.cluster().unwrap_or(0));
+        put_u64(&mut out, self.asked_at);
+        put_u64(&mut out, self.lease_ns);
+        put_ballot(&mut out, self.ballot);
+        for value in [self.token, mode.epoch, mode.forced, mode.mark.epoch()] {
+            put_u64(&mut out, value);
+        }
+        let (asked, level) = (protection_code(mode.mode), protection_code(mode.level));
+        out.extend_from_slice(&[asked, level, phase_code(mode.phase), 0, 0, 0, 0, 0]);
+        assert!(out.len() == LEVEL_TOLD_BYTES, "{} bytes", out.len());
+        out
+    }
+
+    /// Reads the body of a frame.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(body: &[u8]) -> Result<LevelTold, DecodeError> {
+        let mut fields = Reader::new(body);
+        let shard = fields.u16()?;
+        zeros(&mut fields, 2)?;
+        let cluster = fields.u32()?;
+        let (asked_at, lease_ns) = (fields.u64()?, fields.u64()?);
+        let (ballot, token) = (read_ballot(&mut fields)?, fields.u64()?);
+        let (epoch, forced, marked) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let (mode, level) = (read_protection(&mut fields)?, read_protection(&mut fields)?);
+        let phase = read_phase(&mut fields)?;
+        zeros(&mut fields, 5)?;
+        fields.finish()?;
+        let mark = match cluster {
+            0 => Mark::Async { epoch: marked },
+            cluster => Mark::Sync { cluster, epoch: marked },
+        };
+        let mode = Mode { mode, level, phase, mark, epoch, forced };
+        let leased = lease_ns == 0 || cluster != 0 && phase != Phase::Falling && asked_at > 0;
+        let told = LevelTold { shard, asked_at, lease_ns, ballot, token, mode };
+        match leased && lease_ns <= LEVEL_LEASE_NS && told.is_mode() {
+            true => Ok(told),
+            false => Err(DecodeError::Inconsistent),
+        }
+    }
+
+    fn is_mode(&self) -> bool {
+        let Mode { mode, epoch, forced, mark, .. } = self.mode;
+        let is_sync = mark.cluster().is_some();
+        mode != Protection::Resync
+            && self.mode.stands()
+            && mark.epoch() <= epoch
+            && forced <= epoch
+            && (mark.epoch() > 0 || !is_sync)
+    }
+}
+
+fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
+    put_u64(out, ballot.round);
+    put_u64(out, ballot.incarnation);
+    put_u32(out, ballot.node);
+    put_u32(out, 0);
+}
+
+fn read_ballot(fields: &mut Reader<'_>) -> Result<Ballot, DecodeError> {
+    let (round, incarnation, node) = (fields.u64()?, fields.u64()?, fields.u32()?);
+    zeros(fields, 4)?;
+    match round <= ROUND_MAX {
+        true => Ok(Ballot { round, node, incarnation }),
+        false => Err(DecodeError::Inconsistent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BALLOT: Ballot = Ballot { round: 7, node: 2, incarnation: 3 };
+
+    fn ask(done: Vec<u64>) -> LevelAsk {
+        let (heard, promised) = (BALLOT, Ballot { round: 8, ..BALLOT });
+        let (asked_at, token, closed, mark) = (11, 12, 13, 14);
+        let (still_ns, behind) = (15, 16);
+        LevelAsk {
+            shard: 9,
+            asked_at,
+            heard,
+            token,
+            promised,
+            closed,
+            leads: 10,
+            still_ns,
+            behind,
+            mark,
+            done,
+        }
+    }
+
+    fn told() -> LevelTold {
+        let mark = Mark::Sync { cluster: 2, epoch: 4 };
+        let mode = Mode {
+            mode: Protection::Availability,
+            level: Protection::Resync,
+            phase: Phase::Rising,
+            mark,
+            epoch: 5,
+            forced: 3,
+        };
+        LevelTold { shard: 1, asked_at: 21, lease_ns: 22, ballot: BALLOT, token: 23, mode }
+    }
+
+    #[test]
+    fn what_is_said_of_the_level_reads_back_and_no_cut_does() {
+        for ask in [ask(Vec::new()), ask((0..LEVEL_DONE_MAX as u64).collect())] {
+            let body = ask.encode();
+            assert_eq!(LevelAsk::parse(&body).as_ref(), Ok(&ask));
+            for cut in (0..body.len()).step_by(3) {
+                assert!(LevelAsk::parse(&body[..cut]).is_err(), "cut at {cut}");
+            }
+            assert!(LevelAsk::parse(&[body.as_slice(), &[0]].concat()).is_err());
+            assert!(body.len() <= LEVEL_ASK_BYTES_MAX);
+        }
+        let fallen = Mode { mark: Mark::Async { epoch: 5 }, ..Mode::default() };
+        let fallen = Mode { epoch: 6, ..fallen };
+        for told in [told(), LevelTold { lease_ns: 0, mode: fallen, ..told() }] {
+            let body = told.encode();
+            assert_eq!(LevelTold::parse(&body), Ok(told));
+            for cut in 0..body.len() {
+                assert!(LevelTold::parse(&body[..cut]).is_err(), "cut at {cut}");
+            }
+            assert!(LevelTold::parse(&[body.as_slice(), &[0]].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn more_streams_than_fit_and_values_that_contradict_each_other_are_refused() {
+        let mut body = ask(Vec::new()).encode();
+        body[104..108].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(LevelAsk::parse(&body), Err(DecodeError::TooLong));
+        let mut body = ask(Vec::new()).encode();
+        body[2] = 1;
+        assert!(LevelAsk::parse(&body).is_err());
+        let odd = |edit: fn(&mut LevelTold)| {
+            let mut told = told();
+            edit(&mut told);
+            LevelTold::parse(&told.encode())
+        };
+        assert!(odd(|_| {}).is_ok());
+        assert!(odd(|told| told.lease_ns = LEVEL_LEASE_NS + 1).is_err());
+        assert!(odd(|told| told.asked_at = 0).is_err(), "a lease that nobody asked for");
+        assert!(odd(|told| told.mode.phase = Phase::Falling).is_err(), "a lease while it falls");
+        assert!(odd(|told| told.mode.mark = Mark::Async { epoch: 4 }).is_err());
+        assert!(odd(|told| told.mode.mark = Mark::Sync { cluster: 2, epoch: 6 }).is_err());
+        assert!(odd(|told| told.mode.mark = Mark::Sync { cluster: 2, epoch: 0 }).is_err());
+        assert!(odd(|told| told.mode.level = Protection::Protection).is_err());
+        assert!(odd(|told| told.mode.mode = Protection::Resync).is_err());
+        assert!(odd(|told| told.mode.forced = 6).is_err());
+        assert!(odd(|told| told.ballot.round = u64::MAX).is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! What is acknowledged or read under a SYNC mark is committed at the cluster that it names, at
+//! that very moment, unless a later mark let it go.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+
+use palisade::Appended;
+use palisade::Record;
+use palisade::control::Mode;
+use palisade::shard::sync::{Mark, Marked, SyncStatus};
+use palisade_wal::Lsn;
+
+use super::{Seat, Violation};
+
+const NAME: &str = "sync_held";
+
+/// Marks of each stream of the primary, and what standbys committed.
+#[derive(Default)]
+pub(super) struct SyncHeld {
+    /// By where they end: what begins there is under them.
+    marks: BTreeMap<u64, BTreeMap<Lsn, Marked>>,
+    /// Those that were seen in a log and not committed yet: several may become so in one turn.
+    logged: BTreeMap<(usize, u64), BTreeMap<Lsn, Marked>>,
+    /// By cluster index and stream: committed by any of its nodes, and so by a majority.
+    committed: BTreeMap<(usize, u64), Lsn>,
+    /// Acknowledgements that a SYNC mark held up.
+    pub(super) gated: u64,
+}
+
+impl SyncHeld {
+    /// Looks at the marks of a stream of the primary after a turn: what stands, and all that are
+    /// in the log here and not committed. A turn may log several, and a later one commit them all.
+    pub(super) fn on_status(&mut self, seat: Seat, status: &SyncStatus, logged: Vec<Marked>) {
+        let marks = self.marks.entry(seat.stream).or_default();
+        marks.extend(status.standing.map(|standing| (standing.end, standing)));
+        let known = self.logged.entry((seat.node, seat.stream)).or_default();
+        // What stood there, or above the last one, is void.
+        known.retain(|start, _| status.mark.is_some_and(|last| *start < last.start));
+        known.extend(logged.into_iter().map(|mark| (mark.start, mark)));
+        while let Some(first) = known.first_entry().filter(|it| it.get().end <= status.committed) {
+            let mark = first.remove();
+            marks.entry(mark.end).or_insert(mark);
+        }
+    }
+
+    /// A node has committed so much of a stream.
+    pub(super) fn on_committed(&mut self, seat: Seat, upto: Lsn) -> Result<(), Violation> {
+        let known = self.committed.entry((seat.cluster, seat.stream)).or_default();
+        *known = upto.max(*known);
+        if seat.cluster == 0 || upto == Lsn::ZERO {
+            return Ok(());
+        }
+        // What another standby has is shown there.
+        let last = Lsn(upto.0 - Lsn::ALIGN);
+        self.check(seat.stream, last, upto, "taken by a standby").map(drop)
+    }
+
+    /// An acknowledgement.
+    pub(super) fn on_acked(&mut self, stream: u64, acked: &Appended) -> Result<(), Violation> {
+        let Appended { lsn, end_lsn: end, level, .. } = *acked;
+        let gated = self.check(stream, lsn, end, "acknowledged")?;
+        self.gated += u64::from(gated);
+        let has = |at: usize| self.committed.get(&(at, stream)).is_some_and(|held| *held >= end);
+        let clusters = self.committed.keys().map(|(at, _)| *at).max().unwrap_or(0);
+        if Mode::wants_sync(level) && !(gated && (1..=clusters).any(has)) {
+            let text = format!("stream {stream}: {lsn} to {end} is said to be worth {level:?}");
+            return Err(Violation::new(NAME, text));
+        }
+        Ok(())
+    }
+
+    /// What a reader of a node of the primary got.
+    pub(super) fn on_read(&self, seat: Seat, records: &[Record]) -> Result<(), Violation> {
+        // Whoever holds the last one holds those before it; each mark has its own last one.
+        for record in records.iter().filter(|_| seat.cluster == 0) {
+            self.check(seat.stream, record.lsn, record.end_lsn, "shown to a reader")?;
+        }
+        Ok(())
+    }
+
+    /// Whether a SYNC mark stands before a position, which then is held.
+    fn check(&self, stream: u64, lsn: Lsn, end: Lsn, what: &str) -> Result<bool, Violation> {
+        let Some(marks) = self.marks.get(&stream) else { return Ok(false) };
+        let Some((_, governs)) = marks.range(..=lsn).next_back() else { return Ok(false) };
+        let Mark::Sync { cluster, .. } = governs.mark else { return Ok(false) };
+        let held = |mark: &Marked| match mark.mark {
+            Mark::Async { .. } => true,
+            Mark::Sync { cluster, .. } => {
+                let at = (cluster as usize - 1, stream);
+                self.committed.get(&at).is_some_and(|committed| *committed >= end)
+            }
+        };
+        if held(governs) || marks.range((Excluded(lsn), Unbounded)).any(|(_, mark)| held(mark)) {
+            return Ok(true);
+        }
+        let at = self.committed.get(&(cluster as usize - 1, stream));
+        let text = format!(
+            "stream {stream}: {lsn} to {end} is {what} under the mark at {} for cluster {cluster}, \
+             which has committed {at:?}",
+            governs.start
+        );
+        Err(Violation::new(NAME, text))
+    }
+}
