@@ -63,7 +63,10 @@ impl Replica {
         now: Nanos,
         fx: &mut Effects,
     ) {
-        if !ballot.is_of(from) || self.leader != ballot {
+        // Who has promised it follows nobody until the Takeover comes.
+        let is_free = !self.leader.is_some() && matches!(self.role, Role::Follower);
+        let promised = is_free && self.log.promised() == ballot;
+        if !ballot.is_of(from) || !(self.leader == ballot || promised) {
             return;
         }
         assert!(ballot.node != self.me.node && matches!(self.role, Role::Follower));

@@ -112,9 +112,9 @@ pub enum Body {
     },
     /// Send the groups of `[from, upto)`, beginning with the one that holds `from`.
     Fetch(FetchRequest),
-    /// The leader of `ballot` leads no more; its lease is given back.
+    /// The leader of `ballot` leads no more, or its candidate yields; its lease is given back.
     StepDown {
-        /// The ballot that it led.
+        /// The ballot that it led, or asked promises for.
         ballot: Ballot,
         /// Who should follow it.
         successor: Option<u32>,

@@ -235,7 +235,7 @@ impl Replica {
         if end.lsn < committed {
             self.halt(HaltReason::TailBelowCommitted { end: end.lsn, committed }, fx);
         } else if yields {
-            self.give_up("the best tail begins above this log", now, fx);
+            self.yield_to(source, now, fx);
         } else {
             self.reason = "fetches what its log lacks";
             self.pending =
@@ -283,6 +283,17 @@ impl Replica {
         }
         let (source, promise) = best(&whole);
         Some((voters, source, promise))
+    }
+
+    /// Ends a candidacy that another member can win and this one cannot: nobody has for it what
+    /// stands below the base of the best tail.
+    fn yield_to(&mut self, better: u32, now: Nanos, fx: &mut Effects) {
+        let Role::Candidate(candidacy) = &self.role else { return };
+        assert!(better != self.me.node, "yields to itself");
+        assert!(candidacy.chosen, "yields before it knows who is better");
+        let ballot = candidacy.ballot;
+        self.send_all(&Body::StepDown { ballot, successor: Some(better), appointed: false }, fx);
+        self.give_up("the best tail begins above this log", now, fx);
     }
 
     /// Ends a candidacy, and tries again after a while.

@@ -157,9 +157,10 @@ fn an_scn_that_nothing_can_follow_is_not_taken() {
     assert_eq!(Message::decode(&bytes), Err(DecodeError::Inconsistent));
 }
 
-/// What stands below the base of the best tail can be had from nobody.
+/// What stands below the base of the best tail can be had from nobody. Who has that tail is told
+/// to ask for votes itself.
 #[test]
-fn who_lacks_the_base_of_the_best_tail_leads_nothing() {
+fn who_lacks_the_base_of_the_best_tail_yields_to_who_has_it() {
     for (base, gives_up) in [(Lsn(GROUP_BYTES), true), (Lsn::ZERO, false)] {
         let mut c = Cluster::new(3, 46);
         c.link();
@@ -189,6 +190,11 @@ fn who_lacks_the_base_of_the_best_tail_leads_nothing() {
             (c.nodes[0].replica().status().role, c.nodes[0].replica().status().reason);
         assert_eq!(reason == "the best tail begins above this log", gives_up, "{reason}");
         assert_eq!(role == RoleName::Follower, gives_up, "{role:?}");
+        // The disk of node 2 has promised as well.
+        let packets = std::mem::take(&mut c.network);
+        packets.into_iter().filter(|p| p.to == 2).for_each(|packet| c.deliver(packet));
+        let better = c.nodes[1].replica().status().role;
+        assert_eq!(better == RoleName::PreCandidate, gives_up, "{better:?}");
     }
 }
 
