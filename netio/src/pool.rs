@@ -162,6 +162,12 @@ impl Pool {
         self.live(slot).refs
     }
 
+    /// Whether an operation or a view uses a slot, so that its bytes may not change.
+    pub fn is_shared(&self, slot: SlotId) -> bool {
+        let live = self.live(slot);
+        live.fills + live.readers + live.head_pins > 0
+    }
+
     /// Bytes that a slot for `len` bytes takes, and counts against its quota.
     ///
     /// # Panics
@@ -240,9 +246,8 @@ impl Pool {
     /// # Panics
     /// While anything else uses the slot.
     pub fn bytes_mut(&mut self, slot: SlotId) -> &mut [u8] {
-        let live = self.live(slot);
-        assert!(live.fills == 0 && live.readers == 0 && live.head_pins == 0, "slot is shared");
-        let len = PAGE_BYTES << live.order;
+        assert!(!self.is_shared(slot), "slot is shared");
+        let len = self.capacity(slot);
         self.memory.slice_mut(slot.start(), len)
     }
 
@@ -254,8 +259,7 @@ impl Pool {
         assert!(from != to, "one slot cannot be read and changed at once");
         let (source, target) = (self.live(from), self.live(to));
         assert!(source.fills == 0, "slot {} is being filled", from.0);
-        let shared = target.fills + target.readers + target.head_pins;
-        assert!(shared == 0, "slot is shared");
+        assert!(!self.is_shared(to), "slot is shared");
         let (source, target) = (PAGE_BYTES << source.order, PAGE_BYTES << target.order);
         (self.memory.slice(from.start(), source), self.memory.slice_mut(to.start(), target))
     }

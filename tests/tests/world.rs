@@ -9,7 +9,8 @@ use palisade::{AppendFuture, Error, ErrorKind, Record, Stream};
 use palisade_netio::{Nanos, ZeroCopyMode};
 use palisade_tests::sim::{FaultKind, Random, RingId, Universe};
 use palisade_tests::world::{Fleet, MS, SECOND, SeedReport, Settings, Turned, run_seed};
-use palisade_wal::Lsn;
+use palisade_wal::{BlockHead, Lsn, parse_body};
+use zerocopy::FromBytes;
 
 /// Seeds that found bugs: a number, and what it was.
 const SEEDS: &str = include_str!("../seeds.txt");
@@ -465,4 +466,62 @@ fn a_leader_with_a_full_disk_hands_over_to_a_member_with_space() {
     // Space comes back: the node takes part as before.
     three.universe.set_full(three.fleet.nodes[leader].host, false);
     assert!(three.run(20 * SECOND, |three| three.committed(leader) >= three.committed(other)));
+}
+
+/// What two leaders send while a follower's disk is busy with a write goes into one block of its
+/// log, not into a page each.
+#[test]
+fn small_bodies_of_several_leaders_share_a_block_of_their_follower() {
+    let mut three = Three::new(12, Tuning::default());
+    let catalogue = three.fleet.leader(0, 1).expect("it is led");
+    let made = three.fleet.port(catalogue, 1).expect("it runs").create_streams(1).expect("room");
+    let mut ids = None;
+    three.run(20 * SECOND, |_| {
+        ids = ids.take().or_else(|| made.try_take());
+        ids.is_some()
+    });
+    let other = ids.expect("in time").expect("it leads")[0];
+    let led = |three: &Three| three.fleet.leader(0, other).is_some();
+    assert!(three.run(120 * SECOND, led), "it is led");
+    let (from, to) = (three.fleet.leader(0, other).expect("it is led"), (three.leader() + 1) % 3);
+    if from != to {
+        let port = three.fleet.port(from, other).expect("it runs");
+        let answer = port.transfer_leader(other, to as u32 + 1).expect("room");
+        assert!(three.run(20 * SECOND, |_| answer.try_take().is_some()), "an answer in time");
+    }
+    let leaders = [(STREAM, three.leader()), (other, to)];
+    assert_eq!(three.fleet.leader(0, other), Some(to));
+    let follower = 3 - leaders[0].1 - leaders[1].1;
+    let host = three.fleet.nodes[follower].host;
+    three.universe.stall(host, three.universe.now().after(100 * MS));
+    for number in 0..20 {
+        for (stream, leader) in leaders {
+            let port = three.fleet.port(leader, stream).expect("it runs");
+            drop(Stream::new(stream, port).append(vec![number; 100]));
+        }
+        assert!(!three.run(MS, |_| false), "time passes");
+    }
+    assert!(three.run(20 * SECOND, |three| {
+        let end = |node| three.fleet.replica(node, other).map(|replica| replica.log().end().lsn);
+        let ends = (three.committed(follower), end(follower));
+        ends == (three.committed(leaders[0].1), end(to)) && ends.0 > Lsn::ZERO
+    }));
+    three.fleet.power_cut(follower);
+
+    let files = three.universe.files(host).into_iter();
+    let mut shared = 0;
+    for (path, _) in files.filter(|(path, _)| path.extension().is_some_and(|it| it == "seg")) {
+        let bytes = three.universe.read(host, &path).expect("it is there");
+        for page in (0..bytes.len()).step_by(4096) {
+            let Ok(head) = BlockHead::read_from_prefix(&bytes[page..]) else { break };
+            let len = head.0.body_len.get() as usize;
+            let Some(body) = bytes.get(page + 512..page + 512 + len) else { continue };
+            let Ok(metas) = parse_body(body, head.0.headers_crc.get()) else {
+                continue;
+            };
+            let has = |stream| metas.iter().any(|m| m.kind.is_group() && m.stream == stream);
+            shared += usize::from(has(STREAM) && has(other));
+        }
+    }
+    assert!(shared > 0, "each body stands in a block of its own");
 }

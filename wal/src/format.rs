@@ -94,3 +94,40 @@ fn every_kind_is_listed_with_its_code() {
     }
     assert!(TEXT.contains(&format!("{:#x}", crate::group::CHAIN_START)));
 }
+
+#[test]
+fn the_table_of_limits_has_the_numbers_of_the_code() {
+    use crate::limits as l;
+    let bytes = |bytes: usize| match bytes {
+        bytes if bytes.is_multiple_of(1 << 30) => format!("{} GiB", bytes >> 30),
+        bytes if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
+        bytes => format!("{} KiB", bytes >> 10),
+    };
+    let power = |number: u64| format!("2^{}", number.ilog2());
+    let group = bytes(crate::group::GROUP_BYTES_MAX + l::BLOCK_ALIGN);
+    let (least, most) = (l::SEGMENT_BYTES_MIN as usize, l::SEGMENT_BYTES_MAX as usize);
+    let rows = [
+        ("block", bytes(l::BLOCK_BYTES_MAX)),
+        ("payload of a record", bytes(crate::group::RECORD_BYTES_MAX)),
+        ("group", format!("{group} - {}", l::BLOCK_ALIGN)),
+        ("small body", format!("below {}", bytes(l::SMALL_BODY_BYTES))),
+        (
+            "one vectored write",
+            format!("{} blocks, {}", l::WRITE_RUNS_MAX, bytes(l::WRITE_BYTES_MAX)),
+        ),
+        ("segment", format!("{} to {}", bytes(least), bytes(most))),
+        ("segments of a shard", l::SEGMENTS_MAX.to_string()),
+        ("sequence of a segment", power(crate::segment::SEGMENT_SEQ_FOUND_MAX)),
+        ("number of a block", power(l::BLOCK_SEQ_MAX)),
+        ("generation of the identity file", power(crate::identity::GENERATION_FOUND_MAX)),
+    ];
+    let section = TEXT.split("\n## Limits\n").nth(1).expect("a heading");
+    let section = section.split("\n## ").next().expect("a section");
+    let table: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert_eq!(table.len(), rows.len(), "a row for each limit");
+    for (line, (name, value)) in table.iter().zip(rows) {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        assert!(cells.next().is_some_and(|cell| cell.starts_with(name)), "{line}: {name}");
+        assert!(cells.next().is_some_and(|cell| cell.starts_with(&value)), "{line}: {value}");
+    }
+}

@@ -29,7 +29,7 @@ pub const IDENTITY_COPIES: [u64; 2] = [0, BLOCK_ALIGN as u64];
 /// A copy has no higher generation.
 const GENERATION_MAX: u64 = 1 << 62;
 /// Above this a file is refused: it keeps numbers to go on.
-const GENERATION_FOUND_MAX: u64 = GENERATION_MAX / 2;
+pub(crate) const GENERATION_FOUND_MAX: u64 = GENERATION_MAX / 2;
 
 /// One copy, little-endian, without padding.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -271,6 +271,17 @@ impl IndexBuilder {
         }
         self.index.last_block = place.block;
         self.index.end = place.end();
+        self.note_groups(place, metas);
+    }
+
+    /// Takes in more records of the last block.
+    pub(crate) fn note_more(&mut self, place: &Place, metas: &[RecordMeta]) {
+        assert!(place.block == self.index.last_block, "only the last block grows");
+        assert!(place.end() == self.index.end, "a block keeps its place");
+        self.note_groups(place, metas);
+    }
+
+    fn note_groups(&mut self, place: &Place, metas: &[RecordMeta]) {
         for meta in metas.iter().filter(|meta| meta.kind == Kind::Group) {
             self.note_group(place.offset, meta);
         }

@@ -13,6 +13,8 @@ pub const BLOCK_BYTES_MAX: usize = 2 << 20;
 pub const BODY_BYTES_MAX: usize = BLOCK_BYTES_MAX - BLOCK_HEAD_BYTES;
 /// A waiting write of this size starts although another one is in flight.
 pub const BLOCK_BYTES_TARGET: usize = 256 << 10;
+/// A body below this joins the block that waits for the device, if its pad has room.
+pub const SMALL_BODY_BYTES: usize = 16 << 10;
 /// Blocks that go out as one vectored write.
 pub const WRITE_RUNS_MAX: usize = 16;
 /// Bytes of one vectored write; a single block may be larger.

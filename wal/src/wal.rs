@@ -128,6 +128,30 @@ impl Wal {
         place
     }
 
+    /// The block that a body of `len` bytes may [join](Wal::join): the last one, while it waits for
+    /// the device and has a pad of that size. Only a small body (below
+    /// [`SMALL_BODY_BYTES`](crate::limits::SMALL_BODY_BYTES)) joins a small one.
+    pub fn open_block(&self, pool: &Pool, len: usize) -> Option<Place> {
+        let place = self.writer().and_then(|writer| writer.open_block(pool, len));
+        assert!(place.is_none_or(|at| at.block == self.appended()), "only the last one is open");
+        assert!(place.is_none_or(|at| at.block > self.durable()), "what is durable is closed");
+        place
+    }
+
+    /// Adds the records of a body without hard state to the [open block](Wal::open_block), and
+    /// takes over one reference of its slot.
+    ///
+    /// # Panics
+    /// Where no block is open for it.
+    pub fn join(&mut self, pool: &mut Pool, block: NewBlock) -> Place {
+        let (before, durable) = (self.appended(), self.durable());
+        let Phase::Ready(writer) = &mut self.phase else { panic!("no block is open") };
+        let place = writer.join(pool, block);
+        assert!(self.appended() == before && place.block == before, "no block is new");
+        assert!(self.durable() == durable, "what has a place is not durable yet");
+        place
+    }
+
     /// Every block up to this number is durable. 0 during recovery.
     pub fn durable(&self) -> u64 {
         self.writer().map_or(0, Writer::durable)

@@ -3,6 +3,10 @@
 //! Three cursors: appended (has a place) >= submitted (head sealed, in flight) >= durable (the
 //! longest prefix of blocks whose write and barrier completed). Only `durable` may be promised.
 
+mod open_block;
+mod space;
+mod supply;
+
 use std::collections::VecDeque;
 
 use palisade_netio::{Completion, Handle, Nanos, Op, Pool, Purpose};
@@ -14,16 +18,15 @@ use crate::flight::{Flight, Stage, Waiting, Written, batch};
 use crate::index::IndexBuilder;
 use crate::limits::{
     BATCHES_MAX, BLOCK_ALIGN, BLOCK_BYTES_TARGET, BLOCK_HEAD_BYTES, BLOCKS_WAITING_MAX,
-    CLOSING_AFTER_NS, FULL_RESERVE_BYTES, PREPARE_PACE_NS, PREPARE_RETRY_NS, RESERVE_AFTER_NS,
-    RESERVE_FILES, SEGMENT_HEADER_BYTES, SPACE_REFUSE_PERCENT, SPACE_THROTTLE_PERCENT, data_end,
+    CLOSING_AFTER_NS, RESERVE_FILES, SEGMENT_HEADER_BYTES, data_end,
 };
 use crate::lsn::{Ballot, Lsn};
-use crate::prepare::{OpenSegment, Preparer, Progress};
+use crate::prepare::{OpenSegment, Preparer};
 use crate::record::Kind;
 use crate::recycle::{LetGo, LogStart};
 use crate::retire::Retired;
-use crate::room::{NewBlock, NoRoom, Space};
-use crate::segment::{Place, SegmentHeader, Started};
+use crate::room::{NewBlock, NoRoom};
+use crate::segment::{Place, Started};
 
 /// A segment of the log as readers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,11 +226,6 @@ impl Writer {
         self.assert_segments();
     }
 
-    /// How many of the oldest segments are free. A file that is still open is not.
-    fn free(&self) -> usize {
-        self.gone.free(&self.sealed, self.retired.first().map(Retired::seq))
-    }
-
     pub(crate) fn append(&mut self, pool: &Pool, block: NewBlock) -> Result<Place, NoRoom> {
         let len = block.body.block_bytes();
         assert!(len <= pool.capacity(block.slot), "a body lies within its slot");
@@ -301,69 +299,6 @@ impl Writer {
         let sealed = self.sealed.iter().any(|facts| facts.seq == segment);
         assert!(!sealed || segment < self.active.seq, "the active segment is open");
         sealed
-    }
-
-    /// Makes sure that the active segment takes `len` bytes.
-    fn make_room(&mut self, len: u64, hard_state: bool) -> Result<(), NoRoom> {
-        if self.error.is_some() {
-            return Err(NoRoom::Poisoned);
-        }
-        if SEGMENT_HEADER_BYTES as u64 + len > data_end(self.config.segment_bytes) {
-            return Err(NoRoom::TooLarge);
-        }
-        if self.waiting.len() >= BLOCKS_WAITING_MAX {
-            return Err(NoRoom::Busy);
-        }
-        let space = self.space();
-        let refused = (space.used + len) * 100 > space.limit * SPACE_REFUSE_PERCENT;
-        if refused && !hard_state {
-            return Err(NoRoom::Full);
-        }
-        if self.active.seq > self.allowed {
-            return Err(NoRoom::Preparing);
-        }
-        if self.at + len > data_end(self.active.bytes) {
-            let (whole, allowed) = (self.active.usable == self.active.bytes, self.allowed);
-            let fits = |next: &mut OpenSegment| {
-                SEGMENT_HEADER_BYTES as u64 + len <= next.usable && next.seq <= allowed
-            };
-            let Some(next) = self.next.take_if(|next| whole && fits(next)) else {
-                let making = self.preparer.is_some() && !self.reserving;
-                let more = self.next.is_some() || making || self.may_prepare();
-                let more = more && (hard_state || !self.disk_full);
-                return Err(if more { NoRoom::Preparing } else { NoRoom::Full });
-            };
-            self.switch(next);
-        }
-        if !hard_state && self.is_short_of(len) {
-            return Err(NoRoom::Full);
-        }
-        if self.at + len > self.active.usable {
-            return Err(NoRoom::Preparing);
-        }
-        assert!(self.error.is_none(), "a poisoned log has no room");
-        assert!(self.at + len <= data_end(self.active.bytes), "the index keeps its room");
-        Ok(())
-    }
-
-    /// Whether the file system is full, and a block of groups of `len` bytes would take what a
-    /// node needs to vote, or to start once more.
-    fn is_short_of(&self, len: u64) -> bool {
-        let end = self.active.usable.min(data_end(self.active.bytes));
-        let reserve = FULL_RESERVE_BYTES.min(self.active.bytes / 4);
-        let short = self.next.is_none() && self.at + len + reserve > end;
-        self.disk_full && (short || self.reserve.len() < RESERVE_FILES)
-    }
-
-    fn switch(&mut self, next: OpenSegment) {
-        assert!(next.seq > self.active.seq, "sequences only grow");
-        assert!(next.handle != self.active.handle, "segments are different files");
-        assert!(self.next.is_none(), "the next segment was taken");
-        let index = std::mem::replace(&mut self.index, IndexBuilder::new(next.bytes));
-        self.retired.push(Retired::new(self.active, index, self.hard_state_block));
-        self.active = next;
-        self.at = SEGMENT_HEADER_BYTES as u64;
-        self.assert_segments();
     }
 
     fn place(&mut self, len: u32) -> Place {
@@ -480,71 +415,6 @@ impl Writer {
         }
     }
 
-    fn poll_preparer(&mut self, pool: &mut Pool, out: &mut Vec<(u32, Op)>) {
-        if let Some(handle) = self.ready.take() {
-            self.issue(Task::Close, Op::Close { handle }, out);
-        }
-        if self.reserve_due().is_some_and(|due| due <= self.now) {
-            self.reserving = true;
-            let preparer = self.new_preparer().only_reserve();
-            self.preparer = Some(preparer);
-        } else if self.preparer.is_none() && self.at >= self.active.bytes / 2 && self.may_prepare()
-        {
-            self.preparer = Some(self.new_preparer());
-        }
-        let Some(preparer) = &mut self.preparer else { return };
-        // Zeros compete with durable writes, so they go slowly while there is room to write.
-        let hungry = self.at >= self.active.usable / 4 * 3;
-        let calm = self.waiting.is_empty() && self.now >= self.prepare_at;
-        let zeroing = preparer.is_zeroing();
-        if (self.disk_full && self.now < self.prepare_at) || (zeroing && !hungry && !calm) {
-            return;
-        }
-        if let Some(op) = preparer.poll_op(pool) {
-            assert!(!preparer.is_waiting(), "the preparation asks for one operation at a time");
-            if zeroing {
-                self.prepare_at = self.now.after(PREPARE_PACE_NS);
-            }
-            self.issue(Task::Prepare, op, out);
-        }
-    }
-
-    /// When a file of the reserve is to be prepared.
-    fn reserve_due(&self) -> Option<Nanos> {
-        let idle = self.preparer.is_none() && self.error.is_none();
-        self.started
-            .filter(|_| idle && self.reserve.len() < RESERVE_FILES)
-            .map(|at| at.after(RESERVE_AFTER_NS))
-    }
-
-    fn new_preparer(&mut self) -> Preparer {
-        assert!(self.preparer.is_none(), "one preparation at a time");
-        let place = self.config.expect(self.next_seq, 0);
-        let header = SegmentHeader::new(&place, self.config.segment_bytes, None);
-        let header = header.with_start(self.gone.start());
-        let free = (!self.reserving && self.free() > 0).then(|| self.gone.take(&mut self.sealed));
-        let spare = match free.or_else(|| self.spares.pop()) {
-            None if self.reserve.len() > RESERVE_FILES => self.reserve.pop(),
-            spare => spare,
-        };
-        self.next_seq += 1;
-        Preparer::new(&self.config.dir, self.dir, header, spare)
-    }
-
-    fn may_prepare(&self) -> bool {
-        self.next.is_none() && self.segments() - self.free() < self.config.segments_max()
-    }
-
-    /// Segments that take space, the one being prepared included.
-    fn segments(&self) -> usize {
-        let preparing =
-            self.preparer.as_ref().is_some_and(|preparer| preparer.seq() != self.active.seq)
-                && !self.reserving;
-        let unsealed = self.retired.iter().filter(|retired| !retired.is_sealed()).count();
-        assert!(unsealed <= self.retired.len(), "a retired segment counts once");
-        self.sealed.len() + unsealed + 1 + usize::from(self.next.is_some() || preparing)
-    }
-
     fn issue(&mut self, task: Task, op: Op, out: &mut Vec<(u32, Op)>) {
         let local = self.next_local;
         assert!(self.tasks.iter().all(|&(used, _)| used != local), "tokens are used once");
@@ -655,44 +525,6 @@ impl Writer {
         done.result.map(|_| ()).map_err(|errno| WalError::Io { what, errno })
     }
 
-    fn on_prepared(&mut self, pool: &mut Pool, done: &Completion) -> Result<(), WalError> {
-        let preparer = self.preparer.as_mut().expect("a preparation is under way");
-        match preparer.on_completion(pool, done)? {
-            Progress::Going => {}
-            Progress::NoSpace => {
-                assert!(!preparer.is_done(), "a finished segment needs no space");
-                self.disk_full = true;
-                self.prepare_at = self.now.after(PREPARE_RETRY_NS);
-            }
-            Progress::Usable => {
-                let segment = preparer.segment().expect("a usable segment is open");
-                self.disk_full = false;
-                if self.reserving {
-                    assert!(self.ready.is_none(), "the one before is closed");
-                    self.reserve.push(segment.seq);
-                    (self.ready, self.reserving) = (Some(segment.handle), false);
-                    preparer.give_back(pool);
-                    self.preparer = None;
-                    return Ok(());
-                }
-                if segment.seq == self.active.seq {
-                    assert!(segment.usable > self.active.usable, "a step brings more");
-                    assert!(segment.handle == self.active.handle, "it is the same file");
-                    self.active = segment;
-                } else {
-                    assert!(self.next.is_none_or(|next| next.seq == segment.seq), "one is next");
-                    let before = self.next.map_or(0, |next| next.usable);
-                    assert!(segment.usable > before, "a step brings more");
-                    self.next = Some(segment);
-                }
-                if preparer.is_done() {
-                    self.preparer = None;
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn on_retired(&mut self, pool: &mut Pool, seq: u64, done: &Completion) -> Result<(), WalError> {
         let at = self.retired.iter().position(|retired| retired.seq() == seq);
         let at = at.expect("a segment being sealed is known");
@@ -784,22 +616,6 @@ impl Writer {
 
     pub(crate) fn poisoned(&self) -> Option<&WalError> {
         self.error.as_ref()
-    }
-
-    pub(crate) fn space(&self) -> Space {
-        let unsealed = self.retired.iter().filter(|retired| !retired.is_sealed()).count();
-        let full = (self.sealed.len() - self.free() + unsealed) as u64;
-        let used = full * self.config.segment_bytes + self.at;
-        let limit = self.config.segments_max() as u64 * self.config.segment_bytes;
-        assert!(used >= self.at, "the active segment takes space");
-        assert!(limit > self.config.segment_bytes, "there is room for a next segment");
-        let short = self.is_short_of(BLOCK_ALIGN as u64);
-        Space {
-            used,
-            limit,
-            refuse_appends: short || used * 100 >= limit * SPACE_REFUSE_PERCENT,
-            throttle: self.disk_full || used * 100 >= limit * SPACE_THROTTLE_PERCENT,
-        }
     }
 
     pub(crate) fn segment_facts(&self) -> Vec<SegmentFacts> {

@@ -16,7 +16,7 @@ use crate::paxos::{
 };
 use crate::shard::Shard;
 use crate::shard::batch::take_for_groups;
-use crate::shard::ledger::{Claim, group_items};
+use crate::shard::ledger::Claim;
 use crate::shard::net::Duty;
 
 /// Where groups came from.
@@ -194,21 +194,30 @@ impl<R: Ring> Shard<R> {
         let len = frame.body.len;
         let block_bytes = HEAD_BYTES + len as usize;
         let ready = self.flush_own() && self.keep_spare(block_bytes);
-        if !ready || !self.ledger.has_room(len as usize, source.claim()) {
+        let place = self.ledger.peek_received(&self.io.pool, len as usize, source.claim());
+        let Some(place) = place.filter(|_| ready) else {
             // Whoever sent it sends it again when asked.
             self.note_full(len as usize);
             return true;
-        }
-        self.take_groups(from, frame.slot, Body { len, headers_crc, metas }, source)
+        };
+        let body = Body { len, headers_crc, metas };
+        self.take_groups(from, frame.slot, body, source, place);
+        true
     }
 
-    fn take_groups(&mut self, from: NodeKey, slot: SlotId, body: Body, source: Source) -> bool {
+    fn take_groups(
+        &mut self,
+        from: NodeKey,
+        slot: SlotId,
+        body: Body,
+        source: Source,
+        mut place: Place,
+    ) {
         let mut taken = Taken::default();
         let mut hints: Vec<(u64, Lsn)> = Vec::new();
         let mut whole = source == Source::Leader;
         let len = body.len as usize;
         let claim = source.claim();
-        let mut place = self.ledger.peek(len, claim).expect("room was checked");
         for meta in &body.metas {
             match meta.kind {
                 Kind::CommitHint => hints.push((meta.stream, meta.lsn)),
@@ -222,9 +231,8 @@ impl<R: Ring> Shard<R> {
                         whole = false;
                         self.log_copies(slot, &mut taken, place, claim);
                         let ready = self.flush_own() && self.keep_spare(HEAD_BYTES + len);
-                        let Some(next) = self.ledger.peek(len, claim).filter(|_| ready) else {
-                            return true;
-                        };
+                        let next = self.ledger.peek_received(&self.io.pool, len, claim);
+                        let Some(next) = next.filter(|_| ready) else { return };
                         place = next;
                     }
                 }
@@ -233,13 +241,10 @@ impl<R: Ring> Shard<R> {
         }
         if whole && !taken.metas.is_empty() {
             self.io.pool.retain(slot);
-            let items = group_items(&body.metas);
-            let at = self.ledger.append(&mut self.io.pool, slot, body, items, claim);
-            assert!(at == place, "the block stands where it was said to");
+            self.ledger.log_received(&mut self.io.pool, (slot, body), place, claim);
         } else {
             self.log_copies(slot, &mut taken, place, claim);
         }
-        true
     }
 
     /// Offers a group to its replica. False when it is not logged as it came.
@@ -316,9 +321,7 @@ impl<R: Ring> Shard<R> {
             assert!(pushed.is_ok(), "a group of a frame fits a block: {pushed:?}");
         }
         let body = builder.finish();
-        let items = group_items(&body.metas);
-        let at = self.ledger.append(&mut self.io.pool, copy, body, items, claim);
-        assert!(at.segment == place.segment && at.offset == place.offset);
+        self.ledger.log_received(&mut self.io.pool, (copy, body), place, claim);
     }
 
     /// Keeps a slot of this size for frames that cannot be logged as they came.

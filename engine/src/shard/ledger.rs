@@ -162,6 +162,32 @@ impl Ledger {
         self.wal.peek(len, claim == Claim::Reserve).ok()
     }
 
+    /// Where a received body of `len` bytes would stand: in the pad of the block that waits for the
+    /// device, if it is small, else in the next block.
+    pub(crate) fn peek_received(&mut self, pool: &Pool, len: usize, claim: Claim) -> Option<Place> {
+        self.wal.open_block(pool, len).or_else(|| self.peek(len, claim))
+    }
+
+    /// Logs a received body, or a part of it, where [`peek_received`](Ledger::peek_received) said,
+    /// and remembers whom to tell. The slot is the WAL's from here on.
+    pub(crate) fn log_received(
+        &mut self,
+        pool: &mut Pool,
+        (slot, body): (SlotId, Body),
+        place: Place,
+        claim: Claim,
+    ) {
+        let items = group_items(&body.metas);
+        if place.block > self.wal.appended() {
+            let at = self.append(pool, slot, body, items, claim);
+            assert!(at.segment == place.segment && at.offset == place.offset);
+            return;
+        }
+        let at = self.wal.join(pool, NewBlock { slot, body, hard_state: false });
+        assert!(at == place, "the block that was open is open still");
+        self.waiting.extend(items.into_iter().map(|item| (at.block, item)));
+    }
+
     /// Appends a block that has room, and remembers whom to tell. The slot is the WAL's from here
     /// on.
     pub(crate) fn append(

@@ -163,6 +163,22 @@ impl Node {
         result
     }
 
+    /// Adds a group to the open block. None where no block is open for it.
+    pub fn join(&mut self, len: usize) -> Option<Place> {
+        let (slot, body) = self.body(len);
+        if self.wal.open_block(&self.pool, body.len as usize).is_none() {
+            self.pool.release(slot);
+            return None;
+        }
+        let metas = body.metas.clone();
+        let place = self.wal.join(&mut self.pool, NewBlock { slot, body, hard_state: false });
+        for meta in &metas {
+            (self.lsn, self.chain) = (meta.end, meta.chain);
+        }
+        self.appended.push((place, metas));
+        Some(place)
+    }
+
     /// Appends, and lets the log work while it has no room.
     pub fn append(&mut self, len: usize) -> Place {
         for _ in 0..10_000 {

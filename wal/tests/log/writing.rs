@@ -2,7 +2,9 @@
 
 use palisade_netio::{Errno, Op, Purpose};
 use palisade_wal::limits::RESERVE_FILES;
-use palisade_wal::{Kind, NoRoom, Replay, SyncPath, WalError, parse_block, parse_segment_index};
+use palisade_wal::{
+    Kind, NoRoom, RecordMeta, Replay, SyncPath, WalError, parse_block, parse_segment_index,
+};
 
 use crate::disk::{Disk, Event, Fault};
 use crate::node::{Node, config};
@@ -50,6 +52,50 @@ fn small_blocks_wait_for_the_write_in_flight_and_go_out_together() {
     assert_eq!(writes, [(4096, 1, 4096), (8192, 16, 16 * 4096), (17 * 4096 + 4096, 3, 3 * 4096)]);
     assert_eq!(node.wal.durable(), 20);
     assert_eq!(node.pool.used(Purpose::Write), 0, "all slots are given back");
+}
+
+#[test]
+fn small_bodies_join_the_block_that_waits() {
+    let mut node = big();
+    assert_eq!(node.join(100), None, "nothing waits");
+    hold_blocks(&mut node);
+    node.append(100);
+    assert_eq!(node.join(100).map(|at| at.block), Some(1), "not submitted yet");
+    node.submit();
+    assert_eq!(node.join(100), None, "what is in flight is closed");
+    let open = node.append(1000);
+    let joined: Vec<_> = (0..20).map_while(|_| node.join(500)).collect();
+    assert!((2..5).contains(&joined.len()), "{} bodies of 500 bytes in a page", joined.len());
+    assert!(joined.iter().all(|at| *at == open), "it keeps its place");
+    // Others read its slot: nothing in it changes.
+    let before = node.append(100);
+    let (slot, body) = node.body(100);
+    let pinned = palisade_netio::Run { slot, at: 0, len: 4096 };
+    node.pool.pin_read(pinned);
+    node.append_body(slot, body, false).unwrap();
+    assert_eq!(node.join(100), None, "the last one is in use");
+    node.pool.unpin_read(pinned);
+    assert_eq!(node.join(100).map(|at| at.block), Some(before.block + 1));
+    // Hard state stands alone, and what is not small does.
+    node.append_record(Kind::Promise, &[]);
+    assert_eq!(node.join(100), None, "hard state");
+    node.append(14 << 10);
+    assert!(node.join(700).is_some(), "both are small");
+    node.append((16 << 10) + 100);
+    assert_eq!(node.join(100), None, "the open block is not small");
+    release(&mut node);
+    node.settle();
+    assert_eq!(node.wal.durable(), node.appended.last().unwrap().0.block);
+    assert_eq!(node.pool.used(Purpose::Write), 0, "all slots are given back");
+
+    let metas = |metas: &[RecordMeta]| metas.iter().map(|m| (m.lsn, m.end)).collect::<Vec<_>>();
+    let appended: Vec<_> = node.appended.iter().flat_map(|(_, it)| metas(it)).collect();
+    let node = node.crash();
+    let replayed = node.replayed.iter().filter_map(|item| match item {
+        Replay::Record { meta, .. } if meta.kind != Kind::Closing => Some((meta.lsn, meta.end)),
+        _ => None,
+    });
+    assert_eq!(replayed.collect::<Vec<_>>(), appended);
 }
 
 #[test]
