@@ -205,6 +205,13 @@ pub struct TimingConfig {
     pub shutdown: Duration,
 }
 
+impl Default for TimingConfig {
+    /// As where nothing is configured.
+    fn default() -> TimingConfig {
+        check::defaults().timing
+    }
+}
+
 /// One problem of a configuration: which key, what it holds, what is allowed, what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key} = {value}: {allowed}; {fix}")]

@@ -150,6 +150,10 @@ fn three() -> ((tempfile::TempDir, [Port; 3]), Vec<Config>) {
         config.members = members.clone();
         config.log.segment_bytes = 8 << 20;
         config.log.log_bytes_max = 128 << 20;
+        // Nothing but what a test does ends a leadership, however long a disk stands still.
+        let timing = &mut config.timing;
+        (timing.election, timing.hand_over) = (Duration::from_secs(1), Duration::ZERO);
+        (timing.disk_stall_soft, timing.disk_stall_hard) = (PATIENCE / 3, PATIENCE);
         config
     };
     let configs: Vec<Config> = members.iter().map(node).collect();
@@ -214,11 +218,8 @@ fn settle(nodes: &[Node], stream: u64, upto: Lsn, expected: &[Vec<u8>]) {
 #[test]
 fn three_nodes_that_lost_different_records_have_them_all_again() {
     let (_kept, mut configs) = three();
-    // Nothing but damage could end a leadership, however long a disk stands still.
-    for timing in configs.iter_mut().map(|config| &mut config.timing) {
-        (timing.election, timing.hand_over) = (Duration::from_secs(3), Duration::ZERO);
-        timing.disk_stall_soft = Duration::from_secs(20);
-        timing.disk_stall_hard = Duration::from_secs(60);
+    for config in &mut configs {
+        config.timing.election = Duration::from_secs(3);
     }
     let nodes = open(&configs);
     let stream = until("a stream", || nodes.iter().find_map(|node| node.create_stream().ok()));

@@ -252,7 +252,8 @@ fn the_driving_thread_is_told_instead_of_waiting_for_itself() {
 
 #[test]
 fn a_stop_waits_for_the_appends_in_flight() {
-    let (_dir, config) = config();
+    let (_dir, mut config) = config();
+    config.timing.shutdown = PATIENCE;
     format(&config).unwrap();
     let node = Node::open(config.clone()).unwrap();
     let stream = node.stream(node.create_stream().unwrap());

@@ -28,13 +28,25 @@ fn numbered(sequence: u64, bytes: usize) -> NewRecord {
 /// Bytes of the segment files of a node, and the lowest sequence among the whole ones: files that
 /// are kept ready for starts on a full disk are short.
 fn segments(dir: &Path) -> (u64, u64) {
+    // A running node renames files: what is gone since was listed too early.
+    loop {
+        if let Some(found) = list(dir) {
+            return found;
+        }
+    }
+}
+
+fn list(dir: &Path) -> Option<(u64, u64)> {
     let files = std::fs::read_dir(dir.join("shard-0")).unwrap().map(Result::unwrap);
     let files = files.filter(|file| file.path().extension().is_some_and(|e| e == "seg"));
-    files.fold((0, u64::MAX), |(bytes, lowest), file| {
+    files.into_iter().try_fold((0, u64::MAX), |(bytes, lowest), file| {
         let name = file.file_name().into_string().unwrap();
         let seq = u64::from_str_radix(&name[..16], 16).unwrap();
-        let len = file.metadata().unwrap().len();
-        (bytes + len, if len < SEGMENT { lowest } else { lowest.min(seq) })
+        let len = match file.metadata() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            metadata => metadata.unwrap().len(),
+        };
+        Some((bytes + len, if len < SEGMENT { lowest } else { lowest.min(seq) }))
     })
 }
 

@@ -223,7 +223,8 @@ pub const KEYS: [Key; 33] = [
         "timing.disk_stall_soft",
         Shape::Time(50 * MS, 60 * S),
         Preset::Is("1s"),
-        "age of a leader's oldest write in flight at which it stops its heartbeats",
+        "age of a leader's oldest write in flight at which it stops its heartbeats; \
+         the only member of a cluster leads on",
     ),
     key(
         "timing.disk_stall_hard",

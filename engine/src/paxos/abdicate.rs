@@ -84,8 +84,10 @@ impl Replica {
         }
     }
 
-    /// This node's disk stalls, or does so no more: it does not lead meanwhile.
+    /// This node's disk stalls, or does so no more: it does not lead meanwhile. Who is alone leads
+    /// on, since nobody could take over: appends wait for the disk.
     pub fn on_disk_stalled(&mut self, stalled: bool, now: Nanos, fx: &mut Effects) {
+        let stalled = stalled && self.config.members.len() > 1;
         self.disk_stalled = stalled;
         if self.halted.is_some() {
             return;

@@ -11,7 +11,7 @@ use palisade::client::wire::{
     RefusedCode, parse_appended,
 };
 use palisade::client::{Client, ClientOptions, Connection, resolve};
-use palisade::config::Role;
+use palisade::config::{Role, TimingConfig};
 use palisade_netio::{Class, FrameHead, FrameLimits};
 
 use super::machine::{cpu_us_of, own_cpu_us};
@@ -28,9 +28,20 @@ const REQUEST_BYTES_MAX: u32 = 256 << 10;
 /// Time before the measurement, for files, caches and buffers.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Space of a node.
 const LOG_BYTES_MAX: u64 = 4 << 30;
+
+/// Timers with which no leader changes: the disk is what is measured, also where it stands still.
+fn steady() -> TimingConfig {
+    TimingConfig {
+        election: Duration::from_secs(3),
+        hand_over: Duration::ZERO,
+        disk_stall_soft: PATIENCE,
+        disk_stall_hard: PATIENCE * 3,
+        ..TimingConfig::default()
+    }
+}
 
 /// Runs the benchmark.
 pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
@@ -46,6 +57,7 @@ pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
         places: vec![place("n1"), place("n2"), place("n3")],
         upstream: Vec::new(),
         log_bytes_max: LOG_BYTES_MAX,
+        timing: steady(),
     };
     let cluster = Cluster::start(&layout, dir.path(), &interrupt)?;
     let settings = ClientOptions { cluster: cluster.id, timeout: PATIENCE };

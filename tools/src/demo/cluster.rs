@@ -11,7 +11,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use palisade::Config;
-use palisade::config::{Member, Role, ZeroCopy};
+use palisade::config::{Member, Role, TimingConfig, ZeroCopy};
 use palisade_netio::{Sample, SyncPath, Timing, decide, probe_sync};
 
 use crate::exit::{Exit, Failure};
@@ -54,6 +54,8 @@ pub(crate) struct Layout {
     pub(crate) log_bytes_max: u64,
     /// Zero-copy sends.
     pub(crate) zero_copy: ZeroCopy,
+    /// Timers of its nodes.
+    pub(crate) timing: TimingConfig,
 }
 
 /// A port that no other demo takes while this lives.
@@ -169,6 +171,7 @@ fn node_config(layout: &Layout, members: &[Member], id: u32, home: &Path) -> Con
     config.upstream.endpoints = layout.upstream.clone();
     config.log.segment_bytes = SEGMENT_BYTES;
     config.log.log_bytes_max = layout.log_bytes_max;
+    config.timing = layout.timing.clone();
     config
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use palisade::client::{Client, ClientOptions, ReadOptions};
-use palisade::config::Role;
+use palisade::config::{Role, TimingConfig};
 use palisade::status::{ReplicaRole, Status};
 use sha2::{Digest, Sha256};
 
@@ -118,6 +118,7 @@ impl Run<'_> {
             places: vec![place("sh1", "SH"), place("sh2", "SH"), place("hz1", "HZ")],
             upstream: Vec::new(),
             log_bytes_max,
+            timing: TimingConfig::default(),
         };
         say(&bar, "starting three nodes: sh1 and sh2 in SH, hz1 in HZ");
         let primary = bring_up(&primary, dir, interrupt)?;
@@ -133,6 +134,7 @@ impl Run<'_> {
                     places: vec![place("standby", "HZ")],
                     upstream: primary.nodes.iter().map(NodeProcess::addr).collect(),
                     log_bytes_max,
+                    timing: TimingConfig::default(),
                 };
                 Some(bring_up(&layout, dir, interrupt)?)
             }

@@ -136,7 +136,7 @@ fn a_leader_with_a_full_disk_gives_way_and_recovers_when_there_is_space() {
     cluster.format_and_start();
     fill(&filler);
     let stream = cluster.create_stream();
-    let plan = Plan { at: cluster.at(), stream, producer: 1, run_records: 2000, kill_every: 0 };
+    let plan = Plan { at: cluster.at(), stream, producer: 1, run_records: 300, kill_every: 0 };
     let producer = Producer::start(plan, Clock(Instant::now()));
     let alarm = |cluster: &Cluster, name: &str| {
         let alarms = cluster.nodes[0].status().map(|status| status.alarms).unwrap_or_default();

@@ -95,6 +95,11 @@ impl Drop for Turn {
     }
 }
 
+/// Silence of a leader after which another one is elected.
+const ELECTION: Duration = Duration::from_secs(1);
+/// Ages of a write at which a node leads no more, and ends.
+const STALLS: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
+
 /// A node: its configuration, and its process while it runs.
 pub struct Node {
     pub config: Config,
@@ -136,6 +141,9 @@ impl Cluster {
             config.log.log_bytes_max = LOG_BYTES_MAX;
             // Measuring beside other tests says nothing.
             config.log.sync_path = Some(SyncPath::Dsync);
+            // Leaders change when a test makes them, not when the disk below all tests stands still.
+            (config.timing.election, config.timing.hand_over) = (ELECTION, Duration::ZERO);
+            (config.timing.disk_stall_soft, config.timing.disk_stall_hard) = STALLS;
             Node { config, home, launcher: Vec::new(), child: None, _port: port }
         };
         let nodes = ports.into_iter().zip(1..).map(node).collect();
@@ -161,7 +169,7 @@ impl Cluster {
 
     /// Waits until every node that runs says that all members vote on a stream: before that, its
     /// first leader cannot be done without.
-    fn wait_votes(&self, stream: u64) {
+    pub fn wait_votes(&self, stream: u64) {
         let running: Vec<&Node> = self.nodes.iter().filter(|node| node.child.is_some()).collect();
         let all = running.len() == self.nodes.len();
         eventually("every member votes", Duration::from_secs(60), || {

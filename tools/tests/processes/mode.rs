@@ -14,6 +14,9 @@ const RISEN: Duration = Duration::from_secs(30);
 /// Until the level fell: the net timeout, a lease, and what a busy machine adds.
 const FALLEN: Duration = Duration::from_secs(15);
 
+/// A net timeout in milliseconds that no slow disk reaches.
+const PATIENT: u64 = 20_000;
+
 /// A primary with a stream, and its SYNC standby, registered.
 struct Pair {
     primary: Cluster,
@@ -28,12 +31,16 @@ impl Pair {
         let standby = standby_of(&primary, 2);
         let words = format!(
             "standby add --cluster 2 --name s2 --region hz --endpoint {} --transfer sync \
-             --net-timeout 1000 --health-check 500 --yes",
+             --net-timeout {PATIENT} --health-check 500 --yes",
             standby.at()
         );
         at(&primary.at(), &words).ok();
         assert_eq!(standby.nodes[0].config.cluster.role, Role::Standby);
         Pair { primary, standby, stream }
+    }
+
+    fn set_net_timeout(&self, ms: u64) {
+        at(&self.primary.at(), &format!("standby set --cluster 2 --net-timeout {ms} --yes")).ok();
     }
 
     fn mode(&self) -> Value {
@@ -49,6 +56,13 @@ impl Pair {
         });
         let standby = self.standby.nodes[0].log();
         assert!(found.is_some(), "{level}: {last}\n{standby}");
+        // Each node hears of it by itself, and its acks say what it knows.
+        for node in &self.primary.nodes {
+            eventually("a node knows the level", limit, || {
+                let known = node.status()?.cluster.protection_level;
+                (serde_json::to_value(known).ok()? == level).then_some(())
+            });
+        }
         last
     }
 
@@ -90,6 +104,7 @@ fn availability_waits_for_its_standby_goes_on_without_it_and_returns() {
         pair.assert_held(&ack);
     }
 
+    pair.set_net_timeout(1000);
     pair.standby.nodes[0].pause();
     let began = Instant::now();
     let ack = pair.append("without it\n");
@@ -101,6 +116,7 @@ fn availability_waits_for_its_standby_goes_on_without_it_and_returns() {
     assert_eq!(pair.append("and again\n")["level"], "resync");
 
     pair.standby.nodes[0].resume();
+    pair.set_net_timeout(PATIENT);
     pair.wait_level("availability", RISEN);
     let ack = pair.append("with it again\n");
     assert_eq!(ack["level"], "availability", "{ack}");

@@ -81,7 +81,7 @@ impl Subscriber {
     pub fn start(at: &str, stream: u64) -> Subscriber {
         let mut command = program();
         let stream = stream.to_string();
-        command.args(["read", "--follow", "--at", at, "--stream", &stream, "--timeout", "20000"]);
+        command.args(["read", "--follow", "--at", at, "--stream", &stream, "--timeout", "120000"]);
         command.stdout(Stdio::piped());
         let mut child = Guarded(command.spawn().expect("the program starts"));
         let lines = BufReader::new(child.0.stdout.take().expect("piped")).lines();

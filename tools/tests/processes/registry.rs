@@ -225,7 +225,10 @@ fn the_registry_outlives_its_leader_and_a_restart_and_is_at_every_standby() {
     cluster.nodes.iter_mut().for_each(Node::kill);
     cluster.nodes.iter_mut().for_each(Node::spawn);
     cluster.nodes.iter_mut().for_each(Node::wait_ready);
-    let all = list(&nodes);
+    // Before one leads, a node says what it knows, which is less.
+    let all = eventually("a leader", SEEN_MAX, || {
+        Some(list(&nodes)).filter(|seen| seen["current"] == true)
+    });
     assert_eq!(ids(&all), wanted);
     for node in cluster.nodes.iter().chain(&standby.nodes) {
         let mut seen = wait_seen(node, &all["version"]);

@@ -24,7 +24,9 @@ fn create(cluster: &Cluster) -> Vec<u64> {
     let count = STREAMS.to_string();
     let made = palisade(&["stream", "create", "--count", &count, "--json", "--at", &cluster.at()]);
     let ids = made.json()["streams"].as_array().expect("a list").clone();
-    ids.iter().map(|id| id.as_u64().expect("an id")).collect()
+    let ids: Vec<u64> = ids.iter().map(|id| id.as_u64().expect("an id")).collect();
+    ids.iter().for_each(|id| cluster.wait_votes(*id));
+    ids
 }
 
 /// Appends a few records to a stream; where the last one ends.

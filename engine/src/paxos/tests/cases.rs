@@ -654,6 +654,18 @@ fn a_stalled_disk_does_not_lead() {
 }
 
 #[test]
+fn a_lone_member_with_a_stalled_disk_leads_on() {
+    let mut c = Cluster::new(1, 16);
+    c.settle("a leader", |c| c.leader().is_some());
+    let ballot = c.nodes[0].replica().serving();
+    c.run(0, |r, now, fx| r.on_disk_stalled(true, now, fx));
+    c.propose(0).unwrap();
+    c.rest(500);
+    c.run(0, |r, now, fx| r.on_disk_stalled(false, now, fx));
+    assert_eq!(c.nodes[0].replica().serving(), ballot);
+}
+
+#[test]
 fn a_lone_member_with_a_damaged_log_leads_on() {
     let mut c = Cluster::new(1, 15);
     c.settle("a leader", |c| c.leader().is_some());
