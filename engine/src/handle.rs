@@ -59,6 +59,8 @@ pub struct ReadPart {
     pub next: Lsn,
     /// The committed end when it was answered.
     pub committed: Lsn,
+    /// The chain at `next`, where it is known: what stands there has to follow it.
+    pub chain: Option<u64>,
 }
 
 /// An answer of a shard that its asker polls.
@@ -82,15 +84,49 @@ impl<T> Answer<T> {
 
 /// What an embedder asks of a shard.
 pub(crate) enum Command {
-    Append { stream: u64, record: NewRecord, promise: Promise },
-    Report { reply: SyncSender<Result<(), Error>> },
-    Truncate { stream: u64, to: Lsn, reply: SyncSender<Result<(), Error>> },
-    Transfer { stream: u64, to: u32, reply: SyncSender<Result<u64, Error>> },
-    Create { count: usize, reply: SyncSender<Result<Vec<u64>, Error>> },
-    Mark { stream: u64, mark: Mark, reply: SyncSender<Result<(), Error>> },
-    Read { stream: u64, from: Lsn, follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
-    Control { request: Box<Request>, dry_run: bool, reply: SyncSender<Result<Controlled, Error>> },
-    Registry { reply: SyncSender<Result<RegistryView, Error>> },
+    Append {
+        stream: u64,
+        record: NewRecord,
+        promise: Promise,
+    },
+    Report {
+        reply: SyncSender<Result<(), Error>>,
+    },
+    Truncate {
+        stream: u64,
+        to: Lsn,
+        reply: SyncSender<Result<(), Error>>,
+    },
+    Transfer {
+        stream: u64,
+        to: u32,
+        reply: SyncSender<Result<u64, Error>>,
+    },
+    Create {
+        count: usize,
+        reply: SyncSender<Result<Vec<u64>, Error>>,
+    },
+    Mark {
+        stream: u64,
+        mark: Mark,
+        reply: SyncSender<Result<(), Error>>,
+    },
+    Read {
+        stream: u64,
+        from: Lsn,
+        /// The chain at `from`, if the asker has read what is below.
+        after: Option<u64>,
+        follow: bool,
+        reply: SyncSender<Result<ReadPart, Error>>,
+    },
+    Control {
+        request: Box<Request>,
+        dry_run: bool,
+        reply: SyncSender<Result<Controlled, Error>>,
+    },
+    Registry {
+        reply: SyncSender<Result<RegistryView, Error>>,
+    },
 }
 
 impl Command {
@@ -208,7 +244,8 @@ impl ShardPort {
     /// # Errors
     /// [`ErrorKind::Busy`] when the queue is full.
     pub fn read(&self, stream: u64, from: Lsn) -> Result<Answer<ReadPart>, Error> {
-        self.request(|reply| Command::Read { stream, from, follow: false, reply })
+        let (after, follow) = (None, false);
+        self.request(|reply| Command::Read { stream, from, after, follow, reply })
     }
 
     /// Says that nothing of a stream below `to` is needed on this node, as
@@ -444,9 +481,9 @@ impl Stream {
         self.port.ask(|reply| Command::Mark { stream, mark, reply })
     }
 
-    fn read(&self, from: Lsn, follow: bool) -> Result<ReadPart, Error> {
+    fn read(&self, from: Lsn, after: Option<u64>, follow: bool) -> Result<ReadPart, Error> {
         let stream = self.id;
-        self.port.ask(|reply| Command::Read { stream, from, follow, reply })
+        self.port.ask(|reply| Command::Read { stream, from, after, follow, reply })
     }
 }
 
@@ -454,6 +491,8 @@ impl Stream {
 pub struct Reader {
     stream: Stream,
     next: Lsn,
+    /// The chain at `next`, once something was read.
+    chain: Option<u64>,
     follow: bool,
     ready: std::vec::IntoIter<Record>,
     failed: bool,
@@ -462,7 +501,8 @@ pub struct Reader {
 impl Reader {
     fn new(stream: Stream, from: Lsn, follow: bool) -> Reader {
         const { assert!(READ_BYTES_MAX <= 256 << 10) };
-        Reader { stream, next: from, follow, ready: Vec::new().into_iter(), failed: false }
+        let ready = Vec::new().into_iter();
+        Reader { stream, next: from, chain: None, follow, ready, failed: false }
     }
 
     /// Where the next read starts.
@@ -482,7 +522,7 @@ impl Iterator for Reader {
             if self.failed {
                 return None;
             }
-            match self.stream.read(self.next, self.follow) {
+            match self.stream.read(self.next, self.chain, self.follow) {
                 Err(error) => {
                     // Another try would end the same way, unless the error says otherwise.
                     self.failed = !error.is_retryable();
@@ -490,7 +530,7 @@ impl Iterator for Reader {
                 }
                 Ok(part) => {
                     let stuck = part.next == self.next && part.records.is_empty();
-                    self.next = part.next;
+                    (self.next, self.chain) = (part.next, part.chain);
                     self.ready = part.records.into_iter();
                     if stuck && !self.follow {
                         return None;

@@ -14,6 +14,8 @@ pub const BATCH_BYTES: usize = 256 << 10;
 pub const READ_BYTES_MAX: usize = 256 << 10;
 /// Reads and catch-ups of one shard that run at a time.
 pub const READS_MAX: usize = 8;
+/// Cursors of the forwarder that share one read at most.
+pub const RIDERS_MAX: usize = 256;
 /// Reads and catch-ups of one shard that wait.
 pub const READS_WAITING_MAX: usize = 4096;
 /// Part of the quota for writes that groups leave to hard state.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use palisade_netio::{Class, FrameHead};
 
-use super::session::ANSWERS;
+use super::session::{ANSWERS, PAUSE};
 use super::wire::{
     APPEND_RECORDS_MAX, AppendBuilder, AppendRecord, AppendedRecord, KIND_APPEND, KIND_APPENDED,
     KIND_REFUSED, Outcome, PAYLOAD_BYTES_MAX, Refused, RefusedCode, parse_appended,
@@ -27,8 +27,6 @@ const REQUEST_BYTES_TARGET: usize = 256 << 10;
 const REQUESTS_PER_WINDOW: usize = 8;
 /// How often a source that has nothing yet is asked again.
 const SOURCE_POLL: Duration = Duration::from_millis(5);
-/// Pause before the nodes are asked again.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// How records are appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use palisade_netio::Class;
 use palisade_wal::{GroupHeader, GroupKind, Lsn, entries, parse_body};
 use zerocopy::FromBytes;
 
+use super::session::PAUSE;
 use super::{Client, ClientError, Connection};
 use crate::forward::wire::{
     ChunkHead, End, EndReason, FROM_FORWARDER, Fetch, FromForwarder, FromReader,
@@ -16,8 +17,6 @@ use crate::forward::wire::{
 const CREDIT_BYTES: u64 = 16 << 20;
 /// Credit is given back in steps of this.
 const CREDIT_STEP_BYTES: u64 = 2 << 20;
-/// Pause before the nodes are asked again.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use crate::control::{Controlled, RegistryView, Request};
 const CATALOGUE: u64 = 1;
 /// Longest time for one connection and its greeting.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
-/// Pause before the nodes are asked again.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Pause before the nodes are asked again: none of them tells a client when one leads.
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a client accepts of a node.
 pub(super) const ANSWERS: FrameLimits =

@@ -86,8 +86,15 @@ impl<R: Ring> Shard<R> {
             let at = start + HEAD_BYTES + meta.range().start;
             let (group, _) = GroupHeader::read_from_prefix(&bytes[at..]).ok()?;
             // What does not go on from the one before is read by itself.
-            let goes_on = |last: &Found| last.meta.end == meta.lsn && group.follows(last.chain);
-            if !found.last().is_none_or(goes_on) {
+            let goes_on = match (found.last(), &running.job.destination) {
+                (Some(last), _) => last.meta.end == meta.lsn && group.follows(last.chain),
+                // Also from what its reader got before.
+                (None, Destination::Embedder { after: Some(chain), .. }) => {
+                    meta.lsn < running.job.from || group.follows(*chain)
+                }
+                (None, _) => true,
+            };
+            if !goes_on {
                 return None;
             }
             found.push(Found { at, chain: group.chain.get(), meta });
@@ -155,7 +162,8 @@ impl<R: Ring> Shard<R> {
             }));
         }
         let committed = self.streams[&job.stream].visible();
-        let _ = reply.send(Ok(ReadPart { records, next, committed }));
+        let chain = found.last().map(|last| last.chain);
+        let _ = reply.send(Ok(ReadPart { records, next, committed, chain }));
     }
 
     fn hand_to_move(
@@ -277,7 +285,7 @@ impl<R: Ring> Shard<R> {
                 };
                 self.reply_forward(id, job.stream, located);
             }
-            Destination::Embedder { reply, .. } => {
+            Destination::Embedder { reply, after: chain, .. } => {
                 let answer = result.map_err(|kind| match kind {
                     ErrorKind::Recycled => Error::new(
                         kind,
@@ -302,7 +310,7 @@ impl<R: Ring> Shard<R> {
                         Error::new(kind, format!("LSN {} cannot be read on this node", job.from))
                     }
                 });
-                let part = ReadPart { records: Vec::new(), next: job.from, committed };
+                let part = ReadPart { records: Vec::new(), next: job.from, committed, chain };
                 let _ = reply.send(answer.map(|()| part));
             }
         }

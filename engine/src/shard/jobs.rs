@@ -12,7 +12,7 @@ use zerocopy::FromBytes;
 
 use crate::error::{Error, ErrorKind};
 use crate::handle::ReadPart;
-use crate::limits::{READ_CHUNK_BYTES, READ_CUTS_MAX, READS_MAX, READS_WAITING_MAX};
+use crate::limits::{READ_CHUNK_BYTES, READ_CUTS_MAX, READS_MAX, READS_WAITING_MAX, RIDERS_MAX};
 use crate::paxos::Want;
 use crate::shard::Shard;
 use crate::shard::deliver::Found;
@@ -26,8 +26,8 @@ const FILES_MAX: usize = 16;
 pub(crate) enum Destination {
     /// A peer that fetches.
     Peer { to: u32, ballot: Ballot, want: Want },
-    /// A reader in this process.
-    Embedder { follow: bool, reply: SyncSender<Result<ReadPart, Error>> },
+    /// A reader in this process, with the chain where its last read ended.
+    Embedder { follow: bool, after: Option<u64>, reply: SyncSender<Result<ReadPart, Error>> },
     /// The forwarding shard.
     Forward { id: u64, max_bytes: u32 },
     /// A SYNC standby.
@@ -69,6 +69,17 @@ pub(crate) struct Running {
     /// Offset in the segment of the slot's first byte.
     pub(crate) offset: u64,
     len: u32,
+    /// Cursors of the forwarder elsewhere in these extents, with what each wants of them.
+    riders: Vec<(Job, Vec<Extent>)>,
+}
+
+impl Running {
+    /// What is wanted of them is in this read too: the first of `extents` at least.
+    fn brings(&self, stream: u64, extents: &[Extent]) -> bool {
+        let forwarded = matches!(self.job.destination, Destination::Forward { .. });
+        let first = extents.first();
+        forwarded && self.job.stream == stream && first.is_some_and(|e| self.extents.contains(e))
+    }
 }
 
 enum File {
@@ -82,7 +93,7 @@ pub(crate) struct Jobs {
     waiting: VecDeque<Job>,
     /// Readers that follow and wait for more.
     parked: Vec<Job>,
-    running: BTreeMap<u32, Running>,
+    pub(super) running: BTreeMap<u32, Running>,
     files: BTreeMap<u64, File>,
     opening: BTreeMap<u32, u64>,
     next: u32,
@@ -122,7 +133,10 @@ impl Jobs {
 
     /// Gives out every job, for the end of the shard.
     pub(crate) fn take_all(&mut self) -> Vec<Job> {
-        let running = std::mem::take(&mut self.running).into_values().map(|read| read.job);
+        let jobs = |read: Running| {
+            std::iter::once(read.job).chain(read.riders.into_iter().map(|(job, _)| job))
+        };
+        let running = std::mem::take(&mut self.running).into_values().flat_map(jobs);
         running.chain(self.waiting.drain(..)).chain(self.parked.drain(..)).collect()
     }
 
@@ -213,10 +227,14 @@ impl<R: Ring> Shard<R> {
     }
 
     fn start_read(&mut self, job: Job) -> Start {
+        let extents = self.gather(&job);
+        let (job, extents) = match self.ride(job, extents) {
+            Some(alone) => alone,
+            None => return Start::Done,
+        };
         if self.jobs.running.len() >= READS_MAX {
             return Start::Later(job);
         }
-        let extents = self.gather(&job);
         let Some(first) = extents.first() else {
             let log = self.streams[&job.stream].replica.log();
             if log.find(job.from).is_some() {
@@ -238,8 +256,23 @@ impl<R: Ring> Shard<R> {
         let run = Run { slot, at: 0, len };
         let op = Op::Read { handle, offset, run };
         self.io.ring.submit(&mut self.io.pool, local_token(OWNER_READ, id), op);
-        self.jobs.running.insert(id, Running { job, extents, slot, offset, len });
+        let riders = Vec::new();
+        self.jobs.running.insert(id, Running { job, extents, slot, offset, len, riders });
         Start::Done
+    }
+
+    /// Lets a cursor of the forwarder share a read in flight that brings what it wants. A job that
+    /// cannot comes back.
+    fn ride(&mut self, job: Job, mut extents: Vec<Extent>) -> Option<(Job, Vec<Extent>)> {
+        let shares = matches!(job.destination, Destination::Forward { .. }) && !job.again;
+        let mut reads = self.jobs.running.values_mut().filter(|_| shares);
+        let read =
+            reads.find(|read| read.brings(job.stream, &extents) && read.riders.len() < RIDERS_MAX);
+        let Some(read) = read else { return Some((job, extents)) };
+        // Gathered just now: what was voided since the read began is not among them.
+        extents.retain(|extent| read.extents.contains(extent));
+        read.riders.push((job, extents));
+        None
     }
 
     /// The durable extents from `job.from` on that one read of one segment brings.
@@ -352,7 +385,8 @@ impl<R: Ring> Shard<R> {
             return;
         }
         let mut running = self.jobs.running.remove(&id).expect("a read in flight");
-        let slot = running.slot;
+        let (slot, offset, len) = (running.slot, running.offset, running.len);
+        let riders = std::mem::take(&mut running.riders);
         match done.result {
             Ok(bytes) if bytes == running.len => {
                 // Who finds no room for it reads it again, for as long as that takes.
@@ -365,6 +399,16 @@ impl<R: Ring> Shard<R> {
             Ok(_) => self.read_rest(running),
             Err(errno) if errno.is_transient() => self.read_rest(running),
             Err(errno) => self.read_again(running, &errno.to_string()),
+        }
+        for (job, extents) in riders {
+            match done.result {
+                Ok(bytes) if bytes == len => {
+                    let riders = Vec::new();
+                    self.deliver(Running { job, extents, slot, offset, len, riders });
+                }
+                // Whatever it was, each finds out for itself.
+                _ => self.jobs.waiting.push_back(job),
+            }
         }
         self.io.pool.release(slot);
     }

@@ -32,6 +32,7 @@ use crate::stream::catalogue::CATALOGUE_STREAM;
 use crate::transfer::sync::SyncEnd;
 
 mod level;
+mod reads;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const SEGMENT_BYTES: u64 = 4 << 20;
@@ -608,6 +609,7 @@ fn a_poisoned_shard_answers_everyone() {
     let mut follower = seat.port.request(|reply| Command::Read {
         stream: stream.id(),
         from: Lsn(0),
+        after: None,
         follow: true,
         reply,
     });

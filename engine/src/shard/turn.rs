@@ -182,8 +182,8 @@ impl<R: Ring> Shard<R> {
                 Command::Create { count, reply } => {
                     self.create_streams(count, Asker::Embedder(reply));
                 }
-                Command::Read { stream, from, follow, reply } => {
-                    let destination = Destination::Embedder { follow, reply };
+                Command::Read { stream, from, after, follow, reply } => {
+                    let destination = Destination::Embedder { follow, after, reply };
                     self.push_job(Job::new(stream, from, from, destination));
                 }
                 Command::Control { request, dry_run, reply } => {

@@ -29,6 +29,8 @@ const REQUEST_BYTES_MAX: u32 = 256 << 10;
 const WARM_UP: Duration = Duration::from_millis(500);
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two questions for the leader of a new stream: no node tells a client when one leads.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Space of a node.
 const LOG_BYTES_MAX: u64 = 4 << 30;
 
@@ -189,7 +191,7 @@ fn connect_to_leader(
         {
             addr = resolve(&refused.leader)?;
         } else {
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(PAUSE);
         }
     }
     Err(Failure::new(Exit::Failed, "the stream has no leader"))

@@ -21,6 +21,13 @@ pub(crate) struct Options {
     from: Option<u64>,
 }
 
+impl Options {
+    /// All targets, for so many seconds together.
+    pub(crate) fn lasting(seconds: u64) -> Options {
+        Options { targets: Vec::new(), seconds, from: None }
+    }
+}
+
 /// Builds the targets once and runs them; each says how many inputs it had.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let package = ["test", "--no-run", "--package", "palisade-tests", "--test", "fuzz"];

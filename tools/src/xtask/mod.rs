@@ -18,6 +18,7 @@ mod programs;
 mod purity;
 mod seeded;
 mod shape;
+mod soak;
 mod source;
 mod tidy;
 mod toolchain;
@@ -67,6 +68,8 @@ enum Command {
     },
     /// Every fuzz target for a part of the time; a failure says how to replay it
     Fuzz(fuzz::Options),
+    /// Long runs: fresh worlds, contests, histories of killed processes, fuzzing, seeded bugs
+    Soak(soak::Options),
     /// Removes each marked rule of the consensus core in turn; the tests must find every one
     SeededBugs {
         /// Only these bugs
@@ -133,6 +136,7 @@ pub(crate) fn run() -> ExitCode {
         }
         Command::Memory { lanes } => run_named(&memory::LANES, &lanes, true),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::SeededBugs { bugs } => seeded::run(&bugs),
         Command::Fix => {
             let lanes = [
