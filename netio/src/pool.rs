@@ -75,12 +75,28 @@ struct Slot {
     refs: u32,
     /// Operations and views that read the body.
     readers: u32,
+    /// None of them reads beyond this.
+    read_upto: u32,
     /// Operations in flight that read or write the head.
     head_pins: u32,
     /// Operations in flight that write into the slot.
     fills: u32,
     order: u8,
     purpose: u8,
+}
+
+impl Slot {
+    fn note_reader(&mut self, end: u32) {
+        self.readers += 1;
+        self.read_upto = self.read_upto.max(end);
+    }
+
+    fn forget_reader(&mut self) {
+        self.readers -= 1;
+        if self.readers == 0 {
+            self.read_upto = 0;
+        }
+    }
 }
 
 /// Aligned, counted memory for one shard. The [crate] tells the rules.
@@ -163,7 +179,7 @@ impl Pool {
     }
 
     /// Whether an operation or a view uses a slot, so that its bytes may not change.
-    pub fn is_shared(&self, slot: SlotId) -> bool {
+    fn is_shared(&self, slot: SlotId) -> bool {
         let live = self.live(slot);
         live.fills + live.readers + live.head_pins > 0
     }
@@ -264,6 +280,22 @@ impl Pool {
         (self.memory.slice(from.start(), source), self.memory.slice_mut(to.start(), target))
     }
 
+    /// The bytes of one slot, and those of another from `at` on to change; what stands before may be
+    /// in use elsewhere.
+    ///
+    /// # Panics
+    /// When they are the same slot, one is being filled, or somebody reads the second beyond `at`.
+    pub fn pair_from(&mut self, from: SlotId, to: SlotId, at: usize) -> (&[u8], &mut [u8]) {
+        assert!(from != to, "one slot cannot be read and changed at once");
+        let (source, target) = (self.live(from), self.live(to));
+        assert!(source.fills == 0 && target.fills == 0, "a slot is being filled");
+        assert!(target.read_upto as usize <= at, "somebody reads what is to change");
+        let (source, target) = (PAGE_BYTES << source.order, PAGE_BYTES << target.order);
+        assert!((HEAD_BYTES..=target).contains(&at), "bytes from {at} of a slot of {target}");
+        let bytes = self.memory.slice(from.start(), source);
+        (bytes, self.memory.slice_mut(to.start() + at, target - at))
+    }
+
     /// The head of a slot, to change; the body may be in use elsewhere.
     ///
     /// # Panics
@@ -289,7 +321,7 @@ impl Pool {
         }
         let live = self.live_mut(slot);
         live.refs += 1;
-        live.readers += 1;
+        live.note_reader(range.end);
         Some(SlotView(Arc::new(View {
             memory: self.memory.clone(),
             start: slot.start() + range.start as usize,
@@ -302,7 +334,7 @@ impl Pool {
     /// Takes back the pins of views that were dropped elsewhere. Called once a turn.
     pub fn collect(&mut self) {
         while let Some(slot) = self.returns.pop() {
-            self.live_mut(slot).readers -= 1;
+            self.live_mut(slot).forget_reader();
             self.release(slot);
         }
     }
@@ -313,14 +345,14 @@ impl Pool {
         let live = self.live_mut(run.slot);
         assert!(live.fills == 0, "slot {} is being filled", run.slot.0);
         live.refs += 1;
-        live.readers += 1;
+        live.note_reader(run.at + run.len);
         live.head_pins += u32::from((run.at as usize) < HEAD_BYTES);
     }
 
     /// Ends [`pin_read`](Pool::pin_read) of the same run.
     pub fn unpin_read(&mut self, run: Run) {
         let live = self.live_mut(run.slot);
-        live.readers -= 1;
+        live.forget_reader();
         live.head_pins -= u32::from((run.at as usize) < HEAD_BYTES);
         self.release(run.slot);
     }
@@ -464,7 +496,7 @@ pub(crate) struct Memory {
 
 // SAFETY: the arena is plain memory. `Pool` (one thread, `&mut`) is the only one to write it, and
 // never a range that a view shows: `bytes_mut` and `pin_fill` require that there are no views,
-// `head_mut` writes only the head, which no view shows.
+// `head_mut` writes only the head, which no view shows, `pair_from` only what is behind all views.
 unsafe impl Send for Memory {}
 // SAFETY: as above; shared access is read-only.
 unsafe impl Sync for Memory {}

@@ -131,8 +131,8 @@ impl Wal {
     /// The block that a body of `len` bytes may [join](Wal::join): the last one, while it waits for
     /// the device and has a pad of that size. Only a small body (below
     /// [`SMALL_BODY_BYTES`](crate::limits::SMALL_BODY_BYTES)) joins a small one.
-    pub fn open_block(&self, pool: &Pool, len: usize) -> Option<Place> {
-        let place = self.writer().and_then(|writer| writer.open_block(pool, len));
+    pub fn open_block(&self, len: usize) -> Option<Place> {
+        let place = self.writer().and_then(|writer| writer.open_block(len));
         assert!(place.is_none_or(|at| at.block == self.appended()), "only the last one is open");
         assert!(place.is_none_or(|at| at.block > self.durable()), "what is durable is closed");
         place

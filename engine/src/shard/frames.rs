@@ -194,7 +194,7 @@ impl<R: Ring> Shard<R> {
         let len = frame.body.len;
         let block_bytes = HEAD_BYTES + len as usize;
         let ready = self.flush_own() && self.keep_spare(block_bytes);
-        let place = self.ledger.peek_received(&self.io.pool, len as usize, source.claim());
+        let place = self.ledger.peek_received(len as usize, source.claim());
         let Some(place) = place.filter(|_| ready) else {
             // Whoever sent it sends it again when asked.
             self.note_full(len as usize);
@@ -231,7 +231,7 @@ impl<R: Ring> Shard<R> {
                         whole = false;
                         self.log_copies(slot, &mut taken, place, claim);
                         let ready = self.flush_own() && self.keep_spare(HEAD_BYTES + len);
-                        let next = self.ledger.peek_received(&self.io.pool, len, claim);
+                        let next = self.ledger.peek_received(len, claim);
                         let Some(next) = next.filter(|_| ready) else { return };
                         place = next;
                     }

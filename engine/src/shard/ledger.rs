@@ -164,8 +164,8 @@ impl Ledger {
 
     /// Where a received body of `len` bytes would stand: in the pad of the block that waits for the
     /// device, if it is small, else in the next block.
-    pub(crate) fn peek_received(&mut self, pool: &Pool, len: usize, claim: Claim) -> Option<Place> {
-        self.wal.open_block(pool, len).or_else(|| self.peek(len, claim))
+    pub(crate) fn peek_received(&mut self, len: usize, claim: Claim) -> Option<Place> {
+        self.wal.open_block(len).or_else(|| self.peek(len, claim))
     }
 
     /// Logs a received body, or a part of it, where [`peek_received`](Ledger::peek_received) said,

@@ -12,14 +12,16 @@ use crate::room::NewBlock;
 use crate::segment::Place;
 
 impl Writer {
-    /// The block whose pad takes a body of `len` bytes. None for a body that is not small, where
-    /// no block waits, and while others use the last one's slot or it holds hard state.
-    pub(crate) fn open_block(&self, pool: &Pool, len: usize) -> Option<Place> {
+    /// The block whose pad takes a body of `len` bytes. None for a body that is not small, and where
+    /// no block waits in the active segment, or the last one holds hard state.
+    pub(crate) fn open_block(&self, len: usize) -> Option<Place> {
         let last = self.waiting.back().filter(|_| self.error.is_none())?;
         let small = len < SMALL_BODY_BYTES && (last.body_len as usize) < SMALL_BODY_BYTES;
         let end = BLOCK_HEAD_BYTES + last.body_len as usize + len;
-        let free = !pool.is_shared(last.slot) && last.hard_state_block < last.place.block;
-        let open = small && free && end <= last.place.len as usize;
+        let soft = last.hard_state_block < last.place.block;
+        // The index of an older segment is made already.
+        let here = last.place.segment == self.active.seq;
+        let open = small && soft && here && end <= last.place.len as usize;
         assert!(last.place.block == self.appended, "the last block has the highest number");
         assert!(last.place.block > self.submitted, "what waits was not submitted");
         open.then_some(last.place)
@@ -28,13 +30,14 @@ impl Writer {
     /// Copies a body into the [open block](Writer::open_block), and gives its slot back.
     pub(crate) fn join(&mut self, pool: &mut Pool, block: NewBlock) -> Place {
         let NewBlock { slot, body, .. } = block;
-        let place = self.open_block(pool, body.len as usize).expect("asked for in this turn");
+        let place = self.open_block(body.len as usize).expect("asked for in this turn");
         body.assert_whole();
         assert!(!body.holds_hard_state(), "hard state has a block of its own");
         let last = self.waiting.back_mut().expect("the open block waits");
-        let (from, to) = pool.pair(slot, last.slot);
+        let end = BLOCK_HEAD_BYTES + last.body_len as usize;
+        let (from, to) = pool.pair_from(slot, last.slot, end);
         let bytes = &from[BLOCK_HEAD_BYTES..][..body.len as usize];
-        to[BLOCK_HEAD_BYTES + last.body_len as usize..][..bytes.len()].copy_from_slice(bytes);
+        to[..bytes.len()].copy_from_slice(bytes);
         for meta in &body.metas {
             let header = &bytes[meta.at as usize..][..RECORD_HEADER_BYTES];
             last.headers_crc = crc32c::crc32c_append(last.headers_crc, header);

@@ -166,7 +166,7 @@ impl Node {
     /// Adds a group to the open block. None where no block is open for it.
     pub fn join(&mut self, len: usize) -> Option<Place> {
         let (slot, body) = self.body(len);
-        if self.wal.open_block(&self.pool, body.len as usize).is_none() {
+        if self.wal.open_block(body.len as usize).is_none() {
             self.pool.release(slot);
             return None;
         }

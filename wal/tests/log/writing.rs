@@ -67,15 +67,15 @@ fn small_bodies_join_the_block_that_waits() {
     let joined: Vec<_> = (0..20).map_while(|_| node.join(500)).collect();
     assert!((2..5).contains(&joined.len()), "{} bodies of 500 bytes in a page", joined.len());
     assert!(joined.iter().all(|at| *at == open), "it keeps its place");
-    // Others read its slot: nothing in it changes.
-    let before = node.append(100);
+    // Others read what was in it before.
     let (slot, body) = node.body(100);
-    let pinned = palisade_netio::Run { slot, at: 0, len: 4096 };
+    let pinned = palisade_netio::Run { slot, at: 512, len: body.len };
     node.pool.pin_read(pinned);
-    node.append_body(slot, body, false).unwrap();
-    assert_eq!(node.join(100), None, "the last one is in use");
+    let watched = node.append_body(slot, body, false).unwrap();
+    let before = node.pool.pinned(pinned).to_vec();
+    assert_eq!(node.join(100), Some(watched));
+    assert_eq!(node.pool.pinned(pinned), before);
     node.pool.unpin_read(pinned);
-    assert_eq!(node.join(100).map(|at| at.block), Some(before.block + 1));
     // Hard state stands alone, and what is not small does.
     node.append_record(Kind::Promise, &[]);
     assert_eq!(node.join(100), None, "hard state");
@@ -83,6 +83,26 @@ fn small_bodies_join_the_block_that_waits() {
     assert!(node.join(700).is_some(), "both are small");
     node.append((16 << 10) + 100);
     assert_eq!(node.join(100), None, "the open block is not small");
+    release(&mut node);
+    node.settle();
+    // A segment that is left takes nothing more.
+    let (left, bytes) = (node.wal.active().0, node.config.segment_bytes);
+    while node.wal.active().1 + (2 << 20) < bytes {
+        node.append_durable(500_000);
+    }
+    // The next one is prepared slowly.
+    for _ in 0..200 {
+        node.pass(10_000_000);
+        node.settle();
+    }
+    hold_blocks(&mut node);
+    node.append(100);
+    node.submit();
+    node.append(100);
+    assert!(node.join(100).is_some_and(|at| at.segment == left));
+    let next = node.wal.peek(2 << 20, false).expect("the next one is ready");
+    assert!(next.segment > left);
+    assert_eq!(node.join(100), None, "the last block stands in another segment");
     release(&mut node);
     node.settle();
     assert_eq!(node.wal.durable(), node.appended.last().unwrap().0.block);
