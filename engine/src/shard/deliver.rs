@@ -176,10 +176,13 @@ impl<R: Ring> Shard<R> {
     ) {
         let groups: Vec<(usize, RecordMeta)> = found.iter().map(|f| (f.at, f.meta)).collect();
         match self.move_groups(job.stream, segment, slot, &groups) {
-            None => return self.jobs.resume(job),
+            Err(bytes) => {
+                job.room = bytes;
+                return self.jobs.resume(job);
+            }
             // They are not committed yet, or stand elsewhere by now.
-            Some(0) => return self.end_move(false),
-            Some(_) => {}
+            Ok(0) => return self.end_move(false),
+            Ok(_) => {}
         }
         let log = self.streams[&job.stream].replica.log();
         let more = log.find(next).is_some_and(|run| run.place.segment == segment);

@@ -16,6 +16,7 @@ use crate::limits::{READ_CHUNK_BYTES, READ_CUTS_MAX, READS_MAX, READS_WAITING_MA
 use crate::paxos::Want;
 use crate::shard::Shard;
 use crate::shard::deliver::Found;
+use crate::shard::ledger::Claim;
 use crate::shard::token::{OWNER_READ, local_of, local_token};
 use crate::transfer::ship::Due;
 
@@ -48,16 +49,18 @@ pub(crate) struct Job {
     cuts: u8,
     /// A read at `from` brought damage or an error.
     again: bool,
+    /// Bytes of the body that what is moved found no room for: it is not read again before.
+    pub(crate) room: usize,
 }
 
 impl Job {
     pub(crate) fn new(stream: u64, from: Lsn, upto: Lsn, destination: Destination) -> Job {
-        Job { stream, from, upto, destination, cuts: 0, again: false }
+        Job { stream, from, upto, destination, cuts: 0, again: false, room: 0 }
     }
 
     /// Everything below `next` was brought.
     pub(crate) fn go_on(&mut self, next: Lsn) {
-        (self.from, self.cuts, self.again) = (next, 0, false);
+        (self.from, self.cuts, self.again, self.room) = (next, 0, false, 0);
     }
 }
 
@@ -222,6 +225,9 @@ impl<R: Ring> Shard<R> {
                 Some(false) => return Start::Later(job),
                 Some(true) => {}
             }
+        }
+        if job.room > 0 && !self.ledger.has_room(job.room, Claim::Reserve) {
+            return Start::Later(job);
         }
         self.start_read(job)
     }

@@ -45,14 +45,17 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// Groups that a read brought are logged again. How many; none when there is no room now.
+    /// Groups that a read brought are logged again. How many.
+    ///
+    /// # Errors
+    /// Bytes of the body that finds no room now.
     pub(crate) fn move_groups(
         &mut self,
         stream: u64,
         segment: u64,
         slot: SlotId,
         found: &[(usize, RecordMeta)],
-    ) -> Option<usize> {
+    ) -> Result<usize, usize> {
         let log = self.streams[&stream].replica.log();
         let (committed, accepting) = (log.committed().lsn, log.accepting());
         let still = |(_, meta): &&(usize, RecordMeta)| {
@@ -64,16 +67,16 @@ impl<R: Ring> Shard<R> {
         };
         let found: Vec<&(usize, RecordMeta)> = found.iter().filter(still).collect();
         if found.is_empty() {
-            return Some(0);
+            return Ok(0);
         }
         let size = |meta: &RecordMeta| RECORD_HEADER_BYTES + meta.len as usize;
         let groups: usize = found.iter().map(|(_, meta)| size(meta)).sum();
         let bytes = RECORD_HEADER_BYTES + groups;
         if !self.flush_own() || self.ledger.peek(bytes, Claim::Reserve).is_none() {
-            return None;
+            return Err(bytes);
         }
         let len = (HEAD_BYTES + bytes).next_multiple_of(PAGE_BYTES);
-        let copy = self.io.pool.take(Purpose::Write, len)?;
+        let copy = self.io.pool.take(Purpose::Write, len).ok_or(bytes)?;
         let (from, to) = self.io.pool.pair(slot, copy);
         let mut builder = BodyBuilder::new(&mut to[HEAD_BYTES..]);
         // Whoever reads the copies back knows that they are committed.
@@ -98,7 +101,7 @@ impl<R: Ring> Shard<R> {
             let moved = replica.relocate(&header, ballot, place);
             assert!(moved, "a live run was looked up just now");
         }
-        Some(count)
+        Ok(count)
     }
 
     /// A move is over.
