@@ -149,6 +149,11 @@ pub struct LogConfig {
 pub struct NetworkConfig {
     /// Zero-copy sends.
     pub zero_copy: ZeroCopy,
+    /// Bytes of records per second that the forwarding shard sends to all who read there; 0 for no
+    /// cap.
+    pub forward_max: u64,
+    /// The same for the nodes of one standby cluster.
+    pub forward_max_per_standby: u64,
 }
 
 /// When sends are zero-copy.

@@ -133,7 +133,11 @@ impl Node {
                 identity: node.identity,
                 route: |stream, shards| usize::from(shard_of(stream, shards as u16)),
                 cpu: None,
-                limits: crate::forward::Limits::default(),
+                limits: crate::forward::Limits {
+                    rate: node.config.network.forward_max,
+                    cluster_rate: node.config.network.forward_max_per_standby,
+                    ..crate::forward::Limits::default()
+                },
             };
             let handle = Forwarder::spawn(std::mem::take(&mut sides), config);
             node.forwarder = Some(handle.map_err(|error| {

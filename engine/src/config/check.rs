@@ -18,6 +18,8 @@ use super::{
 const NAME_CHARS_MAX: usize = 64;
 /// Most bytes of a path.
 const PATH_BYTES_MAX: usize = 4000;
+/// Least bytes per second of a cap on what is forwarded.
+const FORWARD_MIN: u64 = 256 << 10;
 
 pub(super) fn check(file: &Value) -> Result<Config, Vec<ConfigError>> {
     let mut reader = Reader::default();
@@ -216,6 +218,8 @@ impl Reader {
             network: NetworkConfig {
                 zero_copy: ZeroCopy::from_word(&self.text("network.zero_copy"))
                     .unwrap_or(ZeroCopy::Auto),
+                forward_max: self.number("network.forward_max"),
+                forward_max_per_standby: self.number("network.forward_max_per_standby"),
             },
             timing: TimingConfig {
                 heartbeat: self.time("timing.heartbeat"),
@@ -293,6 +297,7 @@ impl Reader {
         self.member_rules(config);
         self.own_member_rules(config);
         self.log_rules(config);
+        self.network_rules(config);
         self.timing_rules(config);
         self.upstream_rules(config);
         self.cpu_rules(config);
@@ -312,6 +317,9 @@ impl Reader {
         if self.sound(&["log", "log.segment_bytes", "log.log_bytes_max"]) {
             self.log_rules(config);
         }
+        if self.sound(&["network", "network.forward_max", "network.forward_max_per_standby"]) {
+            self.network_rules(config);
+        }
         if !self.errors.iter().any(|error| error.key.starts_with("timing")) {
             self.timing_rules(config);
         }
@@ -322,6 +330,24 @@ impl Reader {
         }
         if self.sound(&["node", "node.cpus", "node.shards"]) {
             self.cpu_rules(config);
+        }
+    }
+
+    /// A chunk is sent whole: with less than that a second, a reader waits for minutes.
+    fn network_rules(&mut self, config: &Config) {
+        let network = &config.network;
+        for (key, rate) in [
+            ("network.forward_max", network.forward_max),
+            ("network.forward_max_per_standby", network.forward_max_per_standby),
+        ] {
+            if (1..FORWARD_MIN).contains(&rate) {
+                self.refuse(
+                    key,
+                    format!("\"{}\"", format_size(rate)),
+                    format!("0B for no cap, or at least {}", format_size(FORWARD_MIN)),
+                    "raise it, or leave it out",
+                );
+            }
         }
     }
 

@@ -79,7 +79,7 @@ const fn key(path: &'static str, shape: Shape, default: Preset, purpose: &'stati
 }
 
 /// Every key, in file order.
-pub const KEYS: [Key; 33] = [
+pub const KEYS: [Key; 35] = [
     key(
         "cluster.id",
         ID,
@@ -197,6 +197,19 @@ pub const KEYS: [Key; 33] = [
         Shape::Word(&ZeroCopy::WORDS),
         Preset::Is("auto"),
         "zero-copy sends; auto turns them off where the kernel copies anyway",
+    ),
+    key(
+        "network.forward_max",
+        Shape::Size(0, 1 << 40, 1),
+        Preset::Is("0B"),
+        "bytes of records a second that this node's forwarding shard sends to standbys and readers \
+         together, at least 256KiB; 0B: no cap. What a SYNC standby waits for is not counted",
+    ),
+    key(
+        "network.forward_max_per_standby",
+        Shape::Size(0, 1 << 40, 1),
+        Preset::Is("0B"),
+        "the same for all nodes of one standby cluster",
     ),
     key(
         "timing.heartbeat",

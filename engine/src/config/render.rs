@@ -56,6 +56,10 @@ fn write_tail(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "sync_path = {}", quoted(sync_path))?;
     writeln!(out, "\n[network]")?;
     writeln!(out, "zero_copy = {}", quoted(config.network.zero_copy.as_str()))?;
+    let forward = format_size(config.network.forward_max);
+    writeln!(out, "forward_max = {}", quoted(&forward))?;
+    let each = format_size(config.network.forward_max_per_standby);
+    writeln!(out, "forward_max_per_standby = {}", quoted(&each))?;
     let timing = &config.timing;
     writeln!(out, "\n[timing]")?;
     for (name, time) in [

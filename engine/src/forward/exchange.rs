@@ -200,7 +200,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             );
             return Err(Refusal::new(NOT_REGISTERED, text));
         }
-        let reader = self.readers.on_open(now);
+        let reader = self.readers.on_open(if foreign { cluster } else { 0 }, now);
         let reader = reader.ok_or_else(|| Refusal::new(RefusalCode::Busy, "too many readers"))?;
         if foreign {
             self.clusters.insert(reader, (cluster, now));
@@ -300,7 +300,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         // What was cut before this turn is sent in it.
         let cut = std::mem::take(&mut self.cut);
         let mut effects = std::mem::take(&mut self.effects);
-        let mut more = self.readers.poll(TURNS_MAX, &mut effects);
+        let mut more = self.readers.poll(now, TURNS_MAX, &mut effects);
         for effect in effects.drain(..) {
             more |= self.apply(effect, &cut, now, work);
         }

@@ -43,6 +43,12 @@ pub const MAPS_MAX: usize = 16;
 /// A map that nobody used for this long gives its lease back.
 pub const MAP_IDLE_NS: u64 = 5_000_000_000;
 
+/// A reader that is at most so far behind the committed end keeps up.
+pub const TAIL_NEAR_BYTES: u64 = 1 << 20;
+/// Turns in a row of readers that keep up, while others wait that catch up.
+pub const TAIL_TURNS_MAX: u32 = 4;
+/// Time that a cap on bandwidth may be overdrawn by before its readers wait.
+pub const CAP_BURST_NS: u64 = 20_000_000;
 /// Time between two beats on a connection.
 pub const BEAT_NS: u64 = 1_000_000_000;
 /// Time until a question is asked again that a shard had no room for.

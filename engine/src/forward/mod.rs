@@ -25,6 +25,7 @@ mod sender_tests;
 pub mod tail;
 #[cfg(test)]
 pub(crate) mod testlog;
+mod turns;
 pub mod wire;
 
 pub use driver::{ForwardError, Forwarder, ForwarderHandle};

@@ -1,8 +1,8 @@
 //! All readers and their cursors: who gets which bytes next. No I/O, no clock, no thread.
 //!
 //! Inputs are `on_*`; [`Readers::poll`] appends what is to be done. A driver does it and reports
-//! back; it decides nothing. Readers take turns, one chunk each; a reader that does not take its
-//! bytes keeps its turn to itself.
+//! back; it decides nothing. Readers take [turns](super::turns), one chunk each; a reader that does
+//! not take its bytes keeps its turn to itself.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,10 +16,11 @@ use super::cut::{Cut, NoCut, Want};
 use super::limits::{
     BEAT_NS, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSORS_MAX, LOCATE_BYTES, LOCATES_MAX,
     OUTPUT_BYTES_MAX, OUTPUT_FRAMES_MAX, READERS_MAX, RETRY_NS, STALL_NS, STREAMS_PER_READER_MAX,
-    TAIL_BYTES_MAX,
+    TAIL_BYTES_MAX, TAIL_NEAR_BYTES,
 };
 use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply, SealedExtent};
 use super::tail::Tail;
+use super::turns::Turns;
 use super::wire::{Beat, ChunkHead, End, EndReason, Fetch, FromForwarder, Status};
 use crate::transfer::facts::{Facts, Question, Wanted};
 
@@ -104,6 +105,10 @@ pub struct Limits {
     pub tail_bytes: usize,
     /// Open questions at one shard.
     pub locates: usize,
+    /// Bytes of records per second for all readers together; 0: no cap.
+    pub rate: u64,
+    /// Bytes of records per second for the readers of one other cluster; 0: no cap.
+    pub cluster_rate: u64,
 }
 
 impl Default for Limits {
@@ -116,6 +121,8 @@ impl Default for Limits {
             chunk_bytes: CHUNK_BYTES_TARGET,
             tail_bytes: TAIL_BYTES_MAX,
             locates: LOCATES_MAX,
+            rate: 0,
+            cluster_rate: 0,
         }
     }
 }
@@ -137,6 +144,8 @@ pub struct Stats {
     pub locates: u64,
     /// Sources that did not hold what they should.
     pub misses: u64,
+    /// Turns that a cap put off.
+    pub held: u64,
 }
 
 /// Which shard owns a stream: of its id and the number of shards.
@@ -153,6 +162,8 @@ struct Stream {
 
 #[derive(Debug)]
 struct Reader {
+    /// Of which other cluster it is; 0: of none.
+    cluster: u32,
     cursors: BTreeMap<u64, Cursor>,
     ready: VecDeque<u64>,
     in_turn: bool,
@@ -179,7 +190,7 @@ pub struct Readers {
     route: Route,
     readers: BTreeMap<ReaderId, Reader>,
     streams: BTreeMap<u64, Stream>,
-    turn: VecDeque<ReaderId>,
+    turns: Turns,
     tail: Tail,
     open: BTreeMap<u64, Open>,
     open_by_place: BTreeMap<(u64, Lsn), u64>,
@@ -206,7 +217,7 @@ impl Readers {
             route,
             readers: BTreeMap::new(),
             streams: BTreeMap::new(),
-            turn: VecDeque::new(),
+            turns: Turns::new(limits.rate, limits.cluster_rate),
             tail: Tail::new(limits.tail_bytes),
             open: BTreeMap::new(),
             open_by_place: BTreeMap::new(),
@@ -228,14 +239,15 @@ impl Readers {
         Stats { readers: self.readers.len() as u64, ..self.stats }
     }
 
-    /// A reader connected. None when there are too many.
-    pub fn on_open(&mut self, now: Nanos) -> Option<ReaderId> {
+    /// A reader of another cluster (0: of none) connected. None when there are too many.
+    pub fn on_open(&mut self, cluster: u32, now: Nanos) -> Option<ReaderId> {
         self.now = self.now.max(now);
         if self.readers.len() >= self.limits.readers {
             return None;
         }
         let id = ReaderId(self.number());
         let reader = Reader {
+            cluster,
             cursors: BTreeMap::new(),
             ready: VecDeque::new(),
             in_turn: false,
@@ -253,6 +265,9 @@ impl Readers {
         let Some(reader) = self.readers.remove(&id) else { return };
         for &stream in reader.cursors.keys() {
             self.forget(id, stream);
+        }
+        if !self.readers.values().any(|other| other.cluster == reader.cluster) {
+            self.turns.forget(reader.cluster);
         }
     }
 
@@ -496,7 +511,7 @@ impl Readers {
     pub fn next_time(&self) -> Option<Nanos> {
         let beat = (!self.readers.is_empty()).then(|| self.beat_at.after(BEAT_NS));
         let later = (!self.later.is_empty()).then(|| self.now.after(RETRY_NS));
-        beat.into_iter().chain(later).min()
+        beat.into_iter().chain(later).chain(self.turns.next_release()).min()
     }
 
     /// The node stops: every cursor ends.
@@ -509,17 +524,28 @@ impl Readers {
 
     /// Lets up to `turns` cursors take their turn and appends everything that is to be done.
     /// Returns whether more is ready.
-    pub fn poll(&mut self, turns: usize, effects: &mut Vec<Effect>) -> bool {
+    pub fn poll(&mut self, now: Nanos, turns: usize, effects: &mut Vec<Effect>) -> bool {
+        self.now = self.now.max(now);
+        for id in self.turns.release(self.now) {
+            if let Some(reader) = self.readers.get_mut(&id) {
+                reader.in_turn = false;
+                self.enlist(id);
+            }
+        }
         for _ in 0..turns {
-            let Some(id) = self.turn.pop_front() else { break };
+            let Some(id) = self.turns.pop() else { break };
             self.take_turn(id);
         }
         effects.append(&mut self.effects);
-        !self.turn.is_empty()
+        !self.turns.is_empty()
     }
 
     fn take_turn(&mut self, id: ReaderId) {
         let Some(reader) = self.readers.get_mut(&id) else { return };
+        if self.turns.hold(id, reader.cluster, self.now) {
+            self.stats.held += 1;
+            return reader.let_go();
+        }
         reader.in_turn = false;
         let Some(stream) = reader.ready.pop_front() else { return };
         let cursor = reader.cursors.get_mut(&stream).expect("a ready cursor is there");
@@ -565,6 +591,7 @@ impl Readers {
         let reader = self.readers.get_mut(&id).expect("a cursor has a reader");
         reader.cursors.get_mut(&stream).expect("a chunk has a cursor").advance(&cut);
         reader.queue(FRAME_BULK_HEAD_BYTES as u64 + u64::from(head.body_len), now);
+        self.turns.on_sent(reader.cluster, head.body_len.into(), now);
         self.ahead.remove(&(id, stream));
         self.effects.push(Effect::Send { reader: id, head, source });
         self.ready(id, stream);
@@ -725,14 +752,14 @@ impl Readers {
             return;
         }
         if reader.out_bytes >= self.limits.output_bytes {
-            // What it would have sent from a shard's memory is not held for it.
-            for stream in &reader.ready {
-                reader.cursors.get_mut(stream).into_iter().for_each(Cursor::let_go);
-            }
-            return;
+            return reader.let_go();
         }
         reader.in_turn = true;
-        self.turn.push_back(id);
+        let first = reader.ready.front().and_then(|stream| {
+            let committed = self.streams.get(stream)?.committed?;
+            Some(committed.0.saturating_sub(reader.cursors[stream].position.0))
+        });
+        self.turns.push(id, first.is_some_and(|behind| behind <= TAIL_NEAR_BYTES));
     }
 
     fn number(&mut self) -> u64 {
@@ -742,6 +769,13 @@ impl Readers {
 }
 
 impl Reader {
+    /// What it would have sent from a shard's memory is not held for it.
+    fn let_go(&mut self) {
+        for stream in &self.ready {
+            self.cursors.get_mut(stream).into_iter().for_each(Cursor::let_go);
+        }
+    }
+
     fn queue(&mut self, bytes: u64, now: Nanos) {
         if self.out_bytes == 0 {
             self.moved = now;

@@ -160,7 +160,7 @@ impl World {
 
     fn turn(&mut self) {
         let mut effects = Vec::new();
-        self.readers.poll(3, &mut effects);
+        self.readers.poll(self.now, 3, &mut effects);
         for effect in effects {
             match effect {
                 Effect::Send { reader, head, source } => {
@@ -288,7 +288,7 @@ impl World {
             4 | 5 => self.grant(at),
             6..=8 => self.commit(),
             9 if self.clients.len() < 6 => {
-                let id = self.readers.on_open(self.now).unwrap();
+                let id = self.readers.on_open(0, self.now).unwrap();
                 self.clients.push(Client { id, wants: BTreeMap::new(), unsent: Vec::new() });
             }
             10 if at < self.clients.len() => {
@@ -355,7 +355,7 @@ fn readers_get_exactly_what_is_committed_in_any_order_of_events() {
 fn a_reader_that_takes_nothing_is_given_up_and_holds_no_memory() {
     let mut world = World::new(1);
     world.shard.committed.insert(1, 60);
-    let id = world.readers.on_open(Nanos(0)).unwrap();
+    let id = world.readers.on_open(0, Nanos(0)).unwrap();
     let fetch =
         Fetch { stream: 1, from: Lsn(0), to: Lsn::MAX, follow: true, credit_bytes: 1 << 30 };
     world.readers.on_fetch(id, &fetch);
@@ -363,7 +363,7 @@ fn a_reader_that_takes_nothing_is_given_up_and_holds_no_memory() {
     for second in 0..40 {
         let mut effects = Vec::new();
         for _ in 0..50 {
-            world.readers.poll(8, &mut effects);
+            world.readers.poll(world.now, 8, &mut effects);
             for effect in effects.drain(..) {
                 match effect {
                     Effect::Ask { request: ForwardRequest::Locate(request), .. } => {
@@ -390,14 +390,14 @@ fn a_reader_that_waits_holds_no_segment() {
     for credit_bytes in [1 << 30, 600] {
         let mut world = World::new(1);
         world.shard.committed.insert(1, 60);
-        let id = world.readers.on_open(Nanos(0)).unwrap();
+        let id = world.readers.on_open(0, Nanos(0)).unwrap();
         let fetch = Fetch { stream: 1, from: Lsn(0), to: Lsn::MAX, follow: true, credit_bytes };
         world.readers.on_fetch(id, &fetch);
         let mut sent = 0;
         for second in 0..4 {
             let mut effects = Vec::new();
             for _ in 0..200 {
-                world.readers.poll(8, &mut effects);
+                world.readers.poll(world.now, 8, &mut effects);
                 for effect in effects.drain(..) {
                     match effect {
                         Effect::Ask { request: ForwardRequest::Locate(request), .. } => {
@@ -426,13 +426,13 @@ fn a_reader_that_waits_holds_no_segment() {
 fn unknown_streams_and_too_many_streams_end_at_once() {
     let limits = Limits { streams_per_reader: 1, readers: 1, ..Limits::default() };
     let mut readers = Readers::new(limits, 1, |_, _| 0);
-    let id = readers.on_open(Nanos(0)).unwrap();
-    assert!(readers.on_open(Nanos(0)).is_none());
+    let id = readers.on_open(0, Nanos(0)).unwrap();
+    assert!(readers.on_open(0, Nanos(0)).is_none());
     let fetch = Fetch { stream: 1, from: Lsn(0), to: Lsn::MAX, follow: true, credit_bytes: 1 };
     readers.on_fetch(id, &fetch);
     readers.on_fetch(id, &Fetch { stream: 2, ..fetch });
     let mut effects = Vec::new();
-    readers.poll(8, &mut effects);
+    readers.poll(Nanos(0), 8, &mut effects);
     let mut says = effects.iter().filter_map(|effect| match effect {
         Effect::Say { frame, .. } => Some(frame),
         _ => None,
@@ -443,7 +443,7 @@ fn unknown_streams_and_too_many_streams_end_at_once() {
     assert!(matches!(said, FromForwarder::End(end) if end.reason == EndReason::Busy));
     readers.on_gone(1);
     effects.clear();
-    readers.poll(8, &mut effects);
+    readers.poll(Nanos(0), 8, &mut effects);
     assert!(matches!(effects.last(), Some(Effect::Say { .. })));
     assert_eq!(readers.stats().cursors, 0);
 }

@@ -69,7 +69,7 @@ impl Upstream {
 
     fn pump(&mut self, reader: ReaderId, wire: &mut VecDeque<(FromForwarder, Vec<u8>)>) {
         let mut effects = Vec::new();
-        while self.readers.poll(4, &mut effects) || !effects.is_empty() {
+        while self.readers.poll(self.now, 4, &mut effects) || !effects.is_empty() {
             for effect in effects.drain(..) {
                 let (to, sent) = match effect {
                     Effect::Send { reader, head, source: Source::View { view, range } } => {
@@ -242,7 +242,7 @@ impl World {
     fn dial(&mut self, works: bool) {
         let Some(endpoint) = self.dialing.take() else { return };
         if works {
-            let reader = self.upstreams[endpoint].readers.on_open(self.now).unwrap();
+            let reader = self.upstreams[endpoint].readers.on_open(1, self.now).unwrap();
             self.link = Some(Link { endpoint, reader, wire: VecDeque::new() });
             self.receiver.on_link_up(self.now, &mut self.out);
         } else {

@@ -170,9 +170,14 @@ fn forwarding(random: &mut Random) -> Limits {
     if random.coin() {
         return usual;
     }
+    let output_bytes = pick(random, &[1, 16 << 10, usual.output_bytes]);
+    let chunk_bytes = pick(random, &[1, 4 << 10, usual.chunk_bytes]);
     Limits {
-        output_bytes: pick(random, &[1, 16 << 10, usual.output_bytes]),
-        chunk_bytes: pick(random, &[1, 4 << 10, usual.chunk_bytes]),
+        output_bytes,
+        chunk_bytes,
+        // Caps come with small chunks.
+        rate: if chunk_bytes == 4 << 10 { 16 << 20 } else { 0 },
+        cluster_rate: if chunk_bytes == 1 { 8 << 20 } else { 0 },
         tail_bytes: pick(random, &[0, 64 << 10, usual.tail_bytes]),
         locates: pick(random, &[1, 2, usual.locates]),
         ..usual
