@@ -280,8 +280,8 @@ impl Pool {
         (self.memory.slice(from.start(), source), self.memory.slice_mut(to.start(), target))
     }
 
-    /// The bytes of one slot, and those of another from `at` on to change; what stands before may be
-    /// in use elsewhere.
+    /// The bytes of one slot, and those of another from `at` on to change; what stands before may
+    /// be in use elsewhere.
     ///
     /// # Panics
     /// When they are the same slot, one is being filled, or somebody reads the second beyond `at`.

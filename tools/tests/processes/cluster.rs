@@ -141,7 +141,7 @@ impl Cluster {
             config.log.log_bytes_max = LOG_BYTES_MAX;
             // Measuring beside other tests says nothing.
             config.log.sync_path = Some(SyncPath::Dsync);
-            // Leaders change when a test makes them, not when the disk below all tests stands still.
+            // Leaders change when a test makes them, not when the disk stands still.
             (config.timing.election, config.timing.hand_over) = (ELECTION, Duration::ZERO);
             (config.timing.disk_stall_soft, config.timing.disk_stall_hard) = STALLS;
             Node { config, home, launcher: Vec::new(), child: None, _port: port }

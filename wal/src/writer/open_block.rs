@@ -12,8 +12,8 @@ use crate::room::NewBlock;
 use crate::segment::Place;
 
 impl Writer {
-    /// The block whose pad takes a body of `len` bytes. None for a body that is not small, and where
-    /// no block waits in the active segment, or the last one holds hard state.
+    /// The block whose pad takes a body of `len` bytes. None for a body that is not small, and
+    /// where no block waits in the active segment, or the last one holds hard state.
     pub(crate) fn open_block(&self, len: usize) -> Option<Place> {
         let last = self.waiting.back().filter(|_| self.error.is_none())?;
         let small = len < SMALL_BODY_BYTES && (last.body_len as usize) < SMALL_BODY_BYTES;
