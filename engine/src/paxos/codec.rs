@@ -1,4 +1,44 @@
-//! Little-endian fields, length-checked: what messages and record bodies are made of.
+//! What messages and record bodies are made of: heads of a fixed size, and a length-checked reader
+//! of heads, lists and texts.
+
+use palisade_wal::{Ballot, Boundary, Lsn};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// No election gets this far; a higher round is no ballot, so that rounds never wrap.
+pub(crate) const ROUND_MAX: u64 = 1 << 62;
+
+/// Nanoseconds of the year 2262; a group with a higher SCN is none, so that SCNs never wrap.
+pub(crate) const SCN_MAX: u64 = 1 << 63;
+
+const _: () = assert!(ROUND_MAX < u64::MAX, "a round follows each");
+const _: () = assert!(SCN_MAX < u64::MAX, "an SCN follows each");
+
+/// Heads of a fixed size as they stand on a disk and a wire: their name, bytes and fields, which
+/// are little-endian and follow each other without padding.
+macro_rules! fixed {
+    ($($(#[$doc:meta])* $name:ident: $bytes:literal { $($field:ident: $type:ty),+ $(,)? })+) => {$(
+        $(#[$doc])*
+        #[derive(
+            zerocopy::FromBytes,
+            zerocopy::IntoBytes,
+            zerocopy::Immutable,
+            zerocopy::KnownLayout,
+            zerocopy::Unaligned,
+        )]
+        #[repr(C)]
+        pub(crate) struct $name {
+            $(pub(crate) $field: $type),+
+        }
+        const _: () = assert!(size_of::<$name>() == $bytes, "a head of another size");
+    )+};
+}
+pub(crate) use fixed;
+
+fixed! {
+    RawBallot: 20 { round: U64, node: U32, incarnation: U64 }
+    RawBoundary: 16 { lsn: U64, chain: U64 }
+}
 
 /// Why bytes are not what they should be. Bytes of a peer or a disk never panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,33 +82,44 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let taken = self.bytes(N)?;
-        taken.try_into().map_err(|_| DecodeError::Truncated)
+    /// The next head.
+    pub(crate) fn head<T>(&mut self) -> Result<&'a T, DecodeError>
+    where
+        T: FromBytes + Immutable + KnownLayout + Unaligned,
+    {
+        let bytes = self.bytes(size_of::<T>())?;
+        Ok(T::ref_from_bytes(bytes).expect("it has the length, and any bytes are one"))
+    }
+
+    /// So many of them, end to end.
+    pub(crate) fn list<T>(&mut self, count: usize) -> Result<&'a [T], DecodeError>
+    where
+        T: FromBytes + Immutable + KnownLayout + Unaligned,
+    {
+        let len = count.checked_mul(size_of::<T>()).ok_or(DecodeError::Truncated)?;
+        let list = <[T]>::ref_from_bytes(self.bytes(len)?).expect("it has the length of a list");
+        assert!(list.len() == count, "a list has its length");
+        Ok(list)
     }
 
     pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
-        Ok(self.array::<1>()?[0])
+        Ok(self.bytes(1)?[0])
     }
 
     pub(crate) fn flag(&mut self) -> Result<bool, DecodeError> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            code => Err(DecodeError::UnknownCode(code)),
-        }
+        flag(self.u8()?)
     }
 
     pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
-        Ok(u16::from_le_bytes(self.array()?))
+        Ok(self.head::<U16>()?.get())
     }
 
     pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
-        Ok(u32::from_le_bytes(self.array()?))
+        Ok(self.head::<U32>()?.get())
     }
 
     pub(crate) fn u64(&mut self) -> Result<u64, DecodeError> {
-        Ok(u64::from_le_bytes(self.array()?))
+        Ok(self.head::<U64>()?.get())
     }
 
     /// A text after its u16 length, of at most `max` bytes.
@@ -97,16 +148,21 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Appends a head, or a list of them.
+pub(crate) fn put<T: IntoBytes + Immutable + ?Sized>(out: &mut Vec<u8>, head: &T) {
+    out.extend_from_slice(head.as_bytes());
+}
+
 pub(crate) fn put_u16(out: &mut Vec<u8>, value: u16) {
-    out.extend_from_slice(&value.to_le_bytes());
+    put(out, &U16::new(value));
 }
 
 pub(crate) fn put_u32(out: &mut Vec<u8>, value: u32) {
-    out.extend_from_slice(&value.to_le_bytes());
+    put(out, &U32::new(value));
 }
 
 pub(crate) fn put_u64(out: &mut Vec<u8>, value: u64) {
-    out.extend_from_slice(&value.to_le_bytes());
+    put(out, &U64::new(value));
 }
 
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -115,4 +171,50 @@ pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     put_u16(out, len);
     out.extend_from_slice(text.as_bytes());
     assert!(out.len() - start == 2 + usize::from(len), "a text has its length");
+}
+
+/// A byte that says yes or no.
+pub(crate) fn flag(byte: u8) -> Result<bool, DecodeError> {
+    match byte {
+        0 => Ok(false),
+        1 => Ok(true),
+        code => Err(DecodeError::UnknownCode(code)),
+    }
+}
+
+pub(crate) fn read_lsn(number: U64) -> Result<Lsn, DecodeError> {
+    let lsn = Lsn(number.get());
+    let good = lsn < Lsn::MAX && lsn.0.is_multiple_of(Lsn::ALIGN);
+    if good { Ok(lsn) } else { Err(DecodeError::Inconsistent) }
+}
+
+pub(super) fn read_scn(number: U64) -> Result<u64, DecodeError> {
+    let scn = number.get();
+    if scn <= SCN_MAX { Ok(scn) } else { Err(DecodeError::Inconsistent) }
+}
+
+impl RawBallot {
+    pub(super) fn read(&self) -> Result<Ballot, DecodeError> {
+        let (round, node) = (self.round.get(), self.node.get());
+        let ballot = Ballot { round, node, incarnation: self.incarnation.get() };
+        if round <= ROUND_MAX { Ok(ballot) } else { Err(DecodeError::Inconsistent) }
+    }
+}
+
+impl From<Ballot> for RawBallot {
+    fn from(Ballot { round, node, incarnation }: Ballot) -> RawBallot {
+        RawBallot { round: round.into(), node: node.into(), incarnation: incarnation.into() }
+    }
+}
+
+impl RawBoundary {
+    pub(super) fn read(&self) -> Result<Boundary, DecodeError> {
+        Ok(Boundary { lsn: read_lsn(self.lsn)?, chain: self.chain.get() })
+    }
+}
+
+impl From<Boundary> for RawBoundary {
+    fn from(Boundary { lsn, chain }: Boundary) -> RawBoundary {
+        RawBoundary { lsn: lsn.0.into(), chain: chain.into() }
+    }
 }
