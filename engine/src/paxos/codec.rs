@@ -38,6 +38,8 @@ pub(crate) use fixed;
 fixed! {
     RawBallot: 20 { round: U64, node: U32, incarnation: U64 }
     RawBoundary: 16 { lsn: U64, chain: U64 }
+    /// As between shards: in words.
+    WideBallot: 24 { round: U64, incarnation: U64, node: U32, reserved: [u8; 4] }
 }
 
 /// Why bytes are not what they should be. Bytes of a peer or a disk never panic.
@@ -106,26 +108,10 @@ impl<'a> Reader<'a> {
         Ok(self.bytes(1)?[0])
     }
 
-    pub(crate) fn flag(&mut self) -> Result<bool, DecodeError> {
-        flag(self.u8()?)
-    }
-
-    pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
-        Ok(self.head::<U16>()?.get())
-    }
-
-    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
-        Ok(self.head::<U32>()?.get())
-    }
-
-    pub(crate) fn u64(&mut self) -> Result<u64, DecodeError> {
-        Ok(self.head::<U64>()?.get())
-    }
-
     /// A text after its u16 length, of at most `max` bytes.
     pub(crate) fn text(&mut self, max: usize) -> Result<String, DecodeError> {
         assert!(max <= usize::from(u16::MAX), "a limit that no length reaches");
-        let len = usize::from(self.u16()?);
+        let len = usize::from(self.head::<U16>()?.get());
         if len > max {
             return Err(DecodeError::TooLong);
         }
@@ -148,27 +134,26 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Bytes that are one head and nothing else.
+pub(crate) fn exact<T>(bytes: &[u8]) -> Result<&T, DecodeError>
+where
+    T: FromBytes + Immutable + KnownLayout + Unaligned,
+{
+    let mut reader = Reader::new(bytes);
+    let head = reader.head()?;
+    reader.finish()?;
+    Ok(head)
+}
+
 /// Appends a head, or a list of them.
 pub(crate) fn put<T: IntoBytes + Immutable + ?Sized>(out: &mut Vec<u8>, head: &T) {
     out.extend_from_slice(head.as_bytes());
 }
 
-pub(crate) fn put_u16(out: &mut Vec<u8>, value: u16) {
-    put(out, &U16::new(value));
-}
-
-pub(crate) fn put_u32(out: &mut Vec<u8>, value: u32) {
-    put(out, &U32::new(value));
-}
-
-pub(crate) fn put_u64(out: &mut Vec<u8>, value: u64) {
-    put(out, &U64::new(value));
-}
-
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     let len = u16::try_from(text.len()).expect("texts are bounded where they are made");
     let start = out.len();
-    put_u16(out, len);
+    put(out, &U16::new(len));
     out.extend_from_slice(text.as_bytes());
     assert!(out.len() - start == 2 + usize::from(len), "a text has its length");
 }
@@ -179,6 +164,14 @@ pub(crate) fn flag(byte: u8) -> Result<bool, DecodeError> {
         0 => Ok(false),
         1 => Ok(true),
         code => Err(DecodeError::UnknownCode(code)),
+    }
+}
+
+/// Reserved bytes.
+pub(crate) fn zeros(bytes: &[u8]) -> Result<(), DecodeError> {
+    match bytes.iter().find(|byte| **byte != 0) {
+        None => Ok(()),
+        Some(code) => Err(DecodeError::UnknownCode(*code)),
     }
 }
 
@@ -198,6 +191,21 @@ impl RawBallot {
         let (round, node) = (self.round.get(), self.node.get());
         let ballot = Ballot { round, node, incarnation: self.incarnation.get() };
         if round <= ROUND_MAX { Ok(ballot) } else { Err(DecodeError::Inconsistent) }
+    }
+}
+
+impl WideBallot {
+    pub(crate) fn read(&self) -> Result<Ballot, DecodeError> {
+        zeros(&self.reserved)?;
+        let WideBallot { round, incarnation, node, .. } = *self;
+        RawBallot { round, node, incarnation }.read()
+    }
+}
+
+impl From<Ballot> for WideBallot {
+    fn from(ballot: Ballot) -> WideBallot {
+        let RawBallot { round, node, incarnation } = ballot.into();
+        WideBallot { round, incarnation, node, reserved: [0; 4] }
     }
 }
 

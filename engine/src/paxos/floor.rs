@@ -22,7 +22,7 @@ use palisade_netio::Nanos;
 use palisade_wal::Ballot;
 use zerocopy::little_endian::U64;
 
-use super::codec::{DecodeError, ROUND_MAX, Reader, SCN_MAX, fixed, flag, put};
+use super::codec::{DecodeError, ROUND_MAX, Reader, SCN_MAX, exact, fixed, flag, put};
 use super::liveness::PEERS_MAX;
 use super::member::NodeKey;
 use crate::seeded::is_seeded;
@@ -511,10 +511,8 @@ impl FloorAsk {
     /// # Errors
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<FloorAsk, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        let RawAsk { floor, wants, anew } = reader.head()?;
+        let RawAsk { floor, wants, anew } = exact(bytes)?;
         let ask = FloorAsk { floor: floor.get(), wants: wants.get(), anew: flag(*anew)? };
-        reader.finish()?;
         if ask.floor > SCN_MAX || ask.wants > SCN_MAX {
             return Err(DecodeError::Inconsistent);
         }

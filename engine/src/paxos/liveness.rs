@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use palisade_netio::Nanos;
 use zerocopy::little_endian::U64;
 
-use super::codec::{DecodeError, Reader, fixed, put};
+use super::codec::{DecodeError, exact, fixed, put};
 use super::event::PeerState;
 use super::member::MEMBERS_MAX;
 use super::tuning::Tuning;
@@ -63,8 +63,7 @@ impl Heartbeat {
     /// # Errors
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<Heartbeat, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        let head: &RawHeartbeat = reader.head()?;
+        let head: &RawHeartbeat = exact(bytes)?;
         let heartbeat = Heartbeat {
             boot: head.boot.get(),
             counter: head.counter.get(),
@@ -73,7 +72,6 @@ impl Heartbeat {
             progress: head.progress.get(),
             waiting_us: head.waiting_us.get(),
         };
-        reader.finish()?;
         if heartbeat.counter == 0 {
             return Err(DecodeError::Inconsistent);
         }
