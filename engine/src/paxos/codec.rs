@@ -14,6 +14,11 @@ pub(crate) const SCN_MAX: u64 = 1 << 63;
 const _: () = assert!(ROUND_MAX < u64::MAX, "a round follows each");
 const _: () = assert!(SCN_MAX < u64::MAX, "an SCN follows each");
 
+/// Of a fixed size, the same in memory as on a disk; any bytes of that size are one.
+pub(crate) trait Fixed: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {}
+
+impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned> Fixed for T {}
+
 /// Heads of a fixed size as they stand on a disk and a wire: their name, bytes and fields, which
 /// are little-endian and follow each other without padding.
 macro_rules! fixed {
@@ -85,27 +90,25 @@ impl<'a> Reader<'a> {
     }
 
     /// The next head.
-    pub(crate) fn head<T>(&mut self) -> Result<&'a T, DecodeError>
-    where
-        T: FromBytes + Immutable + KnownLayout + Unaligned,
-    {
-        let bytes = self.bytes(size_of::<T>())?;
-        Ok(T::ref_from_bytes(bytes).expect("it has the length, and any bytes are one"))
+    pub(crate) fn head<T: Fixed>(&mut self) -> Result<&'a T, DecodeError> {
+        let (head, rest) = T::ref_from_prefix(self.rest).map_err(|_| DecodeError::Truncated)?;
+        assert!(rest.len() + size_of::<T>() == self.rest.len(), "a byte is read once");
+        self.rest = rest;
+        Ok(head)
     }
 
     /// So many of them, end to end.
-    pub(crate) fn list<T>(&mut self, count: usize) -> Result<&'a [T], DecodeError>
-    where
-        T: FromBytes + Immutable + KnownLayout + Unaligned,
-    {
-        let len = count.checked_mul(size_of::<T>()).ok_or(DecodeError::Truncated)?;
-        let list = <[T]>::ref_from_bytes(self.bytes(len)?).expect("it has the length of a list");
+    pub(crate) fn list<T: Fixed>(&mut self, count: usize) -> Result<&'a [T], DecodeError> {
+        let list = <[T]>::ref_from_prefix_with_elems(self.rest, count);
+        let (list, rest) = list.map_err(|_| DecodeError::Truncated)?;
         assert!(list.len() == count, "a list has its length");
+        assert!(rest.len() + size_of_val(list) == self.rest.len(), "a byte is read once");
+        self.rest = rest;
         Ok(list)
     }
 
     pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
-        Ok(self.bytes(1)?[0])
+        self.head().copied()
     }
 
     /// A text after its u16 length, of at most `max` bytes.
@@ -125,28 +128,22 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
     pub(crate) fn finish(self) -> Result<(), DecodeError> {
-        if self.is_empty() { Ok(()) } else { Err(DecodeError::Trailing) }
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing) }
     }
 }
 
 /// Bytes that are one head and nothing else.
-pub(crate) fn exact<T>(bytes: &[u8]) -> Result<&T, DecodeError>
-where
-    T: FromBytes + Immutable + KnownLayout + Unaligned,
-{
+pub(crate) fn exact<T: Fixed>(bytes: &[u8]) -> Result<&T, DecodeError> {
     let mut reader = Reader::new(bytes);
     let head = reader.head()?;
     reader.finish()?;
+    assert!(size_of::<T>() == bytes.len(), "nothing else");
     Ok(head)
 }
 
-/// Appends a head, or a list of them.
-pub(crate) fn put<T: IntoBytes + Immutable + ?Sized>(out: &mut Vec<u8>, head: &T) {
+/// Appends a head.
+pub(crate) fn put<T: Fixed>(out: &mut Vec<u8>, head: &T) {
     out.extend_from_slice(head.as_bytes());
 }
 

@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use palisade_netio::Nanos;
+use palisade_netio::limits::FRAME_BODY_MAX;
 use palisade_wal::Ballot;
 use zerocopy::little_endian::U64;
 
@@ -44,6 +45,10 @@ fixed! {
     RawView: 16 { stream: U64, round: U64 }
 }
 
+const _: () = assert!(
+    size_of::<HeldHead>() + VIEWS_MAX * size_of::<RawView>() <= FRAME_BODY_MAX,
+    "the longest answer fits a frame"
+);
 const _: () = assert!(FLOOR_NS < AGAIN_NS && AGAIN_NS < AGAIN_MAX_NS);
 const _: () = assert!(VIEWS_MAX <= PEER_VIEWS_MAX);
 

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use palisade_netio::limits::FRAME_BODY_MAX;
 use palisade_wal::Lsn;
 use zerocopy::little_endian::U64;
 
@@ -26,6 +27,10 @@ fixed! {
     RawEnd: 16 { stream: U64, end: U64 }
 }
 
+const _: () = assert!(
+    size_of::<NewsHead>() + ENDS_MAX * size_of::<RawEnd>() <= FRAME_BODY_MAX,
+    "the longest news fit a frame"
+);
 const _: () = assert!(ENDS_MAX <= STREAMS_MAX);
 const _: () = assert!(!GONE.is_multiple_of(Lsn::ALIGN), "no position");
 

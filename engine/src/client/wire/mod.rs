@@ -35,10 +35,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use crate::paxos::codec::{fixed, put};
+use crate::paxos::codec::{Fixed, fixed, put};
 
 pub use append::{Append, AppendBuilder, AppendRecord};
 #[cfg(test)]
@@ -121,10 +121,7 @@ fn length(what: &'static str, body: &[u8]) -> WireError {
 }
 
 /// A body of a fixed size.
-fn exact<'a, T>(what: &'static str, body: &'a [u8]) -> Result<&'a T, WireError>
-where
-    T: FromBytes + Immutable + KnownLayout + Unaligned,
-{
+fn exact<'a, T: Fixed>(what: &'static str, body: &'a [u8]) -> Result<&'a T, WireError> {
     T::ref_from_bytes(body).map_err(|_| length(what, body))
 }
 
@@ -141,10 +138,11 @@ fn counted<'a>(
 }
 
 /// A list of at most `max` entries of a fixed size.
-fn list<'a, T>(what: &'static str, body: &'a [u8], max: usize) -> Result<&'a [T], WireError>
-where
-    T: FromBytes + Immutable + KnownLayout + Unaligned,
-{
+fn list<'a, T: Fixed>(
+    what: &'static str,
+    body: &'a [u8],
+    max: usize,
+) -> Result<&'a [T], WireError> {
     let (count, rest) = counted(what, body, max)?;
     <[T]>::ref_from_bytes_with_elems(rest, count).map_err(|_| length(what, body))
 }
