@@ -4,6 +4,9 @@
 //! cut into parts that follow each other without a record of that stream between them, so that it
 //! is the state as of its last part, and of its first.
 
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
 use crate::limits::HOLES_MAX;
 use crate::log::{Boundary, Extent};
 use crate::lsn::{Ballot, Lsn};
@@ -19,25 +22,77 @@ pub const CHECKPOINT_BOUNDARIES_MAX: usize = 64 << 10;
 /// Runs in one image: those since the begin of the checkpoint.
 pub const CHECKPOINT_EXTENTS_MAX: usize = 64 << 10;
 
-const HEAD_BYTES: usize = 32;
+const HEAD_BYTES: usize = size_of::<CheckpointHead>();
 const BEGIN: u8 = 1;
 const PART: u8 = 2;
 const END: u8 = 3;
-const EXTENT_BYTES: usize = 68;
-const IMAGE_BYTES: usize = 88;
-const BOUNDARY_BYTES: usize = 16;
-const BALLOT_BYTES: usize = 20;
 
+/// Begins every record; bytes of the owner or of a stream's state follow.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct CheckpointHead {
+    code: u8,
+    reserved: [u8; 7],
+    id: U64,
+    part: U32,
+    parts: U32,
+    streams: U64,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawBoundary {
+    lsn: U64,
+    chain: U64,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawBallot {
+    round: U64,
+    incarnation: U64,
+    node: U32,
+}
+
+/// Begins an image; so many boundaries and so many runs follow.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct ImageHead {
+    base: RawBoundary,
+    committed: RawBoundary,
+    promised: RawBallot,
+    accepting: RawBallot,
+    last_scn: U64,
+    boundaries: U32,
+    extents: U32,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawExtent {
+    start: U64,
+    end: U64,
+    segment: U64,
+    offset: U64,
+    block: U64,
+    len: U32,
+    ballot: RawBallot,
+    moved: U32,
+}
+
+const _: () = assert!(HEAD_BYTES == 32);
+const _: () = assert!(size_of::<ImageHead>() == 88);
+const _: () = assert!(size_of::<RawBoundary>() == 16);
+const _: () = assert!(size_of::<RawBallot>() == 20);
+const _: () = assert!(size_of::<RawExtent>() == 68);
 const _: () = assert!(HEAD_BYTES + CHECKPOINT_PART_BYTES <= 64 << 10, "a slice is 64 KiB");
 const _: () = assert!(
-    IMAGE_BYTES
-        + CHECKPOINT_BOUNDARIES_MAX * BOUNDARY_BYTES
-        + CHECKPOINT_EXTENTS_MAX * EXTENT_BYTES
+    size_of::<ImageHead>()
+        + CHECKPOINT_BOUNDARIES_MAX * size_of::<RawBoundary>()
+        + CHECKPOINT_EXTENTS_MAX * size_of::<RawExtent>()
         < CHECKPOINT_PARTS_MAX as usize * CHECKPOINT_PART_BYTES,
     "the largest image fits"
 );
-const _: () = assert!(IMAGE_BYTES == 2 * BOUNDARY_BYTES + 2 * BALLOT_BYTES + 8 + 2 * 4);
-const _: () = assert!(EXTENT_BYTES == 5 * 8 + 4 + BALLOT_BYTES + 4);
 const _: () = assert!(BEGIN != 0 && PART != 0 && END != 0, "zeros are no checkpoint");
 const _: () = assert!(!Kind::Checkpoint.is_hard_state(), "it says again what others said");
 
@@ -92,12 +147,10 @@ impl<'a> CheckpointRecord<'a> {
         };
         assert!(bytes.len() <= CHECKPOINT_PART_BYTES, "a slice of {} bytes", bytes.len());
         assert!(part <= parts && parts <= CHECKPOINT_PARTS_MAX, "part {part} of {parts}");
-        let mut out = Vec::with_capacity(HEAD_BYTES + bytes.len());
-        out.extend_from_slice(&[code, 0, 0, 0, 0, 0, 0, 0]);
-        out.extend_from_slice(&id.to_le_bytes());
-        out.extend_from_slice(&part.to_le_bytes());
-        out.extend_from_slice(&parts.to_le_bytes());
-        out.extend_from_slice(&streams.to_le_bytes());
+        let (id, streams) = (id.into(), streams.into());
+        let (part, parts) = (part.into(), parts.into());
+        let head = CheckpointHead { code, reserved: [0; 7], id, part, parts, streams };
+        let mut out = head.as_bytes().to_vec();
         assert!(out.len() == HEAD_BYTES, "the head has its length");
         out.extend_from_slice(bytes);
         out
@@ -108,16 +161,14 @@ impl<'a> CheckpointRecord<'a> {
     /// # Errors
     /// [`BadCheckpoint`].
     pub fn decode(record: &'a [u8]) -> Result<CheckpointRecord<'a>, BadCheckpoint> {
-        let mut fields = Fields { rest: record };
-        let code = fields.u64()?;
-        let id = fields.u64()?;
-        let (part, parts, streams) = (fields.u32()?, fields.u32()?, fields.u64()?);
-        let bytes = fields.rest;
+        let (head, bytes) = CheckpointHead::ref_from_prefix(record).map_err(truncated)?;
         assert!(bytes.len() + HEAD_BYTES == record.len(), "the head was taken off");
-        if bytes.len() > CHECKPOINT_PART_BYTES {
+        if head.reserved != [0; 7] || bytes.len() > CHECKPOINT_PART_BYTES {
             return Err(BadCheckpoint::Impossible);
         }
-        match u8::try_from(code).map_err(|_| BadCheckpoint::Impossible)? {
+        let (id, streams) = (head.id.get(), head.streams.get());
+        let (part, parts) = (head.part.get(), head.parts.get());
+        match head.code {
             BEGIN if (part, parts, streams) == (0, 0, 0) => {
                 Ok(CheckpointRecord::Begin { id, bytes })
             }
@@ -172,29 +223,26 @@ impl LogImage {
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         assert!(self.boundaries.len() <= CHECKPOINT_BOUNDARIES_MAX, "its owner looked");
         assert!(self.extents.len() <= CHECKPOINT_EXTENTS_MAX, "its owner looked");
+        let head = ImageHead {
+            base: self.base.into(),
+            committed: self.committed.into(),
+            promised: self.promised.into(),
+            accepting: self.accepting.into(),
+            last_scn: self.last_scn.into(),
+            boundaries: (self.boundaries.len() as u32).into(),
+            extents: (self.extents.len() as u32).into(),
+        };
         let start = out.len();
-        for boundary in [self.base, self.committed] {
-            put_boundary(out, boundary);
+        out.extend_from_slice(head.as_bytes());
+        for boundary in &self.boundaries {
+            out.extend_from_slice(RawBoundary::from(*boundary).as_bytes());
         }
-        put_ballot(out, self.promised);
-        put_ballot(out, self.accepting);
-        out.extend_from_slice(&self.last_scn.to_le_bytes());
-        out.extend_from_slice(&(self.boundaries.len() as u32).to_le_bytes());
-        out.extend_from_slice(&(self.extents.len() as u32).to_le_bytes());
-        assert!(out.len() - start == IMAGE_BYTES, "the fixed part has its length");
-        self.boundaries.iter().for_each(|boundary| put_boundary(out, *boundary));
-        let taken = IMAGE_BYTES + self.boundaries.len() * BOUNDARY_BYTES;
-        assert!(out.len() - start == taken, "a boundary has its length");
-        for Extent { start, end, place, ballot, moved } in &self.extents {
-            let at = out.len();
-            for number in [start.0, end.0, place.segment, place.offset, place.block] {
-                out.extend_from_slice(&number.to_le_bytes());
-            }
-            out.extend_from_slice(&place.len.to_le_bytes());
-            put_ballot(out, *ballot);
-            out.extend_from_slice(&u32::from(*moved).to_le_bytes());
-            assert!(out.len() - at == EXTENT_BYTES, "a run has its length");
+        for run in &self.extents {
+            out.extend_from_slice(RawExtent::from(run).as_bytes());
         }
+        let runs = self.extents.len() * size_of::<RawExtent>();
+        let len = size_of::<ImageHead>() + self.boundaries.len() * size_of::<RawBoundary>() + runs;
+        assert!(out.len() - start == len, "every part has its length");
     }
 
     /// Reads an image from the front of `bytes`, and says what is left.
@@ -202,22 +250,29 @@ impl LogImage {
     /// # Errors
     /// [`BadCheckpoint`]: bytes that are none, or that no log can be.
     pub fn decode(bytes: &[u8]) -> Result<(LogImage, &[u8]), BadCheckpoint> {
-        let mut fields = Fields { rest: bytes };
-        let (base, committed) = (fields.boundary()?, fields.boundary()?);
-        let (promised, accepting) = (fields.ballot()?, fields.ballot()?);
-        let last_scn = fields.u64()?;
-        let (boundaries, extents) = (fields.u32()? as usize, fields.u32()? as usize);
-        let read = bytes.len() - fields.rest.len();
-        assert!(read == IMAGE_BYTES, "the fixed part is read as it is written");
+        let (head, rest) = ImageHead::ref_from_prefix(bytes).map_err(truncated)?;
+        assert!(bytes.len() - rest.len() == size_of::<ImageHead>(), "the head was taken off");
+        let (boundaries, extents) = (head.boundaries.get() as usize, head.extents.get() as usize);
         if boundaries > CHECKPOINT_BOUNDARIES_MAX || extents > CHECKPOINT_EXTENTS_MAX {
             return Err(BadCheckpoint::Impossible);
         }
-        let boundaries = (0..boundaries).map(|_| fields.boundary()).collect::<Result<_, _>>()?;
-        let extents = (0..extents).map(|_| fields.extent()).collect::<Result<_, _>>()?;
-        let image =
-            LogImage { base, committed, boundaries, extents, promised, accepting, last_scn };
+        let (boundaries, rest) =
+            <[RawBoundary]>::ref_from_prefix_with_elems(rest, boundaries).map_err(truncated)?;
+        let (extents, rest) =
+            <[RawExtent]>::ref_from_prefix_with_elems(rest, extents).map_err(truncated)?;
+        let taken = size_of::<ImageHead>() + size_of_val(boundaries) + size_of_val(extents);
+        assert!(taken + rest.len() == bytes.len(), "a byte is read once");
+        let image = LogImage {
+            base: head.base.into(),
+            committed: head.committed.into(),
+            boundaries: boundaries.iter().map(|boundary| (*boundary).into()).collect(),
+            extents: extents.iter().map(RawExtent::read).collect::<Result<_, _>>()?,
+            promised: head.promised.into(),
+            accepting: head.accepting.into(),
+            last_scn: head.last_scn.get(),
+        };
         match image.is_sound() {
-            true => Ok((image, fields.rest)),
+            true => Ok((image, rest)),
             false => Err(BadCheckpoint::Impossible),
         }
     }
@@ -245,59 +300,59 @@ impl LogImage {
     }
 }
 
-fn put_boundary(out: &mut Vec<u8>, boundary: Boundary) {
-    out.extend_from_slice(&boundary.lsn.0.to_le_bytes());
-    out.extend_from_slice(&boundary.chain.to_le_bytes());
+fn truncated<T>(_: T) -> BadCheckpoint {
+    BadCheckpoint::Truncated
 }
 
-fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
-    out.extend_from_slice(&ballot.round.to_le_bytes());
-    out.extend_from_slice(&ballot.incarnation.to_le_bytes());
-    out.extend_from_slice(&ballot.node.to_le_bytes());
+impl From<Boundary> for RawBoundary {
+    fn from(boundary: Boundary) -> RawBoundary {
+        RawBoundary { lsn: boundary.lsn.0.into(), chain: boundary.chain.into() }
+    }
 }
 
-/// Takes fields from the front of a slice.
-struct Fields<'a> {
-    rest: &'a [u8],
+impl From<RawBoundary> for Boundary {
+    fn from(raw: RawBoundary) -> Boundary {
+        Boundary { lsn: Lsn(raw.lsn.get()), chain: raw.chain.get() }
+    }
 }
 
-impl Fields<'_> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], BadCheckpoint> {
-        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(BadCheckpoint::Truncated)?;
-        assert!(rest.len() + N == self.rest.len(), "a byte is read once");
-        self.rest = rest;
-        Ok(*taken)
+impl From<Ballot> for RawBallot {
+    fn from(Ballot { round, node, incarnation }: Ballot) -> RawBallot {
+        RawBallot { round: round.into(), incarnation: incarnation.into(), node: node.into() }
     }
+}
 
-    fn u32(&mut self) -> Result<u32, BadCheckpoint> {
-        Ok(u32::from_le_bytes(self.array()?))
+impl From<RawBallot> for Ballot {
+    fn from(RawBallot { round, incarnation, node }: RawBallot) -> Ballot {
+        Ballot { round: round.get(), node: node.get(), incarnation: incarnation.get() }
     }
+}
 
-    fn u64(&mut self) -> Result<u64, BadCheckpoint> {
-        Ok(u64::from_le_bytes(self.array()?))
+impl From<&Extent> for RawExtent {
+    fn from(Extent { start, end, place, ballot, moved }: &Extent) -> RawExtent {
+        RawExtent {
+            start: start.0.into(),
+            end: end.0.into(),
+            segment: place.segment.into(),
+            offset: place.offset.into(),
+            block: place.block.into(),
+            len: place.len.into(),
+            ballot: (*ballot).into(),
+            moved: u32::from(*moved).into(),
+        }
     }
+}
 
-    fn boundary(&mut self) -> Result<Boundary, BadCheckpoint> {
-        Ok(Boundary { lsn: Lsn(self.u64()?), chain: self.u64()? })
-    }
-
-    fn ballot(&mut self) -> Result<Ballot, BadCheckpoint> {
-        Ok(Ballot { round: self.u64()?, incarnation: self.u64()?, node: self.u32()? })
-    }
-
-    fn extent(&mut self) -> Result<Extent, BadCheckpoint> {
-        let before = self.rest.len();
-        let (start, end) = (Lsn(self.u64()?), Lsn(self.u64()?));
-        let (segment, offset, block) = (self.u64()?, self.u64()?, self.u64()?);
-        let place = Place { segment, offset, block, len: self.u32()? };
-        let ballot = self.ballot()?;
-        let moved = match self.u32()? {
-            0 => false,
-            1 => true,
+impl RawExtent {
+    fn read(&self) -> Result<Extent, BadCheckpoint> {
+        let (start, end) = (Lsn(self.start.get()), Lsn(self.end.get()));
+        let (segment, offset, block) = (self.segment.get(), self.offset.get(), self.block.get());
+        let place = Place { segment, offset, block, len: self.len.get() };
+        let moved = match self.moved.get() {
+            moved @ 0..=1 => moved == 1,
             _ => return Err(BadCheckpoint::Impossible),
         };
-        assert!(before - self.rest.len() == EXTENT_BYTES, "a run is read as it is written");
-        Ok(Extent { start, end, place, ballot, moved })
+        Ok(Extent { start, end, place, ballot: self.ballot.into(), moved })
     }
 }
 

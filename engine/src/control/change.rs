@@ -10,12 +10,14 @@
 //!
 //! A text is its length u16, and UTF-8. All numbers are little-endian.
 
+use zerocopy::little_endian::{U16, U32, U64};
+
 use super::limits::{
     CHANGE_BYTES_MAX, ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX, TIME_MS_MAX, TIME_MS_MIN,
 };
 use super::mode::{Phase, Step};
 use super::registry::{Cluster, Hold};
-use crate::paxos::codec::{Reader, put_text, put_u16, put_u32, put_u64};
+use crate::paxos::codec::{Reader, fixed, flag, put, put_text, zeros};
 use crate::paxos::{DecodeError, REGION_BYTES_MAX};
 use crate::status::{Protection, Transfer};
 
@@ -23,6 +25,18 @@ const PUT: u8 = 1;
 const REMOVE: u8 = 2;
 const PRIMARY: u8 = 3;
 const MODE: u8 = 4;
+
+fixed! {
+    /// What changes follows.
+    ChangeHead: 16 { kind: u8, reserved: [u8; 3], by: U32, on: U64 }
+    RemoveBody: 8 { id: U32, reserved: [u8; 4] }
+    StepBody: 16 { epoch: U64, mode: u8, level: u8, forced: u8, phase: u8, sync: U32 }
+    /// Name, region and so many endpoints follow.
+    ClusterHead: 32 {
+        id: U32, upstream: U32, net_timeout_ms: U32, health_check_ms: U32, transfer: u8, hold: u8,
+        endpoints: U16, reserved: [u8; 4], until_scn: U64,
+    }
+}
 
 /// One change, and what it was decided on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,21 +71,24 @@ impl Change {
             What::Primary(_) => PRIMARY,
             What::Mode(_) => MODE,
         };
-        let mut out = vec![kind, 0, 0, 0];
-        put_u32(&mut out, self.by);
-        put_u64(&mut out, self.on);
+        let mut out = Vec::new();
+        let (by, on) = (self.by.into(), self.on.into());
+        put(&mut out, &ChangeHead { kind, reserved: [0; 3], by, on });
         match &self.what {
             What::Put(cluster) | What::Primary(cluster) => put_cluster(&mut out, cluster),
             What::Remove(id) => {
-                put_u32(&mut out, *id);
-                put_u32(&mut out, 0);
+                put(&mut out, &RemoveBody { id: (*id).into(), reserved: [0; 4] });
             }
             What::Mode(step) => {
-                put_u64(&mut out, step.epoch);
-                let (mode, level) = (protection_code(step.mode), protection_code(step.level));
-                let (forced, phase) = (u8::from(step.forced), phase_code(step.phase));
-                out.extend_from_slice(&[mode, level, forced, phase]);
-                put_u32(&mut out, step.sync);
+                let body = StepBody {
+                    epoch: step.epoch.into(),
+                    mode: protection_code(step.mode),
+                    level: protection_code(step.level),
+                    forced: u8::from(step.forced),
+                    phase: phase_code(step.phase),
+                    sync: step.sync.into(),
+                };
+                put(&mut out, &body);
             }
         }
         assert!(out.len() <= CHANGE_BYTES_MAX, "a change of {} bytes", out.len());
@@ -89,61 +106,61 @@ impl Change {
 
 fn read_change(bytes: &[u8]) -> Result<Change, DecodeError> {
     let mut fields = Reader::new(bytes);
-    let kind = fields.u8()?;
-    zeros(&mut fields, 3)?;
-    let (by, on) = (fields.u32()?, fields.u64()?);
-    let what = match kind {
+    let ChangeHead { kind, reserved, by, on } = fields.head()?;
+    zeros(reserved)?;
+    let what = match *kind {
         PUT => What::Put(read_cluster(&mut fields)?),
         PRIMARY => What::Primary(read_cluster(&mut fields)?),
         REMOVE => {
-            let id = fields.u32()?;
-            zeros(&mut fields, 4)?;
-            What::Remove(id)
+            let RemoveBody { id, reserved } = fields.head()?;
+            zeros(reserved)?;
+            What::Remove(id.get())
         }
         MODE => {
-            let epoch = fields.u64()?;
-            let (mode, level) = (read_protection(&mut fields)?, read_protection(&mut fields)?);
-            let (forced, phase) = (fields.flag()?, read_phase(&mut fields)?);
-            let sync = fields.u32()?;
-            What::Mode(Step { epoch, mode, level, phase, sync, forced })
+            let StepBody { epoch, mode, level, forced, phase, sync } = fields.head()?;
+            let (mode, level) = (read_protection(*mode)?, read_protection(*level)?);
+            let (forced, phase) = (flag(*forced)?, read_phase(*phase)?);
+            What::Mode(Step { epoch: epoch.get(), mode, level, phase, sync: sync.get(), forced })
         }
         code => return Err(DecodeError::UnknownCode(code)),
     };
     fields.finish()?;
-    Ok(Change { by, on, what })
+    Ok(Change { by: by.get(), on: on.get(), what })
 }
 
 pub(super) fn put_cluster(out: &mut Vec<u8>, cluster: &Cluster) {
-    put_u32(out, cluster.id);
-    put_u32(out, cluster.upstream);
-    put_u32(out, cluster.net_timeout_ms);
-    put_u32(out, cluster.health_check_ms);
     let (hold, scn) = match cluster.hold {
         None => (0, 0),
         Some(Hold::AtOnce) => (1, 0),
         Some(Hold::Until(scn)) => (2, scn),
     };
-    out.extend_from_slice(&[transfer_code(cluster.transfer), hold]);
-    put_u16(out, cluster.endpoints.len() as u16);
-    put_u32(out, 0);
-    put_u64(out, scn);
+    let head = ClusterHead {
+        id: cluster.id.into(),
+        upstream: cluster.upstream.into(),
+        net_timeout_ms: cluster.net_timeout_ms.into(),
+        health_check_ms: cluster.health_check_ms.into(),
+        transfer: transfer_code(cluster.transfer),
+        hold,
+        endpoints: (cluster.endpoints.len() as u16).into(),
+        reserved: [0; 4],
+        until_scn: scn.into(),
+    };
+    put(out, &head);
     put_text(out, &cluster.name);
     put_text(out, &cluster.region);
     cluster.endpoints.iter().for_each(|endpoint| put_text(out, endpoint));
 }
 
 pub(super) fn read_cluster(fields: &mut Reader<'_>) -> Result<Cluster, DecodeError> {
-    let (id, upstream) = (fields.u32()?, fields.u32()?);
-    let (net_timeout_ms, health_check_ms) = (fields.u32()?, fields.u32()?);
-    let times = TIME_MS_MIN..=TIME_MS_MAX;
+    let head: &ClusterHead = fields.head()?;
+    let (net_timeout_ms, health_check_ms) = (head.net_timeout_ms.get(), head.health_check_ms.get());
+    let (id, times) = (head.id.get(), TIME_MS_MIN..=TIME_MS_MAX);
     if id == 0 || !times.contains(&net_timeout_ms) || !times.contains(&health_check_ms) {
         return Err(DecodeError::Inconsistent);
     }
-    let transfer = read_transfer(fields)?;
-    let hold = fields.u8()?;
-    let count = usize::from(fields.u16()?);
-    zeros(fields, 4)?;
-    let hold = match (hold, fields.u64()?) {
+    let (transfer, count) = (read_transfer(head.transfer)?, usize::from(head.endpoints.get()));
+    zeros(&head.reserved)?;
+    let hold = match (head.hold, head.until_scn.get()) {
         (0, 0) => None,
         (1, 0) => Some(Hold::AtOnce),
         (2, scn) if scn > 0 => Some(Hold::Until(scn)),
@@ -165,16 +182,9 @@ pub(super) fn read_cluster(fields: &mut Reader<'_>) -> Result<Cluster, DecodeErr
         transfer,
         net_timeout_ms,
         health_check_ms,
-        upstream,
+        upstream: head.upstream.get(),
         hold,
     })
-}
-
-pub(super) fn zeros(fields: &mut Reader<'_>, count: usize) -> Result<(), DecodeError> {
-    match fields.bytes(count)?.iter().find(|byte| **byte != 0) {
-        None => Ok(()),
-        Some(code) => Err(DecodeError::UnknownCode(*code)),
-    }
 }
 
 pub(super) fn transfer_code(transfer: Transfer) -> u8 {
@@ -184,15 +194,15 @@ pub(super) fn transfer_code(transfer: Transfer) -> u8 {
     }
 }
 
-pub(super) fn read_transfer(fields: &mut Reader<'_>) -> Result<Transfer, DecodeError> {
-    match fields.u8()? {
+pub(super) fn read_transfer(code: u8) -> Result<Transfer, DecodeError> {
+    match code {
         1 => Ok(Transfer::Sync),
         2 => Ok(Transfer::Async),
         code => Err(DecodeError::UnknownCode(code)),
     }
 }
 
-pub(super) fn protection_code(level: Protection) -> u8 {
+pub(crate) fn protection_code(level: Protection) -> u8 {
     match level {
         Protection::Performance => 1,
         Protection::Availability => 2,
@@ -201,8 +211,7 @@ pub(super) fn protection_code(level: Protection) -> u8 {
     }
 }
 
-pub(super) fn read_protection(fields: &mut Reader<'_>) -> Result<Protection, DecodeError> {
-    let code = fields.u8()?;
+pub(crate) fn read_protection(code: u8) -> Result<Protection, DecodeError> {
     let all = [
         Protection::Performance,
         Protection::Availability,
@@ -222,8 +231,8 @@ pub(super) fn phase_code(phase: Phase) -> u8 {
     }
 }
 
-pub(super) fn read_phase(fields: &mut Reader<'_>) -> Result<Phase, DecodeError> {
-    match fields.u8()? {
+pub(super) fn read_phase(code: u8) -> Result<Phase, DecodeError> {
+    match code {
         1 => Ok(Phase::Steady),
         2 => Ok(Phase::Rising),
         3 => Ok(Phase::Falling),

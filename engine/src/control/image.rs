@@ -1,27 +1,42 @@
 //! The registry as a checkpoint tells it: the entries that it came from may be gone.
 
+use zerocopy::little_endian::{U32, U64};
+
 use super::change::{
     phase_code, protection_code, put_cluster, read_cluster, read_phase, read_protection,
 };
 use super::limits::CLUSTERS_MAX;
 use super::mode::Mode;
 use super::registry::Registry;
-use crate::paxos::codec::{DecodeError, Reader, put_u32, put_u64};
+use crate::paxos::codec::{DecodeError, Reader, fixed, flag, put};
 use crate::stream::mark::{MARK_BYTES, Mark};
+
+fixed! {
+    /// The primary, if there is one, and so many standbys follow.
+    RegistryHead: 53 {
+        version: U64, author: U32, mode: u8, level: u8, in_use: u8, has_primary: u8, phase: u8,
+        mark: [u8; MARK_BYTES], epoch: U64, forced: U64, standbys: U32,
+    }
+}
 
 impl Registry {
     /// Appends the encoding.
     pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
         let Mode { mode, level, phase, mark, epoch, forced } = self.mode;
-        put_u64(out, self.version);
-        put_u32(out, self.author);
-        out.extend_from_slice(&[protection_code(mode), protection_code(level)]);
-        out.extend_from_slice(&[u8::from(self.in_use), u8::from(self.primary.is_some())]);
-        out.push(phase_code(phase));
-        out.extend_from_slice(&mark.encode());
-        put_u64(out, epoch);
-        put_u64(out, forced);
-        put_u32(out, self.standbys.len() as u32);
+        let head = RegistryHead {
+            version: self.version.into(),
+            author: self.author.into(),
+            mode: protection_code(mode),
+            level: protection_code(level),
+            in_use: u8::from(self.in_use),
+            has_primary: u8::from(self.primary.is_some()),
+            phase: phase_code(phase),
+            mark: mark.encode(),
+            epoch: epoch.into(),
+            forced: forced.into(),
+            standbys: (self.standbys.len() as u32).into(),
+        };
+        put(out, &head);
         let clusters = self.primary.iter().chain(self.standbys.values());
         clusters.for_each(|cluster| put_cluster(out, cluster));
     }
@@ -35,12 +50,13 @@ impl Registry {
 }
 
 fn read_registry(fields: &mut Reader<'_>) -> Result<Registry, DecodeError> {
-    let (version, author) = (fields.u64()?, fields.u32()?);
-    let (mode, level) = (read_protection(fields)?, read_protection(fields)?);
-    let (in_use, has_primary) = (fields.flag()?, fields.flag()?);
-    let (phase, mark) = (read_phase(fields)?, Mark::decode(fields.bytes(MARK_BYTES)?));
-    let (epoch, forced) = (fields.u64()?, fields.u64()?);
-    let count = fields.u32()? as usize;
+    let head: &RegistryHead = fields.head()?;
+    let (version, author) = (head.version.get(), head.author.get());
+    let (mode, level) = (read_protection(head.mode)?, read_protection(head.level)?);
+    let (in_use, has_primary) = (flag(head.in_use)?, flag(head.has_primary)?);
+    let (phase, mark) = (read_phase(head.phase)?, Mark::decode(&head.mark));
+    let (epoch, forced) = (head.epoch.get(), head.forced.get());
+    let count = head.standbys.get() as usize;
     let mark = mark.ok_or(DecodeError::Inconsistent)?;
     let mode = Mode { mode, level, phase, mark, epoch, forced };
     let stands = mode.stands() && mark.epoch() <= epoch && forced <= epoch;

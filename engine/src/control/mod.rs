@@ -29,6 +29,7 @@ mod view;
 mod wire;
 
 pub use change::{Change, What};
+pub(crate) use change::{protection_code, read_protection};
 pub use lease::{LevelLease, Next, Standing};
 pub use level::{Health, Leading, Level, LevelEffect, Place};
 pub use mode::{Mode, Phase, Proof, Step};

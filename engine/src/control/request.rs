@@ -11,14 +11,27 @@
 //!
 //! `given` has a bit for each setting that was given, in the order of [`Settings`]; others are 0.
 
-use super::change::{protection_code, read_protection, read_transfer, transfer_code, zeros};
+use zerocopy::little_endian::{U16, U32, U64};
+
+use super::change::{protection_code, read_protection, read_transfer, transfer_code};
 use super::limits::{ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX};
-use crate::paxos::codec::{Reader, put_text, put_u16, put_u32, put_u64};
+use crate::paxos::codec::{Reader, fixed, flag, put, put_text, zeros};
 use crate::paxos::{DecodeError, REGION_BYTES_MAX};
 use crate::status::{Protection, Transfer};
 
 /// Bytes by which a text may exceed its bound and still be read, so that the refusal can say so.
 const SLACK: usize = 256;
+
+fixed! {
+    /// What is wanted follows.
+    RequestHead: 8 { kind: u8, dry_run: u8, reserved: [u8; 2], cluster: U32 }
+    /// Name, region and so many endpoints follow.
+    SettingsHead: 18 {
+        given: u8, transfer: u8, reserved: [u8; 2], net_timeout_ms: U32, health_check_ms: U32,
+        upstream: U32, endpoints: U16,
+    }
+    ModeBody: 2 { mode: u8, force: u8 }
+}
 
 /// What may be said of a standby. What is not given stays, or is the usual.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,16 +115,20 @@ impl Request {
             Request::SetPrimary { .. } => (6, 0),
             Request::SetMode { .. } => (7, 0),
         };
-        let mut out = vec![kind, u8::from(dry_run), 0, 0];
-        put_u32(&mut out, cluster);
+        let mut out = Vec::new();
+        let (dry_run, cluster) = (u8::from(dry_run), cluster.into());
+        put(&mut out, &RequestHead { kind, dry_run, reserved: [0; 2], cluster });
         match self {
             Request::Add { settings, .. } | Request::Set { settings, .. } => {
                 settings.encode_into(&mut out);
             }
-            Request::Suspend { until_scn, .. } => put_u64(&mut out, until_scn.unwrap_or(0)),
+            Request::Suspend { until_scn, .. } => {
+                put(&mut out, &U64::new(until_scn.unwrap_or(0)));
+            }
             Request::SetPrimary { transfer } => out.push(transfer_code(*transfer)),
             Request::SetMode { mode, force } => {
-                out.extend_from_slice(&[protection_code(*mode), u8::from(*force)]);
+                let (mode, force) = (protection_code(*mode), u8::from(*force));
+                put(&mut out, &ModeBody { mode, force });
             }
             Request::Remove { .. } | Request::Resume { .. } => {}
         }
@@ -124,20 +141,22 @@ impl Request {
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<(Request, bool), DecodeError> {
         let mut fields = Reader::new(body);
-        let kind = fields.u8()?;
-        let dry_run = fields.flag()?;
-        zeros(&mut fields, 2)?;
-        let cluster = fields.u32()?;
-        let request = match kind {
+        let RequestHead { kind, dry_run, reserved, cluster } = fields.head()?;
+        let (dry_run, cluster) = (flag(*dry_run)?, cluster.get());
+        zeros(reserved)?;
+        let request = match *kind {
             1 => Request::Add { cluster, settings: Settings::read(&mut fields)? },
             2 => Request::Set { cluster, settings: Settings::read(&mut fields)? },
             3 => Request::Remove { cluster },
-            4 => Request::Suspend { cluster, until_scn: Some(fields.u64()?).filter(|s| *s > 0) },
+            4 => {
+                let until_scn = fields.head::<U64>()?.get();
+                Request::Suspend { cluster, until_scn: Some(until_scn).filter(|scn| *scn > 0) }
+            }
             5 => Request::Resume { cluster },
-            6 => Request::SetPrimary { transfer: read_transfer(&mut fields)? },
+            6 => Request::SetPrimary { transfer: read_transfer(fields.u8()?)? },
             7 => {
-                let mode = read_protection(&mut fields)?;
-                Request::SetMode { mode, force: fields.flag()? }
+                let ModeBody { mode, force } = fields.head()?;
+                Request::SetMode { mode: read_protection(*mode)?, force: flag(*force)? }
             }
             code => return Err(DecodeError::UnknownCode(code)),
         };
@@ -158,31 +177,35 @@ impl Settings {
             self.upstream.is_some(),
         ];
         let bits = given.iter().enumerate().map(|(bit, given)| u8::from(*given) << bit);
-        out.extend_from_slice(&[bits.sum(), self.transfer.map_or(0, transfer_code), 0, 0]);
-        put_u32(out, self.net_timeout_ms.unwrap_or(0));
-        put_u32(out, self.health_check_ms.unwrap_or(0));
-        put_u32(out, self.upstream.unwrap_or(0));
         let endpoints = self.endpoints.as_deref().unwrap_or(&[]);
-        put_u16(out, u16::try_from(endpoints.len()).expect("a few"));
+        let head = SettingsHead {
+            given: bits.sum(),
+            transfer: self.transfer.map_or(0, transfer_code),
+            reserved: [0; 2],
+            net_timeout_ms: self.net_timeout_ms.unwrap_or(0).into(),
+            health_check_ms: self.health_check_ms.unwrap_or(0).into(),
+            upstream: self.upstream.unwrap_or(0).into(),
+            endpoints: u16::try_from(endpoints.len()).expect("a few").into(),
+        };
+        put(out, &head);
         put_text(out, self.name.as_deref().unwrap_or(""));
         put_text(out, self.region.as_deref().unwrap_or(""));
         endpoints.iter().for_each(|endpoint| put_text(out, endpoint));
     }
 
     fn read(fields: &mut Reader<'_>) -> Result<Settings, DecodeError> {
-        let given = fields.u8()?;
+        let head: &SettingsHead = fields.head()?;
+        let given = head.given;
         if given >= 1 << 7 {
             return Err(DecodeError::UnknownCode(given));
         }
         let has = |bit: u8| given & 1 << bit != 0;
         let transfer = match has(3) {
-            true => Some(read_transfer(fields)?),
-            false => zeros(fields, 1).map(|()| None)?,
+            true => Some(read_transfer(head.transfer)?),
+            false => zeros(&[head.transfer]).map(|()| None)?,
         };
-        zeros(fields, 2)?;
-        let (net_timeout, health_check) = (fields.u32()?, fields.u32()?);
-        let upstream = fields.u32()?;
-        let count = usize::from(fields.u16()?);
+        zeros(&head.reserved)?;
+        let count = usize::from(head.endpoints.get());
         if count > ENDPOINTS_MAX + SLACK {
             return Err(DecodeError::TooLong);
         }
@@ -196,9 +219,9 @@ impl Settings {
             region: has(1).then_some(region),
             endpoints: has(2).then_some(endpoints),
             transfer,
-            net_timeout_ms: has(4).then_some(net_timeout),
-            health_check_ms: has(5).then_some(health_check),
-            upstream: has(6).then_some(upstream),
+            net_timeout_ms: has(4).then_some(head.net_timeout_ms.get()),
+            health_check_ms: has(5).then_some(head.health_check_ms.get()),
+            upstream: has(6).then_some(head.upstream.get()),
         })
     }
 }

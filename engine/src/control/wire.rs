@@ -12,20 +12,33 @@
 //! ```
 
 use palisade_wal::Ballot;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U16, U32, U64};
 
-use super::change::{phase_code, protection_code, read_phase, read_protection, zeros};
+use super::change::{phase_code, protection_code, read_phase, read_protection};
 use super::limits::{LEVEL_DONE_MAX, LEVEL_LEASE_NS};
 use super::mode::{Mode, Phase};
 use crate::paxos::DecodeError;
-use crate::paxos::ROUND_MAX;
-use crate::paxos::codec::{Reader, put_u16, put_u32, put_u64};
+use crate::paxos::codec::{Reader, WideBallot, exact, fixed, put, zeros};
 use crate::status::Protection;
 use crate::stream::mark::Mark;
 
 /// Bytes of the longest question.
-pub const LEVEL_ASK_BYTES_MAX: usize = 112 + 8 * LEVEL_DONE_MAX;
-/// Bytes of an answer.
-pub const LEVEL_TOLD_BYTES: usize = 88;
+pub const LEVEL_ASK_BYTES_MAX: usize = size_of::<AskHead>() + size_of::<U64>() * LEVEL_DONE_MAX;
+
+fixed! {
+    /// So many streams follow.
+    AskHead: 112 {
+        shard: U16, reserved: [u8; 2], leads: U32, asked_at: U64, heard: WideBallot, token: U64,
+        promised: WideBallot, closed: U64, still_ns: U64, behind: U64, mark: U64, streams: U32,
+        reserved2: [u8; 4],
+    }
+    ToldBody: 88 {
+        shard: U16, reserved: [u8; 2], sync: U32, asked_at: U64, lease_ns: U64, ballot: WideBallot,
+        token: U64, epoch: U64, forced: U64, mark: U64, mode: u8, level: u8, phase: u8,
+        reserved2: [u8; 5],
+    }
+}
 
 /// A shard asks what the level is, and tells how its streams are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -75,20 +88,23 @@ impl LevelAsk {
     /// The body of a frame.
     pub fn encode(&self) -> Vec<u8> {
         assert!(self.done.len() <= LEVEL_DONE_MAX, "{} streams at once", self.done.len());
-        let mut out = Vec::with_capacity(112 + 8 * self.done.len());
-        put_u16(&mut out, self.shard);
-        put_u16(&mut out, 0);
-        put_u32(&mut out, self.leads);
-        put_u64(&mut out, self.asked_at);
-        put_ballot(&mut out, self.heard);
-        put_u64(&mut out, self.token);
-        put_ballot(&mut out, self.promised);
-        for value in [self.closed, self.still_ns, self.behind, self.mark] {
-            put_u64(&mut out, value);
-        }
-        put_u32(&mut out, self.done.len() as u32);
-        put_u32(&mut out, 0);
-        self.done.iter().for_each(|stream| put_u64(&mut out, *stream));
+        let head = AskHead {
+            shard: self.shard.into(),
+            reserved: [0; 2],
+            leads: self.leads.into(),
+            asked_at: self.asked_at.into(),
+            heard: self.heard.into(),
+            token: self.token.into(),
+            promised: self.promised.into(),
+            closed: self.closed.into(),
+            still_ns: self.still_ns.into(),
+            behind: self.behind.into(),
+            mark: self.mark.into(),
+            streams: (self.done.len() as u32).into(),
+            reserved2: [0; 4],
+        };
+        let mut out = head.as_bytes().to_vec();
+        self.done.iter().for_each(|stream| put(&mut out, &U64::new(*stream)));
         assert!(out.len() <= LEVEL_ASK_BYTES_MAX);
         out
     }
@@ -99,56 +115,52 @@ impl LevelAsk {
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<LevelAsk, DecodeError> {
         let mut fields = Reader::new(body);
-        let shard = fields.u16()?;
-        zeros(&mut fields, 2)?;
-        let (leads, asked_at) = (fields.u32()?, fields.u64()?);
-        let (heard, token) = (read_ballot(&mut fields)?, fields.u64()?);
-        let promised = read_ballot(&mut fields)?;
-        let (closed, still_ns) = (fields.u64()?, fields.u64()?);
-        let (behind, mark) = (fields.u64()?, fields.u64()?);
-        let count = fields.u32()? as usize;
-        zeros(&mut fields, 4)?;
+        let head: &AskHead = fields.head()?;
+        zeros(&head.reserved)?;
+        zeros(&head.reserved2)?;
+        let count = head.streams.get() as usize;
         if count > LEVEL_DONE_MAX {
             return Err(DecodeError::TooLong);
         }
-        let done: Result<Vec<u64>, DecodeError> = (0..count).map(|_| fields.u64()).collect();
-        let done = done?;
+        let done = fields.list::<U64>(count)?.iter().map(|stream| stream.get()).collect();
         fields.finish()?;
-        let ask = LevelAsk {
-            shard,
-            asked_at,
-            heard,
-            token,
-            promised,
-            closed,
-            leads,
-            still_ns,
-            behind,
-            mark,
+        Ok(LevelAsk {
+            shard: head.shard.get(),
+            asked_at: head.asked_at.get(),
+            heard: head.heard.read()?,
+            token: head.token.get(),
+            promised: head.promised.read()?,
+            closed: head.closed.get(),
+            leads: head.leads.get(),
+            still_ns: head.still_ns.get(),
+            behind: head.behind.get(),
+            mark: head.mark.get(),
             done,
-        };
-        Ok(ask)
+        })
     }
 }
 
 impl LevelTold {
     /// The body of a frame.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(LEVEL_TOLD_BYTES);
         let mode = &self.mode;
-        put_u16(&mut out, self.shard);
-        put_u16(&mut out, 0);
-        put_u32(&mut out, mode.mark.cluster().unwrap_or(0));
-        put_u64(&mut out, self.asked_at);
-        put_u64(&mut out, self.lease_ns);
-        put_ballot(&mut out, self.ballot);
-        for value in [self.token, mode.epoch, mode.forced, mode.mark.epoch()] {
-            put_u64(&mut out, value);
-        }
-        let (asked, level) = (protection_code(mode.mode), protection_code(mode.level));
-        out.extend_from_slice(&[asked, level, phase_code(mode.phase), 0, 0, 0, 0, 0]);
-        assert!(out.len() == LEVEL_TOLD_BYTES, "{} bytes", out.len());
-        out
+        let told = ToldBody {
+            shard: self.shard.into(),
+            reserved: [0; 2],
+            sync: mode.mark.cluster().unwrap_or(0).into(),
+            asked_at: self.asked_at.into(),
+            lease_ns: self.lease_ns.into(),
+            ballot: self.ballot.into(),
+            token: self.token.into(),
+            epoch: mode.epoch.into(),
+            forced: mode.forced.into(),
+            mark: mode.mark.epoch().into(),
+            mode: protection_code(mode.mode),
+            level: protection_code(mode.level),
+            phase: phase_code(mode.phase),
+            reserved2: [0; 5],
+        };
+        told.as_bytes().to_vec()
     }
 
     /// Reads the body of a frame.
@@ -156,21 +168,18 @@ impl LevelTold {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<LevelTold, DecodeError> {
-        let mut fields = Reader::new(body);
-        let shard = fields.u16()?;
-        zeros(&mut fields, 2)?;
-        let cluster = fields.u32()?;
-        let (asked_at, lease_ns) = (fields.u64()?, fields.u64()?);
-        let (ballot, token) = (read_ballot(&mut fields)?, fields.u64()?);
-        let (epoch, forced, marked) = (fields.u64()?, fields.u64()?, fields.u64()?);
-        let (mode, level) = (read_protection(&mut fields)?, read_protection(&mut fields)?);
-        let phase = read_phase(&mut fields)?;
-        zeros(&mut fields, 5)?;
-        fields.finish()?;
+        let told: &ToldBody = exact(body)?;
+        zeros(&told.reserved)?;
+        zeros(&told.reserved2)?;
+        let (shard, token, ballot) = (told.shard.get(), told.token.get(), told.ballot.read()?);
+        let (asked_at, lease_ns) = (told.asked_at.get(), told.lease_ns.get());
+        let (cluster, epoch) = (told.sync.get(), told.mark.get());
         let mark = match cluster {
-            0 => Mark::Async { epoch: marked },
-            cluster => Mark::Sync { cluster, epoch: marked },
+            0 => Mark::Async { epoch },
+            cluster => Mark::Sync { cluster, epoch },
         };
+        let (mode, level) = (read_protection(told.mode)?, read_protection(told.level)?);
+        let (phase, epoch, forced) = (read_phase(told.phase)?, told.epoch.get(), told.forced.get());
         let mode = Mode { mode, level, phase, mark, epoch, forced };
         let leased = lease_ns == 0 || cluster != 0 && phase != Phase::Falling && asked_at > 0;
         let told = LevelTold { shard, asked_at, lease_ns, ballot, token, mode };
@@ -188,22 +197,6 @@ impl LevelTold {
             && mark.epoch() <= epoch
             && forced <= epoch
             && (mark.epoch() > 0 || !is_sync)
-    }
-}
-
-fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
-    put_u64(out, ballot.round);
-    put_u64(out, ballot.incarnation);
-    put_u32(out, ballot.node);
-    put_u32(out, 0);
-}
-
-fn read_ballot(fields: &mut Reader<'_>) -> Result<Ballot, DecodeError> {
-    let (round, incarnation, node) = (fields.u64()?, fields.u64()?, fields.u32()?);
-    zeros(fields, 4)?;
-    match round <= ROUND_MAX {
-        true => Ok(Ballot { round, node, incarnation }),
-        false => Err(DecodeError::Inconsistent),
     }
 }
 

@@ -379,8 +379,8 @@ impl FromForwarder {
                 FrameHead::encode(KIND_END, end.stream, end.committed.0, body.as_bytes())
             }
             FromForwarder::Status(status) => {
-                let base = status.base.0.to_le_bytes();
-                FrameHead::encode(KIND_STREAM_STATUS, status.stream, status.committed.0, &base)
+                let (committed, base) = (status.committed.0, U64::new(status.base.0));
+                FrameHead::encode(KIND_STREAM_STATUS, status.stream, committed, base.as_bytes())
             }
             FromForwarder::Beat(beat) => {
                 FrameHead::encode(KIND_BEAT, beat.number, beat.role_epoch, &[])
@@ -410,11 +410,11 @@ impl FromForwarder {
                 Ok(FromForwarder::End(End { stream: head.tag, reason, committed, base }))
             }
             KIND_STREAM_STATUS => {
-                let base: &[u8; 8] = exact(head.kind, rest)?;
+                let base: &U64 = exact(head.kind, rest)?;
                 Ok(FromForwarder::Status(Status {
                     stream: head.tag,
                     committed: aligned("committed end", head.tag2)?,
-                    base: aligned("base", u64::from_le_bytes(*base))?,
+                    base: aligned("base", base.get())?,
                 }))
             }
             KIND_BEAT => {

@@ -3,8 +3,9 @@
 use palisade_netio::Nanos;
 use palisade_wal::Ballot;
 
+use super::codec::ROUND_MAX;
 use super::effect::{Effect, Effects, StepDownReason};
-use super::member::{MEMBERS_MAX, NodeKey, ROUND_MAX};
+use super::member::{MEMBERS_MAX, NodeKey};
 use super::message::Body;
 use super::replica::{Replica, Role};
 

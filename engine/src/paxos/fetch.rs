@@ -3,9 +3,10 @@
 use palisade_netio::Nanos;
 use palisade_wal::{Ballot, GroupHeader, Lsn};
 
+use super::codec::SCN_MAX;
 use super::effect::{Effect, Effects, HaltReason};
 use super::event::{AcceptHead, AcceptVerdict, RefuseReason};
-use super::member::{NodeKey, SCN_MAX};
+use super::member::NodeKey;
 use super::message::{Body, FetchRequest, Want};
 use super::replica::{Replica, Role};
 

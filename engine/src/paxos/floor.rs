@@ -19,11 +19,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use palisade_netio::Nanos;
+use palisade_netio::limits::FRAME_BODY_MAX;
 use palisade_wal::Ballot;
+use zerocopy::little_endian::U64;
 
-use super::codec::{DecodeError, Reader, put_u64};
+use super::codec::{DecodeError, ROUND_MAX, Reader, SCN_MAX, exact, fixed, flag, put};
 use super::liveness::PEERS_MAX;
-use super::member::{NodeKey, ROUND_MAX, SCN_MAX};
+use super::member::NodeKey;
 use crate::seeded::is_seeded;
 
 /// Between two floors that a shard asks for.
@@ -36,6 +38,17 @@ pub const VIEWS_MAX: usize = 2048;
 /// Most views of one peer.
 const PEER_VIEWS_MAX: usize = 1 << 20;
 
+fixed! {
+    RawAsk: 17 { floor: U64, wants: U64, anew: u8 }
+    /// So many views follow.
+    HeldHead: 32 { floor: U64, session: U64, number: U64, views: U64 }
+    RawView: 16 { stream: U64, round: U64 }
+}
+
+const _: () = assert!(
+    size_of::<HeldHead>() + VIEWS_MAX * size_of::<RawView>() <= FRAME_BODY_MAX,
+    "the longest answer fits a frame"
+);
 const _: () = assert!(FLOOR_NS < AGAIN_NS && AGAIN_NS < AGAIN_MAX_NS);
 const _: () = assert!(VIEWS_MAX <= PEER_VIEWS_MAX);
 
@@ -494,11 +507,8 @@ impl FloorAsk {
     /// Appends the encoding.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         assert!(self.floor <= SCN_MAX && self.wants <= SCN_MAX, "what the reader insists on");
-        let start = out.len();
-        put_u64(out, self.floor);
-        put_u64(out, self.wants);
-        out.push(u8::from(self.anew));
-        assert!(out.len() - start == 17, "a question of another length");
+        let (floor, wants) = (self.floor.into(), self.wants.into());
+        put(out, &RawAsk { floor, wants, anew: u8::from(self.anew) });
     }
 
     /// Reads exactly one encoding.
@@ -506,13 +516,11 @@ impl FloorAsk {
     /// # Errors
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<FloorAsk, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        let ask = FloorAsk { floor: reader.u64()?, wants: reader.u64()?, anew: reader.flag()? };
-        reader.finish()?;
+        let RawAsk { floor, wants, anew } = exact(bytes)?;
+        let ask = FloorAsk { floor: floor.get(), wants: wants.get(), anew: flag(*anew)? };
         if ask.floor > SCN_MAX || ask.wants > SCN_MAX {
             return Err(DecodeError::Inconsistent);
         }
-        assert!(bytes.len() == 17, "a question of another length");
         Ok(ask)
     }
 }
@@ -523,12 +531,10 @@ impl FloorHeld {
         assert!(self.views.len() <= VIEWS_MAX, "more views than a frame takes");
         assert!(self.number > 0 && self.floor <= SCN_MAX, "what the reader insists on");
         let start = out.len();
-        for value in [self.floor, self.session, self.number, self.views.len() as u64] {
-            put_u64(out, value);
-        }
-        for view in &self.views {
-            put_u64(out, view.stream);
-            put_u64(out, view.round);
+        let (floor, session, number) = (self.floor.into(), self.session.into(), self.number.into());
+        put(out, &HeldHead { floor, session, number, views: (self.views.len() as u64).into() });
+        for View { stream, round } in &self.views {
+            put(out, &RawView { stream: (*stream).into(), round: (*round).into() });
         }
         assert!(out.len() - start == 32 + 16 * self.views.len(), "an answer of another length");
     }
@@ -539,17 +545,16 @@ impl FloorHeld {
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<FloorHeld, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let (floor, session, number) = (reader.u64()?, reader.u64()?, reader.u64()?);
-        let count = reader.u64()?;
+        let head: &HeldHead = reader.head()?;
+        let count = head.views.get();
         if count > VIEWS_MAX as u64 {
             return Err(DecodeError::TooLong);
         }
-        let mut views = Vec::new();
-        for _ in 0..count {
-            views.push(View { stream: reader.u64()?, round: reader.u64()? });
-        }
+        let view = |view: &RawView| View { stream: view.stream.get(), round: view.round.get() };
+        let views: Vec<View> = reader.list(count as usize)?.iter().map(view).collect();
         reader.finish()?;
         assert!(views.len() as u64 == count && bytes.len() == 32 + 16 * views.len());
+        let (floor, session, number) = (head.floor.get(), head.session.get(), head.number.get());
         let sound = views.iter().all(|view| view.round <= ROUND_MAX);
         if floor > SCN_MAX || number == 0 || number == u64::MAX || !sound {
             return Err(DecodeError::Inconsistent);

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use palisade_netio::Nanos;
+use zerocopy::little_endian::U64;
 
-use super::codec::{DecodeError, Reader, put_u64};
+use super::codec::{DecodeError, exact, fixed, put};
 use super::event::PeerState;
 use super::member::MEMBERS_MAX;
 use super::tuning::Tuning;
@@ -12,12 +13,17 @@ use super::tuning::Tuning;
 /// Most peers of one shard.
 pub const PEERS_MAX: usize = 64;
 /// Bytes of a heartbeat.
-pub const HEARTBEAT_BYTES: usize = 48;
+pub const HEARTBEAT_BYTES: usize = size_of::<RawHeartbeat>();
 
 /// Heartbeats whose echo may still come.
 const SENT_MAX: usize = 32;
 
-const _: () = assert!(HEARTBEAT_BYTES == 6 * size_of::<u64>());
+fixed! {
+    RawHeartbeat: 48 {
+        boot: U64, counter: U64, echo_boot: U64, echo_counter: U64, progress: U64, waiting_us: U64,
+    }
+}
+
 const _: () = assert!(PEERS_MAX >= MEMBERS_MAX - 1, "every other member is a peer");
 
 /// One heartbeat.
@@ -40,15 +46,16 @@ pub struct Heartbeat {
 impl Heartbeat {
     /// Appends the encoding.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
-        let start = out.len();
         assert!(self.counter > 0, "counters begin at one");
-        let echo = [self.echo_boot, self.echo_counter];
-        for value in [self.boot, self.counter].into_iter().chain(echo) {
-            put_u64(out, value);
-        }
-        put_u64(out, self.progress);
-        put_u64(out, self.waiting_us);
-        assert!(out.len() - start == HEARTBEAT_BYTES, "a heartbeat of another length");
+        let heartbeat = RawHeartbeat {
+            boot: self.boot.into(),
+            counter: self.counter.into(),
+            echo_boot: self.echo_boot.into(),
+            echo_counter: self.echo_counter.into(),
+            progress: self.progress.into(),
+            waiting_us: self.waiting_us.into(),
+        };
+        put(out, &heartbeat);
     }
 
     /// Reads exactly one encoding.
@@ -56,16 +63,15 @@ impl Heartbeat {
     /// # Errors
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<Heartbeat, DecodeError> {
-        let mut reader = Reader::new(bytes);
+        let head: &RawHeartbeat = exact(bytes)?;
         let heartbeat = Heartbeat {
-            boot: reader.u64()?,
-            counter: reader.u64()?,
-            echo_boot: reader.u64()?,
-            echo_counter: reader.u64()?,
-            progress: reader.u64()?,
-            waiting_us: reader.u64()?,
+            boot: head.boot.get(),
+            counter: head.counter.get(),
+            echo_boot: head.echo_boot.get(),
+            echo_counter: head.echo_counter.get(),
+            progress: head.progress.get(),
+            waiting_us: head.waiting_us.get(),
         };
-        reader.finish()?;
         if heartbeat.counter == 0 {
             return Err(DecodeError::Inconsistent);
         }

@@ -1,8 +1,11 @@
 //! Members of a stream, and who is counted.
 
 use palisade_wal::{Ballot, Boundary, GroupHeader, Kind, Lsn, Place, StreamLog, TakeoverRefusal};
+use zerocopy::little_endian::{U16, U32, U64};
 
-use super::codec::{DecodeError, Reader, put_text, put_u16, put_u32, put_u64};
+use super::codec::{
+    DecodeError, RawBallot, Reader, SCN_MAX, fixed, flag, put, put_text, read_lsn, read_scn,
+};
 
 /// Most members of one stream.
 pub const MEMBERS_MAX: usize = 9;
@@ -11,25 +14,26 @@ pub const ADDR_BYTES_MAX: usize = 255;
 /// Longest region name.
 pub const REGION_BYTES_MAX: usize = 64;
 
-/// No election gets this far; a higher round is no ballot, so that rounds never wrap.
-pub(crate) const ROUND_MAX: u64 = 1 << 62;
-
-/// Nanoseconds of the year 2262; a group with a higher SCN is none, so that SCNs never wrap.
-pub(crate) const SCN_MAX: u64 = 1 << 63;
-
-/// Nor are there as many changes of members.
+/// No stream sees as many changes of members.
 const SEQ_MAX: u64 = 1 << 62;
 
+fixed! {
+    /// So many members follow.
+    ConfigHead: 38 { ballot: RawBallot, seq: U64, at: U64, members: U16 }
+    /// An address and a region follow, each after its u16 length.
+    MemberHead: 13 { node: U32, bound: u8, incarnation: U64 }
+    /// A config follows.
+    TakeoverBodyHead: 16 { chain: U64, scn: U64 }
+}
+
 /// Longest encoding of a config.
-pub(super) const CONFIG_BYTES_MAX: usize =
-    20 + 8 + 8 + 2 + MEMBERS_MAX * (4 + 1 + 8 + 2 + ADDR_BYTES_MAX + 2 + REGION_BYTES_MAX);
+pub(super) const CONFIG_BYTES_MAX: usize = size_of::<ConfigHead>()
+    + MEMBERS_MAX * (size_of::<MemberHead>() + 2 + ADDR_BYTES_MAX + 2 + REGION_BYTES_MAX);
 
 const _: () = assert!(MEMBERS_MAX % 2 == 1, "an even member more adds no fault to survive");
 const _: () = assert!(MEMBERS_MAX <= u16::MAX as usize, "their number is a u16");
 const _: () = assert!(ADDR_BYTES_MAX <= u16::MAX as usize, "its length is a u16");
 const _: () = assert!(REGION_BYTES_MAX <= u16::MAX as usize, "its length is a u16");
-const _: () = assert!(ROUND_MAX < u64::MAX, "a round follows each");
-const _: () = assert!(SCN_MAX < u64::MAX, "an SCN follows each");
 
 /// A node with one disk: what a vote belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -210,14 +214,12 @@ impl Config {
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         assert!(self.check().is_ok(), "a config is checked where it is made");
         let start = out.len();
-        put_ballot(out, self.ballot);
-        put_u64(out, self.seq);
-        put_u64(out, self.at.0);
-        put_u16(out, self.members.len() as u16);
+        let (ballot, seq, at) = (self.ballot.into(), self.seq.into(), self.at.0.into());
+        put(out, &ConfigHead { ballot, seq, at, members: (self.members.len() as u16).into() });
         for member in &self.members {
-            put_u32(out, member.node);
-            out.push(u8::from(member.incarnation.is_some()));
-            put_u64(out, member.incarnation.unwrap_or(0));
+            let bound = u8::from(member.incarnation.is_some());
+            let incarnation = member.incarnation.unwrap_or(0).into();
+            put(out, &MemberHead { node: member.node.into(), bound, incarnation });
             put_text(out, &member.addr);
             put_text(out, &member.region);
         }
@@ -236,24 +238,22 @@ impl Config {
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Config, DecodeError> {
-        let ballot = read_ballot(reader)?;
-        let seq = reader.u64()?;
-        let at = read_lsn(reader)?;
+        let head: &ConfigHead = reader.head()?;
+        let (ballot, seq, at) = (head.ballot.read()?, head.seq.get(), read_lsn(head.at)?);
         if seq > SEQ_MAX {
             return Err(DecodeError::Inconsistent);
         }
-        let count = usize::from(reader.u16()?);
+        let count = usize::from(head.members.get());
         if count > MEMBERS_MAX {
             return Err(DecodeError::TooLong);
         }
         let mut members = Vec::with_capacity(count);
         for _ in 0..count {
-            let node = reader.u32()?;
-            let bound = reader.flag()?;
-            let incarnation = reader.u64()?;
+            let MemberHead { node, bound, incarnation } = reader.head()?;
+            let incarnation = flag(*bound)?.then_some(incarnation.get());
             let addr = reader.text(ADDR_BYTES_MAX)?;
             let region = reader.text(REGION_BYTES_MAX)?;
-            members.push(Member { node, incarnation: bound.then_some(incarnation), addr, region });
+            members.push(Member { node: node.get(), incarnation, addr, region });
         }
         let config = Config { ballot, seq, at, members };
         config.check()?;
@@ -279,8 +279,7 @@ impl TakeoverBody {
         let mut out = Vec::new();
         assert!(self.config.ballot.is_some(), "a Takeover stamps its members");
         assert!(self.scn <= SCN_MAX, "an SCN above them all");
-        put_u64(&mut out, self.chain);
-        put_u64(&mut out, self.scn);
+        put(&mut out, &TakeoverBodyHead { chain: self.chain.into(), scn: self.scn.into() });
         self.config.encode_into(&mut out);
         out
     }
@@ -291,12 +290,10 @@ impl TakeoverBody {
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<TakeoverBody, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let (chain, scn) = (reader.u64()?, reader.u64()?);
+        let TakeoverBodyHead { chain, scn } = reader.head()?;
+        let (chain, scn) = (chain.get(), read_scn(*scn)?);
         let config = Config::read(&mut reader)?;
         reader.finish()?;
-        if scn > SCN_MAX {
-            return Err(DecodeError::Inconsistent);
-        }
         assert!(config.check().is_ok(), "checked when it was read");
         Ok(TakeoverBody { chain, scn, config })
     }
@@ -448,35 +445,4 @@ fn replay_takeover(
     assert!(log.accepting() == ballot && log.promised() == ballot && !log.is_unknown());
     assert!(log.end() == Boundary { lsn, chain: body.chain });
     Ok(())
-}
-
-pub(super) fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
-    put_u64(out, ballot.round);
-    put_u32(out, ballot.node);
-    put_u64(out, ballot.incarnation);
-}
-
-pub(super) fn read_ballot(reader: &mut Reader<'_>) -> Result<Ballot, DecodeError> {
-    let ballot = Ballot { round: reader.u64()?, node: reader.u32()?, incarnation: reader.u64()? };
-    if ballot.round > ROUND_MAX {
-        return Err(DecodeError::Inconsistent);
-    }
-    Ok(ballot)
-}
-
-pub(super) fn read_lsn(reader: &mut Reader<'_>) -> Result<Lsn, DecodeError> {
-    let lsn = Lsn(reader.u64()?);
-    if lsn >= Lsn::MAX || !lsn.0.is_multiple_of(Lsn::ALIGN) {
-        return Err(DecodeError::Inconsistent);
-    }
-    Ok(lsn)
-}
-
-pub(super) fn put_boundary(out: &mut Vec<u8>, boundary: Boundary) {
-    put_u64(out, boundary.lsn.0);
-    put_u64(out, boundary.chain);
-}
-
-pub(super) fn read_boundary(reader: &mut Reader<'_>) -> Result<Boundary, DecodeError> {
-    Ok(Boundary { lsn: read_lsn(reader)?, chain: reader.u64()? })
 }

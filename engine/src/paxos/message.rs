@@ -8,25 +8,41 @@
 
 use palisade_wal::limits::HOLES_MAX;
 use palisade_wal::{Ballot, Boundary, Lsn};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U16, U32, U64};
 
-use super::codec::{DecodeError, Reader, put_u16, put_u32, put_u64};
-use super::member::{
-    CONFIG_BYTES_MAX, Config, SCN_MAX, put_ballot, put_boundary, read_ballot, read_boundary,
-    read_lsn,
+use super::codec::{
+    DecodeError, RawBallot, RawBoundary, Reader, fixed, flag, put, read_lsn, read_scn,
 };
+use super::member::{CONFIG_BYTES_MAX, Config};
 
 /// Bytes before the body.
-pub const MESSAGE_HEAD_BYTES: usize = 12;
+pub const MESSAGE_HEAD_BYTES: usize = size_of::<MessageHead>();
 /// Longest body.
 pub const MESSAGE_BODY_BYTES_MAX: usize = 4096;
 
-/// Longest body of a message that carries a config, without the config: that of a Promise.
-const PROMISE_BYTES: usize = 20 + 20 + 16 + 8 + 8 + 1 + 8 + 2;
+fixed! {
+    MessageHead: 12 { code: u8, reserved: u8, len: U16, stream: U64 }
+    PreVoteReplyBody: 61 { ballot: RawBallot, granted: u8, promised: RawBallot, leader: RawBallot }
+    RefuseBody: 41 { ballot: RawBallot, promised: RawBallot, no_takeover: u8 }
+    AcceptedBody: 52 { ballot: RawBallot, upto: U64, seq: U64, low: U64, committed: U64 }
+    CommitBody: 44 { ballot: RawBallot, upto: U64, end: U64, held: U64 }
+    FetchBody: 37 { ballot: RawBallot, from: U64, upto: U64, want: u8 }
+    StepDownBody: 26 { ballot: RawBallot, known: U16, successor: U32 }
+    /// A config follows.
+    TakeoverHead: 44 { ballot: RawBallot, end: RawBoundary, scn: U64 }
+    /// So many holes follow, and a config.
+    PromiseHead: 83 {
+        ballot: RawBallot, accepting: RawBallot, end: RawBoundary, committed: U64, base: U64,
+        unknown: u8, scn: U64, holes: U16,
+    }
+    RawHole: 16 { from: U64, upto: U64 }
+}
 
-const _: () = assert!(MESSAGE_HEAD_BYTES == 1 + 1 + 2 + 8);
 const _: () = assert!(MESSAGE_BODY_BYTES_MAX <= u16::MAX as usize, "its length is a u16");
 const _: () = assert!(
-    PROMISE_BYTES + HOLES_MAX * 16 + CONFIG_BYTES_MAX <= MESSAGE_BODY_BYTES_MAX,
+    size_of::<PromiseHead>() + HOLES_MAX * size_of::<RawHole>() + CONFIG_BYTES_MAX
+        <= MESSAGE_BODY_BYTES_MAX,
     "a Promise with the longest config fits"
 );
 
@@ -190,15 +206,15 @@ impl Message {
     /// Appends the encoding.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         let head = out.len();
-        out.extend_from_slice(&[self.body.code(), 0, 0, 0]);
-        put_u64(out, self.stream);
-        let start = out.len();
-        assert!(start - head == MESSAGE_HEAD_BYTES, "the body begins elsewhere");
+        let start = head + MESSAGE_HEAD_BYTES;
+        out.resize(start, 0);
         self.body.encode_into(out);
         let len = out.len() - start;
         assert!(len <= MESSAGE_BODY_BYTES_MAX, "a body of {len} bytes");
         assert!(len > 0, "a message that says nothing");
-        out[head + 2..head + 4].copy_from_slice(&(len as u16).to_le_bytes());
+        let (code, len, stream) = (self.body.code(), (len as u16).into(), self.stream.into());
+        let said = MessageHead { code, reserved: 0, len, stream };
+        out[head..start].copy_from_slice(said.as_bytes());
     }
 
     /// Reads one message from the front of `bytes`, and says how many bytes it took.
@@ -207,17 +223,17 @@ impl Message {
     /// Bytes that are none; the rest of the frame cannot be read then.
     pub fn decode(bytes: &[u8]) -> Result<(Message, usize), DecodeError> {
         let mut reader = Reader::new(bytes);
-        let code = reader.u8()?;
-        if reader.u8()? != 0 {
+        let head: &MessageHead = reader.head()?;
+        if head.reserved != 0 {
             return Err(DecodeError::Inconsistent);
         }
-        let len = usize::from(reader.u16()?);
+        let len = usize::from(head.len.get());
         if len > MESSAGE_BODY_BYTES_MAX {
             return Err(DecodeError::TooLong);
         }
-        let stream = reader.u64()?;
         let mut body = Reader::new(reader.bytes(len)?);
-        let message = Message { stream, body: Body::read(code, &mut body)? };
+        let stream = head.stream.get();
+        let message = Message { stream, body: Body::read(head.code, &mut body)? };
         body.finish()?;
         assert!(MESSAGE_HEAD_BYTES + len <= bytes.len(), "no more is taken than there is");
         Ok((message, MESSAGE_HEAD_BYTES + len))
@@ -242,104 +258,93 @@ impl Body {
 
     fn encode_into(&self, out: &mut Vec<u8>) {
         match self {
-            Body::PreVote { ballot } | Body::Prepare { ballot } => put_ballot(out, *ballot),
+            Body::PreVote { ballot } | Body::Prepare { ballot } => {
+                put(out, &RawBallot::from(*ballot));
+            }
             Body::PreVoteReply { ballot, granted, promised, leader } => {
-                put_ballot(out, *ballot);
-                out.push(u8::from(*granted));
-                put_ballot(out, *promised);
-                put_ballot(out, *leader);
+                let (ballot, granted) = ((*ballot).into(), u8::from(*granted));
+                let (promised, leader) = ((*promised).into(), (*leader).into());
+                put(out, &PreVoteReplyBody { ballot, granted, promised, leader });
             }
             Body::Promise(promise) => promise.encode_into(out),
             Body::Refuse { ballot, promised, no_takeover } => {
-                put_ballot(out, *ballot);
-                put_ballot(out, *promised);
-                out.push(u8::from(*no_takeover));
+                let (ballot, promised) = ((*ballot).into(), (*promised).into());
+                put(out, &RefuseBody { ballot, promised, no_takeover: u8::from(*no_takeover) });
             }
             Body::Takeover { ballot, end, scn, config } => {
-                put_ballot(out, *ballot);
-                put_boundary(out, *end);
-                put_u64(out, *scn);
+                let (ballot, end, scn) = ((*ballot).into(), (*end).into(), (*scn).into());
+                put(out, &TakeoverHead { ballot, end, scn });
                 config.encode_into(out);
             }
             Body::Accepted { ballot, upto, seq, low, committed } => {
-                put_ballot(out, *ballot);
-                put_u64(out, upto.0);
-                put_u64(out, *seq);
-                put_u64(out, low.0);
-                put_u64(out, committed.0);
+                let (ballot, upto, seq) = ((*ballot).into(), upto.0.into(), (*seq).into());
+                let (low, committed) = (low.0.into(), committed.0.into());
+                put(out, &AcceptedBody { ballot, upto, seq, low, committed });
             }
             Body::Commit { ballot, upto, end, held } => {
                 assert!(upto <= end, "commits what is not there");
-                put_ballot(out, *ballot);
-                put_u64(out, upto.0);
-                put_u64(out, end.0);
-                put_u64(out, held.0);
+                let (ballot, upto) = ((*ballot).into(), upto.0.into());
+                put(out, &CommitBody { ballot, upto, end: end.0.into(), held: held.0.into() });
             }
-            Body::Fetch(request) => {
-                put_ballot(out, request.ballot);
-                put_u64(out, request.from.0);
-                put_u64(out, request.upto.0);
-                out.push(request.want.code());
+            Body::Fetch(FetchRequest { ballot, from, upto, want }) => {
+                let (ballot, from, upto) = ((*ballot).into(), from.0.into(), upto.0.into());
+                put(out, &FetchBody { ballot, from, upto, want: want.code() });
             }
             Body::StepDown { ballot, successor, appointed } => {
-                put_ballot(out, *ballot);
                 let known = u16::from(successor.is_some()) + u16::from(*appointed);
-                put_u16(out, known);
-                put_u32(out, successor.unwrap_or(0));
+                let (known, successor) = (known.into(), successor.unwrap_or(0).into());
+                put(out, &StepDownBody { ballot: (*ballot).into(), known, successor });
             }
         }
     }
 
     fn read(code: u8, reader: &mut Reader<'_>) -> Result<Body, DecodeError> {
         Ok(match code {
-            1 => Body::PreVote { ballot: read_ballot(reader)? },
-            2 => Body::PreVoteReply {
-                ballot: read_ballot(reader)?,
-                granted: reader.flag()?,
-                promised: read_ballot(reader)?,
-                leader: read_ballot(reader)?,
-            },
-            3 => Body::Prepare { ballot: read_ballot(reader)? },
+            1 => Body::PreVote { ballot: reader.head::<RawBallot>()?.read()? },
+            2 => {
+                let PreVoteReplyBody { ballot, granted, promised, leader } = reader.head()?;
+                let (ballot, granted) = (ballot.read()?, flag(*granted)?);
+                let (promised, leader) = (promised.read()?, leader.read()?);
+                Body::PreVoteReply { ballot, granted, promised, leader }
+            }
+            3 => Body::Prepare { ballot: reader.head::<RawBallot>()?.read()? },
             4 => Body::Promise(Promise::read(reader)?),
-            5 => Body::Refuse {
-                ballot: read_ballot(reader)?,
-                promised: read_ballot(reader)?,
-                no_takeover: reader.flag()?,
-            },
-            6 => Body::Takeover {
-                ballot: read_ballot(reader)?,
-                end: read_boundary(reader)?,
-                scn: read_scn(reader)?,
-                config: Config::read(reader)?,
-            },
-            7 => Body::Accepted {
-                ballot: read_ballot(reader)?,
-                upto: read_lsn(reader)?,
-                seq: reader.u64()?,
-                low: read_lsn(reader)?,
-                committed: read_lsn(reader)?,
-            },
-            8 => Body::Commit {
-                ballot: read_ballot(reader)?,
-                upto: read_lsn(reader)?,
-                end: read_lsn(reader)?,
-                held: read_lsn(reader)?,
-            },
-            9 => Body::Fetch(FetchRequest {
-                ballot: read_ballot(reader)?,
-                from: read_lsn(reader)?,
-                upto: read_lsn(reader)?,
-                want: Want::from_code(reader.u8()?).ok_or(DecodeError::Inconsistent)?,
-            }),
+            5 => {
+                let RefuseBody { ballot, promised, no_takeover } = reader.head()?;
+                let (ballot, promised) = (ballot.read()?, promised.read()?);
+                Body::Refuse { ballot, promised, no_takeover: flag(*no_takeover)? }
+            }
+            6 => {
+                let TakeoverHead { ballot, end, scn } = reader.head()?;
+                let (ballot, end, scn) = (ballot.read()?, end.read()?, read_scn(*scn)?);
+                Body::Takeover { ballot, end, scn, config: Config::read(reader)? }
+            }
+            7 => {
+                let AcceptedBody { ballot, upto, seq, low, committed } = reader.head()?;
+                let (ballot, upto, seq) = (ballot.read()?, read_lsn(*upto)?, seq.get());
+                let (low, committed) = (read_lsn(*low)?, read_lsn(*committed)?);
+                Body::Accepted { ballot, upto, seq, low, committed }
+            }
+            8 => {
+                let CommitBody { ballot, upto, end, held } = reader.head()?;
+                let (ballot, upto) = (ballot.read()?, read_lsn(*upto)?);
+                Body::Commit { ballot, upto, end: read_lsn(*end)?, held: read_lsn(*held)? }
+            }
+            9 => {
+                let FetchBody { ballot, from, upto, want } = reader.head()?;
+                let (ballot, from, upto) = (ballot.read()?, read_lsn(*from)?, read_lsn(*upto)?);
+                let want = Want::from_code(*want).ok_or(DecodeError::Inconsistent)?;
+                Body::Fetch(FetchRequest { ballot, from, upto, want })
+            }
             10 => {
-                let ballot = read_ballot(reader)?;
-                let (successor, appointed) = match (reader.u16()?, reader.u32()?) {
+                let StepDownBody { ballot, known, successor } = reader.head()?;
+                let (successor, appointed) = match (known.get(), successor.get()) {
                     (0, _) => (None, false),
                     (1, node) => (Some(node), false),
                     (2, node) => (Some(node), true),
                     _ => return Err(DecodeError::Inconsistent),
                 };
-                Body::StepDown { ballot, successor, appointed }
+                Body::StepDown { ballot: ballot.read()?, successor, appointed }
             }
             code => return Err(DecodeError::UnknownCode(code)),
         })
@@ -348,37 +353,43 @@ impl Body {
 
 impl Promise {
     fn encode_into(&self, out: &mut Vec<u8>) {
-        let start = out.len();
         // What the reader insists on.
         assert!(self.base <= self.committed && self.committed <= self.end.lsn);
         assert!(self.accepting <= self.ballot, "accepts a ballot above the promise");
-        put_ballot(out, self.ballot);
-        put_ballot(out, self.accepting);
-        put_boundary(out, self.end);
-        put_u64(out, self.committed.0);
-        put_u64(out, self.base.0);
-        out.push(u8::from(self.unknown));
-        put_u64(out, self.scn);
         assert!(self.holes.len() <= HOLES_MAX, "a log has so many holes at most");
-        put_u16(out, self.holes.len() as u16);
-        assert!(out.len() - start == PROMISE_BYTES, "its fixed part has another length");
+        let head = PromiseHead {
+            ballot: self.ballot.into(),
+            accepting: self.accepting.into(),
+            end: self.end.into(),
+            committed: self.committed.0.into(),
+            base: self.base.0.into(),
+            unknown: u8::from(self.unknown),
+            scn: self.scn.into(),
+            holes: (self.holes.len() as u16).into(),
+        };
+        put(out, &head);
         for (from, upto) in &self.holes {
-            put_u64(out, from.0);
-            put_u64(out, upto.0);
+            put(out, &RawHole { from: from.0.into(), upto: upto.0.into() });
         }
         self.config.encode_into(out);
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Promise, DecodeError> {
+        let head: &PromiseHead = reader.head()?;
+        let count = usize::from(head.holes.get());
+        if count > HOLES_MAX {
+            return Err(DecodeError::TooLong);
+        }
+        let hole = |hole: &RawHole| Ok((read_lsn(hole.from)?, read_lsn(hole.upto)?));
         let promise = Promise {
-            ballot: read_ballot(reader)?,
-            accepting: read_ballot(reader)?,
-            end: read_boundary(reader)?,
-            committed: read_lsn(reader)?,
-            base: read_lsn(reader)?,
-            unknown: reader.flag()?,
-            scn: read_scn(reader)?,
-            holes: read_holes(reader)?,
+            ballot: head.ballot.read()?,
+            accepting: head.accepting.read()?,
+            end: head.end.read()?,
+            committed: read_lsn(head.committed)?,
+            base: read_lsn(head.base)?,
+            unknown: flag(head.unknown)?,
+            scn: read_scn(head.scn)?,
+            holes: reader.list(count)?.iter().map(hole).collect::<Result<_, DecodeError>>()?,
             config: Config::read(reader)?,
         };
         let mut ordered = promise.base <= promise.committed && promise.committed <= promise.end.lsn;
@@ -394,17 +405,4 @@ impl Promise {
         assert!(promise.accepting <= promise.ballot && promise.base <= promise.end.lsn);
         Ok(promise)
     }
-}
-
-fn read_scn(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
-    let scn = reader.u64()?;
-    if scn <= SCN_MAX { Ok(scn) } else { Err(DecodeError::Inconsistent) }
-}
-
-fn read_holes(reader: &mut Reader<'_>) -> Result<Vec<(Lsn, Lsn)>, DecodeError> {
-    let count = usize::from(reader.u16()?);
-    if count > HOLES_MAX {
-        return Err(DecodeError::TooLong);
-    }
-    (0..count).map(|_| Ok((read_lsn(reader)?, read_lsn(reader)?))).collect()
 }

@@ -59,6 +59,7 @@ mod tuning;
 
 pub use closed::Closed;
 pub use codec::DecodeError;
+pub(crate) use codec::{ROUND_MAX, SCN_MAX};
 pub use effect::{Effect, Effects, HaltReason, LogRecord, StepDownReason};
 pub use event::{
     AcceptHead, AcceptVerdict, GroupMark, NoSlot, NoTransfer, PeerState, ProposePosition,
@@ -70,7 +71,6 @@ pub use member::{
     ADDR_BYTES_MAX, Config, MEMBERS_MAX, Me, Member, NodeKey, REGION_BYTES_MAX, ReplayError,
     Replayed, TakeoverBody, replay, replay_group, replay_moved,
 };
-pub(crate) use member::{ROUND_MAX, SCN_MAX};
 pub use message::{
     Body, FetchRequest, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEAD_BYTES, Message, Promise, Want,
 };

@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use palisade_netio::limits::FRAME_BODY_MAX;
 use palisade_wal::Lsn;
+use zerocopy::little_endian::U64;
 
 use super::closed::Closed;
-use super::codec::{DecodeError, Reader, put_u64};
-use super::member::SCN_MAX;
+use super::codec::{DecodeError, Reader, SCN_MAX, fixed, put};
 
 /// Most positions of one frame.
 pub const ENDS_MAX: usize = 2048;
@@ -20,6 +21,16 @@ const STREAMS_MAX: usize = 1 << 20;
 /// In the place of a position: the stream is not the sender's any more.
 const GONE: u64 = u64::MAX;
 
+fixed! {
+    /// So many ends follow.
+    NewsHead: 32 { session: U64, number: U64, scn: U64, ends: U64 }
+    RawEnd: 16 { stream: U64, end: U64 }
+}
+
+const _: () = assert!(
+    size_of::<NewsHead>() + ENDS_MAX * size_of::<RawEnd>() <= FRAME_BODY_MAX,
+    "the longest news fit a frame"
+);
 const _: () = assert!(ENDS_MAX <= STREAMS_MAX);
 const _: () = assert!(!GONE.is_multiple_of(Lsn::ALIGN), "no position");
 
@@ -232,13 +243,12 @@ impl ClosedNews {
         assert!(self.ends.len() <= ENDS_MAX, "more positions than a frame takes");
         assert!(self.number > 0 && self.scn <= SCN_MAX, "what the reader insists on");
         let start = out.len();
-        for value in [self.session, self.number, self.scn, self.ends.len() as u64] {
-            put_u64(out, value);
-        }
+        let (session, number, scn) = (self.session.into(), self.number.into(), self.scn.into());
+        put(out, &NewsHead { session, number, scn, ends: (self.ends.len() as u64).into() });
         for (stream, end) in &self.ends {
             assert!(end.is_none_or(|end| end <= Lsn::MAX), "no position");
-            put_u64(out, *stream);
-            put_u64(out, end.map_or(GONE, |end| end.0));
+            let end = end.map_or(GONE, |end| end.0).into();
+            put(out, &RawEnd { stream: (*stream).into(), end });
         }
         assert!(out.len() - start == 32 + 16 * self.ends.len(), "news of another length");
     }
@@ -249,14 +259,15 @@ impl ClosedNews {
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<ClosedNews, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let (session, number, scn) = (reader.u64()?, reader.u64()?, reader.u64()?);
-        let count = reader.u64()?;
+        let head: &NewsHead = reader.head()?;
+        let (session, number, scn) = (head.session.get(), head.number.get(), head.scn.get());
+        let count = head.ends.get();
         if count > ENDS_MAX as u64 {
             return Err(DecodeError::TooLong);
         }
         let mut ends = Vec::new();
-        for _ in 0..count {
-            let (stream, end) = (reader.u64()?, reader.u64()?);
+        for RawEnd { stream, end } in reader.list(count as usize)? {
+            let (stream, end) = (stream.get(), end.get());
             let sound = end == GONE || (Lsn(end) <= Lsn::MAX && end.is_multiple_of(Lsn::ALIGN));
             if !sound {
                 return Err(DecodeError::Inconsistent);

@@ -8,10 +8,12 @@ use palisade_wal::{
     Ballot, Boundary, CHAIN_START, GroupHeader, IdentityFile, Kind, Lsn, Place, RecordMeta, Replay,
     Started, StreamLog, Wal, WalError,
 };
-use zerocopy::FromBytes;
+use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::config::Role;
 use crate::handle::ShardPort;
+use crate::paxos::codec::fixed;
 use crate::paxos::{
     Config, Floors, Liveness, Me, Member, NodeKey, ReplayError, Replayed, Replica, replay,
     replay_group, replay_moved,
@@ -640,13 +642,12 @@ pub(crate) fn wal_config(
 
 /// The first record of a stream on a node.
 fn base_record(stream: u64, role: Role, mark: Option<Mark>, config: &Config) -> OwnRecord {
-    let mut body = vec![0; BASE_BYTES];
-    body[0] = match role {
+    let role = match role {
         Role::Primary => 1,
         Role::Standby => 2,
     };
-    body[8..16].copy_from_slice(&CHAIN_START.to_le_bytes());
-    body[16..].copy_from_slice(&Mark::encode_or_none(mark));
+    let (chain, mark) = (CHAIN_START.into(), Mark::encode_or_none(mark));
+    let mut body = BaseHead { role, reserved: [0; 7], chain, mark }.as_bytes().to_vec();
     config.encode_into(&mut body);
     OwnRecord { stream, kind: Kind::Base, lsn: Lsn::ZERO, ballot: Ballot::NONE, body, id: None }
 }
@@ -667,18 +668,20 @@ struct Base {
     config: Config,
 }
 
-/// Bytes before the configuration.
-const BASE_BYTES: usize = 16 + MARK_BYTES;
+fixed! {
+    /// The configuration follows.
+    BaseHead: 32 { role: u8, reserved: [u8; 7], chain: U64, mark: [u8; MARK_BYTES] }
+}
 
 fn read_base(bytes: &[u8], lsn: Lsn) -> Option<Base> {
-    let (head, config) = bytes.split_first_chunk::<BASE_BYTES>()?;
-    let role = match head[0] {
+    let (head, config) = BaseHead::ref_from_prefix(bytes).ok()?;
+    let role = match head.role {
         1 => Role::Primary,
         2 => Role::Standby,
         _ => return None,
     };
-    let start = Boundary { lsn, chain: u64::from_le_bytes(head[8..16].try_into().ok()?) };
-    let mark = Mark::decode_or_none(&head[16..])?;
+    let start = Boundary { lsn, chain: head.chain.get() };
+    let mark = Mark::decode_or_none(&head.mark)?;
     Some(Base { role, start, mark, config: Config::decode(config).ok()? })
 }
 
@@ -699,7 +702,7 @@ mod tests {
             let record = base_record(5, Role::Standby, mark, &config);
             let base = Base { role: Role::Standby, start, mark, config: config.clone() };
             assert_eq!(read_base(&record.body, record.lsn), Some(base));
-            assert_eq!(read_base(&record.body[..BASE_BYTES + 1], record.lsn), None);
+            assert_eq!(read_base(&record.body[..size_of::<BaseHead>() + 1], record.lsn), None);
         }
     }
 

@@ -14,7 +14,10 @@ use palisade_wal::{
     Ballot, BodyBuilder, CHECKPOINT_PART_BYTES, CHECKPOINT_PARTS_MAX, CheckpointRecord, Kind,
     LogStart, Lsn, Place, RECORD_HEADER_BYTES, Recycler, StreamLog,
 };
+use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, IntoBytes};
 
+use crate::paxos::codec::fixed;
 use crate::shard::Shard;
 use crate::shard::boot::Replaying;
 use crate::shard::ledger::{Claim, OwnRecord};
@@ -34,10 +37,13 @@ const RECYCLE_PERCENT: u64 = 80;
 const URGENT_MAX: u8 = 2;
 /// A record's header, the head of its part and some pad.
 const RECORD_BYTES: usize = RECORD_HEADER_BYTES + 64;
-/// What a Begin says: whether hard state was lost, and the SCN floor.
-const SHARD_IMAGE_BYTES: usize = 16;
 /// Body of a base record that moves the base; one without a body moves the readers' floor.
 pub(crate) const BASE_MOVED: u8 = 1;
+
+fixed! {
+    /// What a Begin says: whether hard state was lost, and the SCN floor.
+    ShardImage: 16 { lost: U64, floor: U64 }
+}
 
 const _: () = assert!(CHECKPOINT_PART_BYTES + RECORD_BYTES <= SLICE_BYTES);
 
@@ -525,19 +531,16 @@ impl<R: Ring> Shard<R> {
 }
 
 fn put_shard_image(lost: bool, floor: u64) -> Vec<u8> {
-    let image = [u64::from(lost).to_le_bytes(), floor.to_le_bytes()].concat();
-    assert!(image.len() == SHARD_IMAGE_BYTES, "two numbers");
-    image
+    ShardImage { lost: u64::from(lost).into(), floor: floor.into() }.as_bytes().to_vec()
 }
 
 /// Whether hard state was lost, and the SCN floor, as a Begin says them.
 fn read_shard_image(bytes: &[u8]) -> Option<(bool, u64)> {
-    let (lost, floor) = bytes.split_first_chunk::<8>()?;
-    let lost = match u64::from_le_bytes(*lost) {
-        lost @ 0..=1 => lost == 1,
-        _ => return None,
-    };
-    Some((lost, u64::from_le_bytes(floor.try_into().ok()?)))
+    let ShardImage { lost, floor } = ShardImage::ref_from_bytes(bytes).ok()?;
+    match lost.get() {
+        lost @ 0..=1 => Some((lost == 1, floor.get())),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

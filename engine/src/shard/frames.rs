@@ -4,13 +4,15 @@ use palisade_netio::{Frame, HEAD_BYTES, Identity, LinkEvent, Ring, SlotId};
 use palisade_wal::{
     Ballot, Body, BodyBuilder, FLAG_STAGED, GroupHeader, Kind, Lsn, Place, RecordMeta, parse_body,
 };
-use zerocopy::FromBytes;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::kinds::{
     HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_CLOSED, KIND_FETCHED, KIND_FLOOR_ASK,
     KIND_FLOOR_HELD, KIND_GROUPS, KIND_HEARTBEAT, KIND_LEVEL_ASK, KIND_LEVEL_TOLD, KIND_MESSAGES,
     KIND_SYNC_HELD,
 };
+use crate::paxos::codec::fixed;
 use crate::paxos::{
     AcceptHead, AcceptVerdict, GroupMark, Heartbeat, Message, NodeKey, ROUND_MAX, Want,
 };
@@ -18,6 +20,10 @@ use crate::shard::Shard;
 use crate::shard::batch::take_for_groups;
 use crate::shard::ledger::Claim;
 use crate::shard::net::Duty;
+
+fixed! {
+    FetchedPrefix: 24 { round: U64, incarnation: U64, node: U32, want: U32 }
+}
 
 /// Where groups came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,25 +344,19 @@ impl<R: Ring> Shard<R> {
 
 /// The prefix of a [`KIND_FETCHED`] frame.
 pub(crate) fn fetched_prefix(ballot: Ballot, want: Want) -> Vec<u8> {
-    let mut prefix = Vec::with_capacity(24);
-    prefix.extend_from_slice(&ballot.round.to_le_bytes());
-    prefix.extend_from_slice(&ballot.incarnation.to_le_bytes());
-    prefix.extend_from_slice(&ballot.node.to_le_bytes());
-    prefix.extend_from_slice(&u32::from(want.code()).to_le_bytes());
-    prefix
+    let Ballot { round, node, incarnation } = ballot;
+    let (round, incarnation, node) = (round.into(), incarnation.into(), node.into());
+    let want = u32::from(want.code()).into();
+    FetchedPrefix { round, incarnation, node, want }.as_bytes().to_vec()
 }
 
 fn read_fetched_prefix(bytes: &[u8]) -> Option<Source> {
-    let number = |at: usize, len: usize| {
-        let mut wide = [0; 8];
-        wide[..len].copy_from_slice(bytes.get(at..at + len)?);
-        Some(u64::from_le_bytes(wide))
-    };
-    let ballot =
-        Ballot { round: number(0, 8)?, incarnation: number(8, 8)?, node: number(16, 4)? as u32 };
+    let (prefix, _) = FetchedPrefix::ref_from_prefix(bytes).ok()?;
+    let (round, incarnation) = (prefix.round.get(), prefix.incarnation.get());
+    let ballot = Ballot { round, node: prefix.node.get(), incarnation };
     if ballot.round > ROUND_MAX {
         return None;
     }
-    let want = Want::from_code(u8::try_from(number(20, 4)?).ok()?)?;
+    let want = Want::from_code(u8::try_from(prefix.want.get()).ok()?)?;
     Some(Source::Fetch { ballot, want })
 }

@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U64;
+
 use super::mark::{MARK_BYTES, Mark};
+use crate::paxos::codec::fixed;
 
 /// The stream of this cluster's own state; never leaves it.
 pub const SYSTEM_STREAM: u64 = 0;
@@ -16,7 +20,11 @@ pub const FIRST_STREAM: u64 = 2;
 const STREAM_END: u64 = u64::MAX;
 
 const CREATE: u8 = 1;
-const CHANGE_BYTES: usize = 16 + MARK_BYTES;
+const CHANGE_BYTES: usize = size_of::<RawChange>();
+
+fixed! {
+    RawChange: 32 { code: u8, reserved: [u8; 7], stream: U64, mark: [u8; MARK_BYTES] }
+}
 
 /// One change of the catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,22 +43,16 @@ impl Change {
     /// The payload of the entry: code u8, zero u8 x 7, stream u64, mark, or zeros for none.
     pub fn encode(self) -> [u8; CHANGE_BYTES] {
         let Change::Create { stream, mark } = self;
-        let mut bytes = [0; CHANGE_BYTES];
-        bytes[0] = CREATE;
-        bytes[8..16].copy_from_slice(&stream.to_le_bytes());
-        bytes[16..].copy_from_slice(&Mark::encode_or_none(mark));
-        bytes
+        let (stream, mark) = (stream.into(), Mark::encode_or_none(mark));
+        zerocopy::transmute!(RawChange { code: CREATE, reserved: [0; 7], stream, mark })
     }
 
     /// Reads an entry; none if it is not a change that this version knows.
     pub fn decode(bytes: &[u8]) -> Option<Change> {
-        let bytes: &[u8; CHANGE_BYTES] = bytes.try_into().ok()?;
-        let stream = u64::from_le_bytes(bytes[8..16].try_into().expect("8 bytes"));
-        let mark = Mark::decode_or_none(&bytes[16..])?;
-        (bytes[0] == CREATE
-            && bytes[1..8] == [0; 7]
-            && (FIRST_STREAM..STREAM_END).contains(&stream))
-        .then_some(Change::Create { stream, mark })
+        let RawChange { code, reserved, stream, mark } = RawChange::ref_from_bytes(bytes).ok()?;
+        let (stream, mark) = (stream.get(), Mark::decode_or_none(mark)?);
+        (*code == CREATE && *reserved == [0; 7] && (FIRST_STREAM..STREAM_END).contains(&stream))
+            .then_some(Change::Create { stream, mark })
     }
 }
 

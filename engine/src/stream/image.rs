@@ -2,6 +2,7 @@
 //! be gone.
 
 use palisade_wal::{LogImage, Lsn};
+use zerocopy::little_endian::U64;
 
 use super::catalogue::{CATALOGUE_STREAM, Catalogue, Change, FIRST_STREAM};
 use super::derived::{Derived, GAPS_MAX};
@@ -11,6 +12,7 @@ use crate::config::Role;
 use crate::control::{self, Registry};
 use crate::limits::{PRODUCERS_LAST_MAX, PRODUCERS_MAX, STREAMS_MAX};
 use crate::paxos::Config;
+use crate::paxos::codec::{Fixed, Reader, fixed, put};
 
 /// Places of producers' records in an image; of the others the last sequence alone is told.
 const MARKS_MAX: usize = 4096;
@@ -25,6 +27,29 @@ const SYNC_MARKS_MAX: usize = 1024;
 
 const _: () = assert!(MARKS_OF_ONE_MAX <= MARKS_MAX);
 const _: () = assert!(MARKS_MAX >= PRODUCERS_MAX, "each of them keeps its last place");
+
+fixed! {
+    /// A config of so many bytes follows the log and this.
+    ImageHead: 24 { role: U64, floor: U64, config: U64 }
+    /// So many changes of the catalogue follow, each where its group ends.
+    DerivedHead: 16 { committed: U64, changes: U64 }
+    RawChange: 32 { end: U64, stream: U64, mark: [u8; MARK_BYTES] }
+    /// A change of the registry of so many bytes follows.
+    EntryHead: 24 { group: U64, entry: U64, change: U64 }
+    /// The standing mark, if there is one, and so many that are logged follow.
+    MarksHead: 24 { floor: U64, stands: U64, logged: U64 }
+    RawMarked: 32 { start: U64, end: U64, mark: [u8; MARK_BYTES] }
+    RawHeld: 16 { by: U64, held: U64 }
+    RawGap: 16 { start: U64, end: U64 }
+    ProducersHead: 16 { expired: U64, settled: U64 }
+    /// So many records follow.
+    ProducerHead: 32 { id: U64, last: U64, scn: U64, recent: U64 }
+    RawRecord: 32 { sequence: U64, lsn: U64, end_lsn: U64, scn: U64 }
+    RawLast: 24 { id: U64, last: U64, scn: U64 }
+    RawLogged: 40 { producer: U64, record: RawRecord }
+    CatalogueHead: 16 { given: U64, streams: U64 }
+    RawStream: 24 { stream: U64, mark: [u8; MARK_BYTES] }
+}
 
 /// See the [module](self).
 #[derive(Clone, Debug)]
@@ -54,26 +79,33 @@ impl StreamImage {
         self.log.encode_into(&mut out);
         let mut config = Vec::new();
         self.config.encode_into(&mut config);
-        put(&mut out, &[role_code(self.role), self.floor.0, config.len() as u64]);
+        let (role, floor) = (role_code(self.role).into(), self.floor.0.into());
+        put(&mut out, &ImageHead { role, floor, config: number(config.len()) });
         out.extend_from_slice(&config);
-        put(&mut out, &[derived.committed.0, derived.changes.len() as u64]);
+        let (committed, changes) = (derived.committed.0.into(), number(derived.changes.len()));
+        put(&mut out, &DerivedHead { committed, changes });
         for (end, Change::Create { stream, mark }) in &derived.changes {
-            put(&mut out, &[end.0, *stream]);
-            put_sync_mark(&mut out, *mark);
+            let (end, stream) = (end.0.into(), (*stream).into());
+            put(&mut out, &RawChange { end, stream, mark: SyncMark::encode_or_none(*mark) });
         }
         put_entries(&mut out, derived);
         put_sync_marks(&mut out, &derived.marks);
-        put(&mut out, &[self.held.len() as u64]);
-        self.held.iter().for_each(|(by, held)| put(&mut out, &[u64::from(*by), held.0]));
-        put(&mut out, &[derived.gaps.len() as u64]);
-        derived.gaps.iter().for_each(|(start, end)| put(&mut out, &[start.0, end.0]));
+        put(&mut out, &number(self.held.len()));
+        for (by, held) in &self.held {
+            put(&mut out, &RawHeld { by: u64::from(*by).into(), held: held.0.into() });
+        }
+        put(&mut out, &number(derived.gaps.len()));
+        for (start, end) in &derived.gaps {
+            put(&mut out, &RawGap { start: start.0.into(), end: end.0.into() });
+        }
         put_producers(&mut out, producers);
         if let Some((catalogue, registry)) = &self.catalogue {
             let streams: Vec<u64> = catalogue.streams().collect();
-            put(&mut out, &[catalogue.given(), streams.len() as u64]);
+            let (given, count) = (catalogue.given().into(), number(streams.len()));
+            put(&mut out, &CatalogueHead { given, streams: count });
             for stream in streams {
-                put(&mut out, &[stream]);
-                put_sync_mark(&mut out, catalogue.mark(stream));
+                let mark = SyncMark::encode_or_none(catalogue.mark(stream));
+                put(&mut out, &RawStream { stream: stream.into(), mark });
             }
             registry.encode_into(&mut out);
         }
@@ -82,45 +114,47 @@ impl StreamImage {
 
     /// Reads the bytes of `stream`; none when they are no image.
     pub fn decode(stream: u64, bytes: &[u8]) -> Option<StreamImage> {
-        let (log, mut rest) = LogImage::decode(bytes).ok()?;
-        let role = match take(&mut rest)? {
+        let (log, rest) = LogImage::decode(bytes).ok()?;
+        let mut rest = Reader::new(rest);
+        let ImageHead { role, floor, config } = rest.head().ok()?;
+        let role = match role.get() {
             1 => Role::Primary,
             2 => Role::Standby,
             _ => return None,
         };
-        let floor = lsn(take(&mut rest)?)?;
-        let config_len = usize::try_from(take(&mut rest)?).ok()?;
-        let (config, after) = rest.split_at_checked(config_len)?;
+        let floor = lsn(*floor)?;
+        let config = rest.bytes(usize::try_from(config.get()).ok()?).ok()?;
         let config = Config::decode(config).ok()?;
-        rest = after;
-        let committed = lsn(take(&mut rest)?)?;
+        let head: &DerivedHead = rest.head().ok()?;
         let mut derived = Derived::default();
-        derived.committed = committed;
-        for _ in 0..count(&mut rest, STREAMS_MAX)? {
-            let end = lsn(take(&mut rest)?)?;
-            let stream = take(&mut rest).filter(|id| (FIRST_STREAM..u64::MAX).contains(id))?;
-            let mark = take_sync_mark(&mut rest)?;
-            derived.changes.push_back((end, Change::Create { stream, mark }));
+        derived.committed = lsn(head.committed)?;
+        for RawChange { end, stream, mark } in list(&mut rest, head.changes, STREAMS_MAX)? {
+            let stream = stream.get();
+            let known = (FIRST_STREAM..u64::MAX).contains(&stream);
+            let mark = SyncMark::decode_or_none(mark).filter(|_| known)?;
+            derived.changes.push_back((lsn(*end)?, Change::Create { stream, mark }));
         }
         take_entries(&mut rest, &mut derived)?;
         derived.marks = take_sync_marks(&mut rest)?;
         let held = take_held(&mut rest)?;
-        for _ in 0..count(&mut rest, GAPS_MAX)? {
-            let gap = (lsn(take(&mut rest)?)?, lsn(take(&mut rest)?)?);
+        for RawGap { start, end } in counted(&mut rest, GAPS_MAX)? {
+            let gap = (lsn(*start)?, lsn(*end)?);
             derived.gaps.push(Some(gap).filter(|(start, end)| start < end)?);
         }
         derived.producers = take_producers(&mut rest)?;
         let mut catalogue = None;
         if stream == CATALOGUE_STREAM {
-            let given = take(&mut rest)?;
-            let count = count(&mut rest, STREAMS_MAX)?;
-            let stream = |_| Some((take(&mut rest)?, take_sync_mark(&mut rest)?));
-            let streams = (0..count).map(stream).collect::<Option<_>>()?;
-            let (registry, after) = Registry::decode(rest)?;
-            rest = after;
-            catalogue = Some((Catalogue::restore(given, streams), registry));
+            let CatalogueHead { given, streams } = rest.head().ok()?;
+            let stream = |RawStream { stream, mark }: &RawStream| {
+                Some((stream.get(), SyncMark::decode_or_none(mark)?))
+            };
+            let streams = list(&mut rest, *streams, STREAMS_MAX)?;
+            let streams = streams.iter().map(stream).collect::<Option<_>>()?;
+            let (registry, after) = Registry::decode(rest.rest())?;
+            rest = Reader::new(after);
+            catalogue = Some((Catalogue::restore(given.get(), streams), registry));
         }
-        let sound = rest.is_empty() && marks_fit(&derived, log.end().lsn);
+        let sound = rest.finish().is_ok() && marks_fit(&derived, log.end().lsn);
         sound.then_some(StreamImage { log, config, role, floor, derived, held, catalogue })
     }
 }
@@ -132,46 +166,46 @@ fn role_code(role: Role) -> u64 {
     }
 }
 
-fn put(out: &mut Vec<u8>, numbers: &[u64]) {
-    for number in numbers {
-        out.extend_from_slice(&number.to_le_bytes());
-    }
+fn number(count: usize) -> U64 {
+    (count as u64).into()
 }
 
-fn take(rest: &mut &[u8]) -> Option<u64> {
-    let (first, after) = rest.split_first_chunk::<8>()?;
-    *rest = after;
-    Some(u64::from_le_bytes(*first))
+/// So many entries, of which there are at most `max`.
+fn list<'a, T: Fixed>(rest: &mut Reader<'a>, count: U64, max: usize) -> Option<&'a [T]> {
+    rest.list(bounded(count, max)?).ok()
 }
 
-/// A count, of at most `max` and of no more things than bytes are left for.
-fn count(rest: &mut &[u8], max: usize) -> Option<usize> {
-    let count = usize::try_from(take(rest)?).ok()?;
-    (count <= max && count <= rest.len()).then_some(count)
+/// The same after their count.
+fn counted<'a, T: Fixed>(rest: &mut Reader<'a>, max: usize) -> Option<&'a [T]> {
+    let count = *rest.head().ok()?;
+    list(rest, count, max)
 }
 
-fn lsn(number: u64) -> Option<Lsn> {
-    (number <= Lsn::MAX.0).then_some(Lsn(number))
+fn bounded(count: U64, max: usize) -> Option<usize> {
+    usize::try_from(count.get()).ok().filter(|count| *count <= max)
+}
+
+fn lsn(number: U64) -> Option<Lsn> {
+    Some(Lsn(number.get())).filter(|lsn| *lsn <= Lsn::MAX)
 }
 
 /// Changes of the registry that are not committed.
 fn put_entries(out: &mut Vec<u8>, derived: &Derived) {
-    put(out, &[derived.registry.len() as u64]);
+    put(out, &number(derived.registry.len()));
     for (group, (entry, change)) in &derived.registry {
         let change = change.encode();
-        put(out, &[group.0, entry.0, change.len() as u64]);
+        let (group, entry) = (group.0.into(), entry.0.into());
+        put(out, &EntryHead { group, entry, change: number(change.len()) });
         out.extend_from_slice(&change);
     }
 }
 
-fn take_entries(rest: &mut &[u8], derived: &mut Derived) -> Option<()> {
-    for _ in 0..count(rest, REGISTRY_MAX)? {
-        let (group, entry) = (lsn(take(rest)?)?, lsn(take(rest)?)?);
-        let len = usize::try_from(take(rest)?).ok()?;
-        let (change, after) = rest.split_at_checked(len)?;
-        *rest = after;
-        let change = control::Change::decode(change)?;
-        derived.registry.push_back((group, (entry, change)));
+fn take_entries(rest: &mut Reader<'_>, derived: &mut Derived) -> Option<()> {
+    for _ in 0..bounded(*rest.head().ok()?, REGISTRY_MAX)? {
+        let EntryHead { group, entry, change } = rest.head().ok()?;
+        let (group, entry) = (lsn(*group)?, lsn(*entry)?);
+        let change = rest.bytes(usize::try_from(change.get()).ok()?).ok()?;
+        derived.registry.push_back((group, (entry, control::Change::decode(change)?)));
     }
     Some(())
 }
@@ -184,107 +218,97 @@ fn marks_fit(derived: &Derived, log_end: Lsn) -> bool {
     derived.marks.fit(log_end) && !derived.marks.logged.iter().any(lost)
 }
 
-/// A sync mark, or zeros for none.
-fn put_sync_mark(out: &mut Vec<u8>, mark: Option<SyncMark>) {
-    out.extend_from_slice(&SyncMark::encode_or_none(mark));
-}
-
-fn take_sync_mark(rest: &mut &[u8]) -> Option<Option<SyncMark>> {
-    let (mark, after) = rest.split_first_chunk::<MARK_BYTES>()?;
-    *rest = after;
-    SyncMark::decode_or_none(mark)
-}
-
 /// What a stream's acks wait for: the marks, as far as they still say something. The standing one
 /// goes before those that are not committed.
 fn put_sync_marks(out: &mut Vec<u8>, marks: &Marks) {
     let Marks { logged, standing, floor } = marks;
-    put(out, &[floor.0, u64::from(standing.is_some()), logged.len() as u64]);
+    let (floor, stands) = (floor.0.into(), number(standing.iter().len()));
+    put(out, &MarksHead { floor, stands, logged: number(logged.len()) });
     for Marked { mark, start, end } in standing.iter().chain(logged) {
-        put(out, &[start.0, end.0]);
-        put_sync_mark(out, Some(*mark));
+        let (start, end) = (start.0.into(), end.0.into());
+        put(out, &RawMarked { start, end, mark: mark.encode() });
     }
 }
 
-fn take_sync_marks(rest: &mut &[u8]) -> Option<Marks> {
-    let floor = lsn(take(rest)?)?;
-    let stands = match take(rest)? {
-        stands @ 0..=1 => stands == 1,
-        _ => return None,
-    };
-    let logged = count(rest, SYNC_MARKS_MAX)?;
-    let standing = if stands { Some(take_marked(rest)?) } else { None };
-    let logged = (0..logged).map(|_| take_marked(rest)).collect::<Option<_>>()?;
-    Some(Marks { logged, standing, floor })
+fn take_sync_marks(rest: &mut Reader<'_>) -> Option<Marks> {
+    let MarksHead { floor, stands, logged } = rest.head().ok()?;
+    let standing = list(rest, *stands, 1)?.first().map(read_marked);
+    let standing = if let Some(marked) = standing { Some(marked?) } else { None };
+    let logged = list(rest, *logged, SYNC_MARKS_MAX)?;
+    let logged = logged.iter().map(read_marked).collect::<Option<_>>()?;
+    Some(Marks { logged, standing, floor: lsn(*floor)? })
 }
 
-fn take_held(rest: &mut &[u8]) -> Option<Vec<(u32, Lsn)>> {
+fn take_held(rest: &mut Reader<'_>) -> Option<Vec<(u32, Lsn)>> {
     let mut held: Vec<(u32, Lsn)> = Vec::new();
-    for _ in 0..count(rest, WORDS_MAX)? {
-        let by = u32::try_from(take(rest)?).ok().filter(|by| *by > 0)?;
-        let word = (by, lsn(take(rest)?)?);
+    for RawHeld { by, held: word } in counted(rest, WORDS_MAX)? {
+        let by = u32::try_from(by.get()).ok().filter(|by| *by > 0)?;
         if held.iter().any(|(known, _)| *known == by) {
             return None;
         }
-        held.push(word);
+        held.push((by, lsn(*word)?));
     }
     Some(held)
 }
 
-fn take_marked(rest: &mut &[u8]) -> Option<Marked> {
-    let (start, end) = (lsn(take(rest)?)?, lsn(take(rest)?)?);
-    Some(Marked { mark: take_sync_mark(rest)??, start, end })
+fn read_marked(RawMarked { start, end, mark }: &RawMarked) -> Option<Marked> {
+    Some(Marked { mark: SyncMark::decode(mark)?, start: lsn(*start)?, end: lsn(*end)? })
 }
 
 fn put_producers(out: &mut Vec<u8>, producers: &Producers) {
     let each = (MARKS_MAX / producers.settled.len().max(1)).clamp(1, MARKS_OF_ONE_MAX);
-    put(out, &[producers.expired, producers.settled.len() as u64]);
+    let (expired, settled) = (producers.expired.into(), number(producers.settled.len()));
+    put(out, &ProducersHead { expired, settled });
     for (id, Producer { last, scn, recent }) in &producers.settled {
         let told = recent.len().min(each);
-        put(out, &[*id, *last, *scn, told as u64]);
-        recent.iter().skip(recent.len() - told).for_each(|mark| put_mark(out, mark));
+        let (id, last, scn) = ((*id).into(), (*last).into(), (*scn).into());
+        put(out, &ProducerHead { id, last, scn, recent: number(told) });
+        recent.iter().skip(recent.len() - told).for_each(|mark| put(out, &RawRecord::from(mark)));
     }
     let lasts: Vec<_> = producers.lasts().collect();
-    put(out, &[lasts.len() as u64]);
+    put(out, &number(lasts.len()));
     for (id, last, scn) in lasts {
-        put(out, &[id, last, scn]);
+        put(out, &RawLast { id: id.into(), last: last.into(), scn: scn.into() });
     }
-    put(out, &[producers.overlay.len() as u64]);
+    put(out, &number(producers.overlay.len()));
     for mark in &producers.overlay {
-        put(out, &[mark.producer]);
-        put_mark(out, mark);
+        put(out, &RawLogged { producer: mark.producer.into(), record: mark.into() });
     }
 }
 
-fn take_producers(rest: &mut &[u8]) -> Option<Producers> {
+fn take_producers(rest: &mut Reader<'_>) -> Option<Producers> {
     let mut producers = Producers::default();
-    let expired = take(rest)?;
-    for _ in 0..count(rest, PRODUCERS_MAX)? {
-        let (id, last, scn) = (take(rest)?, take(rest)?, take(rest)?);
-        let marks = (0..count(rest, MARKS_OF_ONE_MAX)?).map(|_| take_mark(rest, id));
-        let recent = marks.collect::<Option<_>>()?;
+    let ProducersHead { expired, settled } = rest.head().ok()?;
+    for _ in 0..bounded(*settled, PRODUCERS_MAX)? {
+        let ProducerHead { id, last, scn, recent } = rest.head().ok()?;
+        let (id, last, scn) = (id.get(), last.get(), scn.get());
+        let recent: &[RawRecord] = list(rest, *recent, MARKS_OF_ONE_MAX)?;
+        let recent = recent.iter().map(|record| record.read(id)).collect::<Option<_>>()?;
         producers.settled.insert(id, Producer { last, scn, recent });
     }
-    for _ in 0..count(rest, PRODUCERS_LAST_MAX)? {
-        let (id, last, scn) = (take(rest)?, take(rest)?, take(rest)?);
-        producers.restore_last(id, last, scn);
+    for RawLast { id, last, scn } in counted(rest, PRODUCERS_LAST_MAX)? {
+        producers.restore_last(id.get(), last.get(), scn.get());
     }
-    for _ in 0..count(rest, OVERLAY_MAX)? {
-        let id = take(rest)?;
-        producers.overlay.push_back(take_mark(rest, id)?);
+    for RawLogged { producer, record } in counted(rest, OVERLAY_MAX)? {
+        producers.overlay.push_back(record.read(producer.get())?);
     }
-    Some(producers.restored(expired))
+    Some(producers.restored(expired.get()))
 }
 
-fn put_mark(out: &mut Vec<u8>, mark: &Mark) {
-    put(out, &[mark.sequence, mark.lsn.0, mark.end_lsn.0, mark.scn]);
+impl From<&Mark> for RawRecord {
+    fn from(mark: &Mark) -> RawRecord {
+        let (sequence, scn) = (mark.sequence.into(), mark.scn.into());
+        RawRecord { sequence, lsn: mark.lsn.0.into(), end_lsn: mark.end_lsn.0.into(), scn }
+    }
 }
 
-fn take_mark(rest: &mut &[u8], producer: u64) -> Option<Mark> {
-    let sequence = take(rest)?;
-    let (start, end) = (lsn(take(rest)?)?, lsn(take(rest)?)?);
-    let mark = Mark { producer, sequence, lsn: start, end_lsn: end, scn: take(rest)? };
-    (mark.end_lsn > mark.lsn && producer != 0).then_some(mark)
+impl RawRecord {
+    fn read(&self, producer: u64) -> Option<Mark> {
+        let (sequence, scn) = (self.sequence.get(), self.scn.get());
+        let mark =
+            Mark { producer, sequence, lsn: lsn(self.lsn)?, end_lsn: lsn(self.end_lsn)?, scn };
+        (mark.end_lsn > mark.lsn && producer != 0).then_some(mark)
+    }
 }
 
 #[cfg(test)]

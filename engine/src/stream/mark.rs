@@ -15,11 +15,19 @@ use std::collections::VecDeque;
 
 use palisade_netio::Nanos;
 use palisade_wal::Lsn;
+use zerocopy::FromBytes;
+use zerocopy::little_endian::{U32, U64};
+
+use crate::paxos::codec::fixed;
 
 const SYNC: u8 = 1;
 const ASYNC: u8 = 2;
 /// Bytes of a mark.
-pub const MARK_BYTES: usize = 16;
+pub const MARK_BYTES: usize = size_of::<RawMark>();
+
+fixed! {
+    RawMark: 16 { code: u8, reserved: [u8; 3], cluster: U32, epoch: U64 }
+}
 
 /// What a stream's acks wait for, from here on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,11 +64,9 @@ impl Mark {
 
     /// The payload of its entry.
     pub fn encode(self) -> [u8; MARK_BYTES] {
-        let mut bytes = [0; MARK_BYTES];
-        bytes[0] = if self.cluster().is_some() { SYNC } else { ASYNC };
-        bytes[4..8].copy_from_slice(&self.cluster().unwrap_or(0).to_le_bytes());
-        bytes[8..].copy_from_slice(&self.epoch().to_le_bytes());
-        bytes
+        let code = if self.cluster().is_some() { SYNC } else { ASYNC };
+        let (cluster, epoch) = (self.cluster().unwrap_or(0).into(), self.epoch().into());
+        zerocopy::transmute!(RawMark { code, reserved: [0; 3], cluster, epoch })
     }
 
     /// The same, or zeros for none.
@@ -78,10 +84,9 @@ impl Mark {
 
     /// Reads the payload of an entry. None when it is no mark.
     pub fn decode(payload: &[u8]) -> Option<Mark> {
-        let bytes: &[u8; MARK_BYTES] = payload.try_into().ok()?;
-        let cluster = u32::from_le_bytes(bytes[4..8].try_into().ok()?);
-        let epoch = u64::from_le_bytes(bytes[8..].try_into().ok()?);
-        match (bytes[0], cluster, &bytes[1..4]) {
+        let RawMark { code, reserved, cluster, epoch } = RawMark::ref_from_bytes(payload).ok()?;
+        let (cluster, epoch) = (cluster.get(), epoch.get());
+        match (*code, cluster, reserved) {
             (SYNC, 1.., [0, 0, 0]) => Some(Mark::Sync { cluster, epoch }),
             (ASYNC, 0, [0, 0, 0]) => Some(Mark::Async { epoch }),
             _ => None,

@@ -18,15 +18,30 @@ use std::net::SocketAddr;
 
 use palisade_netio::FrameHead;
 use palisade_wal::Lsn;
+use zerocopy::little_endian::{U16, U32, U64};
 
 use super::limits::{ASK_STREAMS_MAX, PATH_MAX, PLACES_MAX};
 use crate::config::Role;
 use crate::kinds::{KIND_ASK, KIND_FACTS};
-use crate::paxos::REGION_BYTES_MAX;
+use crate::paxos::codec::{Reader, fixed, put};
+use crate::paxos::{DecodeError, REGION_BYTES_MAX};
 
 /// Longest address as text.
 const ADDR_BYTES_MAX: usize = 64;
 const FLAG_ACROSS: u8 = 1;
+
+fixed! {
+    RawWanted: 9 { stream: U64, flags: u8 }
+    /// A region, streams and places follow.
+    FactsHead: 11 { cluster: U32, node: U32, shards: U16, role: u8 }
+    /// So many clusters follow.
+    StreamHead: 51 {
+        stream: U64, committed: U64, flags: u8, standing: u8, epoch: U64, round: U64, count: U64,
+        crosser: U32, sync: U32, path: u8,
+    }
+    /// A region and an address follow.
+    PlaceHead: 8 { cluster: U32, node: U32 }
+}
 
 /// Why a question or an answer says nothing valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +52,12 @@ pub enum FactsError {
     /// A field out of its range.
     #[error("{0} is out of range")]
     Range(&'static str),
+}
+
+impl From<DecodeError> for FactsError {
+    fn from(_: DecodeError) -> FactsError {
+        FactsError::Length
+    }
 }
 
 /// A node, and where it is found.
@@ -187,10 +208,10 @@ impl Question {
         assert!(self.streams.len() <= ASK_STREAMS_MAX, "too many streams in a question");
         let mut body = Vec::new();
         put_place(&mut body, &self.from);
-        put(&mut body, &(self.streams.len() as u16).to_le_bytes());
+        put(&mut body, &U16::new(self.streams.len() as u16));
         for wanted in &self.streams {
-            put(&mut body, &wanted.stream.to_le_bytes());
-            body.push(if wanted.across { FLAG_ACROSS } else { 0 });
+            let flags = if wanted.across { FLAG_ACROSS } else { 0 };
+            put(&mut body, &RawWanted { stream: wanted.stream.into(), flags });
         }
         FrameHead::encode(KIND_ASK, self.number, 0, &body)
     }
@@ -200,14 +221,14 @@ impl Question {
     /// # Errors
     /// Bytes that are no question.
     pub fn parse(head: &FrameHead, body: &[u8]) -> Result<Question, FactsError> {
-        let mut rest = Rest(body);
-        let from = rest.place()?;
-        let count = rest.count(ASK_STREAMS_MAX, "streams")?;
-        let mut streams = Vec::with_capacity(count);
-        for _ in 0..count {
-            streams.push(Wanted { stream: rest.u64()?, across: rest.flag()? });
-        }
-        rest.end()?;
+        let mut rest = Reader::new(body);
+        let from = read_place(&mut rest)?;
+        let count = read_count(&mut rest, ASK_STREAMS_MAX, "streams")?;
+        let wanted = |RawWanted { stream, flags }: &RawWanted| {
+            Ok(Wanted { stream: stream.get(), across: read_flags(*flags)? })
+        };
+        let streams = rest.list(count)?.iter().map(wanted).collect::<Result<_, FactsError>>()?;
+        rest.finish()?;
         Ok(Question { number: head.tag, from, streams })
     }
 }
@@ -217,16 +238,13 @@ impl Facts {
     pub fn encode(&self) -> Vec<u8> {
         assert!(self.streams.len() <= ASK_STREAMS_MAX && self.places.len() <= PLACES_MAX);
         let mut body = Vec::new();
-        put(&mut body, &self.cluster.to_le_bytes());
-        put(&mut body, &self.node.to_le_bytes());
-        put(&mut body, &self.shards.to_le_bytes());
-        body.push(self.role as u8);
+        let (cluster, node) = (self.cluster.into(), self.node.into());
+        let (shards, role) = (self.shards.into(), self.role as u8);
+        put(&mut body, &FactsHead { cluster, node, shards, role });
         put_text(&mut body, &self.region);
-        put(&mut body, &(self.streams.len() as u16).to_le_bytes());
-        for facts in &self.streams {
-            put_stream(&mut body, facts);
-        }
-        put(&mut body, &(self.places.len() as u16).to_le_bytes());
+        put(&mut body, &U16::new(self.streams.len() as u16));
+        self.streams.iter().for_each(|facts| put_stream(&mut body, facts));
+        put(&mut body, &U16::new(self.places.len() as u16));
         self.places.iter().for_each(|place| put_place(&mut body, place));
         FrameHead::encode(KIND_FACTS, self.number, 0, &body)
     }
@@ -235,151 +253,118 @@ impl Facts {
     ///
     /// # Errors
     /// Bytes that are no answer.
-    pub fn parse(head: &FrameHead, body: &[u8]) -> Result<Facts, FactsError> {
-        let mut rest = Rest(body);
-        let (cluster, node) = (rest.id("cluster")?, rest.id("node")?);
-        let shards = u16::from_le_bytes(rest.array()?);
+    pub fn parse(frame: &FrameHead, body: &[u8]) -> Result<Facts, FactsError> {
+        let mut rest = Reader::new(body);
+        let head: &FactsHead = rest.head()?;
+        let (cluster, node) = (id(head.cluster, "cluster")?, id(head.node, "node")?);
+        let shards = head.shards.get();
         if shards == 0 {
             return Err(FactsError::Range("shards"));
         }
-        let role = match rest.u8()? {
+        let role = match head.role {
             0 => Role::Primary,
             1 => Role::Standby,
             _ => return Err(FactsError::Range("role")),
         };
-        let region = rest.text(REGION_BYTES_MAX, "region")?;
-        let count = rest.count(ASK_STREAMS_MAX, "streams")?;
-        let mut streams = Vec::with_capacity(count);
-        for _ in 0..count {
-            streams.push(rest.stream()?);
-        }
-        let count = rest.count(PLACES_MAX, "places")?;
-        let mut places = Vec::with_capacity(count);
-        for _ in 0..count {
-            places.push(rest.place()?);
-        }
-        rest.end()?;
-        Ok(Facts { number: head.tag, cluster, node, shards, role, region, streams, places })
+        let region = read_text(&mut rest, REGION_BYTES_MAX, "region")?;
+        let count = read_count(&mut rest, ASK_STREAMS_MAX, "streams")?;
+        let streams = (0..count).map(|_| read_stream(&mut rest)).collect::<Result<_, _>>()?;
+        let count = read_count(&mut rest, PLACES_MAX, "places")?;
+        let places = (0..count).map(|_| read_place(&mut rest)).collect::<Result<_, _>>()?;
+        rest.finish()?;
+        Ok(Facts { number: frame.tag, cluster, node, shards, role, region, streams, places })
     }
-}
-
-fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(bytes);
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
     assert!(text.len() <= REGION_BYTES_MAX.max(ADDR_BYTES_MAX), "a long name");
     out.push(text.len() as u8);
-    put(out, text.as_bytes());
+    out.extend_from_slice(text.as_bytes());
 }
 
 fn put_place(out: &mut Vec<u8>, place: &Place) {
-    put(out, &place.cluster.to_le_bytes());
-    put(out, &place.node.to_le_bytes());
+    let (cluster, node) = (place.cluster.into(), place.node.into());
+    put(out, &PlaceHead { cluster, node });
     put_text(out, &place.region);
     put_text(out, &place.addr.to_string());
 }
 
 fn put_stream(out: &mut Vec<u8>, facts: &StreamFacts) {
-    put(out, &facts.stream.to_le_bytes());
-    put(out, &facts.committed.0.to_le_bytes());
-    out.push(if facts.across { FLAG_ACROSS } else { 0 });
-    out.push(facts.standing as u8);
-    for number in [facts.pulse.epoch, facts.pulse.round, facts.pulse.count] {
-        put(out, &number.to_le_bytes());
-    }
-    put(out, &facts.crosser.to_le_bytes());
-    put(out, &facts.sync.to_le_bytes());
-    out.push(facts.path.len);
-    facts.path.clusters().iter().for_each(|cluster| put(out, &cluster.to_le_bytes()));
+    let head = StreamHead {
+        stream: facts.stream.into(),
+        committed: facts.committed.0.into(),
+        flags: if facts.across { FLAG_ACROSS } else { 0 },
+        standing: facts.standing as u8,
+        epoch: facts.pulse.epoch.into(),
+        round: facts.pulse.round.into(),
+        count: facts.pulse.count.into(),
+        crosser: facts.crosser.into(),
+        sync: facts.sync.into(),
+        path: facts.path.len,
+    };
+    put(out, &head);
+    facts.path.clusters().iter().for_each(|cluster| put(out, &U32::new(*cluster)));
 }
 
-/// What is left of a body.
-struct Rest<'a>(&'a [u8]);
+fn id(number: U32, what: &'static str) -> Result<u32, FactsError> {
+    Some(number.get()).filter(|id| *id > 0).ok_or(FactsError::Range(what))
+}
 
-impl Rest<'_> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], FactsError> {
-        let (first, rest) = self.0.split_first_chunk::<N>().ok_or(FactsError::Length)?;
-        self.0 = rest;
-        Ok(*first)
+fn read_flags(flags: u8) -> Result<bool, FactsError> {
+    match flags {
+        0 => Ok(false),
+        FLAG_ACROSS => Ok(true),
+        _ => Err(FactsError::Range("flags")),
     }
+}
 
-    fn u8(&mut self) -> Result<u8, FactsError> {
-        Ok(u8::from_le_bytes(self.array()?))
-    }
+fn read_count(rest: &mut Reader<'_>, most: usize, what: &'static str) -> Result<usize, FactsError> {
+    let count = usize::from(rest.head::<U16>()?.get());
+    if count > most { Err(FactsError::Range(what)) } else { Ok(count) }
+}
 
-    fn u32(&mut self) -> Result<u32, FactsError> {
-        Ok(u32::from_le_bytes(self.array()?))
+fn read_text(rest: &mut Reader<'_>, most: usize, what: &'static str) -> Result<String, FactsError> {
+    let len = usize::from(rest.u8()?);
+    if len > most || len == 0 {
+        return Err(FactsError::Range(what));
     }
+    let text = std::str::from_utf8(rest.bytes(len)?).map_err(|_| FactsError::Range(what))?;
+    Ok(text.to_owned())
+}
 
-    fn u64(&mut self) -> Result<u64, FactsError> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
+fn read_place(rest: &mut Reader<'_>) -> Result<Place, FactsError> {
+    let PlaceHead { cluster, node } = rest.head()?;
+    let (cluster, node) = (id(*cluster, "cluster")?, id(*node, "node")?);
+    let region = read_text(rest, REGION_BYTES_MAX, "region")?;
+    let addr = read_text(rest, ADDR_BYTES_MAX, "address")?;
+    let addr = addr.parse().map_err(|_| FactsError::Range("address"))?;
+    Ok(Place { cluster, node, region, addr })
+}
 
-    fn id(&mut self, what: &'static str) -> Result<u32, FactsError> {
-        match self.u32()? {
-            0 => Err(FactsError::Range(what)),
-            id => Ok(id),
-        }
+fn read_stream(rest: &mut Reader<'_>) -> Result<StreamFacts, FactsError> {
+    let head: &StreamHead = rest.head()?;
+    let committed = Lsn(head.committed.get());
+    if committed > Lsn::MAX || !committed.0.is_multiple_of(Lsn::ALIGN) {
+        return Err(FactsError::Range("committed end"));
     }
-
-    fn flag(&mut self) -> Result<bool, FactsError> {
-        match self.u8()? {
-            0 => Ok(false),
-            FLAG_ACROSS => Ok(true),
-            _ => Err(FactsError::Range("flags")),
-        }
+    let standing = Standing::ALL.get(usize::from(head.standing));
+    let (epoch, round, count) = (head.epoch.get(), head.round.get(), head.count.get());
+    let len = usize::from(head.path);
+    if len > PATH_MAX {
+        return Err(FactsError::Range("path"));
     }
-
-    fn count(&mut self, most: usize, what: &'static str) -> Result<usize, FactsError> {
-        let count = usize::from(u16::from_le_bytes(self.array()?));
-        if count > most { Err(FactsError::Range(what)) } else { Ok(count) }
-    }
-
-    fn text(&mut self, most: usize, what: &'static str) -> Result<String, FactsError> {
-        let len = usize::from(self.u8()?);
-        if len > most || len == 0 {
-            return Err(FactsError::Range(what));
-        }
-        let (text, rest) = self.0.split_at_checked(len).ok_or(FactsError::Length)?;
-        self.0 = rest;
-        let text = std::str::from_utf8(text).map_err(|_| FactsError::Range(what))?;
-        Ok(text.to_owned())
-    }
-
-    fn place(&mut self) -> Result<Place, FactsError> {
-        let (cluster, node) = (self.id("cluster")?, self.id("node")?);
-        let region = self.text(REGION_BYTES_MAX, "region")?;
-        let addr = self.text(ADDR_BYTES_MAX, "address")?;
-        let addr = addr.parse().map_err(|_| FactsError::Range("address"))?;
-        Ok(Place { cluster, node, region, addr })
-    }
-
-    fn stream(&mut self) -> Result<StreamFacts, FactsError> {
-        let (stream, committed) = (self.u64()?, self.u64()?);
-        if committed > Lsn::MAX.0 || !committed.is_multiple_of(Lsn::ALIGN) {
-            return Err(FactsError::Range("committed end"));
-        }
-        let across = self.flag()?;
-        let standing = usize::from(self.u8()?);
-        let standing = *Standing::ALL.get(standing).ok_or(FactsError::Range("standing"))?;
-        let pulse = Pulse { epoch: self.u64()?, round: self.u64()?, count: self.u64()? };
-        let (crosser, sync, len) = (self.u32()?, self.u32()?, usize::from(self.u8()?));
-        if len > PATH_MAX {
-            return Err(FactsError::Range("path"));
-        }
-        let mut clusters = Vec::with_capacity(len);
-        for _ in 0..len {
-            clusters.push(self.id("cluster")?);
-        }
-        let path = Path::of(&clusters).ok_or(FactsError::Range("path"))?;
-        let committed = Lsn(committed);
-        Ok(StreamFacts { stream, committed, standing, across, pulse, crosser, sync, path })
-    }
-
-    fn end(&self) -> Result<(), FactsError> {
-        if self.0.is_empty() { Ok(()) } else { Err(FactsError::Length) }
-    }
+    let clusters = rest.list::<U32>(len)?.iter().map(|cluster| id(*cluster, "cluster"));
+    let clusters = clusters.collect::<Result<Vec<u32>, FactsError>>()?;
+    Ok(StreamFacts {
+        stream: head.stream.get(),
+        committed,
+        standing: *standing.ok_or(FactsError::Range("standing"))?,
+        across: read_flags(head.flags)?,
+        pulse: Pulse { epoch, round, count },
+        crosser: head.crosser.get(),
+        sync: head.sync.get(),
+        path: Path::of(&clusters).ok_or(FactsError::Range("path"))?,
+    })
 }
 
 #[cfg(test)]

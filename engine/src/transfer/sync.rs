@@ -23,16 +23,22 @@
 
 use palisade_netio::FrameHead;
 use palisade_wal::{Ballot, Boundary, Lsn};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::limits::SYNC_REPLIES_MAX;
 use crate::kinds::{
     KIND_SYNC_END, KIND_SYNC_FETCH, KIND_SYNC_OPEN, KIND_SYNC_REPLY, KIND_SYNC_STOP,
 };
-use crate::paxos::{DecodeError, ROUND_MAX};
+use crate::paxos::DecodeError;
+use crate::paxos::codec::{Fixed, RawBoundary, WideBallot, exact, fixed, put};
 
-const REPLY_BYTES: usize = 24;
-const FETCH_BYTES: usize = 56;
-const OPEN_BYTES: usize = 48;
+fixed! {
+    FetchBody: 56 { number: U64, chain: U64, committed: U64, role_epoch: U64, ballot: WideBallot }
+    OpenBody: 48 { committed: U64, role_epoch: U64, epoch: U64, ballot: WideBallot }
+    RawReply: 24 { stream: U64, committed: RawBoundary }
+    RawNews: 24 { stream: U64, held: U64, cluster: U32, asks: U32 }
+}
 
 /// "Ship me this stream as it is committed, from the end of my log on."
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,56 +177,50 @@ pub enum ToStandby {
     },
 }
 
-fn u64_at(body: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"))
+fn position(value: U64) -> Result<Lsn, DecodeError> {
+    let lsn = Lsn(value.get());
+    let good = lsn <= Lsn::MAX && lsn.0.is_multiple_of(Lsn::ALIGN);
+    if good { Ok(lsn) } else { Err(DecodeError::Inconsistent) }
 }
 
-fn position(value: u64) -> Result<Lsn, DecodeError> {
-    let good = value <= Lsn::MAX.0 && value.is_multiple_of(Lsn::ALIGN);
-    if good { Ok(Lsn(value)) } else { Err(DecodeError::Inconsistent) }
+/// The ballot of a leader.
+fn leading(ballot: &WideBallot) -> Result<Ballot, DecodeError> {
+    Some(ballot.read()?).filter(|ballot| ballot.is_some()).ok_or(DecodeError::Inconsistent)
 }
 
-/// Round, incarnation, node and four zeros.
-fn ballot_at(body: &[u8], at: usize) -> Result<Ballot, DecodeError> {
-    let (round, incarnation, last) =
-        (u64_at(body, at), u64_at(body, at + 8), u64_at(body, at + 16));
-    let node = u32::try_from(last).map_err(|_| DecodeError::Inconsistent)?;
-    let ballot = Ballot { round, node, incarnation };
-    let good = round <= ROUND_MAX && ballot.is_some();
-    if good { Ok(ballot) } else { Err(DecodeError::Inconsistent) }
-}
-
-fn words(body: &mut Vec<u8>, words: &[u64]) {
-    words.iter().for_each(|word| body.extend_from_slice(&word.to_le_bytes()));
-}
-
-fn exact(body: &[u8], len: usize) -> Result<(), DecodeError> {
-    match body.len() {
-        found if found < len => Err(DecodeError::Truncated),
-        found if found > len => Err(DecodeError::Trailing),
-        _ => Ok(()),
+/// Entries of a fixed size, as many as there are bytes for, and at most [`SYNC_REPLIES_MAX`].
+fn entries<T: Fixed>(body: &[u8]) -> Result<&[T], DecodeError> {
+    if body.len() > SYNC_REPLIES_MAX * size_of::<T>() {
+        return Err(DecodeError::TooLong);
     }
+    <[T]>::ref_from_bytes(body).map_err(|_| DecodeError::Trailing)
 }
 
 impl FromStandby {
     /// The whole frame.
     pub fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::new();
         match self {
             FromStandby::Fetch(fetch) => {
                 assert!(fetch.number > 0, "a number that asks for nothing");
-                let SyncFetch { number, from, committed, role_epoch, ballot, .. } = *fetch;
-                words(&mut body, &[number, from.chain, committed.0, role_epoch]);
-                words(&mut body, &[ballot.round, ballot.incarnation, ballot.node.into()]);
-                FrameHead::encode(KIND_SYNC_FETCH, fetch.stream, from.lsn.0, &body)
+                let body = FetchBody {
+                    number: fetch.number.into(),
+                    chain: fetch.from.chain.into(),
+                    committed: fetch.committed.0.into(),
+                    role_epoch: fetch.role_epoch.into(),
+                    ballot: fetch.ballot.into(),
+                };
+                let from = fetch.from.lsn.0;
+                FrameHead::encode(KIND_SYNC_FETCH, fetch.stream, from, body.as_bytes())
             }
             FromStandby::Stop { stream, number } => {
                 FrameHead::encode(KIND_SYNC_STOP, *stream, *number, &[])
             }
             FromStandby::Reply { role_epoch, held } => {
                 assert!(held.len() <= SYNC_REPLIES_MAX, "too many streams in a reply");
+                let mut body = Vec::with_capacity(size_of::<RawReply>() * held.len());
                 for SyncReply { stream, committed } in held {
-                    words(&mut body, &[*stream, committed.lsn.0, committed.chain]);
+                    let (stream, committed) = ((*stream).into(), (*committed).into());
+                    put(&mut body, &RawReply { stream, committed });
                 }
                 FrameHead::encode(KIND_SYNC_REPLY, 0, *role_epoch, &body)
             }
@@ -234,33 +234,29 @@ impl FromStandby {
     pub fn parse(head: &FrameHead, body: &[u8]) -> Result<FromStandby, DecodeError> {
         match head.kind {
             KIND_SYNC_FETCH => {
-                exact(body, FETCH_BYTES)?;
-                let from = Boundary { lsn: position(head.tag2)?, chain: u64_at(body, 8) };
-                let (number, committed) = (u64_at(body, 0), position(u64_at(body, 16))?);
+                let wire: &FetchBody = exact(body)?;
+                let from =
+                    Boundary { lsn: position(U64::new(head.tag2))?, chain: wire.chain.get() };
+                let (number, committed) = (wire.number.get(), position(wire.committed)?);
                 if number == 0 || committed > from.lsn {
                     return Err(DecodeError::Inconsistent);
                 }
-                let (stream, role_epoch) = (head.tag, u64_at(body, 24));
-                let ballot = ballot_at(body, 32)?;
+                let (stream, role_epoch) = (head.tag, wire.role_epoch.get());
+                let ballot = leading(&wire.ballot)?;
                 let fetch = SyncFetch { stream, number, from, committed, role_epoch, ballot };
                 Ok(FromStandby::Fetch(fetch))
             }
             KIND_SYNC_STOP => {
-                exact(body, 0)?;
+                let _: &[u8; 0] = exact(body)?;
                 Ok(FromStandby::Stop { stream: head.tag, number: head.tag2 })
             }
             KIND_SYNC_REPLY => {
-                if body.len() > SYNC_REPLIES_MAX * REPLY_BYTES {
-                    return Err(DecodeError::TooLong);
-                }
-                let (replies, rest) = body.as_chunks::<REPLY_BYTES>();
-                exact(rest, 0)?;
-                let reply = |bytes: &[u8; REPLY_BYTES]| {
-                    let lsn = position(u64_at(bytes, 8))?;
-                    let committed = Boundary { lsn, chain: u64_at(bytes, 16) };
-                    Ok(SyncReply { stream: u64_at(bytes, 0), committed })
+                let reply = |RawReply { stream, committed }: &RawReply| {
+                    let lsn = position(committed.lsn)?;
+                    let committed = Boundary { lsn, chain: committed.chain.get() };
+                    Ok(SyncReply { stream: stream.get(), committed })
                 };
-                let held = replies.iter().map(reply).collect::<Result<_, DecodeError>>()?;
+                let held = entries(body)?.iter().map(reply).collect::<Result<_, DecodeError>>()?;
                 Ok(FromStandby::Reply { role_epoch: head.tag2, held })
             }
             _ => Err(DecodeError::Inconsistent),
@@ -273,16 +269,18 @@ impl ToStandby {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             ToStandby::Open(open) => {
-                let SyncOpen { committed, role_epoch, epoch, ballot, .. } = *open;
-                let mut body = Vec::new();
-                words(&mut body, &[committed.0, role_epoch, epoch]);
-                words(&mut body, &[ballot.round, ballot.incarnation, ballot.node.into()]);
-                FrameHead::encode(KIND_SYNC_OPEN, open.stream, open.number, &body)
+                let body = OpenBody {
+                    committed: open.committed.0.into(),
+                    role_epoch: open.role_epoch.into(),
+                    epoch: open.epoch.into(),
+                    ballot: open.ballot.into(),
+                };
+                FrameHead::encode(KIND_SYNC_OPEN, open.stream, open.number, body.as_bytes())
             }
             ToStandby::End { stream, reason } => {
                 let mut body = Vec::new();
                 if let SyncEnd::Recycled { base } = reason {
-                    words(&mut body, &[base.0]);
+                    put(&mut body, &U64::new(base.0));
                 }
                 FrameHead::encode(KIND_SYNC_END, *stream, reason.code(), &body)
             }
@@ -296,25 +294,22 @@ impl ToStandby {
     pub fn parse(head: &FrameHead, body: &[u8]) -> Result<ToStandby, DecodeError> {
         match head.kind {
             KIND_SYNC_OPEN => {
-                exact(body, OPEN_BYTES)?;
+                let wire: &OpenBody = exact(body)?;
                 Ok(ToStandby::Open(SyncOpen {
                     stream: head.tag,
                     number: head.tag2,
-                    committed: position(u64_at(body, 0))?,
-                    role_epoch: u64_at(body, 8),
-                    epoch: u64_at(body, 16),
-                    ballot: ballot_at(body, 24)?,
+                    committed: position(wire.committed)?,
+                    role_epoch: wire.role_epoch.get(),
+                    epoch: wire.epoch.get(),
+                    ballot: leading(&wire.ballot)?,
                 }))
             }
             KIND_SYNC_END => {
                 let reason = SyncEnd::from_code(head.tag2, Lsn::ZERO);
                 let mut reason = reason.ok_or(DecodeError::Inconsistent)?;
                 match &mut reason {
-                    SyncEnd::Recycled { base } => {
-                        exact(body, 8)?;
-                        *base = position(u64_at(body, 0))?;
-                    }
-                    _ => exact(body, 0)?,
+                    SyncEnd::Recycled { base } => *base = position(*exact(body)?)?,
+                    _ => _ = exact::<[u8; 0]>(body)?,
                 }
                 Ok(ToStandby::End { stream: head.tag, reason })
             }
@@ -344,8 +339,9 @@ impl HeldNews {
         assert!(news.len() <= SYNC_REPLIES_MAX, "too many streams in one frame");
         let mut body = Vec::new();
         for said in news {
-            let who = u64::from(said.cluster) | u64::from(said.asks) << 32;
-            words(&mut body, &[said.stream, said.held.0, who]);
+            let (stream, held) = (said.stream.into(), said.held.0.into());
+            let (cluster, asks) = (said.cluster.into(), u32::from(said.asks).into());
+            put(&mut body, &RawNews { stream, held, cluster, asks });
         }
         body
     }
@@ -355,20 +351,15 @@ impl HeldNews {
     /// # Errors
     /// Bytes that are none.
     pub fn decode(body: &[u8]) -> Result<Vec<HeldNews>, DecodeError> {
-        if body.len() > SYNC_REPLIES_MAX * REPLY_BYTES {
-            return Err(DecodeError::TooLong);
-        }
-        let (all, rest) = body.as_chunks::<REPLY_BYTES>();
-        exact(rest, 0)?;
-        let said = |bytes: &[u8; REPLY_BYTES]| {
-            let (stream, held) = (u64_at(bytes, 0), position(u64_at(bytes, 8))?);
-            let (cluster, asks) = (u64_at(bytes, 16) as u32, u64_at(bytes, 16) >> 32);
-            match asks {
-                0 | 1 => Ok(HeldNews { stream, cluster, held, asks: asks == 1 }),
+        let said = |news: &RawNews| {
+            let (stream, held, cluster) =
+                (news.stream.get(), position(news.held)?, news.cluster.get());
+            match news.asks.get() {
+                asks @ 0..=1 => Ok(HeldNews { stream, cluster, held, asks: asks == 1 }),
                 _ => Err(DecodeError::Inconsistent),
             }
         };
-        all.iter().map(said).collect()
+        entries(body)?.iter().map(said).collect()
     }
 }
 
@@ -377,6 +368,7 @@ mod tests {
     use super::*;
     use crate::forward::testlog::mix;
     use crate::forward::wire::FROM_FORWARDER;
+    use crate::paxos::ROUND_MAX;
     use palisade_netio::limits::FRAME_HEAD_BYTES;
 
     const BALLOT: Ballot = Ballot { round: 7, node: 3, incarnation: u64::MAX };
