@@ -282,6 +282,8 @@ impl IndexBuilder {
     }
 
     fn note_groups(&mut self, place: &Place, metas: &[RecordMeta]) {
+        assert!(self.index.first_block <= place.block, "blocks are noted in order");
+        assert!(place.end() <= self.index.end, "the block was noted");
         for meta in metas.iter().filter(|meta| meta.kind == Kind::Group) {
             self.note_group(place.offset, meta);
         }

@@ -25,6 +25,8 @@ pub struct Registrar {
     pub active: bool,
     /// Standby clusters of the world.
     standbys: u32,
+    /// From now on it only sets right what keeps appends or standbys waiting.
+    repairs: bool,
     node: usize,
     waiting: Option<Answer<Controlled>>,
     /// Version of the registry after the last change that was acknowledged.
@@ -44,6 +46,7 @@ impl Registrar {
             random,
             active,
             standbys: standbys as u32,
+            repairs: false,
             node: 0,
             waiting: None,
             told: 0,
@@ -56,6 +59,18 @@ impl Registrar {
     pub fn pause(&mut self, draining: bool) -> u64 {
         let (low, high) = if draining { (5, 50) } else { (20, 2000) };
         self.random.between(low, high) * super::settings::MS
+    }
+
+    /// The faults are over. In MAXIMUM PROTECTION without its SYNC standby nothing is acked until
+    /// an operator asks for less: that is done now.
+    pub fn on_calm(&mut self) {
+        self.repairs = true;
+    }
+
+    /// What it is doing, for a report.
+    pub fn describe(&self) -> String {
+        let waits = if self.waiting.is_some() { "waits for" } else { "asks next" };
+        format!("registrar: {} changes, {waits} node #{}", self.changes, self.node)
     }
 
     /// Whether every standby of the world is served, and nothing is under way.
@@ -73,6 +88,7 @@ impl Registrar {
     /// # Errors
     /// A broken invariant.
     pub fn act(&mut self, fleet: &Fleet, draining: bool) -> Result<(), Violation> {
+        let draining = draining || self.repairs;
         if let Some(answer) = &self.waiting {
             let Some(answer) = answer.try_take() else { return Ok(()) };
             self.waiting = None;

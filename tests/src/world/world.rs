@@ -184,12 +184,14 @@ impl World {
         for (stream, end) in &self.workload.history.acked_end {
             lines.push(format!("stream {stream}: acknowledged up to {end}"));
         }
+        lines.push(self.workload.registrar.describe());
         for (at, node) in self.fleet.nodes.iter().enumerate() {
             let Node { cluster, boots, process, .. } = node;
             lines.push(format!("node #{at} of cluster {cluster}: start {boots}, {process:?}"));
             for registry in self.fleet.registries(at).take(1) {
                 let standbys: Vec<_> = registry.standbys().map(|s| (s.id, s.hold)).collect();
-                lines.push(format!("  registry {}: {standbys:?}", registry.version()));
+                let (version, mode) = (registry.version(), registry.mode());
+                lines.push(format!("  registry {version}: {standbys:?}, {mode:?}"));
             }
             for stream in self.fleet.streams(node.cluster) {
                 let Some(replica) = self.fleet.replica(at, stream) else { continue };
@@ -282,6 +284,7 @@ impl World {
                 self.fleet.start(node);
             }
         }
+        self.workload.registrar.on_calm();
         let calm = self.universe.now();
         let deadline = calm.after(RECOVER_NS);
         let streams = self.fleet.streams(0);

@@ -18,8 +18,10 @@ pub(crate) struct Options {
     minutes: u64,
 }
 
-/// Parts with their share of the time, in percent.
-const PARTS: [(&str, u64, fn(u64) -> Outcome); 5] = [
+/// A part: its name, its share of the time in percent, and what it does for so many seconds.
+type Part = (&'static str, u64, fn(u64) -> Outcome);
+
+const PARTS: [Part; 5] = [
     ("worlds", 50, worlds),
     ("contests", 20, contests),
     ("histories", 15, histories),

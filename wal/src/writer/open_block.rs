@@ -43,6 +43,8 @@ impl Writer {
             last.headers_crc = crc32c::crc32c_append(last.headers_crc, header);
         }
         last.body_len += body.len;
+        assert!(BLOCK_HEAD_BYTES + last.body_len as usize <= place.len as usize, "it had room");
+        assert!(last.place == place, "a block that grows keeps its place");
         pool.release(slot);
         self.index.note_more(&place, &body.metas);
         self.touched = true;

@@ -49,6 +49,7 @@ impl Writer {
 
     fn new_preparer(&mut self) -> Preparer {
         assert!(self.preparer.is_none(), "one preparation at a time");
+        assert!(self.next_seq > self.active.seq, "sequences only grow");
         let place = self.config.expect(self.next_seq, 0);
         let header = SegmentHeader::new(&place, self.config.segment_bytes, None);
         let header = header.with_start(self.gone.start());
@@ -119,6 +120,8 @@ impl Writer {
 
     /// How many of the oldest segments are free. A file that is still open is not.
     pub(super) fn free(&self) -> usize {
-        self.gone.free(&self.sealed, self.retired.first().map(Retired::seq))
+        let free = self.gone.free(&self.sealed, self.retired.first().map(Retired::seq));
+        assert!(free <= self.sealed.len(), "only what is sealed is free");
+        free
     }
 }
