@@ -609,4 +609,32 @@ mod tests {
         pool.pin_read(Run { slot, at: 0, len: 4096 });
         pool.bytes_mut(slot);
     }
+
+    #[test]
+    fn what_is_behind_all_readers_of_a_slot_may_change() {
+        let mut pool = pool();
+        let (from, to) = (pool.take(Purpose::Write, 4096), pool.take(Purpose::Write, 4096));
+        let (from, to) = (from.unwrap(), to.unwrap());
+        pool.bytes_mut(from).fill(3);
+        pool.bytes_mut(to).fill(1);
+        let run = Run { slot: to, at: 512, len: 1000 };
+        pool.pin_read(run);
+        let (bytes, free) = pool.pair_from(from, to, 1512);
+        free[..100].copy_from_slice(&bytes[..100]);
+        assert!(pool.pinned(run).iter().all(|&b| b == 1));
+        pool.unpin_read(run);
+        assert_eq!(pool.bytes(to)[1511..1513], [1, 3]);
+        // Nobody reads it any more.
+        pool.pair_from(from, to, 512).1.fill(2);
+    }
+
+    #[test]
+    #[should_panic(expected = "somebody reads what is to change")]
+    fn what_a_view_shows_is_not_changed() {
+        let mut pool = pool();
+        let (from, to) = (pool.take(Purpose::Write, 4096), pool.take(Purpose::Write, 4096));
+        let (from, to) = (from.unwrap(), to.unwrap());
+        let _view = pool.view(to, 512..1520).unwrap();
+        pool.pair_from(from, to, 1512);
+    }
 }

@@ -80,6 +80,8 @@ pub(crate) struct Cursor {
     recent: Option<Recent>,
     /// Where it stood at the last beat.
     rested: Option<Lsn>,
+    /// Bytes that its read counts until it ends.
+    pub(crate) charged: u64,
 }
 
 impl Cursor {
@@ -99,6 +101,7 @@ impl Cursor {
             extents: VecDeque::new(),
             recent: None,
             rested: None,
+            charged: 0,
         }
     }
 

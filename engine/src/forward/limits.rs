@@ -47,6 +47,8 @@ pub const MAP_IDLE_NS: u64 = 5_000_000_000;
 pub const TAIL_NEAR_BYTES: u64 = 1 << 20;
 /// Turns in a row of readers that keep up, while others wait that catch up.
 pub const TAIL_TURNS_MAX: u32 = 4;
+/// A reader that a cap holds for longer gives back what was found for it.
+pub const HOLD_NS_MAX: u64 = 1_000_000_000;
 /// Time that a cap on bandwidth may be overdrawn by before its readers wait.
 pub const CAP_BURST_NS: u64 = 20_000_000;
 /// Time between two beats on a connection.

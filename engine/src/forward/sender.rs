@@ -14,9 +14,9 @@ pub use super::cursor::Source;
 use super::cursor::{Cursor, Phase, Step};
 use super::cut::{Cut, NoCut, Want};
 use super::limits::{
-    BEAT_NS, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSORS_MAX, LOCATE_BYTES, LOCATES_MAX,
-    OUTPUT_BYTES_MAX, OUTPUT_FRAMES_MAX, READERS_MAX, RETRY_NS, STALL_NS, STREAMS_PER_READER_MAX,
-    TAIL_BYTES_MAX, TAIL_NEAR_BYTES,
+    BEAT_NS, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSORS_MAX, HOLD_NS_MAX, LOCATE_BYTES,
+    LOCATES_MAX, OUTPUT_BYTES_MAX, OUTPUT_FRAMES_MAX, READERS_MAX, RETRY_NS, STALL_NS,
+    STREAMS_PER_READER_MAX, TAIL_BYTES_MAX, TAIL_NEAR_BYTES,
 };
 use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply, SealedExtent};
 use super::tail::Tail;
@@ -266,9 +266,6 @@ impl Readers {
         for &stream in reader.cursors.keys() {
             self.forget(id, stream);
         }
-        if !self.readers.values().any(|other| other.cluster == reader.cluster) {
-            self.turns.forget(reader.cluster);
-        }
     }
 
     /// A reader is not to be served any more.
@@ -451,6 +448,9 @@ impl Readers {
         if cursor.phase != Phase::Waiting(ticket) {
             return;
         }
+        let (charged, cluster) = (std::mem::take(&mut cursor.charged), self.readers[&id].cluster);
+        self.turns.on_unsent(cluster, charged);
+        let cursor = self.cursor(id, stream).expect("it was just there");
         match found {
             Ok(found) => {
                 let extent = cursor.reading().expect("an extent is being read").clone();
@@ -542,9 +542,11 @@ impl Readers {
 
     fn take_turn(&mut self, id: ReaderId) {
         let Some(reader) = self.readers.get_mut(&id) else { return };
-        if self.turns.hold(id, reader.cluster, self.now) {
+        if let Some(until) = self.turns.hold(id, reader.cluster, self.now) {
             self.stats.held += 1;
-            return reader.let_go();
+            // What comes next is soon sent: read again and again, it would never be.
+            let kept = usize::from(until.since(self.now) < HOLD_NS_MAX);
+            return reader.let_go(kept);
         }
         reader.in_turn = false;
         let Some(stream) = reader.ready.pop_front() else { return };
@@ -565,6 +567,7 @@ impl Readers {
             Step::Read(extent, want) => {
                 let (reader, ticket) = (id, self.number());
                 self.set_phase(id, stream, Phase::Waiting(ticket));
+                self.charge(id, stream, want.bytes_max.min(want.bytes_target.into()));
                 self.effects.push(Effect::Read { reader, stream, ticket, extent, want });
             }
             Step::Locate => self.locate(id, stream),
@@ -572,6 +575,14 @@ impl Readers {
             Step::Park(phase) => self.wait_for_credit(id, stream, phase),
             Step::End(reason) => self.end(id, stream, reason),
         }
+    }
+
+    /// What is being read for a reader counts at once, or many reads would go beyond a cap.
+    fn charge(&mut self, id: ReaderId, stream: u64, bytes: u64) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        let Some(cursor) = reader.cursors.get_mut(&stream) else { return };
+        cursor.charged = bytes;
+        self.turns.on_sent(reader.cluster, bytes, self.now);
     }
 
     fn send(&mut self, id: ReaderId, stream: u64, cut: Cut, source: Source) {
@@ -752,7 +763,7 @@ impl Readers {
             return;
         }
         if reader.out_bytes >= self.limits.output_bytes {
-            return reader.let_go();
+            return reader.let_go(0);
         }
         reader.in_turn = true;
         let first = reader.ready.front().and_then(|stream| {
@@ -769,9 +780,10 @@ impl Readers {
 }
 
 impl Reader {
-    /// What it would have sent from a shard's memory is not held for it.
-    fn let_go(&mut self) {
-        for stream in &self.ready {
+    /// What it would have sent from a shard's memory is not held for it, but for the next `kept`
+    /// streams.
+    fn let_go(&mut self, kept: usize) {
+        for stream in self.ready.iter().skip(kept) {
             self.cursors.get_mut(stream).into_iter().for_each(Cursor::let_go);
         }
     }

@@ -127,12 +127,16 @@ struct World {
 
 impl World {
     fn new(mut seed: u64) -> World {
+        let number = seed;
         let shard = Shard::new(3, 60, &mut seed);
         let limits = Limits {
             output_bytes: 6000,
             chunk_bytes: 2000,
             tail_bytes: 8000,
             locates: 2,
+            // Caps that readers meet, and that leave time for all of it.
+            rate: if number % 2 == 1 { 500_000 } else { 0 },
+            cluster_rate: if number % 3 == 1 { 200_000 } else { 0 },
             ..Limits::default()
         };
         let readers = Readers::new(limits, 1, |_, _| 0);
@@ -288,7 +292,8 @@ impl World {
             4 | 5 => self.grant(at),
             6..=8 => self.commit(),
             9 if self.clients.len() < 6 => {
-                let id = self.readers.on_open(0, self.now).unwrap();
+                let cluster = self.pick(3) as u32;
+                let id = self.readers.on_open(cluster, self.now).unwrap();
                 self.clients.push(Client { id, wants: BTreeMap::new(), unsent: Vec::new() });
             }
             10 if at < self.clients.len() => {
@@ -316,7 +321,7 @@ impl World {
 
 #[test]
 fn readers_get_exactly_what_is_committed_in_any_order_of_events() {
-    let mut ended = 0;
+    let (mut ended, mut held) = (0, 0);
     for seed in 0..150 {
         let mut world = World::new(seed);
         (0..1500).for_each(|_| world.step(false));
@@ -341,6 +346,7 @@ fn readers_get_exactly_what_is_committed_in_any_order_of_events() {
         ids.into_iter().for_each(|id| world.readers.on_closed(id));
         let stats = world.readers.stats();
         assert_eq!((stats.readers, stats.cursors, stats.misses), (0, 0, 0));
+        held += stats.held;
         world.turn();
         assert!(world.shard.watched.is_empty());
         drop(world.readers);
@@ -349,6 +355,7 @@ fn readers_get_exactly_what_is_committed_in_any_order_of_events() {
         assert!(!world.shard.lease.is_held());
     }
     assert!(ended > 50, "{ended} fetches ended");
+    assert!(held > 1000, "caps held {held} turns");
 }
 
 #[test]

@@ -15,8 +15,10 @@ pub(crate) struct Turns {
     tail: VecDeque<ReaderId>,
     /// Readers that catch up: a turn of every so many is theirs.
     behind: VecDeque<ReaderId>,
-    /// Turns of the tail since the last one of a reader that catches up.
+    /// Turns taken by the tail since the last one taken by a reader that catches up.
     streak: u32,
+    /// Whether the reader that was given out last keeps up.
+    from_tail: bool,
     /// Readers whose cap is used up, and when it is not any more.
     held: Vec<(Nanos, ReaderId)>,
     all: Cap,
@@ -32,6 +34,7 @@ impl Turns {
             tail: VecDeque::new(),
             behind: VecDeque::new(),
             streak: 0,
+            from_tail: false,
             held: Vec::new(),
             all: Cap::new(all_rate),
             cluster_rate,
@@ -45,16 +48,11 @@ impl Turns {
         queue.push_back(reader);
     }
 
-    /// The reader whose turn it is.
+    /// The reader whose turn it is, if no cap [holds](Turns::hold) it.
     pub(crate) fn pop(&mut self) -> Option<ReaderId> {
-        if self.streak >= TAIL_TURNS_MAX || self.tail.is_empty() {
-            self.streak = 0;
-            if let Some(reader) = self.behind.pop_front() {
-                return Some(reader);
-            }
-        }
-        self.streak += 1;
-        self.tail.pop_front()
+        let first = self.tail.is_empty() || self.streak >= TAIL_TURNS_MAX;
+        self.from_tail = !first || self.behind.is_empty();
+        if self.from_tail { self.tail.pop_front() } else { self.behind.pop_front() }
     }
 
     /// Whether nobody waits for a turn, but for those that are held.
@@ -62,14 +60,18 @@ impl Turns {
         self.tail.is_empty() && self.behind.is_empty()
     }
 
-    /// Keeps a reader of `cluster` (0: of none) waiting if a cap is used up. Whether it does.
-    pub(crate) fn hold(&mut self, reader: ReaderId, cluster: u32, now: Nanos) -> bool {
+    /// Keeps the reader that was given out last, of `cluster` (0: of none), waiting if a cap is
+    /// used up. Until when; none: it takes its turn.
+    pub(crate) fn hold(&mut self, reader: ReaderId, cluster: u32, now: Nanos) -> Option<Nanos> {
         let own = self.clusters.get_mut(&cluster).map_or(now, |cap| cap.free_at(now));
         let until = own.max(self.all.free_at(now));
         if until > now {
             self.held.push((until, reader));
+            return Some(until);
         }
-        until > now
+        // A turn that a cap puts off is none.
+        self.streak = if self.from_tail { self.streak.saturating_add(1) } else { 0 };
+        None
     }
 
     /// Gives out the readers whose wait is over; each is to be [pushed](Turns::push) again.
@@ -86,15 +88,21 @@ impl Turns {
     /// So many bytes are on their way to a reader of `cluster` (0: of none).
     pub(crate) fn on_sent(&mut self, cluster: u32, bytes: u64, now: Nanos) {
         self.all.spend(bytes, now);
-        if cluster != 0 && self.cluster_rate > 0 {
-            let rate = self.cluster_rate;
-            self.clusters.entry(cluster).or_insert_with(|| Cap::new(rate)).spend(bytes, now);
+        if cluster == 0 || self.cluster_rate == 0 {
+            return;
         }
+        if !self.clusters.contains_key(&cluster) {
+            // A cluster that hangs up does not come back without its debt.
+            self.clusters.retain(|_, cap| cap.owes(now));
+            self.clusters.insert(cluster, Cap::new(self.cluster_rate));
+        }
+        self.clusters.get_mut(&cluster).into_iter().for_each(|cap| cap.spend(bytes, now));
     }
 
-    /// Nobody reads for a cluster any more: what it was over its cap is forgotten.
-    pub(crate) fn forget(&mut self, cluster: u32) {
-        self.clusters.remove(&cluster);
+    /// So many of these bytes will not be sent after all.
+    pub(crate) fn on_unsent(&mut self, cluster: u32, bytes: u64) {
+        self.all.give_back(bytes);
+        self.clusters.get_mut(&cluster).into_iter().for_each(|cap| cap.give_back(bytes));
     }
 }
 
@@ -125,13 +133,26 @@ impl Cap {
         now.after(self.debt_ns.saturating_sub(CAP_BURST_NS))
     }
 
-    fn spend(&mut self, bytes: u64, now: Nanos) {
-        if self.rate == 0 {
-            return;
-        }
+    fn owes(&mut self, now: Nanos) -> bool {
         self.settle(now);
+        self.debt_ns > 0
+    }
+
+    fn spend(&mut self, bytes: u64, now: Nanos) {
+        self.settle(now);
+        self.debt_ns = self.debt_ns.saturating_add(self.time_of(bytes));
+    }
+
+    fn give_back(&mut self, bytes: u64) {
+        self.debt_ns = self.debt_ns.saturating_sub(self.time_of(bytes));
+    }
+
+    fn time_of(&self, bytes: u64) -> u64 {
+        if self.rate == 0 {
+            return 0;
+        }
         let ns = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate);
-        self.debt_ns = self.debt_ns.saturating_add(u64::try_from(ns).unwrap_or(u64::MAX));
+        u64::try_from(ns).unwrap_or(u64::MAX)
     }
 }
 
@@ -147,7 +168,12 @@ mod tests {
         let (tail, behind) = (ReaderId(1), ReaderId(2));
         (0..100).for_each(|_| turns.push(tail, true));
         (0..100).for_each(|_| turns.push(behind, false));
-        let order: Vec<ReaderId> = std::iter::from_fn(|| turns.pop()).collect();
+        let taken = |turns: &mut Turns| {
+            let reader = turns.pop()?;
+            assert_eq!(turns.hold(reader, 0, Nanos(0)), None, "there is no cap");
+            Some(reader)
+        };
+        let order: Vec<ReaderId> = std::iter::from_fn(|| taken(&mut turns)).collect();
         assert_eq!(order.len(), 200);
         assert_eq!(order[0], tail);
         let both = &order[..100 + 100 / TAIL_TURNS_MAX as usize];
@@ -155,22 +181,26 @@ mod tests {
         assert_eq!(waits.max(), Some(TAIL_TURNS_MAX as usize));
     }
 
+    /// The readers of which this is one keep up.
+    const TAIL: u64 = 100;
+
     /// Sends chunks for `seconds` as fast as the caps allow; bytes of each reader.
     fn send(turns: &mut Turns, readers: &[(ReaderId, u32)], chunk: u64, seconds: u64) -> Vec<u64> {
         let (mut now, mut sent) = (Nanos(S), vec![0; readers.len()]);
         let end = now.after(seconds * S);
-        readers.iter().for_each(|(reader, _)| turns.push(*reader, false));
+        let push = |turns: &mut Turns, reader: ReaderId| turns.push(reader, reader.0 >= TAIL);
+        readers.iter().for_each(|(reader, _)| push(turns, *reader));
         while now < end {
-            turns.release(now).into_iter().for_each(|reader| turns.push(reader, false));
+            turns.release(now).into_iter().for_each(|reader| push(turns, reader));
             let Some(id) = turns.pop() else {
                 now = turns.next_release().expect("somebody is held");
                 continue;
             };
             let at = readers.iter().position(|(reader, _)| *reader == id).expect("known");
-            if !turns.hold(id, readers[at].1, now) {
+            if turns.hold(id, readers[at].1, now).is_none() {
                 turns.on_sent(readers[at].1, chunk, now);
                 sent[at] += chunk;
-                turns.push(id, false);
+                push(turns, id);
             }
         }
         sent
@@ -201,17 +231,41 @@ mod tests {
     }
 
     #[test]
+    fn under_a_cap_who_catches_up_has_its_turns_too() {
+        let readers = [(ReaderId(TAIL), 2), (ReaderId(TAIL + 1), 3), (ReaderId(1), 4)];
+        for rate in [1 << 20, 10 << 20, 100 << 20] {
+            let sent = send(&mut Turns::new(rate, 0), &readers, 256 << 10, 20);
+            let (all, behind) = (sent.iter().sum::<u64>(), sent[2]);
+            let share = u64::from(TAIL_TURNS_MAX + 2);
+            assert!(behind * share >= all, "{sent:?} at {rate}/s");
+            assert!(behind * 4 <= all, "the tail goes first: {sent:?} at {rate}/s");
+        }
+    }
+
+    #[test]
+    fn who_hangs_up_owes_what_it_had() {
+        let mut turns = Turns::new(0, 1 << 20);
+        turns.on_sent(2, 4 << 20, Nanos(S));
+        turns.on_sent(3, 1, Nanos(2 * S));
+        assert!(turns.hold(ReaderId(1), 2, Nanos(2 * S)).is_some());
+        turns.on_unsent(2, 4 << 20);
+        assert_eq!(turns.hold(ReaderId(1), 2, Nanos(2 * S)), None);
+        turns.on_sent(4, 1, Nanos(100 * S));
+        assert_eq!(turns.clusters.len(), 1, "what is paid is forgotten");
+    }
+
+    #[test]
     fn a_cap_saves_nothing_up_and_forgets_no_debt() {
         let mut turns = Turns::new(1 << 20, 0);
         turns.on_sent(0, 1 << 20, Nanos(S));
-        assert!(turns.hold(ReaderId(1), 0, Nanos(S)));
+        assert!(turns.hold(ReaderId(1), 0, Nanos(S)).is_some());
         assert_eq!(turns.next_release(), Some(Nanos(2 * S - CAP_BURST_NS)));
         assert_eq!(turns.release(Nanos(2 * S - CAP_BURST_NS - 1)), []);
         assert_eq!(turns.release(Nanos(2 * S)), [ReaderId(1)]);
         // An hour of rest is no hour of sending.
         let late = Nanos(3600 * S);
         turns.on_sent(0, 1 << 20, late);
-        assert!(turns.hold(ReaderId(1), 0, late));
+        assert!(turns.hold(ReaderId(1), 0, late).is_some());
         assert_eq!(turns.next_release(), Some(late.after(S - CAP_BURST_NS)));
     }
 }

@@ -89,10 +89,13 @@ impl<R: Ring> Shard<R> {
             let goes_on = match (found.last(), &running.job.destination) {
                 (Some(last), _) => last.meta.end == meta.lsn && group.follows(last.chain),
                 // Also from what its reader got before.
-                (None, Destination::Embedder { after: Some(chain), .. }) => {
-                    meta.lsn < running.job.from || group.follows(*chain)
+                (None, Destination::Embedder { after: Some(chain), .. })
+                    if meta.lsn == running.job.from =>
+                {
+                    group.follows(*chain)
                 }
-                (None, _) => true,
+                // The first one holds what was asked for.
+                (None, _) => meta.lsn <= running.job.from,
             };
             if !goes_on {
                 return None;

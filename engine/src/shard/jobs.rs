@@ -16,7 +16,6 @@ use crate::limits::{READ_CHUNK_BYTES, READ_CUTS_MAX, READS_MAX, READS_WAITING_MA
 use crate::paxos::Want;
 use crate::shard::Shard;
 use crate::shard::deliver::Found;
-use crate::shard::ledger::Claim;
 use crate::shard::token::{OWNER_READ, local_of, local_token};
 use crate::transfer::ship::Due;
 
@@ -226,13 +225,16 @@ impl<R: Ring> Shard<R> {
                 Some(true) => {}
             }
         }
-        if job.room > 0 && !self.ledger.has_room(job.room, Claim::Reserve) {
+        if job.room > 0 && !self.may_move(job.room) {
             return Start::Later(job);
         }
         self.start_read(job)
     }
 
     fn start_read(&mut self, job: Job) -> Start {
+        if self.jobs.running.len() >= READS_MAX && !self.jobs.may_ride(&job) {
+            return Start::Later(job);
+        }
         let extents = self.gather(&job);
         let (job, extents) = match self.ride(job, extents) {
             Some(alone) => alone,
@@ -270,7 +272,7 @@ impl<R: Ring> Shard<R> {
     /// Lets a cursor of the forwarder share a read in flight that brings what it wants. A job that
     /// cannot comes back.
     fn ride(&mut self, job: Job, mut extents: Vec<Extent>) -> Option<(Job, Vec<Extent>)> {
-        let shares = matches!(job.destination, Destination::Forward { .. }) && !job.again;
+        let shares = self.jobs.may_ride(&job);
         let mut reads = self.jobs.running.values_mut().filter(|_| shares);
         let read =
             reads.find(|read| read.brings(job.stream, &extents) && read.riders.len() < RIDERS_MAX);
@@ -526,6 +528,15 @@ impl<R: Ring> Shard<R> {
 }
 
 impl Jobs {
+    /// Whether some read in flight may bring what a cursor of the forwarder wants.
+    fn may_ride(&self, job: &Job) -> bool {
+        let is_forwarded = |job: &Job| matches!(job.destination, Destination::Forward { .. });
+        let mut running = self.running.values().map(|read| &read.job);
+        is_forwarded(job)
+            && !job.again
+            && running.any(|read| read.stream == job.stream && is_forwarded(read))
+    }
+
     fn next_id(&mut self) -> u32 {
         self.next = self.next.wrapping_add(1);
         self.next

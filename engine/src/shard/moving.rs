@@ -104,6 +104,17 @@ impl<R: Ring> Shard<R> {
         Ok(count)
     }
 
+    /// Whether a body of `bytes` would find room, and memory.
+    pub(crate) fn may_move(&mut self, bytes: usize) -> bool {
+        if !self.flush_own() || !self.ledger.has_room(bytes, Claim::Reserve) {
+            return false;
+        }
+        let len = (HEAD_BYTES + bytes).next_multiple_of(PAGE_BYTES);
+        let slot = self.io.pool.take(Purpose::Write, len);
+        slot.into_iter().for_each(|slot| self.io.pool.release(slot));
+        slot.is_some()
+    }
+
     /// A move is over.
     pub(crate) fn end_move(&mut self, moved: bool) {
         assert!(self.checkpoints.moving > 0, "a move that ends began");
