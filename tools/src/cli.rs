@@ -428,6 +428,58 @@ is said on stderr.")]
   palisade bench append --nodes 1 --record-bytes 512 --in-flight 1 --seconds 5
   palisade bench append --nodes 3 --record-bytes 512 --in-flight 1024 --seconds 5 --json")]
     Append(BenchOptions),
+    /// What a node sends to many readers, beside a bare loop of sendfile
+    #[command(after_help = "Examples:
+  palisade bench forward --readers 1 --followers 0 --seconds 5
+  palisade bench forward --readers 192 --followers 64 --seconds 10 --json
+
+Readers read what is there before, 256 MiB, again and again; followers wait at the end of the stream,
+where a record is appended each millisecond: the latencies are theirs.")]
+    Forward(BenchForward),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchForward {
+    /// Readers that catch up
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub(crate) readers: u32,
+    /// Readers at the end of the stream
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(0..=512))]
+    pub(crate) followers: u32,
+    /// Bytes of a record
+    #[arg(long, value_name = "B", default_value_t = 4096,
+          value_parser = clap::value_parser!(u32).range(1..=RECORD_BYTES_MAX as i64))]
+    pub(crate) record_bytes: u32,
+    /// MiB of records that are there before anybody reads
+    #[arg(long, value_name = "MIB", default_value_t = 256,
+          value_parser = clap::value_parser!(u64).range(16..=2_048))]
+    pub(crate) fill_mib: u64,
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) seconds: u64,
+    /// Where the data directory goes
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(crate) dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl BenchForward {
+    /// As a load: one stream; what is in flight are the readers.
+    pub(crate) fn load(&self) -> BenchLoad {
+        BenchLoad {
+            streams: 1,
+            record_bytes: self.record_bytes,
+            in_flight: self.readers + self.followers,
+            seconds: self.seconds,
+            dir: self.dir.clone(),
+            json: self.json,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Args)]

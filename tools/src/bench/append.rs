@@ -13,6 +13,7 @@ use palisade::client::wire::{
 use palisade::client::{Client, ClientOptions, Connection, resolve};
 use palisade::config::{Role, TimingConfig};
 use palisade_netio::{Class, FrameHead, FrameLimits};
+use palisade_wal::Lsn;
 
 use super::machine::{cpu_us_of, own_cpu_us};
 use super::report::Measured;
@@ -66,7 +67,7 @@ pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
     let streams = Client::new(&cluster.endpoints(), settings)?.create_streams(load.streams)?;
     let mut measured = Measured::new("append", options.nodes, load)?;
     measured.environment.sends(layout.zero_copy);
-    let mut work = Work::start(load, &cluster, streams)?;
+    let mut work = Window::open(load, &cluster, streams, load.in_flight)?;
     let began = Instant::now();
     let (mut since, mut cpu) = (began, 0);
     let length = Duration::from_secs(load.seconds);
@@ -93,7 +94,7 @@ fn cpu_of(cluster: &Cluster) -> u64 {
     own_cpu_us() + nodes.map(cpu_us_of).sum::<u64>()
 }
 
-struct Work {
+pub(super) struct Window {
     connection: Connection,
     streams: Vec<u64>,
     payload: Vec<u8>,
@@ -102,14 +103,22 @@ struct Work {
     /// Requests in flight: when each left, and how many records it has.
     open: HashMap<u64, (Instant, u32)>,
     next: u64,
+    /// End of the newest record that was acked.
+    end: Lsn,
 }
 
-impl Work {
-    fn start(load: &BenchLoad, cluster: &Cluster, streams: Vec<u64>) -> Result<Work, Failure> {
+impl Window {
+    /// `in_flight` records of these streams, none of them sent yet.
+    pub(super) fn open(
+        load: &BenchLoad,
+        cluster: &Cluster,
+        streams: Vec<u64>,
+        in_flight: u32,
+    ) -> Result<Window, Failure> {
         let by_bytes = (REQUEST_BYTES_MAX / load.record_bytes).clamp(1, 4096);
-        let each = load.in_flight.div_ceil(REQUESTS).min(by_bytes);
+        let each = in_flight.div_ceil(REQUESTS).min(by_bytes);
         let mut ready = VecDeque::new();
-        let mut left = load.in_flight;
+        let mut left = in_flight;
         while left > 0 {
             let records = each.min(left);
             ready.push_back(records);
@@ -117,11 +126,29 @@ impl Work {
         }
         let payload = vec![0x5a; load.record_bytes as usize];
         let connection = connect_to_leader(cluster, streams[0], &payload)?;
-        Ok(Work { connection, streams, payload, ready, open: HashMap::new(), next: 1 })
+        let (open, end) = (HashMap::new(), Lsn::ZERO);
+        Ok(Window { connection, streams, payload, ready, open, next: 1, end })
     }
 
-    /// Sends what may be sent, then takes one answer.
-    fn turn(&mut self, measured: Option<&mut Measured>) -> Result<(), Failure> {
+    /// Appends at least so many bytes, and waits for all of them. The end of the last one.
+    pub(super) fn fill(&mut self, bytes: u64, interrupt: &Interrupt) -> Result<Lsn, Failure> {
+        let mut left = bytes.div_ceil(self.payload.len() as u64);
+        loop {
+            interrupt.check()?;
+            let asked: u64 = self.open.values().map(|(_, records)| u64::from(*records)).sum();
+            if left <= asked {
+                self.ready.clear();
+            }
+            if self.open.is_empty() && self.ready.is_empty() {
+                return Ok(self.end);
+            }
+            left = left.saturating_sub(self.turn(None)?);
+        }
+    }
+
+    /// Sends what may be sent, then takes one answer. How many records it acked.
+    fn turn(&mut self, measured: Option<&mut Measured>) -> Result<u64, Failure> {
+        let mut acked = 0;
         while let Some(records) = self.ready.pop_front() {
             let id = self.next;
             self.next += 1;
@@ -144,8 +171,10 @@ impl Work {
                 if fates.iter().any(|fate| fate.outcome != Outcome::Acked) {
                     return Err(Failure::new(Exit::Failed, "an append was not acked"));
                 }
+                self.end = fates.iter().map(|fate| Lsn(fate.end_lsn)).fold(self.end, Lsn::max);
+                acked = records.into();
                 if let Some(measured) = measured {
-                    measured.record(took, records.into());
+                    measured.record(took, acked);
                 }
             }
             KIND_REFUSED => {
@@ -159,8 +188,23 @@ impl Work {
             kind => return Err(Failure::new(Exit::Failed, format!("answer of kind {kind}"))),
         }
         self.ready.push_back(records);
-        Ok(())
+        Ok(acked)
     }
+}
+
+/// Appends one record and waits for its ack.
+pub(super) fn append_one(
+    connection: &mut Connection,
+    stream: u64,
+    payload: &[u8],
+) -> Result<(), Failure> {
+    connection.send(&request(1, stream, 1, payload))?;
+    let answer = connection.receive(&FrameLimits::ANY, Instant::now() + PATIENCE)?;
+    let acked = answer.is_some_and(|frame| {
+        let fates = parse_appended(frame.body).unwrap_or_default();
+        frame.head.kind == KIND_APPENDED && fates.iter().all(|f| f.outcome == Outcome::Acked)
+    });
+    if acked { Ok(()) } else { Err(Failure::new(Exit::Failed, "an append was not acked")) }
 }
 
 fn request(id: u64, stream: u64, records: u32, payload: &[u8]) -> Vec<u8> {

@@ -2,10 +2,12 @@
 
 mod append;
 mod environment;
+mod forward;
 mod fsync;
 mod lane;
 mod machine;
 mod report;
+mod sendfile;
 mod wal;
 
 use std::path::Path;
@@ -25,6 +27,7 @@ pub(crate) fn run(command: &BenchCommand) -> Result<Exit, Failure> {
             (host::bench_append(options)?, options.load.json)
         }
         BenchCommand::Append(options) => (append::run(options)?, options.load.json),
+        BenchCommand::Forward(options) => (forward::run(options)?, options.json),
         BenchCommand::Wal(options) => (wal::run(&options.load)?, options.load.json),
     };
     text::say(format!("{}\n", if json { report.json() } else { report.text() }))?;

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::environment::Environment;
+use super::sendfile::Bare;
 use crate::cli::BenchLoad;
 use crate::exit::{Exit, Failure};
 
@@ -24,8 +25,13 @@ pub(crate) struct Measured {
     latency: Histogram<u64>,
     /// How long it was measured.
     pub(crate) took: Duration,
-    /// CPU time of everything that took part, in microseconds.
+    /// CPU time of everything that took part, in microseconds; of forwarding: of the node alone.
     pub(crate) cpu_us: u64,
+    /// Bytes that were forwarded, where that is what was measured; latencies are then those of
+    /// records at the end of the stream.
+    pub(crate) forwarded: Option<u64>,
+    /// What forwarding is compared with.
+    pub(crate) bare: Option<Bare>,
     /// Where and by what.
     pub(crate) environment: Environment,
 }
@@ -47,6 +53,8 @@ impl Measured {
             latency: latency.map_err(|e| Failure::new(Exit::Invariant, e.to_string()))?,
             took: Duration::ZERO,
             cpu_us: 0,
+            forwarded: None,
+            bare: None,
             environment: Environment::of(&load.dir),
         })
     }
@@ -57,8 +65,26 @@ impl Measured {
         self.latency.saturating_record_n(ns.max(1), count);
     }
 
+    /// Records: those whose latency was taken, or as many as the forwarded bytes would hold.
+    fn records(&self) -> f64 {
+        match self.forwarded {
+            Some(bytes) => bytes as f64 / f64::from(self.record_bytes),
+            None => self.latency.len() as f64,
+        }
+    }
+
     fn per_s(&self) -> f64 {
-        self.latency.len() as f64 / self.took.as_secs_f64().max(1e-9)
+        self.records() / self.took.as_secs_f64().max(1e-9)
+    }
+
+    fn cpu_us_each(&self) -> f64 {
+        self.cpu_us as f64 / self.records().max(1.0)
+    }
+
+    /// CPU seconds of the node for a GiB that it forwarded.
+    fn cpu_s_per_gib(&self) -> Option<f64> {
+        let gib = self.forwarded? as f64 / f64::from(1 << 30);
+        Some(self.cpu_us as f64 / 1e6 / gib.max(1e-9))
     }
 
     fn us(&self, quantile: f64) -> f64 {
@@ -69,23 +95,29 @@ impl Measured {
     /// The line of the contract.
     pub(crate) fn json(&self) -> String {
         let tenth = |value: f64| (value * 10.0).round() / 10.0;
-        let cpu = self.cpu_us as f64 / self.latency.len().max(1) as f64;
-        json!({
+        let mut line = json!({
             "what": self.what, "nodes": self.nodes, "streams": self.streams,
             "record_bytes": self.record_bytes, "in_flight": self.in_flight,
             "per_s": self.per_s().round() as u64,
             "mb_per_s": tenth(self.per_s() * f64::from(self.record_bytes) / 1e6),
             "p50_us": self.us(0.5), "p90_us": self.us(0.9), "p99_us": self.us(0.99),
             "p999_us": self.us(0.999), "max_us": self.us(1.0),
-            "cpu_us_per_append": (cpu * 1000.0).round() / 1000.0,
+            "cpu_us_per_append": (self.cpu_us_each() * 1000.0).round() / 1000.0,
             "environment": self.environment,
-        })
-        .to_string()
+        });
+        if let (Some(cpu), Some(bare)) = (self.cpu_s_per_gib(), self.bare) {
+            let more = line.as_object_mut().expect("made of fields");
+            let rounded = |value: f64| ((value * 1000.0).round() / 1000.0).into();
+            more.insert("cpu_s_per_gib".to_owned(), rounded(cpu));
+            more.insert("sendfile_mb_per_s".to_owned(), rounded(bare.bytes_per_s / 1e6));
+            more.insert("sendfile_cpu_s_per_gib".to_owned(), rounded(bare.cpu_s_per_gib));
+        }
+        line.to_string()
     }
 
     /// The same for people.
     pub(crate) fn text(&self) -> String {
-        format!(
+        let mut text = format!(
             "{} nodes {} streams {} record {} B in flight {}\n{:.0} /s  {:.1} MB/s\n\
              p50 {} us  p90 {} us  p99 {} us  p99.9 {} us  max {} us\ncpu {:.2} us per append",
             self.what,
@@ -100,7 +132,16 @@ impl Measured {
             self.us(0.99),
             self.us(0.999),
             self.us(1.0),
-            self.cpu_us as f64 / self.latency.len().max(1) as f64
-        )
+            self.cpu_us_each()
+        );
+        if let (Some(cpu), Some(bare)) = (self.cpu_s_per_gib(), self.bare) {
+            text += &format!(
+                "\nthe latencies are those of records at the end of the stream\n\
+                 node: {cpu:.3} CPU s per GiB; bare sendfile: {:.1} MB/s, {:.3} CPU s per GiB",
+                bare.bytes_per_s / 1e6,
+                bare.cpu_s_per_gib
+            );
+        }
+        text
     }
 }

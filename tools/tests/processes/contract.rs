@@ -176,6 +176,27 @@ fn benchmarks_print_the_line_of_the_page() {
 }
 
 #[test]
+fn what_is_forwarded_comes_with_what_a_bare_loop_does() {
+    let dir = directory("forward");
+    let dir = dir.path().to_str().expect("a plain path");
+    let mut command = program();
+    command.args(["bench", "forward", "--seconds", "1", "--dir", dir, "--json"]);
+    command.args(["--readers", "2", "--followers", "2", "--record-bytes", "65536"]);
+    command.args(["--fill-mib", "32"]);
+    let json = run(command, Duration::from_secs(90)).json();
+    let fields = "what nodes streams record_bytes in_flight per_s mb_per_s p50_us p90_us p99_us \
+                  p999_us max_us cpu_us_per_append environment cpu_s_per_gib sendfile_mb_per_s \
+                  sendfile_cpu_s_per_gib";
+    assert_fields(&json, fields);
+    assert_eq!((&json["what"], &json["in_flight"]), (&"forward".into(), &4.into()));
+    // Both kinds of readers got something, and so did the bare loop.
+    for figure in ["per_s", "p50_us", "sendfile_mb_per_s"] {
+        assert!(json[figure].as_f64().is_some_and(|rate| rate > 0.0), "{figure} of {json}");
+    }
+    assert_environment(&json["environment"], "auto".into());
+}
+
+#[test]
 fn the_measured_ways_to_write_come_with_their_environment() {
     let dir = directory("fsync");
     let dir = dir.path().to_str().expect("a plain path");
