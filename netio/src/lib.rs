@@ -21,6 +21,13 @@
 //! - The slot of a [`Frame`] belongs to its link until the next [`Link::poll_event`]; who wants
 //!   the bytes longer retains it, and the link then goes on in another slot.
 //!
+//! # The rules of handles
+//!
+//! - Who was told of a handle closes it, with [`Op::Close`] or, a socket, by [`adopt_tcp`].
+//! - Files that a ring opened are registered with the kernel as far as there is room. They are
+//!   closed by that ring alone, which lets go of the registration first: the kernel would keep the
+//!   file open. Sockets are not registered, and may go to another ring or thread.
+//!
 //! # Example
 //!
 //! A block is written durably, and read back:

@@ -63,6 +63,11 @@ pub const ACCEPT_PAUSE_NS: u64 = 100_000_000;
 pub const REGISTER_BYTES_MODEST: usize = 1 << 20;
 /// Bytes registered with the kernel when locked memory is not limited.
 pub const REGISTER_BYTES_MAX: usize = 64 << 20;
+/// Files of one ring that are registered with the kernel. Not above the usual limit of
+/// open files, with which the kernel compares it.
+pub const REGISTER_FILES_MAX: usize = 1024;
+/// Descriptors from this number on are not registered.
+pub const REGISTER_FD_MAX: usize = 1 << 16;
 /// Syncs that wait for the helper thread of a ring; more go through the ring.
 pub const SYNCS_MAX: usize = 64;
 /// Names in one listed directory.
@@ -80,6 +85,7 @@ const _: () = {
     assert!(REFUSAL_TEXT_MAX + 8 <= GREETING_BODY_MAX);
     assert!(FRAME_BODY_MAX + FRAME_BULK_HEAD_BYTES <= BACKLOG_BYTES_MAX);
     assert!(SEND_RUNS_MAX < 1024);
+    assert!(REGISTER_FILES_MAX < u16::MAX as usize);
     // The low bits of a token hold a kind and one of these.
     assert!(GREETING_MAX < 1 << 12 && ZERO_COPY_PENDING_MAX < 1 << 12);
 };

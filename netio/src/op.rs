@@ -55,7 +55,7 @@ pub struct Run {
 /// else touches the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Opens `path`. Result: [`Payload::Handle`].
+    /// Opens `path`. Result: [`Payload::Handle`], which only this ring closes.
     Open {
         /// The path.
         path: PathBuf,

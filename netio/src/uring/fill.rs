@@ -6,13 +6,24 @@ use io_uring::{opcode, types};
 use super::UringConfig;
 use super::calls;
 use super::chain::Chain;
+use super::files::{File, Files};
 use super::flight::{Flight, Kind, Pin};
 use crate::barrier::SyncPath;
-use crate::op::{Errno, Handle, Op, Run};
+use crate::op::{Errno, Handle, Op, OpenHow, Run};
 use crate::pool::Pool;
 
 /// `IORING_SEND_ZC_REPORT_USAGE`: the notification says whether the kernel copied.
 const REPORT_USAGE: u16 = 8;
+
+/// Builds an entry for a file, by its place in the table or by its descriptor.
+macro_rules! on {
+    ($file:expr, |$name:ident| $entry:expr) => {
+        match $file {
+            File::Place($name) => $entry,
+            File::Descriptor($name) => $entry,
+        }
+    };
+}
 
 /// Builds the entry of an operation that goes through the ring. What the kernel reads is kept in
 /// `flight`, and the runs are pinned.
@@ -20,12 +31,14 @@ pub(super) fn entry(
     flight: &mut Flight,
     pool: &mut Pool,
     registered: u16,
+    files: &mut Files,
     config: &UringConfig,
     op: Op,
 ) -> Result<Entry, Errno> {
     let entry = match op {
         Op::Open { path, how } => {
-            flight.kind = Kind::Open;
+            let is_directory = how == OpenHow::Directory;
+            flight.kind = if is_directory { Kind::OpenDirectory } else { Kind::Open };
             flight.path = calls::c_path(&path)?;
             opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), flight.path.as_ptr())
                 .flags(calls::open_flags(how))
@@ -40,13 +53,14 @@ pub(super) fn entry(
                 flight.kind = Kind::Chain;
                 flight.chain = Chain::new(flight.runs.iter().map(|run| run.len).sum());
             }
-            write(flight, pool, registered, handle, offset, barrier && !linked)
+            let file = name(flight, files, handle);
+            write(flight, pool, registered, file, offset, barrier && !linked)
         }
         Op::Read { handle, offset, run } => {
             pool.pin_fill(run);
             flight.pin = Pin::Fill;
             flight.runs.push(run);
-            read(pool, registered, handle, offset, run)
+            read(pool, registered, name(flight, files, handle), offset, run)
         }
         Op::Sync { handle, metadata } => {
             if metadata {
@@ -103,40 +117,50 @@ fn pin_read(flight: &mut Flight, pool: &mut Pool, runs: Vec<Run>) {
     (flight.pin, flight.runs) = (Pin::Read, runs);
 }
 
+/// How an entry names its file, where the kernel resolves it while it takes the entry.
+fn name(flight: &mut Flight, files: &mut Files, handle: Handle) -> File {
+    let file = files.name(handle);
+    flight.place = match file {
+        File::Place(place) => Some(place.0 as u16),
+        File::Descriptor(_) => None,
+    };
+    file
+}
+
 fn write(
     flight: &mut Flight,
     pool: &Pool,
     registered: u16,
-    handle: Handle,
+    file: File,
     offset: u64,
     barrier: bool,
 ) -> Entry {
     let flags = if barrier { libc::RWF_DSYNC } else { 0 };
     if let [run] = flight.runs[..] {
-        let at = pool.address(run).cast_const();
+        let (at, len) = (pool.address(run).cast_const(), run.len);
         return match step(pool, registered, run) {
-            Some(step) => opcode::WriteFixed::new(fd(handle), at, run.len, step)
+            Some(step) => on!(file, |file| opcode::WriteFixed::new(file, at, len, step)
                 .offset(offset)
                 .rw_flags(flags)
-                .build(),
-            None => {
-                opcode::Write::new(fd(handle), at, run.len).offset(offset).rw_flags(flags).build()
-            }
+                .build()),
+            None => on!(file, |file| opcode::Write::new(file, at, len)
+                .offset(offset)
+                .rw_flags(flags)
+                .build()),
         };
     }
     gather(flight, pool);
-    let len = flight.iovecs.len() as u32;
-    opcode::Writev::new(fd(handle), flight.iovecs.as_ptr(), len)
-        .offset(offset)
-        .rw_flags(flags)
-        .build()
+    let (at, len) = (flight.iovecs.as_ptr(), flight.iovecs.len() as u32);
+    on!(file, |file| opcode::Writev::new(file, at, len).offset(offset).rw_flags(flags).build())
 }
 
-fn read(pool: &Pool, registered: u16, handle: Handle, offset: u64, run: Run) -> Entry {
-    let at = pool.address(run);
+fn read(pool: &Pool, registered: u16, file: File, offset: u64, run: Run) -> Entry {
+    let (at, len) = (pool.address(run), run.len);
     match step(pool, registered, run) {
-        Some(step) => opcode::ReadFixed::new(fd(handle), at, run.len, step).offset(offset).build(),
-        None => opcode::Read::new(fd(handle), at, run.len).offset(offset).build(),
+        Some(step) => {
+            on!(file, |file| opcode::ReadFixed::new(file, at, len, step).offset(offset).build())
+        }
+        None => on!(file, |file| opcode::Read::new(file, at, len).offset(offset).build()),
     }
 }
 

@@ -11,6 +11,8 @@ pub(super) enum Kind {
     Plain,
     /// The result is a new descriptor.
     Open,
+    /// The same of a directory, which is only synced.
+    OpenDirectory,
     /// The socket exists already; it is the payload on success and closed on error.
     Connect(Handle),
     Accept,
@@ -33,6 +35,8 @@ pub(super) struct Flight {
     pub(super) token: Token,
     pub(super) kind: Kind,
     pub(super) pin: Pin,
+    /// Its place in the table of files, if it uses one.
+    pub(super) place: Option<u16>,
     pub(super) runs: Vec<Run>,
     pub(super) iovecs: Vec<libc::iovec>,
     pub(super) message: libc::msghdr,
@@ -51,6 +55,7 @@ impl Flight {
             token: Token(0),
             kind: Kind::Plain,
             pin: Pin::Read,
+            place: None,
             runs: Vec::new(),
             iovecs: Vec::new(),
             // SAFETY: numbers and pointers, for which zeroes and null are valid. Not written out,
@@ -87,7 +92,7 @@ impl Slab {
             self.flights.len() as u32 - 1
         });
         let flight = &mut self.flights[at as usize];
-        assert!(!flight.live, "a free place is in use");
+        assert!(!flight.live && flight.place.is_none(), "a free place is in use");
         (flight.token, flight.live, flight.kind) = (token, true, Kind::Plain);
         (u64::from(flight.generation) << 32 | u64::from(at), flight)
     }
@@ -103,7 +108,7 @@ impl Slab {
         let flight = &mut self.flights[number as u32 as usize];
         assert!(flight.live, "an operation ends once");
         flight.live = false;
-        // One value stays unused: it would make the reserved numbers possible.
+        // Two values stay unused: they would make the reserved numbers possible.
         flight.generation = (flight.generation + 1) % (u32::MAX - 1);
         flight.runs.clear();
         flight.iovecs.clear();

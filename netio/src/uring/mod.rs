@@ -7,6 +7,7 @@
 mod calls;
 mod chain;
 mod doorbell;
+mod files;
 mod fill;
 mod flight;
 mod helper;
@@ -23,7 +24,7 @@ use io_uring::types::CancelBuilder;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use crate::barrier::SyncPath;
-use crate::limits::{DRAIN_NS_MAX, USER_TIMEOUT_MS};
+use crate::limits::{DRAIN_NS_MAX, REGISTER_FILES_MAX, USER_TIMEOUT_MS};
 use crate::link::splitmix;
 use crate::op::{Completion, Errno, Handle, Op, Payload, Token};
 use crate::pool::{Memory, Pool};
@@ -31,6 +32,7 @@ use crate::probe::{self, ProbeError};
 use crate::ring::{Nanos, Ring, Wait, Wake};
 use chain::{Ended, SYNC_HALF};
 use doorbell::Bell;
+use files::Files;
 use flight::{Kind, Slab};
 use helper::Helper;
 use registered::Share;
@@ -55,6 +57,8 @@ pub struct UringConfig {
     pub entries: u32,
     /// Bytes of the pool to register with the kernel at most.
     pub register_bytes_max: usize,
+    /// Files to register with the kernel at most.
+    pub register_files_max: usize,
     /// How a write with a barrier is made durable, and where a sync of data runs.
     pub sync_path: SyncPath,
     /// Time that sent bytes may stay unacknowledged before the kernel ends a connection
@@ -70,6 +74,7 @@ impl Default for UringConfig {
         UringConfig {
             entries: 256,
             register_bytes_max: registered::register_bytes_default(),
+            register_files_max: REGISTER_FILES_MAX,
             sync_path: SyncPath::Dsync,
             user_timeout_ms: USER_TIMEOUT_MS,
         }
@@ -106,6 +111,7 @@ pub struct Uring {
     config: UringConfig,
     helper: Option<Helper>,
     registered: u16,
+    files: Files,
     /// What is registered of the process's part of locked memory.
     _share: Share,
     bell: Arc<Bell>,
@@ -139,6 +145,7 @@ impl Uring {
         let mut share = registered::share(config.register_bytes_max.min(memory.len()));
         let (registered, _) = registered::arena(&ring, &memory, share.bytes());
         share.keep(usize::from(registered) * crate::pool::REGISTERED_STEP);
+        let files = Files::new(&ring, facts.version, config.register_files_max);
         let bell = Bell::new().map_err(ProbeError::from_setup)?;
         let helped = config.sync_path == SyncPath::WriteThenSync;
         let helper = helped.then(|| Helper::new(bell.clone())).transpose();
@@ -147,6 +154,7 @@ impl Uring {
             ring,
             no_iowait: facts.no_iowait,
             slab: Slab::new(entries as usize),
+            files,
             tokens: HashMap::default(),
             ready: VecDeque::new(),
             cqes: Vec::new(),
@@ -171,6 +179,11 @@ impl Uring {
     /// Bytes of the pool that are registered with the kernel; operations beyond them cost more.
     pub fn registered_bytes(&self) -> usize {
         usize::from(self.registered) * crate::pool::REGISTERED_STEP
+    }
+
+    /// Files that are registered with the kernel; operations on others cost more.
+    pub fn registered_files(&self) -> usize {
+        self.files.held()
     }
 
     /// Ends the ring: cancels what is in flight, waits for its end, and gives its slots back to
@@ -198,8 +211,9 @@ impl Uring {
 
     fn push(&mut self, entry: &squeue::Entry) {
         loop {
-            // SAFETY: everything that the entry points at is in the slab, in this ring or in the
-            // pinned slots of the arena, and stays until the last completion.
+            // SAFETY: everything that the entry points at is in the slab, in the table of files,
+            // in this ring or in the pinned slots of the arena, and stays until the last
+            // completion.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 self.unsubmitted += 1;
                 return;
@@ -281,6 +295,7 @@ impl Uring {
             match cqe.user_data() {
                 DOORBELL => self.bell_rang = true,
                 NOBODY => {}
+                number if Files::owns(number) => self.files.changed(number, cqe.result()),
                 _ => done.extend(self.finish(&mut pool, &cqe)),
             }
         }
@@ -309,6 +324,9 @@ impl Uring {
             if let Some(pool) = pool {
                 fill::unpin(flight, pool);
             }
+            if let Some(place) = flight.place.take() {
+                self.files.ended(place);
+            }
             self.slab.free(number);
             self.tokens.remove(&token);
         }
@@ -322,6 +340,11 @@ impl Uring {
             error => Err(Errno(-error)),
         };
         let (result, payload) = read_result(kind, result, self.config.user_timeout_ms);
+        if let (Kind::Open, Payload::Handle(file), false) = (kind, &payload, self.draining)
+            && let Some(entry) = self.files.take(*file)
+        {
+            self.push(&entry);
+        }
         Some(Completion { token, result, more, payload, copied: false })
     }
 
@@ -365,6 +388,7 @@ impl Uring {
             self.reap(pool.as_deref_mut(), &mut undelivered);
             self.take_synced(&mut undelivered);
         }
+        self.files.clear(&self.ring);
         for completion in undelivered {
             if let Payload::Handle(handle)
             | Payload::Accepted(handle, _)
@@ -391,7 +415,9 @@ fn read_result(
     user_timeout_ms: u32,
 ) -> (Result<u32, Errno>, Payload) {
     match (kind, result) {
-        (Kind::Open, Ok(fd)) => (Ok(0), Payload::Handle(Handle::from_raw(fd as i32))),
+        (Kind::Open | Kind::OpenDirectory, Ok(fd)) => {
+            (Ok(0), Payload::Handle(Handle::from_raw(fd as i32)))
+        }
         (Kind::Accept, Ok(fd)) => {
             let socket = Handle::from_raw(fd as i32);
             // A peer that is gone already shows with the first receive.
@@ -431,6 +457,11 @@ impl Ring for Uring {
             self.push(&opcode::AsyncCancel::new(target).build().user_data(number));
             return;
         }
+        if let Op::Close { handle } = op
+            && let Some(entry) = self.files.give_back(handle)
+        {
+            self.push(&entry);
+        }
         let (number, flight) = self.slab.take(token);
         if let (Some(helper), Op::Sync { handle, metadata: false }) = (&mut self.helper, &op)
             && helper.ask(number, *handle)
@@ -439,7 +470,7 @@ impl Ring for Uring {
             return;
         }
         let file = written_file(&op);
-        match fill::entry(flight, pool, self.registered, &self.config, op) {
+        match fill::entry(flight, pool, self.registered, &mut self.files, &self.config, op) {
             Ok(entry) => {
                 let chained = file.filter(|_| flight.kind == Kind::Chain);
                 assert!(self.tokens.insert(token, number).is_none(), "{token:?} is in flight");
@@ -471,7 +502,8 @@ impl Ring for Uring {
                 let time = left.map(|ns| {
                     types::Timespec::new().sec(ns / 1_000_000_000).nsec((ns % 1_000_000_000) as u32)
                 });
-                let wait_for = u32::from(left != Some(0));
+                // Changes of the table end at once, and are not what is waited for.
+                let wait_for = u32::from(left != Some(0)) * (1 + self.files.changing());
                 self.call(wait_for, ENTER_GETEVENTS, time.as_ref());
             }
             _ if self.unsubmitted > 0 || (!have && self.work_waits()) => {

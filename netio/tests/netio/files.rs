@@ -9,14 +9,14 @@ use palisade_netio::{
 
 use crate::pump::{Pump, pattern};
 
-fn fresh_dir(name: &str) -> PathBuf {
+pub fn fresh_dir(name: &str) -> PathBuf {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).unwrap();
     dir
 }
 
-fn open(pump: &mut Pump, path: PathBuf, how: OpenHow) -> Handle {
+pub fn open(pump: &mut Pump, path: PathBuf, how: OpenHow) -> Handle {
     match pump.run(Op::Open { path, how }) {
         completion if completion.result.is_ok() => match completion.payload {
             Payload::Handle(handle) => handle,

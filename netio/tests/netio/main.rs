@@ -4,4 +4,5 @@ mod files;
 mod greetings;
 mod links;
 mod pump;
+mod registered;
 mod ring;
