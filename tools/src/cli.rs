@@ -433,8 +433,8 @@ is said on stderr.")]
   palisade bench forward --readers 1 --followers 0 --seconds 5
   palisade bench forward --readers 192 --followers 64 --seconds 10 --json
 
-Readers read what is there before, 256 MiB, again and again; followers wait at the end of the stream,
-where a record is appended each millisecond: the latencies are theirs.")]
+Readers read what is there before, 256 MiB, again and again; followers wait at the end of the
+stream, where a record is appended each millisecond: the latencies are theirs.")]
     Forward(BenchForward),
 }
 

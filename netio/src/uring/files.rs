@@ -7,6 +7,9 @@
 //! process that is killed goes tens of milliseconds after its descriptors: that much later its
 //! peers would see that it is gone.
 //!
+//! What it spares: 5 % of the CPU time of an append with 1024 in flight, and as much throughput
+//! (medians of five alternating pairs of `bench append --nodes 1` with and without, Linux 6.18).
+//!
 //! Places are taken and given back by entries of the queue, which need no call of their own. The
 //! kernel executes the entries of a queue in order, and these at once, so:
 //!
@@ -104,8 +107,8 @@ impl Files {
         self.changing
     }
 
-    /// Takes a place for a file that this ring has opened, and that it alone closes. Gives the entry to
-    /// queue; none where no place is free.
+    /// Takes a place for a file that this ring has opened, and that it alone closes. Gives the
+    /// entry to queue; none where no place is free.
     pub(super) fn take(&mut self, handle: Handle) -> Option<Entry> {
         let fd = handle.raw();
         if !(0..REGISTER_FD_MAX as i32).contains(&fd) {
