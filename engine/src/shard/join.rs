@@ -409,6 +409,18 @@ impl<R: Ring> Shard<R> {
         }
     }
 
+    /// A node does not say that acks of a stream wait for this cluster. What is joined is over,
+    /// though nobody said so, when that is the node that ships it, or when there is a leader after
+    /// that one.
+    pub(crate) fn on_other_seen(&mut self, stream: u64, by: (u32, u32), epoch: u64, round: u64) {
+        let Some(join) = self.joins.joined.get(&stream) else { return };
+        let (seen, offered) = ((epoch, round), (join.offer.0, join.offer.1.round));
+        let shipper = self.shipper(stream).map(|(peer, _)| (peer.cluster, peer.node));
+        if seen > offered || (seen == offered && shipper == Some(by)) {
+            self.rejoin(stream);
+        }
+    }
+
     /// What was shipped could not be taken: it is asked for again, before long.
     pub(crate) fn rejoin(&mut self, stream: u64) {
         if let Some(join) = self.joins.joined.remove(&stream) {

@@ -133,9 +133,15 @@ impl<R: Ring> Shard<R> {
             chooser.on_facts(addr, &facts, now, &mut imports.advice);
             self.take_advice();
             let (by, own) = ((facts.cluster, facts.node), self.me.cluster);
-            for said in facts.streams.iter().filter(|said| said.sync == own) {
-                if self.streams.get(&said.stream).is_some_and(|state| state.leading) {
-                    self.on_leader_seen(said.stream, by, said.pulse.epoch, said.pulse.round);
+            for said in &facts.streams {
+                if !self.streams.get(&said.stream).is_some_and(|state| state.leading) {
+                    continue;
+                }
+                let (epoch, round) = (said.pulse.epoch, said.pulse.round);
+                if said.sync == own {
+                    self.on_leader_seen(said.stream, by, epoch, round);
+                } else {
+                    self.on_other_seen(said.stream, by, epoch, round);
                 }
             }
             return;
