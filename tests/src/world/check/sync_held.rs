@@ -96,8 +96,9 @@ impl SyncHeld {
         let at = self.committed.get(&(cluster as usize - 1, stream));
         let text = format!(
             "stream {stream}: {lsn} to {end} is {what} under the mark at {} for cluster {cluster}, \
-             which has committed {at:?}",
-            governs.start
+             which has committed {at:?}; the marks are {:?}",
+            governs.start,
+            marks.values().collect::<Vec<_>>()
         );
         Err(Violation::new(NAME, text))
     }
