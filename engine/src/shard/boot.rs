@@ -369,7 +369,9 @@ impl<R: Ring> Shard<R> {
         self.phase = Phase::Running;
         let ceiling = self.ceiling();
         for (id, mut stream) in std::mem::take(&mut self.booting.streams) {
-            stream.finish(ceiling);
+            for (_, change) in stream.finish(ceiling) {
+                self.catalogue.on_committed(change);
+            }
             let Replaying { log, config, role, mut derived, floor, .. } = stream;
             if log.is_lossy() {
                 self.checkpoints.forget();
@@ -377,20 +379,14 @@ impl<R: Ring> Shard<R> {
             if id == CATALOGUE_STREAM && !log.is_unknown() {
                 self.creations.fresh_from = Some(log.end().lsn);
             }
-            for change in derived.take_seen() {
-                self.catalogue.on_logged(change);
-            }
+            let seen = derived.take_seen();
+            seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
             for (_, change) in derived.take_registry() {
                 Arc::make_mut(&mut self.registry).apply(&change);
             }
-            let me = Me {
-                node: self.me.node,
-                incarnation: self.me.incarnation,
-                region: self.config.region.clone(),
-            };
             let (tuning, now) = (self.config.tuning.clone(), self.io.now);
             let seed = self.io.ring.random();
-            let replica = Replica::recovered(id, me, config, log, tuning, seed, now);
+            let replica = Replica::recovered(id, self.member(), config, log, tuning, seed, now);
             let wall = self.io.ring.wall_ns();
             let mut state = StreamState::new(replica, role, derived, wall);
             state.restore_held(&self.checkpoints.held.remove(&id).unwrap_or_default());
@@ -464,11 +460,7 @@ impl<R: Ring> Shard<R> {
             first.ballot = self.ceiling();
         }
         self.ledger.push(first);
-        let me = Me {
-            node: self.me.node,
-            incarnation: self.me.incarnation,
-            region: self.config.region.clone(),
-        };
+        let me = self.member();
         let (tuning, seed) = (self.config.tuning.clone(), self.io.ring.random());
         let replica = if lost {
             // The lost records may have been this stream's first ones and its promises.
@@ -484,6 +476,12 @@ impl<R: Ring> Shard<R> {
         self.connect_peers(members);
         self.step(stream, |replica, now, fx| replica.start(now, fx));
         self.tell_liveness(stream);
+    }
+
+    /// Who this node is to the other members of its streams.
+    fn member(&self) -> Me {
+        let region = self.config.region.clone();
+        Me { node: self.me.node, incarnation: self.me.incarnation, region }
     }
 
     /// A new replica hears who is alive.
@@ -537,14 +535,17 @@ impl Replaying {
         self.log.lose_tail(hard_state);
     }
 
-    /// Everything was replayed.
-    fn finish(&mut self, ceiling: Ballot) {
+    /// Everything was replayed. Returns the changes of the catalogue that nothing lost is before
+    /// any more.
+    fn finish(&mut self, ceiling: Ballot) -> Vec<(Lsn, Change)> {
         self.truncate(self.base, true);
         self.log.end_replay();
         if self.log.lost_hard_state() {
             assert!(self.log.is_unknown(), "what was lost is unknown");
             self.log.mark_unknown(ceiling.max(self.log.promised()));
         }
+        // What is lost below the base is not asked of anybody.
+        self.derived.on_mended(Lsn::ZERO, self.log.base().lsn)
     }
 
     /// Readers need nothing below `to`, or nobody does. That was said of what a hint before had
@@ -796,5 +797,31 @@ mod tests {
         let end = Boundary { lsn: meta.end, chain: meta.chain };
         stream.log.take_over(meta.ballot, end).unwrap();
         assert_eq!((stream.log.end(), stream.log.is_unknown()), (end, false));
+    }
+
+    /// A lost range that the log begins after is nobody's any more: what waits for it would wait
+    /// for ever.
+    #[test]
+    fn what_is_lost_below_the_base_holds_nothing_up() {
+        let place = Place { segment: 1, offset: 4096, block: 1, len: 4096 };
+        let mut stream = replaying();
+        take_over(&mut stream, 1).unwrap();
+        stream.lose(false);
+        let mut start = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
+        let mut ends = Vec::new();
+        for round in 0..3 {
+            let (meta, bytes) = group(start, 1, false);
+            start = Boundary { lsn: meta.end, chain: meta.chain };
+            ends.push(meta.end);
+            if round != 0 {
+                stream.group(&meta, place, &bytes);
+            }
+        }
+        stream.log.commit(ends[2]);
+        stream.derived.on_committed(ends[2]);
+        assert_eq!((stream.derived.known(), stream.log.end()), (Lsn::ZERO, start));
+        stream.truncate(ends[1], true);
+        assert_eq!(stream.finish(Ballot::NONE), []);
+        assert_eq!((stream.derived.known(), stream.log.base().lsn), (ends[2], ends[0]));
     }
 }

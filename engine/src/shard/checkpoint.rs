@@ -17,13 +17,14 @@ use palisade_wal::{
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::control::Registry;
 use crate::paxos::codec::fixed;
 use crate::shard::Shard;
 use crate::shard::boot::Replaying;
 use crate::shard::ledger::{Claim, OwnRecord};
 use crate::shard::retention::Retention;
 use crate::shard::stream::StreamState;
-use crate::stream::catalogue::CATALOGUE_STREAM;
+use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue};
 use crate::stream::image::StreamImage;
 
 /// Bytes of a slice: of all of them but those of one stream that needs more.
@@ -507,18 +508,25 @@ impl<R: Ring> Shard<R> {
                 );
                 self.halt = Some(crate::shard::Halt::Corrupt(text));
             } else if !known.log.is_whole() {
-                // A mark may stand in what is lost, and nobody may have that any more.
-                known.derived.marks = derived.marks;
+                // Whoever told it had everything. What is lost may be gone everywhere by now.
+                known.log.commit(log.committed.lsn);
+                known.derived = derived;
+                self.take_catalogue(catalogue);
             }
             return;
         }
-        if let Some((streams, registry)) = catalogue {
-            self.catalogue = streams;
-            self.registry = Arc::new(registry);
-        }
+        self.take_catalogue(catalogue);
         let log = StreamLog::restore(log);
         let fresh = Replaying { log, config, role, derived, floor, base: Lsn::ZERO };
         self.booting.insert(stream, fresh);
+    }
+
+    /// The streams and clusters that a checkpoint told, if it was of the catalogue.
+    fn take_catalogue(&mut self, told: Option<(Catalogue, Registry)>) {
+        if let Some((streams, registry)) = told {
+            self.catalogue = streams;
+            self.registry = Arc::new(registry);
+        }
     }
 
     /// The log was read. False when its start is lost: it begins with no complete checkpoint.

@@ -213,7 +213,11 @@ impl StreamState {
     pub(crate) fn release(&mut self, now: Nanos) -> Lsn {
         let committed = self.replica.log().committed().lsn;
         match self.role {
-            Role::Primary => self.gate.release(&self.derived.marks, committed, now),
+            Role::Primary => {
+                // A SYNC mark may stand in what is lost.
+                let known = self.derived.known().min(committed);
+                self.gate.release(&self.derived.marks, known, now)
+            }
             // What is imported was released by the primary, or comes to its SYNC standby.
             Role::Standby => self.gate.pass(committed),
         }

@@ -168,7 +168,7 @@ impl Derived {
             let parts = [(start, end.min(from)), (start.max(upto), end)];
             self.gaps.extend(parts.into_iter().filter(|(start, end)| start < end));
         }
-        self.marks.on_committed(self.committed);
+        self.marks.on_committed(self.known());
         self.take_committed()
     }
 
@@ -177,8 +177,15 @@ impl Derived {
     pub fn on_committed(&mut self, upto: Lsn) -> Vec<(Lsn, Change)> {
         self.committed = self.committed.max(upto);
         self.producers.on_committed(upto);
-        self.marks.on_committed(self.committed);
+        self.marks.on_committed(self.known());
         self.take_committed()
+    }
+
+    /// How far the log is committed, and known without a gap. What changes the meaning of
+    /// everything after it may stand in a lost range: marks and changes of the registry count up
+    /// to there, and nothing above is acked or shown.
+    pub fn known(&self) -> Lsn {
+        self.gaps.first().map_or(self.committed, |(start, _)| self.committed.min(*start))
     }
 
     fn take_committed(&mut self) -> Vec<(Lsn, Change)> {
@@ -193,8 +200,7 @@ impl Derived {
     /// log, each with the end of its entry. Those above a lost range wait until it is whole: what
     /// they do depends on those before them.
     pub fn take_registry(&mut self) -> Vec<(Lsn, control::Change)> {
-        let known = self.gaps.first().map_or(self.committed, |(start, _)| *start);
-        let upto = self.committed.min(known);
+        let upto = self.known();
         let committed = self.registry.partition_point(|(end, _)| *end <= upto);
         self.registry.drain(..committed).map(|(_, entry)| entry).collect()
     }
@@ -569,6 +575,74 @@ mod tests {
                 assert_eq!(registry, expected, "round {round}");
             }
         }
+    }
+
+    /// A group with one mark, or one record, of stream 5.
+    fn marked_group(start: Lsn, mark: Option<SyncMark>) -> (Vec<u8>, GroupKind, Lsn, Lsn) {
+        let mut bytes = vec![0; 4096];
+        let mut builder = BodyBuilder::new(&mut bytes);
+        let origin = Origin { role_epoch: 1, cluster: 1, ballot: Ballot::NONE };
+        let kind = if mark.is_some() { GroupKind::Mark } else { GroupKind::Data };
+        builder.begin_group(5, start, Ballot::NONE, kind, origin, 0).unwrap();
+        let payload = mark.map_or([1; 16], SyncMark::encode);
+        builder.push_entry(&payload, 0, 0).unwrap();
+        let meta = builder.end_group(1, CHAIN_START);
+        (bytes[meta.range()].to_vec(), kind, start, meta.end)
+    }
+
+    /// A node that lost the marks of a stream shows and acks nothing that the whole log would not,
+    /// whatever marks stand above the lost range and in whatever order it learns what is
+    /// committed; once the range is filled it is as if nothing had been lost.
+    #[test]
+    fn nothing_above_a_lost_range_is_released_before_its_marks_are_known() {
+        let (mut held_back, mut gated) = (0, 0);
+        for round in 0..ROUNDS {
+            let mut seed = round;
+            let (mut groups, mut end) = (Vec::new(), Lsn::ZERO);
+            for epoch in 1..=12 {
+                let mark = match mix(&mut seed) % 5 {
+                    0 => Some(SyncMark::Async { epoch }),
+                    1 | 2 => Some(SyncMark::Sync { cluster: 2, epoch }),
+                    _ => None,
+                };
+                groups.push(marked_group(end, mark));
+                end = groups.last().expect("just pushed").3;
+            }
+            let from = mix(&mut seed) as usize % 11;
+            let upto = from + 1 + mix(&mut seed) as usize % (11 - from);
+            let (mut whole, mut damaged) = (Derived::default(), Derived::default());
+            let (lost, beyond) = (groups[from].2, groups[upto].2);
+            for (at, (bytes, kind, start, end)) in groups.iter().enumerate() {
+                whole.on_logged(bytes, *kind, *start, *end, 1);
+                match at {
+                    _ if at == from => damaged.on_lost(lost, beyond),
+                    _ if (from..upto).contains(&at) => {}
+                    _ => damaged.on_logged(bytes, *kind, *start, *end, 1),
+                }
+            }
+            let held = groups[mix(&mut seed) as usize % 12].3;
+            let released = |derived: &Derived| derived.marks.released(derived.known(), |_| held);
+            let mut mended = mix(&mut seed) as usize % 13;
+            for (at, (.., end)) in groups.iter().enumerate() {
+                if at == mended {
+                    mended = usize::MAX;
+                    for (bytes, kind, start, end) in &groups[from..upto] {
+                        damaged.on_moved(bytes, *kind, *start, *end, 1);
+                    }
+                    damaged.on_mended(lost, beyond);
+                }
+                whole.on_committed(*end);
+                damaged.on_committed(*end);
+                let (all, known) = (released(&whole), released(&damaged));
+                assert!(known <= all, "round {round}: {known} is released, {all} may be");
+                if mended == usize::MAX {
+                    assert_eq!((&damaged.marks, known), (&whole.marks, all), "round {round}");
+                }
+                held_back += u32::from(known < all);
+                gated += u32::from(all < *end);
+            }
+        }
+        assert!(held_back > 100 && gated > 100, "{held_back} held back, {gated} gated");
     }
 
     /// Entries above a lost one would have no effect if they were taken before it.

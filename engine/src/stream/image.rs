@@ -345,7 +345,7 @@ mod tests {
             let scn = 3 + PRODUCER_EXPIRY_NS;
             derived.producers.on_logged(Mark { producer: 7, sequence, lsn, end_lsn, scn });
         }
-        derived.gaps.push((Lsn(800), Lsn(1600)));
+        derived.gaps.push((Lsn(61_000), Lsn(64_000)));
         derived.registry.push_back((Lsn(70_000), (Lsn(69_992), change(1))));
         for (mark, start) in [(SYNC, 50_000), (ALONE, 65_000), (OTHER, 79_992)] {
             derived.marks.on_logged(marked(mark, start));

@@ -143,7 +143,10 @@ impl Marks {
     /// A mark was logged above the committed position, or is found there late.
     pub fn on_logged(&mut self, marked: Marked) {
         let at = self.logged.partition_point(|known| known.end <= marked.start);
-        self.logged.insert(at, marked);
+        // What stood between two lost ranges may come again with them.
+        if self.logged.get(at) != Some(&marked) {
+            self.logged.insert(at, marked);
+        }
         assert!(self.logged.iter().is_sorted_by_key(|known| known.end), "in the order of the log");
     }
 
@@ -154,14 +157,13 @@ impl Marks {
         }
     }
 
-    /// Everything below `upto` is committed.
+    /// Everything below `upto` is committed, and nothing of it is lost: a mark that comes after one
+    /// that stands would be too late for what was released meanwhile.
     pub fn on_committed(&mut self, upto: Lsn) {
         while let Some(next) = self.logged.front().filter(|known| known.end <= upto).copied() {
             self.logged.pop_front();
-            // A mark of a range that was lost for a while may come late.
-            if self.standing.is_some_and(|standing| standing.end > next.start) {
-                continue;
-            }
+            let in_order = self.standing.is_none_or(|standing| standing.end <= next.start);
+            assert!(in_order, "{next:?} is committed after {:?}", self.standing);
             let gated = self.standing.is_some_and(|standing| standing.mark.cluster().is_some());
             if !gated {
                 self.floor = next.start;

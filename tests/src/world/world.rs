@@ -434,7 +434,8 @@ impl World {
                 && let Some(status) = shard.sync_status(replica.stream())
             {
                 let logged = shard.logged_marks(replica.stream()).collect();
-                self.checks.on_sync_status(seat, &status, logged);
+                let accepting = replica.log().accepting();
+                self.checks.on_sync_status(seat, accepting, &status, logged);
             }
             if let Some(closed) = shard.closed(replica.stream()) {
                 self.checks.on_closed(seat, closed)?;

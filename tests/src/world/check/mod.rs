@@ -112,8 +112,14 @@ impl Checks {
     }
 
     /// Looks at the marks of a stream of the primary after a turn; `logged` are not committed.
-    pub fn on_sync_status(&mut self, seat: Seat, status: &SyncStatus, logged: Vec<Marked>) {
-        self.sync.on_status(seat, status, logged);
+    pub fn on_sync_status(
+        &mut self,
+        seat: Seat,
+        accepting: Ballot,
+        status: &SyncStatus,
+        logged: Vec<Marked>,
+    ) {
+        self.sync.on_status(seat, accepting, status, logged);
     }
 
     /// Acknowledgements that waited for a SYNC standby.

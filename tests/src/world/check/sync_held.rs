@@ -8,7 +8,7 @@ use palisade::Appended;
 use palisade::Record;
 use palisade::control::Mode;
 use palisade::shard::sync::{Mark, Marked, SyncStatus};
-use palisade_wal::Lsn;
+use palisade_wal::{Ballot, Lsn};
 
 use super::{Seat, Violation};
 
@@ -19,8 +19,12 @@ const NAME: &str = "sync_held";
 pub(super) struct SyncHeld {
     /// By where they end: what begins there is under them.
     marks: BTreeMap<u64, BTreeMap<Lsn, Marked>>,
-    /// Those that were seen in a log and not committed yet: several may become so in one turn.
-    logged: BTreeMap<(usize, u64), BTreeMap<Lsn, Marked>>,
+    /// The same, of which nobody can say whether they were committed or void: they accuse nobody,
+    /// and excuse.
+    perhaps: BTreeMap<u64, BTreeMap<Lsn, Marked>>,
+    /// Those that were seen in a log and not committed yet, and under which ballot: several may
+    /// become so in one turn.
+    logged: BTreeMap<(usize, u64), (Ballot, BTreeMap<Lsn, Marked>)>,
     /// By cluster index and stream: committed by any of its nodes, and so by a majority.
     committed: BTreeMap<(usize, u64), Lsn>,
     /// Acknowledgements that a SYNC mark held up.
@@ -29,13 +33,25 @@ pub(super) struct SyncHeld {
 
 impl SyncHeld {
     /// Looks at the marks of a stream of the primary after a turn: what stands, and all that are
-    /// in the log here and not committed. A turn may log several, and a later one commit them all.
-    pub(super) fn on_status(&mut self, seat: Seat, status: &SyncStatus, logged: Vec<Marked>) {
+    /// in the log here and not committed. A turn may log several, and a later one commit them all;
+    /// or another log takes the place of this one, and all of that is committed in the same turn.
+    pub(super) fn on_status(
+        &mut self,
+        seat: Seat,
+        accepting: Ballot,
+        status: &SyncStatus,
+        logged: Vec<Marked>,
+    ) {
         let marks = self.marks.entry(seat.stream).or_default();
         marks.extend(status.standing.map(|standing| (standing.end, standing)));
-        let known = self.logged.entry((seat.node, seat.stream)).or_default();
+        let (under, known) = self.logged.entry((seat.node, seat.stream)).or_default();
         // What stood there, or above the last one, is void.
         known.retain(|start, _| status.mark.is_some_and(|last| *start < last.start));
+        if std::mem::replace(under, accepting) != accepting {
+            let gone = std::mem::take(known).into_values();
+            let perhaps = self.perhaps.entry(seat.stream).or_default();
+            perhaps.extend(gone.map(|mark| (mark.end, mark)));
+        }
         known.extend(logged.into_iter().map(|mark| (mark.start, mark)));
         while let Some(first) = known.first_entry().filter(|it| it.get().end <= status.committed) {
             let mark = first.remove();
@@ -90,7 +106,10 @@ impl SyncHeld {
                 self.committed.get(&at).is_some_and(|committed| *committed >= end)
             }
         };
-        if held(governs) || marks.range((Excluded(lsn), Unbounded)).any(|(_, mark)| held(mark)) {
+        let later = marks.range((Excluded(lsn), Unbounded));
+        let perhaps = self.perhaps.get(&stream).into_iter();
+        let perhaps = perhaps.flat_map(|marks| marks.range((Excluded(governs.end), Unbounded)));
+        if held(governs) || later.chain(perhaps).any(|(_, mark)| held(mark)) {
             return Ok(true);
         }
         let at = self.committed.get(&(cluster as usize - 1, stream));
