@@ -151,6 +151,27 @@ fn a_shorter_stall_and_a_process_that_stood_still_stop_nothing() {
     assert!(alone.fleet.leader(0, 1).is_some(), "it goes on");
 }
 
+/// The power fails behind a partition: nobody hears that connections ended. One on which nothing is
+/// sent looks sound for ever to who dialled it.
+#[test]
+fn a_node_that_lost_its_power_behind_a_partition_is_heard_again() {
+    let mut small = Small::new(9, 3);
+    let all_up = |fleet: &Fleet| {
+        let up = |node| fleet.replica(node, 1).is_some_and(|it| it.status().up == 3);
+        (0..3).all(up)
+    };
+    assert_eq!(small.run(20 * SECOND, all_up), None);
+    assert!(all_up(&small.fleet));
+    let hosts: Vec<_> = small.fleet.nodes.iter().map(|node| node.host).collect();
+    (0..2).for_each(|node| small.universe.partition(hosts[node], hosts[2], false));
+    small.fleet.power_cut(2);
+    assert_eq!(small.run(30 * SECOND, |_| false), None);
+    small.universe.heal_all();
+    small.fleet.start(2);
+    assert_eq!(small.run(20 * SECOND, all_up), None);
+    assert!(all_up(&small.fleet), "both links of each pair are there again");
+}
+
 /// Two nodes lost hard state one after the other, and the others made it good. The damage is
 /// still on their disks when the power fails; it does not keep them from voting.
 #[test]

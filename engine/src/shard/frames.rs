@@ -70,7 +70,9 @@ impl<R: Ring> Shard<R> {
                 }
                 LinkEvent::Down { reason } => {
                     self.on_upstream_refused(conn, &reason);
-                    if let Some(change) = self.net.on_down(conn) {
+                    let io = &mut self.io;
+                    let change = self.net.on_down(&mut io.ring, &mut io.pool, conn);
+                    if let Some(change) = change {
                         self.on_peer_change(change);
                     }
                     self.on_upstream_link(conn, None);

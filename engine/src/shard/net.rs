@@ -297,18 +297,31 @@ impl Net {
         up.then_some(PeerChange::Up { node: identity.node, replaced })
     }
 
-    /// A link is down.
-    pub(crate) fn on_down(&mut self, id: u32) -> Option<PeerChange> {
+    /// A link is down. The link for groups ends with the one for messages: a peer that lost its
+    /// power and came back knows nothing of a connection on which nothing is sent to it, and that
+    /// would look sound here for ever.
+    pub(crate) fn on_down(
+        &mut self,
+        ring: &mut impl Ring,
+        pool: &mut Pool,
+        id: u32,
+    ) -> Option<PeerChange> {
         let node = match self.conns.get(&id)?.duty {
             Duty::Control(node) | Duty::Bulk(node) => node,
             _ => return None,
         };
         let peer = self.peers.get_mut(&node)?;
         let was_up = peer.is_up();
-        if peer.control == Some(id) {
-            peer.control_up = false;
-        } else if peer.bulk == Some(id) {
+        if peer.bulk == Some(id) {
             peer.bulk_up = false;
+        } else if peer.control == Some(id) {
+            peer.control_up = false;
+            let bulk = peer.bulk.and_then(|bulk| self.conns.get_mut(&bulk));
+            // Where it was accepted, who dialled it sees to it.
+            if let Some(bulk) = bulk.filter(|_| self.me.node < node) {
+                peer.bulk_up = false;
+                bulk.link.redial(ring, pool);
+            }
         }
         (was_up && !peer.is_up()).then_some(PeerChange::Down(node))
     }

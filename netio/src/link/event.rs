@@ -73,6 +73,9 @@ pub enum DownReason {
     /// The peer closed its side.
     #[error("closed by the peer")]
     PeerClosed,
+    /// The owner takes the other end for gone.
+    #[error("ended here to dial again")]
+    Redialled,
     /// Connecting failed.
     #[error("connecting: {0}")]
     Connect(Errno),

@@ -383,6 +383,14 @@ impl Link {
         }
     }
 
+    /// Ends a connection whose other end may be gone, and dials again. Nothing happens to a link
+    /// that is not up.
+    pub fn redial(&mut self, ring: &mut impl Ring, pool: &mut Pool) {
+        if self.state == State::Up {
+            self.fail(ring, pool, DownReason::Redialled);
+        }
+    }
+
     /// Whether frames may be sent.
     pub fn is_up(&self) -> bool {
         self.state == State::Up

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, StatxFlags};
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
@@ -125,11 +126,17 @@ pub(super) fn connectable(addr: SocketAddr, user_timeout_ms: u32) -> Done<Handle
     Ok(Handle::from_raw(socket.into_raw_fd()))
 }
 
-/// Sends at once, and gives up on a peer that does not acknowledge.
+/// Sends at once, and gives up on a peer that does not acknowledge. An idle connection is probed:
+/// a peer that lost its power says nothing, and one that waits for it would wait for ever.
 pub(super) fn tune(handle: Handle, user_timeout_ms: u32) -> Done<()> {
     let fd = borrow(handle);
     net::sockopt::set_tcp_nodelay(fd, true)?;
     net::sockopt::set_tcp_user_timeout(fd, user_timeout_ms)?;
+    // Whole seconds, at least one.
+    let idle = Duration::from_secs(u64::from(user_timeout_ms).div_ceil(1000).max(1));
+    net::sockopt::set_tcp_keepidle(fd, idle)?;
+    net::sockopt::set_tcp_keepintvl(fd, Duration::from_secs(1))?;
+    net::sockopt::set_socket_keepalive(fd, true)?;
     Ok(())
 }
 

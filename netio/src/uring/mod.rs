@@ -62,7 +62,8 @@ pub struct UringConfig {
     /// How a write with a barrier is made durable, and where a sync of data runs.
     pub sync_path: SyncPath,
     /// Time that sent bytes may stay unacknowledged before the kernel ends a connection
-    /// (`TCP_USER_TIMEOUT`), in milliseconds.
+    /// (`TCP_USER_TIMEOUT`), in milliseconds; after as long without a byte it asks whether the peer
+    /// is there.
     pub user_timeout_ms: u32,
 }
 

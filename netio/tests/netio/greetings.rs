@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use palisade_netio::{
     Class, DownReason, FrameHead, Greeted, Hello, Identity, LinkEvent, ListenLimits, Op, Payload,
@@ -93,7 +94,13 @@ fn the_listener_reads_the_hello_and_not_a_byte_more() {
 
 #[test]
 fn the_kernel_gives_up_on_a_silent_peer_as_soon_as_it_was_told() {
-    use rustix::net::sockopt::tcp_user_timeout;
+    use rustix::net::sockopt::{socket_keepalive, tcp_keepidle, tcp_user_timeout};
+    // Where nothing is sent it asks now and then, a second apart.
+    let is_told = |socket: &TcpStream| {
+        assert_eq!(tcp_user_timeout(socket), Ok(1234));
+        assert_eq!(socket_keepalive(socket), Ok(true));
+        assert_eq!(tcp_keepidle(socket), Ok(Duration::from_secs(2)));
+    };
     let mut pump = Pump::new();
     let config = UringConfig { user_timeout_ms: 1234, ..UringConfig::default() };
     pump.ring = Uring::new(config, &pump.pool).unwrap();
@@ -101,11 +108,11 @@ fn the_kernel_gives_up_on_a_silent_peer_as_soon_as_it_was_told() {
     let done = pump.run(Op::Connect { addr });
     let Payload::Handle(dialled) = done.payload else { panic!("{done:?}") };
     let mut dialled = adopt_tcp(dialled);
-    assert_eq!(tcp_user_timeout(&dialled), Ok(1234));
+    is_told(&dialled);
     dialled.write_all(&hello(Class::Reader).encode()).unwrap();
     pump.until(|pump| !pump.greeted.is_empty());
     let accepted = adopt_tcp(pump.greeted.remove(0).socket);
-    assert_eq!(tcp_user_timeout(&accepted), Ok(1234));
+    is_told(&accepted);
 }
 
 #[test]
