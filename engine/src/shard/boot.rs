@@ -253,40 +253,36 @@ impl<R: Ring> Shard<R> {
         let result = match meta.kind {
             Kind::Group => {
                 stream.group(meta, place, bytes);
-                Ok(())
+                Ok(Vec::new())
             }
-            Kind::Moved if !meta.is_staged() => {
-                for (_, change) in stream.relocated(meta, place, bytes) {
-                    self.catalogue.on_committed(change);
-                }
-                Ok(())
-            }
-            Kind::Moved => {
-                let changes = stream.moved(meta, place, bytes);
-                for (_, change) in changes {
-                    self.catalogue.on_committed(change);
-                }
-                Ok(())
-            }
+            Kind::Moved if !meta.is_staged() => Ok(stream.relocated(meta, place, bytes)),
+            Kind::Moved => Ok(stream.moved(meta, place, bytes)),
             Kind::CommitHint => {
                 if meta.ballot == stream.log.accepting() || !meta.ballot.is_some() {
                     stream.log.commit(meta.lsn);
                     let changes = stream.derived.on_committed(stream.log.committed().lsn);
-                    for (_, change) in changes {
-                        self.catalogue.on_committed(change);
-                    }
                     let registry = Arc::make_mut(&mut self.registry);
                     for (_, change) in stream.derived.take_registry() {
                         registry.apply(&change);
                     }
+                    Ok(changes)
+                } else {
+                    Ok(Vec::new())
                 }
-                Ok(())
             }
             _ => stream.state(meta, bytes),
         };
         // What does not fit a log that lost something is lost itself; a sound log has no such
         // record.
-        let Err(error) = result else { return };
+        let error = match result {
+            Ok(changes) => {
+                let committed = changes.into_iter().map(|(_, change)| change);
+                return committed.for_each(|change| {
+                    self.catalogue.on_committed(change);
+                });
+            }
+            Err(error) => error,
+        };
         if stream.log.is_lossy() {
             stream.lose(true);
         } else {
@@ -516,17 +512,28 @@ impl<R: Ring> Shard<R> {
 }
 
 impl Replaying {
-    /// A record that a replica asked for.
-    fn state(&mut self, meta: &RecordMeta, bytes: &[u8]) -> Result<(), ReplayError> {
+    /// A record that a replica asked for. Returns the committed changes of the catalogue that came
+    /// back with it.
+    fn state(
+        &mut self,
+        meta: &RecordMeta,
+        bytes: &[u8],
+    ) -> Result<Vec<(Lsn, Change)>, ReplayError> {
         let RecordMeta { kind, ballot, lsn, chain, .. } = *meta;
         let fits = self.log.check_takeover(ballot, Boundary { lsn, chain }).is_ok();
+        let end = self.log.end().lsn;
         replay(&mut self.log, &mut self.config, kind, ballot, lsn, bytes)?;
-        if kind == Kind::Takeover && fits {
-            self.derived.on_takeover(ballot, lsn);
-        } else if kind == Kind::Takeover {
-            self.derived.on_lost_takeover(self.log.committed().lsn, lsn);
+        if kind != Kind::Takeover {
+            return Ok(Vec::new());
         }
-        Ok(())
+        if fits {
+            return Ok(self.derived.on_takeover(ballot, lsn));
+        }
+        match end < lsn && self.log.hole_at(end).is_none() {
+            true => self.derived.on_moved_takeover(end, lsn),
+            false => self.derived.on_lost_takeover(self.log.committed().lsn, lsn),
+        }
+        Ok(Vec::new())
     }
 
     /// Records that followed those replayed so far are lost. The ceiling waits for the end of the
@@ -545,7 +552,7 @@ impl Replaying {
             self.log.mark_unknown(ceiling.max(self.log.promised()));
         }
         // What is lost below the base is not asked of anybody.
-        self.derived.on_mended(Lsn::ZERO, self.log.base().lsn)
+        self.derived.on_truncated(self.log.base().lsn)
     }
 
     /// Readers need nothing below `to`, or nobody does. That was said of what a hint before had
@@ -736,14 +743,48 @@ mod tests {
 
     /// What a log says of a takeover at the end of `stream`.
     fn take_over(stream: &mut Replaying, round: u64) -> Result<(), ReplayError> {
+        take_over_at(stream, round, stream.log.end())
+    }
+
+    fn take_over_at(s: &mut Replaying, round: u64, end: Boundary) -> Result<(), ReplayError> {
         let ballot = Ballot { round, node: 1, incarnation: 1 };
-        let (end, config) = (stream.log.end(), stream.config.stamped(ballot, &[]));
+        let config = s.config.stamped(ballot, &[]);
         let body = TakeoverBody { chain: end.chain, scn: 0, config }.encode();
         let mut bytes = vec![0; 4096];
         let mut builder = BodyBuilder::new(&mut bytes);
         builder.push_record(Kind::Takeover, 5, end.lsn, ballot, &body).unwrap();
         let meta = builder.finish().metas[0];
-        stream.state(&meta, &body)
+        s.state(&meta, &body).map(drop)
+    }
+
+    /// Groups behind the known end were logged again, and then a takeover says that the log ends
+    /// with them: nothing is lost of the log, and nothing of what it implies.
+    #[test]
+    fn a_takeover_that_leads_to_what_was_moved_leaves_nothing_unknown() {
+        let place = Place { segment: 1, offset: 4096, block: 1, len: 4096 };
+        for whole in [true, false] {
+            let (mut stream, mut groups) = (replaying(), Vec::new());
+            let mut end = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
+            take_over(&mut stream, 1).unwrap();
+            for _ in 0..4 {
+                groups.push(group(end, 1, false));
+                let meta = &groups.last().expect("just pushed").0;
+                end = Boundary { lsn: meta.end, chain: meta.chain };
+            }
+            groups[..2].iter().for_each(|(meta, bytes)| stream.group(meta, place, bytes));
+            stream.log.commit(groups[0].0.end);
+            assert_eq!(stream.derived.on_committed(groups[0].0.end), []);
+            stream.lose(true);
+            for (meta, bytes) in &groups[2..if whole { 4 } else { 3 }] {
+                assert_eq!(stream.moved(meta, place, bytes), []);
+            }
+            take_over_at(&mut stream, 3, end).unwrap();
+            assert_eq!((stream.log.is_whole(), stream.derived.is_whole()), (whole, whole));
+            assert_eq!(stream.finish(Ballot::NONE), []);
+            assert_eq!(stream.derived.on_committed(end.lsn), []);
+            let known = if whole { end.lsn } else { groups[0].0.end };
+            assert_eq!(stream.derived.known(), known);
+        }
     }
 
     /// The ceiling stands for promises that were lost, and for those alone: not for groups, and

@@ -507,11 +507,13 @@ impl<R: Ring> Shard<R> {
                     place.block
                 );
                 self.halt = Some(crate::shard::Halt::Corrupt(text));
-            } else if !known.log.is_whole() {
+            } else if !known.derived.is_whole() && derived.is_whole() {
                 // Whoever told it had everything. What is lost may be gone everywhere by now.
                 known.log.commit(log.committed.lsn);
-                known.derived = derived;
-                self.take_catalogue(catalogue);
+                if known.log.committed().lsn == log.committed.lsn {
+                    known.derived = derived;
+                    self.take_catalogue(catalogue);
+                }
             }
             return;
         }

@@ -122,10 +122,16 @@ impl<R: Ring> Shard<R> {
     fn on_log(&mut self, stream: u64, record: LogRecord) {
         if record.kind == Kind::Takeover {
             let (ballot, end) = (record.ballot, record.lsn);
-            let state = self.state(stream);
-            state.derived.on_takeover(ballot, end);
-            let seen = state.derived.take_seen();
+            let derived = &mut self.state(stream).derived;
+            let known = derived.known();
+            let changes = derived.on_takeover(ballot, end);
+            let (filled, seen) = (derived.known() > known, derived.take_seen());
             seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
+            self.create_committed(changes);
+            if filled {
+                let _stale = self.on_registry_committed(stream);
+                self.release(stream);
+            }
             if stream == CATALOGUE_STREAM && self.creations.fresh_from.is_none() {
                 // Whatever was committed before is below it.
                 self.creations.fresh_from = Some(end);
@@ -140,6 +146,7 @@ impl<R: Ring> Shard<R> {
         self.board.listeners.tell(Event::Leading { stream, round: ballot.round });
         self.note_leading(stream);
         let state = self.state(stream);
+        assert!(state.derived.is_whole(), "leads without what a part of its log implies");
         state.leading = true;
         state.since_wall_ns = wall;
         state.led_since = now;
@@ -207,7 +214,10 @@ impl<R: Ring> Shard<R> {
     fn on_mended(&mut self, stream: u64, from: Lsn, upto: Lsn) {
         let state = self.state(stream);
         let named = state.derived.marks.named();
-        let changes = state.derived.on_mended(from, upto);
+        let changes = match upto <= state.replica.log().base().lsn {
+            true => state.derived.on_truncated(upto),
+            false => state.derived.on_mended(from, upto),
+        };
         let seen = state.derived.take_seen();
         seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
         self.create_committed(changes);

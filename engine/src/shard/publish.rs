@@ -46,8 +46,11 @@ impl<R: Ring> Shard<R> {
             let text = format!("stream {stream} is the cluster's own and is kept whole");
             return Err(Error::new(ErrorKind::Config, text));
         }
-        // What nobody was shown is not let go.
-        let shown = state.visible().max(state.floor);
+        // What nobody was shown is not let go; but what nobody has can only be let go.
+        let committed = state.replica.log().committed().lsn;
+        let known = state.known(committed);
+        let lost = if state.derived.is_whole() || known < committed { Lsn::ZERO } else { known };
+        let shown = state.visible().max(state.floor).max(lost);
         if to > shown || !to.0.is_multiple_of(Lsn::ALIGN) {
             let text = format!(
                 "stream {stream} cannot be truncated to {to}: readers are shown what is below \

@@ -228,8 +228,18 @@ impl StreamState {
     pub(crate) fn free_below(&self) -> Lsn {
         let committed = self.replica.log().committed().lsn;
         match self.role {
-            Role::Primary => self.gate.free_below(&self.derived.marks, committed),
+            Role::Primary => self.gate.free_below(&self.derived.marks, self.known(committed)),
             Role::Standby => committed,
+        }
+    }
+
+    /// What is known of the log up to `committed`: not beyond a lost range, as long as somebody may
+    /// have it.
+    pub(crate) fn known(&self, committed: Lsn) -> Lsn {
+        let asked = self.replica.lost_range().is_some_and(|(.., vain)| vain);
+        match asked || self.replica.config().members.len() == 1 {
+            true => committed,
+            false => committed.min(self.derived.known()),
         }
     }
 

@@ -92,8 +92,9 @@ impl Derived {
         self.staged.as_mut().expect("set above").groups.push(implied);
     }
 
-    /// A Takeover was logged: the log ends at `end`, with what was staged for it.
-    pub fn on_takeover(&mut self, ballot: Ballot, end: Lsn) {
+    /// A Takeover was logged: the log ends at `end`, with what was staged for it. Returns the
+    /// catalogue changes that are committed and were lost before.
+    pub fn on_takeover(&mut self, ballot: Ballot, end: Lsn) -> Vec<(Lsn, Change)> {
         let staged = self.staged.take().filter(|staged| {
             staged.ballot == ballot && staged.groups.iter().any(|group| group.end == end)
         });
@@ -110,6 +111,17 @@ impl Derived {
                 self.adopt_late(group);
             }
         }
+        self.marks.on_committed(self.known());
+        self.take_committed()
+    }
+
+    /// A Takeover was replayed whose bytes above the known end of the log are all there: they were
+    /// logged again before.
+    pub fn on_moved_takeover(&mut self, known: Lsn, end: Lsn) {
+        self.staged = None;
+        self.on_lost(known, end);
+        let committed = self.on_mended(known, end);
+        assert!(committed.is_empty(), "committed above the end of the log");
     }
 
     /// A Takeover was replayed whose bytes above `committed` are lost.
@@ -125,18 +137,21 @@ impl Derived {
         let full = self.gaps.len() >= GAPS_MAX;
         match self.gaps.last_mut() {
             // One too many: what was seen between them is told apart when it comes again.
-            Some(last) if full => last.1 = end,
+            Some(last) if full || last.1 == start => last.1 = end,
             _ => self.gaps.push((start, end)),
         }
     }
 
     fn void(&mut self, from: Lsn) {
+        // A run that fills a gap begins below what is committed. That stays, and waits here for
+        // the gap.
+        let kept = from.max(self.committed);
         self.producers.on_voided(from);
-        self.marks.on_voided(from);
-        while self.changes.back().is_some_and(|(at, _)| *at > from) {
+        self.marks.on_voided(kept);
+        while self.changes.back().is_some_and(|(at, _)| *at > kept) {
             self.changes.pop_back();
         }
-        while self.registry.back().is_some_and(|(at, _)| *at > from) {
+        while self.registry.back().is_some_and(|(at, _)| *at > kept) {
             self.registry.pop_back();
         }
         self.gaps.retain(|(start, _)| *start < from);
@@ -170,6 +185,17 @@ impl Derived {
         }
         self.marks.on_committed(self.known());
         self.take_committed()
+    }
+
+    /// The log begins at `base` now. What was lost below comes from nobody any more.
+    pub fn on_truncated(&mut self, base: Lsn) -> Vec<(Lsn, Change)> {
+        self.moved.retain(|group| group.start >= base);
+        self.on_mended(Lsn::ZERO, base)
+    }
+
+    /// Whether nothing is lost whose content is not known.
+    pub fn is_whole(&self) -> bool {
+        self.gaps.is_empty()
     }
 
     /// Everything below `upto` is committed. Returns the catalogue changes that became so, each
@@ -621,15 +647,29 @@ mod tests {
                 }
             }
             let held = groups[mix(&mut seed) as usize % 12].3;
+            // Filled by what others logged again, or by a new leader's run from there on.
+            let (again, ballot) = (mix(&mut seed) % 2, Ballot { round, node: 1, incarnation: 1 });
             let released = |derived: &Derived| derived.marks.released(derived.known(), |_| held);
             let mut mended = mix(&mut seed) as usize % 13;
             for (at, (.., end)) in groups.iter().enumerate() {
                 if at == mended {
                     mended = usize::MAX;
                     for (bytes, kind, start, end) in &groups[from..upto] {
-                        damaged.on_moved(bytes, *kind, *start, *end, 1);
+                        if again == 0 {
+                            damaged.on_moved(bytes, *kind, *start, *end, 1);
+                        }
                     }
-                    damaged.on_mended(lost, beyond);
+                    for (bytes, kind, start, end) in &groups[from..] {
+                        if again == 1 {
+                            damaged.on_staged(ballot, bytes, *kind, *start, *end, 1);
+                        }
+                    }
+                    match again {
+                        0 => drop(damaged.on_mended(lost, beyond)),
+                        _ => drop(damaged.on_takeover(ballot, groups[11].3)),
+                    }
+                    let all = released(&whole);
+                    assert_eq!(released(&damaged), all, "round {round}: before more is committed");
                 }
                 whole.on_committed(*end);
                 damaged.on_committed(*end);

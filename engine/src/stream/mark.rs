@@ -143,8 +143,9 @@ impl Marks {
     /// A mark was logged above the committed position, or is found there late.
     pub fn on_logged(&mut self, marked: Marked) {
         let at = self.logged.partition_point(|known| known.end <= marked.start);
-        // What stood between two lost ranges may come again with them.
-        if self.logged.get(at) != Some(&marked) {
+        // What is known may come again with what was lost beside it.
+        let stood = self.standing.is_some_and(|standing| marked.end <= standing.end);
+        if !stood && self.logged.get(at) != Some(&marked) {
             self.logged.insert(at, marked);
         }
         assert!(self.logged.iter().is_sorted_by_key(|known| known.end), "in the order of the log");

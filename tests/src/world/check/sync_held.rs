@@ -19,9 +19,9 @@ const NAME: &str = "sync_held";
 pub(super) struct SyncHeld {
     /// By where they end: what begins there is under them.
     marks: BTreeMap<u64, BTreeMap<Lsn, Marked>>,
-    /// The same, of which nobody can say whether they were committed or void: they accuse nobody,
-    /// and excuse.
-    perhaps: BTreeMap<u64, BTreeMap<Lsn, Marked>>,
+    /// Those that another log took the place of, or that it committed in the same turn: they accuse
+    /// nobody, and excuse what is below the mark that stood then.
+    perhaps: BTreeMap<u64, Vec<(Marked, Lsn)>>,
     /// Those that were seen in a log and not committed yet, and under which ballot: several may
     /// become so in one turn.
     logged: BTreeMap<(usize, u64), (Ballot, BTreeMap<Lsn, Marked>)>,
@@ -49,8 +49,11 @@ impl SyncHeld {
         known.retain(|start, _| status.mark.is_some_and(|last| *start < last.start));
         if std::mem::replace(under, accepting) != accepting {
             let gone = std::mem::take(known).into_values();
+            // Those above are among `logged`, or void.
+            let gone = gone.filter(|mark| mark.end <= status.committed);
+            let stood = status.standing.map_or(Lsn::ZERO, |standing| standing.end);
             let perhaps = self.perhaps.entry(seat.stream).or_default();
-            perhaps.extend(gone.map(|mark| (mark.end, mark)));
+            perhaps.extend(gone.filter(|mark| mark.end < stood).map(|mark| (mark, stood)));
         }
         known.extend(logged.into_iter().map(|mark| (mark.start, mark)));
         while let Some(first) = known.first_entry().filter(|it| it.get().end <= status.committed) {
@@ -107,9 +110,10 @@ impl SyncHeld {
             }
         };
         let later = marks.range((Excluded(lsn), Unbounded));
-        let perhaps = self.perhaps.get(&stream).into_iter();
-        let perhaps = perhaps.flat_map(|marks| marks.range((Excluded(governs.end), Unbounded)));
-        if held(governs) || later.chain(perhaps).any(|(_, mark)| held(mark)) {
+        let perhaps = self.perhaps.get(&stream).into_iter().flatten();
+        let perhaps = perhaps.filter(|(mark, stood)| mark.end > governs.end && lsn < *stood);
+        let mut excuses = later.map(|(_, mark)| mark).chain(perhaps.map(|(mark, _)| mark));
+        if held(governs) || excuses.any(held) {
             return Ok(true);
         }
         let at = self.committed.get(&(cluster as usize - 1, stream));
