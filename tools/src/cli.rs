@@ -170,6 +170,8 @@ pub(crate) struct Node {
   palisade status --watch
   palisade status --json | jq '.streams[] | {id, role, committed_lsn}'
 
+With registered standbys every cluster is asked, and the tree of clusters is drawn: who takes from
+whom, how far behind, what is wrong, and what came over each border.
 --watch goes on while no node answers and says since when: with --json in a line
 {\"unreachable\":{\"at\",\"since\",\"why\"}}.")]
 pub(crate) struct Status {

@@ -19,6 +19,7 @@ mod standby;
 mod status;
 mod stream;
 mod text;
+mod tree;
 
 pub use cli::run;
 pub use config_file::parse as parse_config;

@@ -3,13 +3,15 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use palisade::client::{Client, ClientOptions};
-use palisade::status::{BorderStatus, ClusterStatus, Status as NodeStatus, StreamStatus};
+use palisade::status::{
+    BorderStatus, ClusterRole, ClusterStatus, Status as NodeStatus, StreamStatus,
+};
 use serde_json::json;
 
 use crate::cli::{At, Status};
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
-use crate::text;
+use crate::{text, tree};
 
 /// How long a node may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -18,7 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) fn run(options: &Status) -> Result<Exit, Failure> {
     let mut client = client(&options.at, TIMEOUT)?;
     if !options.watch {
-        text::say(shown(options, &client.status_json()?)?)?;
+        let json = client.status_json()?;
+        text::say(shown(options, &json, &mut client)?)?;
         return Ok(Exit::Ok);
     }
     let interrupt = Interrupt::catch()?;
@@ -27,7 +30,7 @@ pub(crate) fn run(options: &Status) -> Result<Exit, Failure> {
         let text = match client.status_json().map_err(Failure::from) {
             Ok(json) => {
                 silent_since = None;
-                last = shown(options, &json)?;
+                last = shown(options, &json, &mut client)?;
                 last.clone()
             }
             // What no repetition mends.
@@ -54,11 +57,17 @@ pub(crate) fn run(options: &Status) -> Result<Exit, Failure> {
 }
 
 /// What a node answered, as it is printed.
-fn shown(options: &Status, json: &[u8]) -> Result<String, Failure> {
-    match options.json {
-        true => Ok(format!("{}\n", String::from_utf8_lossy(json))),
-        false => Ok(page(&parse(json)?)),
+fn shown(options: &Status, json: &[u8], client: &mut Client) -> Result<String, Failure> {
+    if options.json {
+        return Ok(format!("{}\n", String::from_utf8_lossy(json)));
     }
+    let status = parse(json)?;
+    let is_alone = status.cluster.role == ClusterRole::Primary && status.standbys.is_empty();
+    // A picture more: without the registry the page is what it was.
+    let view = (!is_alone).then(|| client.registry().ok()).flatten();
+    let sites = view.map(|view| tree::gather(&options.at.at, &status, &view)).unwrap_or_default();
+    let tree = if sites.len() > 1 { tree::draw(&sites) } else { String::new() };
+    Ok(page(&status) + &tree)
 }
 
 /// What is printed while no node answers: since when, why, and the page as it was before.
@@ -95,7 +104,7 @@ pub(crate) fn kebab(value: impl serde::Serialize) -> String {
 }
 
 /// State and reason, and how old they are when the stream's shard is silent.
-fn condition(stream: &StreamStatus) -> String {
+pub(crate) fn condition(stream: &StreamStatus) -> String {
     let mut shown = [stream.state.as_str(), &stream.reason].join(" ").trim_end().to_owned();
     if let Some(age_us) = stream.age_us {
         shown.push_str(&format!(" (age {} ms)", age_us / 1000));
@@ -181,7 +190,7 @@ fn page(status: &NodeStatus) -> String {
 }
 
 /// What came over each border; nothing where there is none.
-fn borders(borders: &[BorderStatus]) -> String {
+pub(crate) fn borders(borders: &[BorderStatus]) -> String {
     if borders.is_empty() {
         return String::new();
     }

@@ -60,13 +60,13 @@ fn upstream(node: &Node, stream: u64) -> Option<UpstreamStatus> {
     node.status()?.stream(stream)?.upstream
 }
 
-/// Waits until a standby takes the stream from there, in a good state.
 /// Bytes that came to a node over the border from SH.
 fn from_sh(node: &Node) -> u64 {
     let borders = node.status().map(|status| status.borders).unwrap_or_default();
     borders.iter().filter(|border| border.from == "sh").map(|border| border.bytes).sum()
 }
 
+/// Waits until a standby takes the stream from there, in a good state.
 fn wait_upstream(node: &Node, stream: u64, from: (u32, u32), limit: Duration) {
     let (cluster, id) = from;
     let expected = Some(UpstreamStatus { cluster, node: id });

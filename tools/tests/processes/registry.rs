@@ -314,6 +314,21 @@ fn who_is_registered_is_served_and_nobody_else() {
 
     add(&nodes, 3, "async").ok();
     wait_committed(&other, stream, later);
+    let silent = at(&nodes, "status").ok();
+    assert!(silent.contains("does not answer at 127.0.0.1:40003"), "{silent}");
+    for (id, standby) in [(2, &known), (3, &other)] {
+        let words = format!("standby set --cluster {id} --endpoint {} --yes", standby.at());
+        at(&nodes, &words).ok();
+    }
+    let page = eventually("the tree of clusters", SEEN_MAX, || {
+        let page = at(&nodes, "status").ok();
+        let line = |mark: &str| {
+            let mut lines = page.lines().filter(|line| line.starts_with(mark));
+            lines.next().is_some_and(|line| line.contains("0 B") && line.contains("from cluster 1"))
+        };
+        (line("|- ") && line("`- ")).then_some(page)
+    });
+    assert!(page.contains("clusters") && page.contains("primary"), "{page}");
     at(&nodes, "standby remove --cluster 2").ok();
     wait_state(&known, stream, "source-refuses");
     at(&nodes, "standby remove --cluster 3").ok();
