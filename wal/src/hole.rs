@@ -192,7 +192,9 @@ impl StreamLog {
         // Groups that were logged again from the known end on may lead to that very chain: then
         // it is all there, and what stands below the known end is what stood there.
         let touches = self.holes.last().is_some_and(|hole| hole.end == known.lsn);
-        let moved = self.moved_end(known.lsn) == Some(end) && self.unknown && !touches;
+        // One hole too many is joined with another one, and then no run fills it.
+        let alone = !touches && self.holes.len() < HOLES_MAX;
+        let moved = self.moved_end(known.lsn) == Some(end) && self.unknown && alone;
         let from = if moved { known } else { committed };
         let run = self.moving.take().filter(|run| moved || run.end.lsn <= from.lsn);
         self.void_above(from.lsn);

@@ -552,6 +552,7 @@ impl Replaying {
             self.log.mark_unknown(ceiling.max(self.log.promised()));
         }
         // What is lost below the base is not asked of anybody.
+        self.derived.on_replayed(self.log.holes());
         self.derived.on_truncated(self.log.base().lsn)
     }
 
@@ -581,8 +582,11 @@ impl Replaying {
                     self.derived.on_lost(end, meta.lsn);
                 }
                 if self.log.hole_at(end).is_none() {
-                    // Nothing is known to be committed up there.
-                    let committed = self.derived.on_mended(end, meta.lsn);
+                    // It may have been one loss with what was lost before it. Nothing is known to
+                    // be committed up there.
+                    let whole = |from: &Lsn| self.log.hole_at(*from).is_none();
+                    let from = self.derived.gap_at(end).filter(whole).unwrap_or(end);
+                    let committed = self.derived.on_mended(from, meta.lsn);
                     assert!(committed.is_empty(), "committed above the end of the log");
                 }
                 self.derived.on_logged(bytes, kind, meta.lsn, meta.end, meta.scn);

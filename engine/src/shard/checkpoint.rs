@@ -164,10 +164,11 @@ impl<R: Ring> Shard<R> {
         }
         let floors: Vec<(u64, Lsn)> =
             self.checkpoints.floors.iter().map(|(stream, floor)| (*stream, *floor)).collect();
+        let bound = self.registry.sync_standbys().next().is_some();
         for (stream, floor) in floors {
             let Some(state) = self.streams.get(&stream) else { continue };
             assert!(floor <= state.floor, "readers let it go before");
-            let to = floor.min(state.free_below());
+            let to = floor.min(state.free_below(bound));
             // A step is work, after which the next turn does not wait.
             let moved = match state.replica.can_truncate(to) {
                 true => self.step(stream, |replica, now, fx| replica.truncate(to, now, fx)),

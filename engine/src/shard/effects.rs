@@ -123,13 +123,14 @@ impl<R: Ring> Shard<R> {
         if record.kind == Kind::Takeover {
             let (ballot, end) = (record.ballot, record.lsn);
             let derived = &mut self.state(stream).derived;
-            let known = derived.known();
+            let (known, named) = (derived.known(), derived.marks.named());
             let changes = derived.on_takeover(ballot, end);
             let (filled, seen) = (derived.known() > known, derived.take_seen());
             seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
             self.create_committed(changes);
             if filled {
                 let _stale = self.on_registry_committed(stream);
+                self.on_marks_committed(stream, named);
                 self.release(stream);
             }
             if stream == CATALOGUE_STREAM && self.creations.fresh_from.is_none() {

@@ -120,7 +120,7 @@ impl<R: Ring> Shard<R> {
         if !good {
             // What a peer sends makes sense, or the connection starts over.
             let io = &mut self.io;
-            self.net.close(&mut io.ring, &mut io.pool, conn);
+            self.net.start_over(&mut io.ring, &mut io.pool, conn);
         }
     }
 

@@ -506,6 +506,15 @@ impl Net {
     }
 
     /// Ends a connection that broke the rules.
+    /// Ends a connection with a peer, which whoever dialled it dials again.
+    pub(crate) fn start_over(&mut self, ring: &mut impl Ring, pool: &mut Pool, id: u32) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        match conn.link.addr().is_some() {
+            true => conn.link.redial(ring, pool),
+            false => conn.link.close(ring, pool),
+        }
+    }
+
     pub(crate) fn close(&mut self, ring: &mut impl Ring, pool: &mut Pool, id: u32) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.link.close(ring, pool);

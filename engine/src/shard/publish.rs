@@ -47,9 +47,8 @@ impl<R: Ring> Shard<R> {
             return Err(Error::new(ErrorKind::Config, text));
         }
         // What nobody was shown is not let go; but what nobody has can only be let go.
-        let committed = state.replica.log().committed().lsn;
-        let known = state.known(committed);
-        let lost = if state.derived.is_whole() || known < committed { Lsn::ZERO } else { known };
+        let bound = self.registry.sync_standbys().next().is_some();
+        let lost = if state.has_lost(bound) { state.derived.lost_below() } else { Lsn::ZERO };
         let shown = state.visible().max(state.floor).max(lost);
         if to > shown || !to.0.is_multiple_of(Lsn::ALIGN) {
             let text = format!(

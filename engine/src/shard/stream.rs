@@ -128,7 +128,8 @@ impl StreamState {
 
     /// Whether a checkpoint can tell what this stream is: nothing of it is missing or in doubt.
     pub(crate) fn can_be_told(&self) -> bool {
-        self.halted.is_none() && self.replica.log().can_be_told() && !self.derived.is_staging()
+        let known = self.derived.is_whole() && !self.derived.is_staging();
+        self.halted.is_none() && self.replica.log().can_be_told() && known
     }
 
     /// Judges a record by its producer. None when its original is queued and stands nowhere yet.

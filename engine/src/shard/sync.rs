@@ -224,23 +224,24 @@ impl StreamState {
     }
 
     /// How far the log may be let go. Whoever leads the stream ships from its log, and every node
-    /// may be the next one: what the SYNC standby lacks stays on all of them.
-    pub(crate) fn free_below(&self) -> Lsn {
+    /// may be the next one: what the SYNC standby lacks stays on all of them. `bound`: there is one
+    /// to wait for.
+    pub(crate) fn free_below(&self, bound: bool) -> Lsn {
         let committed = self.replica.log().committed().lsn;
+        let known =
+            if self.has_lost(bound) { committed } else { committed.min(self.derived.known()) };
         match self.role {
-            Role::Primary => self.gate.free_below(&self.derived.marks, self.known(committed)),
+            Role::Primary => self.gate.free_below(&self.derived.marks, known),
             Role::Standby => committed,
         }
     }
 
-    /// What is known of the log up to `committed`: not beyond a lost range, as long as somebody may
-    /// have it.
-    pub(crate) fn known(&self, committed: Lsn) -> Lsn {
+    /// Whether a range is lost that nobody has, and nothing depends on the marks in it: then the
+    /// log may begin behind it.
+    pub(crate) fn has_lost(&self, bound: bool) -> bool {
         let asked = self.replica.lost_range().is_some_and(|(.., vain)| vain);
-        match asked || self.replica.config().members.len() == 1 {
-            true => committed,
-            false => committed.min(self.derived.known()),
-        }
+        let alone = self.replica.config().members.len() == 1;
+        !bound && !self.derived.is_whole() && (asked || alone)
     }
 
     /// Whether so much waits for the SYNC standby that its stream takes no more records.

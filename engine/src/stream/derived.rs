@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use palisade_wal::{Ballot, GroupHeader, GroupKind, Lsn, entries};
+use palisade_wal::{Ballot, GroupHeader, GroupKind, Hole, Lsn, entries};
 use zerocopy::FromBytes;
 
 use super::catalogue::{CATALOGUE_STREAM, Change};
@@ -191,6 +191,27 @@ impl Derived {
     pub fn on_truncated(&mut self, base: Lsn) -> Vec<(Lsn, Change)> {
         self.moved.retain(|group| group.start >= base);
         self.on_mended(Lsn::ZERO, base)
+    }
+
+    /// Where the log was replayed to its end: what it does not lack was seen, though it may have
+    /// been counted to a lost range beside it.
+    pub fn on_replayed(&mut self, holes: &[Hole]) {
+        let both = |(start, end): (Lsn, Lsn)| {
+            let within = move |hole: &Hole| (start.max(hole.start), end.min(hole.end));
+            holes.iter().map(within).filter(|(start, end)| start < end)
+        };
+        self.gaps = std::mem::take(&mut self.gaps).into_iter().flat_map(both).collect();
+    }
+
+    /// The end of the first lost range, as far as it is committed.
+    pub fn lost_below(&self) -> Lsn {
+        self.gaps.first().map_or(Lsn::ZERO, |(_, end)| self.committed.min(*end))
+    }
+
+    /// Where the lost range begins that holds `at`.
+    pub fn gap_at(&self, at: Lsn) -> Option<Lsn> {
+        let gap = self.gaps.iter().find(|(start, end)| (*start..*end).contains(&at));
+        gap.map(|(start, _)| *start)
     }
 
     /// Whether nothing is lost whose content is not known.
@@ -683,6 +704,31 @@ mod tests {
             }
         }
         assert!(held_back > 100 && gated > 100, "{held_back} held back, {gated} gated");
+    }
+
+    /// So many ranges are lost that the last are told as one. What stands between them was seen:
+    /// once the log lacks nothing there, nothing waits for it.
+    #[test]
+    fn what_the_log_does_not_lack_is_known() {
+        let mut derived = Derived::default();
+        for at in 0..GAPS_MAX as u64 {
+            derived.on_lost(Lsn(at * 64), Lsn(at * 64 + 8));
+        }
+        let last = GAPS_MAX as u64 * 64;
+        derived.on_lost(Lsn(last), Lsn(last + 8));
+        derived.on_lost(Lsn(last + 8), Lsn(last + 16));
+        assert_eq!(derived.gaps.len(), GAPS_MAX);
+        let hole = |start, end| {
+            let (start, end) = (Lsn(start), Lsn(end));
+            Hole { start, chain: None, end, anchor: palisade_wal::Anchor::Unread }
+        };
+        derived.on_replayed(&[hole(64, 72), hole(last, last + 16)]);
+        let left = [(Lsn(64), Lsn(72)), (Lsn(last), Lsn(last + 16))];
+        assert_eq!((derived.gaps.as_slice(), derived.gap_at(Lsn(70))), (&left[..], Some(Lsn(64))));
+        assert_eq!(derived.on_mended(Lsn(last), Lsn(last + 16)), []);
+        assert!(!derived.is_whole() && derived.lost_below() == Lsn::ZERO);
+        assert_eq!(derived.on_mended(Lsn(64), Lsn(72)), []);
+        assert!(derived.is_whole());
     }
 
     /// Entries above a lost one would have no effect if they were taken before it.

@@ -322,6 +322,26 @@ fn every_wait_is_as_long_as_it_was_set() {
 }
 
 #[test]
+fn a_link_that_is_redialled_says_so_and_dials_again() {
+    let mut stage = Stage::up(Class::Bulk);
+    stage.send_zero_copy();
+    stage.link.redial(&mut stage.ring, &mut stage.pool);
+    // Once is enough.
+    stage.link.redial(&mut stage.ring, &mut stage.pool);
+    assert_eq!(down(stage.event()), DownReason::Redialled);
+    stage.finish_closing();
+    stage.at(stage.link.next_timer().expect("it dials again"));
+    stage.greet();
+    assert!(matches!(stage.event(), Some(LinkEvent::Up { .. })));
+    // One that was closed stays so.
+    stage.link.close(&mut stage.ring, &mut stage.pool);
+    stage.link.redial(&mut stage.ring, &mut stage.pool);
+    stage.at(stage.now.after(6_000 * MS));
+    stage.finish_closing();
+    assert!(stage.link.is_closed());
+}
+
+#[test]
 fn closing_sends_the_rest_first_but_not_for_ever() {
     for patient in [true, false] {
         let mut stage = Stage::up(Class::Control);

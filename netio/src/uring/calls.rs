@@ -132,8 +132,8 @@ pub(super) fn tune(handle: Handle, user_timeout_ms: u32) -> Done<()> {
     let fd = borrow(handle);
     net::sockopt::set_tcp_nodelay(fd, true)?;
     net::sockopt::set_tcp_user_timeout(fd, user_timeout_ms)?;
-    // Whole seconds, at least one.
-    let idle = Duration::from_secs(u64::from(user_timeout_ms).div_ceil(1000).max(1));
+    // Whole seconds, and no more than the kernel takes.
+    let idle = Duration::from_secs(u64::from(user_timeout_ms).div_ceil(1000).clamp(1, 32_767));
     net::sockopt::set_tcp_keepidle(fd, idle)?;
     net::sockopt::set_tcp_keepintvl(fd, Duration::from_secs(1))?;
     net::sockopt::set_socket_keepalive(fd, true)?;
