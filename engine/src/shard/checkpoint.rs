@@ -164,7 +164,7 @@ impl<R: Ring> Shard<R> {
         }
         let floors: Vec<(u64, Lsn)> =
             self.checkpoints.floors.iter().map(|(stream, floor)| (*stream, *floor)).collect();
-        let bound = self.registry.sync_standbys().next().is_some();
+        let bound = self.may_wait();
         for (stream, floor) in floors {
             let Some(state) = self.streams.get(&stream) else { continue };
             assert!(floor <= state.floor, "readers let it go before");

@@ -39,6 +39,8 @@ struct Lag {
 pub(crate) struct Levels {
     /// Who drives the shard writes the marks: nothing here acts.
     pub(super) by_hand: bool,
+    /// The registry is known, as far as the shard of the catalogue knows it.
+    told: bool,
     /// While this shard leads the catalogue, and the ballot under which it does.
     level: Option<Level>,
     ballot: Option<Ballot>,
@@ -261,6 +263,7 @@ impl<R: Ring> Shard<R> {
     /// The committed registry says this.
     pub(crate) fn note_mode(&mut self, registry: &Registry) {
         let mode = registry.mode();
+        self.levels.told = true;
         if mode.epoch > self.levels.lease.mode().epoch || self.levels.since_wall_ns == 0 {
             let wall = self.io.ring.wall_ns();
             self.levels.since_wall_ns = if mode.epoch > 0 { wall } else { 0 };
@@ -414,6 +417,16 @@ impl<R: Ring> Shard<R> {
             };
             assert!(written.is_ok(), "it is led here, and the mark is newer: {written:?}");
         }
+    }
+
+    /// Whether acks of some stream may wait for a SYNC standby, as far as is known here: then every
+    /// mark counts, also one that is lost.
+    pub(crate) fn may_wait(&self) -> bool {
+        let (levels, mode) = (&self.levels, self.registry.mode());
+        let wanted = Mode::wants_sync(mode.mode) && self.registry.sync_standbys().next().is_some();
+        let catalogue = self.streams.get(&CATALOGUE_STREAM);
+        let known = levels.told && catalogue.is_none_or(|it| it.derived.is_whole());
+        !known || levels.by_hand || wanted || mode.mark.cluster().is_some()
     }
 
     fn unblock(&mut self, stream: u64) {

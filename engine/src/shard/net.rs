@@ -505,7 +505,6 @@ impl Net {
         self.listener.as_mut()?.poll_event(ring, pool)
     }
 
-    /// Ends a connection that broke the rules.
     /// Ends a connection with a peer, which whoever dialled it dials again.
     pub(crate) fn start_over(&mut self, ring: &mut impl Ring, pool: &mut Pool, id: u32) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
@@ -515,6 +514,7 @@ impl Net {
         }
     }
 
+    /// Ends a connection that broke the rules.
     pub(crate) fn close(&mut self, ring: &mut impl Ring, pool: &mut Pool, id: u32) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.link.close(ring, pool);

@@ -38,6 +38,7 @@ impl<R: Ring> Shard<R> {
 
     /// Readers need nothing below `to` any more.
     pub(crate) fn truncate(&mut self, stream: u64, to: Lsn) -> Result<(), Error> {
+        let bound = self.may_wait();
         let Some(state) = self.streams.get_mut(&stream) else {
             let text = format!("no stream {stream} here");
             return Err(Error::new(ErrorKind::UnknownStream, text));
@@ -47,13 +48,16 @@ impl<R: Ring> Shard<R> {
             return Err(Error::new(ErrorKind::Config, text));
         }
         // What nobody was shown is not let go; but what nobody has can only be let go.
-        let bound = self.registry.sync_standbys().next().is_some();
         let lost = if state.has_lost(bound) { state.derived.lost_below() } else { Lsn::ZERO };
         let shown = state.visible().max(state.floor).max(lost);
         if to > shown || !to.0.is_multiple_of(Lsn::ALIGN) {
+            let lost = match state.derived.is_whole() {
+                true => "",
+                false => "; a range of it is lost: see range-lost in OPERATIONS.md",
+            };
             let text = format!(
                 "stream {stream} cannot be truncated to {to}: readers are shown what is below \
-                 {shown} here, and records start at multiples of {}",
+                 {shown} here, and records start at multiples of {}{lost}",
                 Lsn::ALIGN
             );
             return Err(Error::new(ErrorKind::Config, text));

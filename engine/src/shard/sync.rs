@@ -228,9 +228,10 @@ impl StreamState {
     /// to wait for.
     pub(crate) fn free_below(&self, bound: bool) -> Lsn {
         let committed = self.replica.log().committed().lsn;
-        let known =
-            if self.has_lost(bound) { committed } else { committed.min(self.derived.known()) };
+        let known = committed.min(self.derived.known());
         match self.role {
+            // Nobody leads the stream as long as it lacks that, and so nobody ships from it.
+            Role::Primary if self.has_lost(bound) => committed,
             Role::Primary => self.gate.free_below(&self.derived.marks, known),
             Role::Standby => committed,
         }

@@ -205,7 +205,8 @@ impl Derived {
 
     /// The end of the first lost range, as far as it is committed.
     pub fn lost_below(&self) -> Lsn {
-        self.gaps.first().map_or(Lsn::ZERO, |(_, end)| self.committed.min(*end))
+        let first = self.gaps.first().filter(|(start, _)| *start < self.committed);
+        first.map_or(Lsn::ZERO, |(_, end)| self.committed.min(*end))
     }
 
     /// Where the lost range begins that holds `at`.
