@@ -417,7 +417,7 @@ pub(crate) struct InspectFiles {
 pub(crate) enum BenchCommand {
     /// Ways to make 4 KiB durable, idle and beside a busy thread
     #[command(after_help = "Example:\n  palisade bench fsync --seconds 5")]
-    Fsync(BenchFsync),
+    Fsync(BenchRun),
     /// Durable writes of the log alone, into files that are taken again
     #[command(after_help = "Example:
   palisade bench wal --record-bytes 4096 --in-flight 1024 --seconds 5
@@ -458,16 +458,8 @@ pub(crate) struct BenchForward {
     #[arg(long, value_name = "MIB", default_value_t = 256,
           value_parser = clap::value_parser!(u64).range(16..=2_048))]
     pub(crate) fill_mib: u64,
-    /// How long to measure
-    #[arg(long, value_name = "S", default_value_t = 5,
-          value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    pub(crate) seconds: u64,
-    /// Where the data directory goes
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    pub(crate) dir: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: BenchRun,
 }
 
 impl BenchForward {
@@ -477,25 +469,9 @@ impl BenchForward {
             streams: 1,
             record_bytes: self.record_bytes,
             in_flight: self.readers + self.followers,
-            seconds: self.seconds,
-            dir: self.dir.clone(),
-            json: self.json,
+            run: self.run.clone(),
         }
     }
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct BenchFsync {
-    /// How long to measure, over all cases
-    #[arg(long, value_name = "S", default_value_t = 5,
-          value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    pub(crate) seconds: u64,
-    /// Where the file goes
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    pub(crate) dir: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -520,6 +496,21 @@ pub(crate) struct BenchWal {
     pub(crate) load: BenchLoad,
 }
 
+/// How long a benchmark takes, where, and how it is told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchRun {
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) seconds: u64,
+    /// Where files and data directories go
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(crate) dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// What a closed loop keeps in flight.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BenchLoad {
@@ -535,16 +526,8 @@ pub(crate) struct BenchLoad {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) in_flight: u32,
-    /// How long to measure
-    #[arg(long, value_name = "S", default_value_t = 5,
-          value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    pub(crate) seconds: u64,
-    /// Where the data directories go
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    pub(crate) dir: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: BenchRun,
 }
 
 fn nodes(text: &str) -> Result<u32, String> {

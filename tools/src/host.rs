@@ -80,7 +80,7 @@ impl Host {
 pub(crate) fn bench_append(options: &BenchOptions) -> Result<Measured, Failure> {
     let interrupt = Interrupt::catch()?;
     let load = &options.load;
-    let dir = temporary_dir(&load.dir)?;
+    let dir = temporary_dir(&load.run.dir)?;
     let mut config = Config::embedded(dir.path().join("n1"));
     config.log.log_bytes_max = LOG_BYTES_MAX;
     palisade::format(&config)?;
@@ -98,7 +98,7 @@ pub(crate) fn bench_append(options: &BenchOptions) -> Result<Measured, Failure> 
         flight.turn(&mut driver, None)?;
     }
     let (since, cpu) = (Instant::now(), own_cpu_us());
-    let length = Duration::from_secs(load.seconds);
+    let length = Duration::from_secs(load.run.seconds);
     while since.elapsed() < length {
         interrupt.check()?;
         flight.turn(&mut driver, Some(&mut measured))?;

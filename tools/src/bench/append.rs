@@ -50,7 +50,7 @@ fn steady() -> TimingConfig {
 pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
     let interrupt = Interrupt::catch()?;
     let load = &options.load;
-    let dir = super::temporary_dir(&load.dir)?;
+    let dir = super::temporary_dir(&load.run.dir)?;
     let place = |name| Place { name, region: "SH" };
     let layout = Layout {
         zero_copy: palisade::config::ZeroCopy::Auto,
@@ -70,7 +70,7 @@ pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
     let mut work = Window::open(load, &cluster, streams, load.in_flight)?;
     let began = Instant::now();
     let (mut since, mut cpu) = (began, 0);
-    let length = Duration::from_secs(load.seconds);
+    let length = Duration::from_secs(load.run.seconds);
     let mut warm = false;
     loop {
         interrupt.check()?;

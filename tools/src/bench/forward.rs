@@ -55,7 +55,7 @@ struct Shared {
 pub(super) fn run(options: &BenchForward) -> Result<Measured, Failure> {
     let interrupt = Interrupt::catch()?;
     let load = options.load();
-    let dir = super::temporary_dir(&load.dir)?;
+    let dir = super::temporary_dir(&load.run.dir)?;
     let layout = Layout {
         zero_copy: palisade::config::ZeroCopy::Auto,
         id: 1,
@@ -86,7 +86,7 @@ pub(super) fn run(options: &BenchForward) -> Result<Measured, Failure> {
     let process = cluster.nodes[0].process().unwrap_or(0);
     let lags = measure(options, &shared, process, &interrupt, &mut measured)?;
     lags.into_iter().for_each(|lag| measured.record(lag, 1));
-    measured.bare = Some(sendfile::run(dir.path(), Duration::from_secs(load.seconds))?);
+    measured.bare = Some(sendfile::run(dir.path(), Duration::from_secs(load.run.seconds))?);
     Ok(measured)
 }
 
@@ -108,7 +108,7 @@ fn measure(
         shared.measuring.store(true, Ordering::SeqCst);
         let (since, cpu) = (Instant::now(), cpu_us_of(process));
         let waited =
-            waited.and_then(|()| wait(shared, Duration::from_secs(options.seconds), interrupt));
+            waited.and_then(|()| wait(shared, Duration::from_secs(options.run.seconds), interrupt));
         measured.took = since.elapsed();
         measured.cpu_us = cpu_us_of(process).saturating_sub(cpu);
         measured.forwarded = Some(shared.bytes.load(Ordering::SeqCst));

@@ -8,7 +8,7 @@ use palisade_netio::{
 use serde_json::json;
 
 use super::environment::Environment;
-use crate::cli::BenchFsync;
+use crate::cli::BenchRun;
 use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
 use crate::text;
@@ -21,7 +21,7 @@ const FILE_BYTES: u64 = 32 << 20;
 const CPUS_MAX: usize = 64;
 
 /// Measures and prints.
-pub(super) fn run(options: &BenchFsync) -> Result<Exit, Failure> {
+pub(super) fn run(options: &BenchRun) -> Result<Exit, Failure> {
     let interrupt = Interrupt::catch()?;
     let dir = super::temporary_dir(&options.dir)?;
     let failed = |error| Failure::io(dir.path().display(), &error);

@@ -24,11 +24,11 @@ pub(crate) fn run(command: &BenchCommand) -> Result<Exit, Failure> {
     let (report, json) = match command {
         BenchCommand::Fsync(options) => return fsync::run(options),
         BenchCommand::Append(options) if options.nodes == 1 => {
-            (host::bench_append(options)?, options.load.json)
+            (host::bench_append(options)?, options.load.run.json)
         }
-        BenchCommand::Append(options) => (append::run(options)?, options.load.json),
-        BenchCommand::Forward(options) => (forward::run(options)?, options.json),
-        BenchCommand::Wal(options) => (wal::run(&options.load)?, options.load.json),
+        BenchCommand::Append(options) => (append::run(options)?, options.load.run.json),
+        BenchCommand::Forward(options) => (forward::run(options)?, options.run.json),
+        BenchCommand::Wal(options) => (wal::run(&options.load)?, options.load.run.json),
     };
     text::say(format!("{}\n", if json { report.json() } else { report.text() }))?;
     Ok(Exit::Ok)

@@ -55,7 +55,7 @@ impl Measured {
             cpu_us: 0,
             forwarded: None,
             bare: None,
-            environment: Environment::of(&load.dir),
+            environment: Environment::of(&load.run.dir),
         })
     }
 

@@ -52,7 +52,7 @@ fn measure(
     segments: u64,
     interrupt: &Interrupt,
 ) -> Result<Measured, Failure> {
-    let dir = super::temporary_dir(&load.dir)?;
+    let dir = super::temporary_dir(&load.run.dir)?;
     let sync_path = measured(dir.path());
     check_place(dir.path(), sync_path)?;
     prepare(dir.path(), segment_bytes, segments, interrupt)?;
@@ -85,7 +85,7 @@ fn segments(load: &BenchLoad) -> u64 {
     let record = entry_bytes(load.record_bytes as usize);
     let batch = record * load.in_flight as usize + GROUP_HEADER_BYTES + RECORD_HEADER_BYTES;
     let write = block_bytes(batch.min(WRITES_IN_FLIGHT_MAX * BLOCK_BYTES_TARGET)) as u64;
-    let bytes = write * WRITES_PER_S_MAX * (load.seconds + 1);
+    let bytes = write * WRITES_PER_S_MAX * (load.run.seconds + 1);
     (bytes / SEGMENT_BYTES + SEGMENTS_MIN).min(SEGMENTS_MAX)
 }
 
@@ -142,7 +142,7 @@ struct Clock {
 
 impl Clock {
     fn new(load: &BenchLoad) -> Clock {
-        let left = Duration::from_secs(load.seconds);
+        let left = Duration::from_secs(load.run.seconds);
         Clock { warm_left: WARM_UP, left, since: Instant::now(), cpu: 0 }
     }
 
@@ -330,12 +330,14 @@ impl Lap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::BenchRun;
 
     #[test]
     fn full_files_are_taken_again_until_the_time_is_over() {
         let dir = std::path::PathBuf::from("/var/tmp");
         let (record_bytes, in_flight) = (4096, 256);
-        let load = BenchLoad { streams: 3, record_bytes, in_flight, seconds: 1, dir, json: true };
+        let run = BenchRun { seconds: 1, dir, json: true };
+        let load = BenchLoad { streams: 3, record_bytes, in_flight, run };
         let interrupt = Interrupt::default();
         let measured = measure(&load, 8 << 20, 4, &interrupt).expect("measured");
         assert!(measured.took >= Duration::from_secs(1), "{:?}", measured.took);
