@@ -8,7 +8,7 @@ use palisade_wal::{Ballot, Boundary, Lsn};
 
 use crate::client::wire::{self as client, Outcome, RefusedCode};
 use crate::control::limits as control;
-use crate::control::{Change, LevelAsk, LevelTold, Mode, Phase, Step, What};
+use crate::control::{Act, Change, LevelAsk, LevelTold, Mode, Office, Phase, RoleStep, Step, What};
 use crate::forward::limits as forward;
 use crate::forward::wire::EndReason;
 use crate::kinds;
@@ -151,12 +151,12 @@ fn every_state_of_the_level_is_listed() {
             assert!(listed.insert(state), "{row:?} twice");
         }
     }
-    let mut known = BTreeSet::new();
+    let (mut known, office) = (BTreeSet::new(), Office::default());
     for (phase, sync) in PHASES.into_iter().flat_map(|phase| [(phase, true), (phase, false)]) {
         let (cluster, epoch) = (2, 1);
         let mark = if sync { Mark::Sync { cluster, epoch } } else { Mark::Async { epoch } };
         for (mode, level) in LEVELS.into_iter().flat_map(|mode| LEVELS.map(|level| (mode, level))) {
-            if (Mode { mode, level, phase, mark, epoch: 1, forced: 0 }).stands() {
+            if (Mode { mode, level, phase, mark, epoch: 1, forced: 0, office }).stands() {
                 let name = |level| kebab(&format!("{level:?}"));
                 let mark = if sync { "SYNC" } else { "ASYNC" }.to_owned();
                 let phase = kebab(&format!("{phase:?}"));
@@ -195,15 +195,41 @@ fn what_is_said_of_the_level_is_as_listed() {
         still_ns: 8,
         behind: 9,
         mark: 10,
+        scn: 11,
         done: vec![12],
     };
-    let values = [1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 0, 12];
+    let values = [1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1, 0, 12];
     compare_fields(&table("Bodies of the two frames"), &ask.encode(), &values);
     let mark = Mark::Sync { cluster: 2, epoch: 8 };
-    let mode = Mode { mode, level, phase, mark, epoch: 9, forced: 7 };
+    let office = Office { role_epoch: 21, since: 6, scn: 23, holder: 24, before: 25, target: 0 };
+    let mode = Mode { mode, level, phase, mark, epoch: 9, forced: 7, office };
     let told = LevelTold { shard: 1, asked_at: 3, lease_ns: 4, ballot: ballot(5), token: 6, mode };
-    let values = [1, 0, 2, 3, 4, 5, 6, 9, 7, 8, 2, 4, 3, 0];
+    let values = [1, 0, 2, 3, 4, 5, 6, 9, 7, 8, 2, 4, 3, 0, 21, 6, 23, 24, 25, 0];
     compare_fields(&table("KIND_LEVEL_TOLD:"), &told.encode(), &values);
+}
+
+#[test]
+fn a_step_of_the_role_is_as_listed() {
+    let rows = table("## The role");
+    for (row, phase) in rows.iter().zip([Phase::Preparing, Phase::Ending, Phase::Starting]) {
+        assert!(row[0] == phase.as_str() && phase.is_role(), "{row:?}");
+    }
+    let rows = table("Each of its steps is an entry");
+    let acts = [
+        (Act::Prepare { target: 5 }, "prepare", [5, 0]),
+        (Act::GiveUp, "give-up", [0, 0]),
+        (Act::End, "end", [0, 0]),
+        (Act::HandOver { scn: 9 }, "hand-over", [0, 9]),
+        (Act::Resume { scn: 9 }, "resume", [0, 9]),
+        (Act::Serve, "serve", [0, 0]),
+    ];
+    for (code, (act, name, [target, scn])) in (1..).zip(acts) {
+        let change = Change { by: 3, on: 6, what: What::Role(RoleStep { epoch: 7, act }) };
+        let bytes = change.encode();
+        compare_fields(&rows, &bytes, &[5, 0, 3, 6, 7, code, 0, target, scn]);
+        assert!(rows[5][2].contains(&format!("{code} {name}")), "{act:?}");
+        assert_eq!(Change::decode(&bytes), Some(change));
+    }
 }
 
 /// Numbers and names of a table of codes, which count from 1.

@@ -8,10 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use palisade::config::ZeroCopy;
 use palisade_wal::RECORD_BYTES_MAX;
 
-use crate::control_cli::{ModeCommand, PrimaryCommand, StandbyCommand};
+use crate::control_cli::{ModeCommand, PrimaryCommand, StandbyCommand, Switchover};
 use crate::exit::{Exit, Failure};
 use crate::{
     append, bench, config_file, demo, inspect, leader, mode, node, read, standby, status, stream,
+    switchover,
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 65 corrupt data, 69 unreachable, \
@@ -57,6 +58,8 @@ enum Command {
     /// Show or set the protection mode
     #[command(subcommand)]
     Mode(ModeCommand),
+    /// Hand the role of the primary to a standby
+    Switchover(Switchover),
     /// Look into segment files of a stopped or running node
     #[command(subcommand)]
     Inspect(InspectCommand),
@@ -584,6 +587,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Standby(command) => standby::run(&command),
         Command::Primary(command) => standby::set_primary(&command),
         Command::Mode(command) => mode::run(&command),
+        Command::Switchover(command) => switchover::run(&command),
         Command::Inspect(command) => inspect::run(&command),
         Command::Bench(command) => bench::run(&command),
         Command::Config(command) => config_file::run(&command),

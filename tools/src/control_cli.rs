@@ -261,3 +261,31 @@ level is what holds, and each ack says it: `palisade mode get` shows both, and w
         manner: Manner,
     },
 }
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  palisade switchover --to 2 --verify
+  palisade switchover --to 2
+
+Run it at the primary. Appends pause for less than a second, and then go to the new primary; nothing
+that was acknowledged is lost, and never do two clusters write. The old primary becomes a standby,
+as `palisade primary set` said. When the target does not keep up, nothing happens.")]
+pub(crate) struct Switchover {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The standby that becomes the primary
+    #[arg(long, value_name = "CLUSTER")]
+    pub(crate) to: u32,
+    /// Only say whether it can be done
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// How long to wait for its end, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    pub(crate) timeout: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Ask nothing (this command has no question)
+    #[arg(long)]
+    pub(crate) yes: bool,
+}

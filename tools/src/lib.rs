@@ -18,6 +18,7 @@ mod signals;
 mod standby;
 mod status;
 mod stream;
+mod switchover;
 mod text;
 mod tree;
 

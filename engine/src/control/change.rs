@@ -6,6 +6,7 @@
 //!                hold u8 | endpoints u16 | 0 u32 | until SCN u64 | name | region | endpoints
 //! remove         id u32 | 0 u32
 //! mode           epoch u64 | mode u8 | level u8 | forced u8 | phase u8 | SYNC cluster u32
+//! role           epoch u64 | act u8 | 0[3] | target u32 | SCN u64
 //! ```
 //!
 //! A text is its length u16, and UTF-8. All numbers are little-endian.
@@ -17,6 +18,7 @@ use super::limits::{
 };
 use super::mode::{Phase, Step};
 use super::registry::{Cluster, Hold};
+use super::role::{Act, RoleStep};
 use crate::paxos::codec::{Reader, fixed, flag, put, put_text, zeros};
 use crate::paxos::{DecodeError, REGION_BYTES_MAX};
 use crate::status::{Protection, Transfer};
@@ -25,12 +27,14 @@ const PUT: u8 = 1;
 const REMOVE: u8 = 2;
 const PRIMARY: u8 = 3;
 const MODE: u8 = 4;
+const ROLE: u8 = 5;
 
 fixed! {
     /// What changes follows.
     ChangeHead: 16 { kind: u8, reserved: [u8; 3], by: U32, on: U64 }
     RemoveBody: 8 { id: U32, reserved: [u8; 4] }
     StepBody: 16 { epoch: U64, mode: u8, level: u8, forced: u8, phase: u8, sync: U32 }
+    RoleBody: 24 { epoch: U64, act: u8, reserved: [u8; 3], target: U32, scn: U64 }
     /// Name, region and so many endpoints follow.
     ClusterHead: 32 {
         id: U32, upstream: U32, net_timeout_ms: U32, health_check_ms: U32, transfer: u8, hold: u8,
@@ -60,6 +64,8 @@ pub enum What {
     Primary(Cluster),
     /// A step of mode and level.
     Mode(Step),
+    /// A step of the primary's role.
+    Role(RoleStep),
 }
 
 impl Change {
@@ -70,6 +76,7 @@ impl Change {
             What::Remove(_) => REMOVE,
             What::Primary(_) => PRIMARY,
             What::Mode(_) => MODE,
+            What::Role(_) => ROLE,
         };
         let mut out = Vec::new();
         let (by, on) = (self.by.into(), self.on.into());
@@ -90,9 +97,26 @@ impl Change {
                 };
                 put(&mut out, &body);
             }
+            What::Role(step) => put(&mut out, &role_body(step)),
         }
         assert!(out.len() <= CHANGE_BYTES_MAX, "a change of {} bytes", out.len());
         out
+    }
+
+    /// Whether nothing of this cluster may come after it.
+    pub fn hands_over(&self) -> bool {
+        matches!(self.what, What::Role(RoleStep { act: Act::HandOver { .. }, .. }))
+    }
+
+    /// The same in a group with this SCN, which is one of the old role epoch.
+    pub(crate) fn in_group(mut self, group: u64) -> Change {
+        if let What::Role(step) = &mut self.what {
+            match &mut step.act {
+                Act::HandOver { scn } | Act::Resume { scn } => *scn = group.max(*scn),
+                Act::Prepare { .. } | Act::GiveUp | Act::End | Act::Serve => {}
+            }
+        }
+        self
     }
 
     /// Reads an entry; none if it is not a change that this version knows.
@@ -122,10 +146,38 @@ fn read_change(bytes: &[u8]) -> Result<Change, DecodeError> {
             let (forced, phase) = (flag(*forced)?, read_phase(*phase)?);
             What::Mode(Step { epoch: epoch.get(), mode, level, phase, sync: sync.get(), forced })
         }
+        ROLE => What::Role(read_role(fields.head()?)?),
         code => return Err(DecodeError::UnknownCode(code)),
     };
     fields.finish()?;
     Ok(Change { by: by.get(), on: on.get(), what })
+}
+
+fn role_body(step: &RoleStep) -> RoleBody {
+    let (act, target, scn) = match step.act {
+        Act::Prepare { target } => (1, target, 0),
+        Act::GiveUp => (2, 0, 0),
+        Act::End => (3, 0, 0),
+        Act::HandOver { scn } => (4, 0, scn),
+        Act::Resume { scn } => (5, 0, scn),
+        Act::Serve => (6, 0, 0),
+    };
+    let (epoch, target, scn) = (step.epoch.into(), target.into(), scn.into());
+    RoleBody { epoch, act, reserved: [0; 3], target, scn }
+}
+
+fn read_role(body: &RoleBody) -> Result<RoleStep, DecodeError> {
+    zeros(&body.reserved)?;
+    let act = match (body.act, body.target.get(), body.scn.get()) {
+        (1, target @ 1.., 0) => Act::Prepare { target },
+        (2, 0, 0) => Act::GiveUp,
+        (3, 0, 0) => Act::End,
+        (4, 0, scn) => Act::HandOver { scn },
+        (5, 0, scn) => Act::Resume { scn },
+        (6, 0, 0) => Act::Serve,
+        (code, ..) => return Err(DecodeError::UnknownCode(code)),
+    };
+    Ok(RoleStep { epoch: body.epoch.get(), act })
 }
 
 pub(super) fn put_cluster(out: &mut Vec<u8>, cluster: &Cluster) {
@@ -228,6 +280,9 @@ pub(super) fn phase_code(phase: Phase) -> u8 {
         Phase::Rising => 2,
         Phase::Falling => 3,
         Phase::Leaving => 4,
+        Phase::Preparing => 5,
+        Phase::Ending => 6,
+        Phase::Starting => 7,
     }
 }
 
@@ -237,6 +292,9 @@ pub(super) fn read_phase(code: u8) -> Result<Phase, DecodeError> {
         2 => Ok(Phase::Rising),
         3 => Ok(Phase::Falling),
         4 => Ok(Phase::Leaving),
+        5 => Ok(Phase::Preparing),
+        6 => Ok(Phase::Ending),
+        7 => Ok(Phase::Starting),
         code => Err(DecodeError::UnknownCode(code)),
     }
 }

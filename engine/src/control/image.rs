@@ -8,21 +8,22 @@ use super::change::{
 use super::limits::CLUSTERS_MAX;
 use super::mode::Mode;
 use super::registry::Registry;
+use super::wire::RawOffice;
 use crate::paxos::codec::{DecodeError, Reader, fixed, flag, put};
 use crate::stream::mark::{MARK_BYTES, Mark};
 
 fixed! {
     /// The primary, if there is one, and so many standbys follow.
-    RegistryHead: 53 {
+    RegistryHead: 89 {
         version: U64, author: U32, mode: u8, level: u8, in_use: u8, has_primary: u8, phase: u8,
-        mark: [u8; MARK_BYTES], epoch: U64, forced: U64, standbys: U32,
+        mark: [u8; MARK_BYTES], epoch: U64, forced: U64, office: RawOffice, standbys: U32,
     }
 }
 
 impl Registry {
     /// Appends the encoding.
     pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
-        let Mode { mode, level, phase, mark, epoch, forced } = self.mode;
+        let Mode { mode, level, phase, mark, epoch, forced, office } = self.mode;
         let head = RegistryHead {
             version: self.version.into(),
             author: self.author.into(),
@@ -34,6 +35,7 @@ impl Registry {
             mark: mark.encode(),
             epoch: epoch.into(),
             forced: forced.into(),
+            office: office.into(),
             standbys: (self.standbys.len() as u32).into(),
         };
         put(out, &head);
@@ -58,7 +60,8 @@ fn read_registry(fields: &mut Reader<'_>) -> Result<Registry, DecodeError> {
     let (epoch, forced) = (head.epoch.get(), head.forced.get());
     let count = head.standbys.get() as usize;
     let mark = mark.ok_or(DecodeError::Inconsistent)?;
-    let mode = Mode { mode, level, phase, mark, epoch, forced };
+    let office = head.office.read();
+    let mode = Mode { mode, level, phase, mark, epoch, forced, office };
     let stands = mode.stands() && mark.epoch() <= epoch && forced <= epoch;
     if !stands || count > CLUSTERS_MAX || (count > 0 && !in_use) {
         return Err(DecodeError::Inconsistent);

@@ -24,7 +24,8 @@ pub enum Next {
     /// Write this mark first. A SYNC mark at once; an ASYNC mark when something waits: to be
     /// written, or to be acked.
     Mark(Mark),
-    /// Write nothing: the level may have fallen, or is falling.
+    /// Write nothing: the level may have fallen, or is falling; or the role is not here, or not
+    /// yet, or no longer.
     Hold,
 }
 
@@ -39,6 +40,8 @@ pub struct Standing {
     pub still_ns: u64,
     /// Bytes that the SYNC standby lacks of the worst of them.
     pub behind: u64,
+    /// The highest SCN in them.
+    pub scn: u64,
 }
 
 /// The level as a shard was told of it, and its lease.
@@ -74,7 +77,7 @@ impl LevelLease {
         }
         self.mode = mode;
         let over = match mode.mark {
-            Mark::Sync { epoch, .. } if mode.phase != Phase::Falling => epoch - 1,
+            Mark::Sync { epoch, .. } if mode.phase != Phase::Falling => epoch.saturating_sub(1),
             mark => mark.epoch(),
         };
         self.closed = self.closed.max(over);
@@ -124,7 +127,8 @@ impl LevelLease {
 
     /// When [`is_due`](LevelLease::is_due) becomes true, if nothing else happens.
     pub fn due_at(&self, marked: bool) -> Option<Nanos> {
-        let concerned = marked || self.mode.mark.cluster().is_some();
+        let moves = self.mode.phase.is_role();
+        let concerned = marked || moves || self.mode.mark.cluster().is_some();
         let asks = concerned || Mode::wants_sync(self.mode.mode);
         let next = self.asked.map_or(Nanos(0), |asked| asked.after(LEVEL_RENEW_NS));
         // One question at a time: its answer may say more, and that of an older one counts less.
@@ -161,7 +165,7 @@ impl LevelLease {
         news.truncate(LEVEL_DONE_MAX);
         self.reporting.clone_from(&news);
         (self.asked, self.answered) = (Some(now), false);
-        let Standing { promised, leads, still_ns, behind } = *standing;
+        let Standing { promised, leads, still_ns, behind, scn } = *standing;
         LevelAsk {
             shard,
             asked_at: now.0,
@@ -173,6 +177,7 @@ impl LevelLease {
             still_ns,
             behind,
             mark: self.mode.mark.epoch(),
+            scn,
             done: news,
         }
     }
@@ -182,19 +187,27 @@ impl LevelLease {
         let want = self.mode.mark;
         let may = self.may(now);
         let epoch = last.map_or(0, Mark::epoch);
+        if epoch > want.epoch() {
+            // This shard has not heard of that mark: it may be another cluster's.
+            return Next::Hold;
+        }
+        let role_mark = matches!(self.mode.phase, Phase::Ending | Phase::Starting);
+        if role_mark && epoch < want.epoch() {
+            // It lets nobody write what he may not: after it nothing is.
+            return Next::Mark(want);
+        }
+        if !self.mode.serves(last) {
+            return Next::Hold;
+        }
         // The level rose when every stream had the mark: the log of this one lost it, and it must
         // not ack alone beside the others.
-        let risen = matches!(self.mode.phase, Phase::Steady | Phase::Leaving);
+        let risen = matches!(self.mode.phase, Phase::Steady | Phase::Leaving | Phase::Preparing);
         if want.cluster().is_some() && epoch < want.epoch() && risen && !may {
             return Next::Hold;
         }
         let Some(cluster) = last.and_then(Mark::cluster) else {
             return if may && want.epoch() > epoch { Next::Mark(want) } else { Next::Write };
         };
-        if epoch > want.epoch() {
-            // This shard has not heard of that mark.
-            return Next::Hold;
-        }
         if epoch == want.epoch() {
             let early = self.mode.phase == Phase::Falling
                 && is_seeded("marked_async_before_the_fall_ended");
@@ -208,7 +221,7 @@ impl LevelLease {
         match want {
             Mark::Sync { cluster: other, .. } if may && other == cluster => Next::Mark(want),
             Mark::Sync { epoch, .. } => Next::Mark(Mark::Async { epoch: epoch - 1 }),
-            Mark::Async { .. } => Next::Mark(want),
+            Mark::Async { .. } | Mark::End { .. } => Next::Mark(want),
         }
     }
 

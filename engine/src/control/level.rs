@@ -17,6 +17,8 @@
 //!   that is given up falls the same way: the SYNC standby may have all of its marks.
 //! - **Leaving** MAXIMUM PROTECTION: the SYNC standby commits the entry that says so; then it
 //!   falls, or is MAXIMUM AVAILABILITY.
+//! - **Preparing**, **ending** and **starting** hand the role over (`role.rs`), in the same way:
+//!   each names a new mark for every stream, and goes on when shards have said that all have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,10 +26,12 @@ use palisade_netio::Nanos;
 use palisade_wal::{Ballot, Lsn};
 
 use super::limits::{
-    LEVEL_AGAIN_NS, LEVEL_LEASE_NS, LEVEL_RENEW_NS, LEVEL_WAIT_NS, RISE_BEHIND_MAX,
+    END_NS, LEVEL_AGAIN_NS, LEVEL_LEASE_NS, LEVEL_RENEW_NS, LEVEL_WAIT_NS, PREPARE_NS,
+    RISE_BEHIND_MAX, SWITCH_BEHIND_MAX,
 };
 use super::mode::{Mode, Phase, Step};
-use super::registry::Registry;
+use super::registry::{Cluster, Registry};
+use super::role::{Act, RoleStep};
 use super::wire::{LevelAsk, LevelTold};
 use crate::seeded::is_seeded;
 use crate::status::Protection;
@@ -64,6 +68,13 @@ pub enum LevelEffect {
         on: u64,
         /// The step.
         step: Step,
+    },
+    /// The same with a step of the role.
+    Turn {
+        /// The version.
+        on: u64,
+        /// The step.
+        step: RoleStep,
     },
     /// Send this.
     Tell {
@@ -104,10 +115,15 @@ pub struct Level {
     shards: BTreeMap<Place, Shard>,
     /// When the newest words were said here that each other member, still following, has heard.
     backed: BTreeMap<u32, Nanos>,
-    /// While rising: streams whose mark the SYNC standby has not committed, as far as is known.
+    /// Streams whose mark the SYNC standby has not committed, as far as is known: while rising; and
+    /// while ending or starting those that have no END that the target committed, or no START.
     unmarked: BTreeSet<u64>,
-    /// While rising: when the last of them was heard of.
+    /// When the last of them was heard of, or the phase began.
     moved: Nanos,
+    /// When the phase began, as far as this leader knows.
+    began: Nanos,
+    /// The highest SCN that was heard of in any stream.
+    scn: u64,
     /// The catalogue's end when the newest step was seen to be committed.
     step_end: Lsn,
     /// The catalogue as the SYNC standby has committed it.
@@ -125,6 +141,17 @@ struct Standby {
     net_ns: u64,
     health_ns: u64,
     suspended: bool,
+}
+
+impl Standby {
+    fn of(cluster: &Cluster) -> Standby {
+        Standby {
+            cluster: cluster.id,
+            net_ns: u64::from(cluster.net_timeout_ms) * 1_000_000,
+            health_ns: u64::from(cluster.health_check_ms) * 1_000_000,
+            suspended: cluster.hold.is_some(),
+        }
+    }
 }
 
 /// What is known of a shard.
@@ -173,6 +200,8 @@ impl Level {
             backed: BTreeMap::new(),
             unmarked: BTreeSet::new(),
             moved: now,
+            began: now,
+            scn: 0,
             step_end: leading.end,
             held: Lsn::ZERO,
             well: None,
@@ -195,14 +224,10 @@ impl Level {
         assert!(registry.version() >= self.version, "a committed registry never goes back");
         assert!(registry.mode().epoch >= self.mode.epoch);
         self.version = registry.version();
-        let mut sync = registry.sync_standbys().map(|cluster| Standby {
-            cluster: cluster.id,
-            net_ns: u64::from(cluster.net_timeout_ms) * 1_000_000,
-            health_ns: u64::from(cluster.health_check_ms) * 1_000_000,
-            suspended: cluster.hold.is_some(),
-        });
-        self.sync = sync.next().filter(|_| sync.next().is_none());
         let mode = registry.mode();
+        let mut sync = registry.sync_standbys().map(Standby::of);
+        let target = registry.standby(mode.office.target).map(Standby::of);
+        self.sync = target.or(sync.next().filter(|_| sync.next().is_none()));
         if mode.epoch > self.mode.epoch {
             self.begin(mode, end, now);
             self.tell_all(now, out);
@@ -213,8 +238,9 @@ impl Level {
     /// A stream was created, and begins with this mark.
     pub fn on_created(&mut self, stream: u64, birth: Option<Mark>) {
         self.streams.insert(stream);
+        let marks = matches!(self.mode.phase, Phase::Rising | Phase::Ending | Phase::Starting);
         // With the current mark there is nothing in it that the SYNC standby could lack.
-        if self.mode.phase == Phase::Rising && birth != Some(self.mode.mark) {
+        if marks && birth != Some(self.mode.mark) {
             self.unmarked.insert(stream);
         }
     }
@@ -251,7 +277,8 @@ impl Level {
             let backed = self.backed.entry(from.node).or_insert(token);
             *backed = token.max(*backed);
         }
-        if self.mode.mark.cluster().is_some() && ask.mark == self.mode.mark.epoch() {
+        self.scn = self.scn.max(ask.scn);
+        if ask.mark == self.mode.mark.epoch() {
             let before = self.unmarked.len();
             ask.done.iter().for_each(|stream| {
                 self.unmarked.remove(stream);
@@ -275,6 +302,11 @@ impl Level {
         let waits = |(on, at): (u64, Nanos)| on == self.version && now.since(at) < LEVEL_AGAIN_NS;
         if self.proposed.is_some_and(waits) {
             return;
+        }
+        if let Some(act) = self.next_act(now) {
+            let (on, step) = (self.version, RoleStep { epoch: self.mode.epoch, act });
+            self.proposed = Some((self.version, now));
+            return out.push(LevelEffect::Turn { on, step });
         }
         let Some(step) = self.next(now) else { return };
         assert!(self.mode.step(&step).is_some(), "{step:?} does not follow {:?}", self.mode);
@@ -302,7 +334,8 @@ impl Level {
     }
 
     fn is_told(&self) -> bool {
-        Mode::wants_sync(self.mode.mode) || self.mode.mark.cluster().is_some()
+        let level = Mode::wants_sync(self.mode.mode) || self.mode.mark.cluster().is_some();
+        level || self.mode.phase.is_role()
     }
 
     /// Mode and level as far as they are committed.
@@ -331,10 +364,13 @@ impl Level {
         match mode.phase {
             // A rise to another mode goes on: what was told of its marks is not told again.
             Phase::Rising if !marks_anew => {}
-            Phase::Rising => self.unmarked = self.streams.clone(),
+            Phase::Rising | Phase::Ending | Phase::Starting => {
+                self.unmarked = self.streams.clone();
+            }
             _ => self.unmarked.clear(),
         }
         self.mode = mode;
+        self.began = now;
         self.step_end = self.step_end.max(end);
         (self.well, self.proposed, self.moved) = (None, None, now);
     }
@@ -343,6 +379,7 @@ impl Level {
     fn next(&self, now: Nanos) -> Option<Step> {
         let (mode, same) = (self.mode, self.mode.same());
         match mode.phase {
+            Phase::Preparing | Phase::Ending | Phase::Starting => None,
             Phase::Steady if mode.mark.cluster().is_some() => {
                 let level = Protection::Resync;
                 let degrades = mode.mode == Protection::Availability && self.is_still(now);
@@ -376,6 +413,34 @@ impl Level {
                 fell.then_some(Step { phase: Phase::Steady, sync: 0, ..same })
             }
         }
+    }
+
+    /// The step of the role that is due.
+    fn next_act(&self, now: Nanos) -> Option<Act> {
+        let (waited, scn) = (now.since(self.began), self.scn);
+        let marked = self.unmarked.is_empty();
+        match self.mode.phase {
+            Phase::Preparing => {
+                let sync = Mode::is_sync(self.mode.level);
+                let gone = waited >= PREPARE_NS || sync && self.is_still(now);
+                match self.is_close(now) {
+                    true => Some(Act::End),
+                    false => gone.then_some(Act::GiveUp),
+                }
+            }
+            Phase::Ending if marked || is_seeded("handed_over_without_every_end") => {
+                Some(Act::HandOver { scn })
+            }
+            Phase::Ending => (waited >= END_NS).then_some(Act::Resume { scn }),
+            Phase::Starting => marked.then_some(Act::Serve),
+            Phase::Steady | Phase::Rising | Phase::Falling | Phase::Leaving => None,
+        }
+    }
+
+    /// Whether the target has nearly all of every stream.
+    fn is_close(&self, now: Nanos) -> bool {
+        let close = |shard: &Shard| shard.leads == 0 || shard.behind <= SWITCH_BEHIND_MAX;
+        self.is_well(now) && self.fresh(now).all(close)
     }
 
     /// Shards that may still write under the mark.
@@ -439,7 +504,8 @@ impl Level {
         let backed = self.backed_at(now).map_or(Nanos(0), |at| at.after(LEVEL_LEASE_NS));
         let backed = if is_seeded("lease_without_majority") { Nanos(u64::MAX) } else { backed };
         let mark = self.mode.mark;
-        let is_open = mark.cluster().is_some() && self.mode.phase != Phase::Falling;
+        let ends = matches!(self.mode.phase, Phase::Falling | Phase::Ending);
+        let is_open = mark.cluster().is_some() && !ends;
         let shard = self.shards.get_mut(&to).expect("it asked");
         if !is_open || shard.closed >= mark.epoch() {
             return 0;

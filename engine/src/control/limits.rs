@@ -32,6 +32,13 @@ pub const LEVEL_WAIT_NS: u64 = LEVEL_LEASE_NS + LEVEL_LEASE_NS / 64;
 pub const LEVEL_AGAIN_NS: u64 = 1_000_000_000;
 /// Bytes that the SYNC standby may lack of a stream when the level begins to rise.
 pub const RISE_BEHIND_MAX: u64 = 8 << 20;
+/// Bytes that the target of a switchover may lack of a stream when the primary's streams end: they
+/// are what nobody can write meanwhile.
+pub const SWITCH_BEHIND_MAX: u64 = 1 << 20;
+/// A target that does not keep up for so long is no target any more: nothing happened.
+pub const PREPARE_NS: u64 = 10_000_000_000;
+/// A target that does not have all after so long leaves the role with the primary.
+pub const END_NS: u64 = 5_000_000_000;
 /// Streams of one question about the level.
 pub const LEVEL_DONE_MAX: usize = 1024;
 

@@ -7,7 +7,8 @@
 //! has no effect, on every replica alike, and who asked is told *conflict*.
 //!
 //! Modes are asked for, levels follow: [`Level`] decides at the leader of the catalogue, each shard
-//! obeys by its [`LevelLease`].
+//! obeys by its [`LevelLease`]. So does the role of the primary ([`Office`]) when it is handed
+//! over.
 //!
 //! No I/O, no clock, no thread, no randomness.
 
@@ -20,6 +21,7 @@ mod mode;
 mod refusal;
 mod registry;
 mod request;
+mod role;
 mod rules;
 #[cfg(test)]
 mod rules_tests;
@@ -36,6 +38,7 @@ pub use mode::{Mode, Phase, Proof, Step};
 pub use refusal::Refusal;
 pub use registry::{Cluster, Hold, Registry};
 pub use request::{Request, Settings};
+pub use role::{Act, Office, RoleStep};
 pub use rules::{Own, check_switchover, decide};
 pub use view::{ClusterView, Controlled, ModeView, RegistryView};
 pub use wire::{LevelAsk, LevelTold};

@@ -1,5 +1,5 @@
 //! The protection mode that was asked for, the level that holds, what streams are to be marked
-//! with, and the epoch of all of it.
+//! with, who is the primary, and the epoch of all of it.
 //!
 //! ```text
 //! phase     mark    level                      mode
@@ -10,8 +10,11 @@
 //! falling   SYNC    performance; resync        any; availability
 //! ```
 //!
-//! A SYNC mark ends by falling, whatever came before: a rise that is given up falls too.
+//! A SYNC mark ends by falling, whatever came before: a rise that is given up falls too. From every
+//! steady state the role may be handed over (`role.rs`): *preparing* and *starting* are then as
+//! steady ones, and *ending* has an END for a mark.
 
+use super::role::Office;
 use crate::seeded::is_seeded;
 use crate::status::Protection;
 use crate::stream::mark::Mark;
@@ -29,6 +32,12 @@ pub enum Phase {
     Falling,
     /// MAXIMUM PROTECTION is to be left; it is when the SYNC standby has committed that.
     Leaving,
+    /// The role is to be handed over: the target joins every stream.
+    Preparing,
+    /// The role is being handed over: every stream ends, and the target commits that.
+    Ending,
+    /// The role was handed over, or taken back: every stream begins anew.
+    Starting,
 }
 
 /// Mode and level. Each step of either is an epoch, taken by compare-and-swap: who decides on an
@@ -48,6 +57,8 @@ pub struct Mode {
     /// Epoch of the last step that was forced past its proof; 0 when there was none. After it a
     /// failover elsewhere can prove less.
     pub forced: u64,
+    /// Who is the primary.
+    pub office: Office,
 }
 
 impl Default for Mode {
@@ -59,6 +70,7 @@ impl Default for Mode {
             mark: Mark::Async { epoch: 0 },
             epoch: 0,
             forced: 0,
+            office: Office::default(),
         }
     }
 }
@@ -107,8 +119,11 @@ impl Mode {
     fn is_state(mode: Protection, level: Protection, phase: Phase, sync: bool) -> bool {
         let low = Mode::is_pair(mode, level) && !Mode::is_sync(level);
         match phase {
-            Phase::Steady if sync => mode == level && Mode::is_sync(level),
-            Phase::Steady => low,
+            Phase::Ending => sync && (low || mode == level && Mode::is_sync(level)),
+            Phase::Steady | Phase::Preparing | Phase::Starting if sync => {
+                mode == level && Mode::is_sync(level)
+            }
+            Phase::Steady | Phase::Preparing | Phase::Starting => low,
             Phase::Rising => sync && low && Mode::wants_sync(mode),
             Phase::Falling => sync && low,
             Phase::Leaving => {
@@ -120,7 +135,8 @@ impl Mode {
 
     /// Whether it stands in the table at the head of this file.
     pub fn stands(self) -> bool {
-        Mode::is_state(self.mode, self.level, self.phase, self.mark.cluster().is_some())
+        let sync = self.mark.cluster().is_some();
+        self.holds_office() && Mode::is_state(self.mode, self.level, self.phase, sync)
     }
 
     /// The level just after `asked` became the mode. It never rises here: it does when the SYNC
@@ -170,7 +186,8 @@ impl Mode {
     /// has a mark begin other than by rising, or end other than by a fall that was not turned back.
     pub fn step(self, step: &Step) -> Option<Mode> {
         let Step { mode, level, phase, sync, .. } = *step;
-        if step.epoch != self.epoch || !Mode::is_state(mode, level, phase, sync != 0) {
+        let role = self.phase.is_role() || phase.is_role();
+        if step.epoch != self.epoch || role || !Mode::is_state(mode, level, phase, sync != 0) {
             return None;
         }
         let epoch = self.epoch + 1;
@@ -188,7 +205,7 @@ impl Mode {
             return None;
         }
         let forced = if step.forced { epoch } else { self.forced };
-        Some(Mode { mode, level, phase, mark, epoch, forced })
+        Some(Mode { mode, level, phase, mark, epoch, forced, office: self.office })
     }
 
     /// The mark that a stream begins with, whose creation was decided when marks were of epoch
@@ -208,6 +225,9 @@ impl Mode {
             (Phase::Rising, ..) => "the SYNC standby takes the marks of all streams",
             (Phase::Falling, ..) => "shards are told that the level fell",
             (Phase::Leaving, ..) => "the SYNC standby is told that MAXIMUM PROTECTION is left",
+            (Phase::Preparing, ..) => "the target of a switchover takes every stream",
+            (Phase::Ending, ..) => "the target of a switchover takes the end of every stream",
+            (Phase::Starting, ..) => "the new primary begins every stream",
             (_, mode, level) if mode == level => "",
             (_, _, Protection::Resync) => "the SYNC standby catches up",
             _ => "the SYNC path is not up",
@@ -271,7 +291,7 @@ mod tests {
     fn mode(mode: Protection, level: Protection, phase: Phase, sync: bool) -> Mode {
         let (cluster, epoch) = (2, 3);
         let mark = if sync { Mark::Sync { cluster, epoch } } else { Mark::Async { epoch } };
-        Mode { mode, level, phase, mark, epoch: 7, forced: 1 }
+        Mode { mode, level, phase, mark, epoch: 7, forced: 1, office: Office::default() }
     }
 
     /// Every state of the table.

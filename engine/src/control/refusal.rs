@@ -57,6 +57,11 @@ pub enum Refusal {
         /// The standby.
         cluster: u32,
     },
+    /// The role of the primary is on its way.
+    RoleMoving,
+    /// A switchover makes a standby of the primary, and how that is to be served was not said, or
+    /// was said when its nodes were others.
+    PrimaryNotSet,
     /// A switchover here needs a primary that is set to SYNC.
     PrimaryNotSync {
         /// The mode that forbids it.
@@ -147,6 +152,8 @@ impl Refusal {
             Refusal::ForceNeeded => "force-needed",
             Refusal::StandbyBehind { .. } => "standby-behind",
             Refusal::LevelMoving { .. } => "level-moving",
+            Refusal::RoleMoving => "role-moving",
+            Refusal::PrimaryNotSet => "primary-not-set",
             Refusal::PrimaryNotSync { .. } => "primary-not-sync",
             Refusal::TargetNotSync { .. } => "target-not-sync",
             Refusal::TargetSuspended { .. } => "target-suspended",
@@ -202,6 +209,13 @@ impl fmt::Display for Refusal {
                  primary set`"
             ),
             Refusal::NoId => f.write_str("ids of clusters count from 1"),
+            Refusal::RoleMoving => f.write_str(
+                "a switchover is under way: wait for its end, which `palisade mode get` shows",
+            ),
+            Refusal::PrimaryNotSet => f.write_str(
+                "a switchover makes a standby of this cluster: say how it is to be served then \
+                 with `palisade primary set --transfer sync|async`; again when its nodes change",
+            ),
             Refusal::UpstreamOf { cluster, other } => write!(
                 f,
                 "cluster {other} is set to take its log from cluster {cluster}; first `palisade \

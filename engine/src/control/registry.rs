@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::change::{Change, What};
 use super::limits::{CLUSTERS_MAX, TIME_MS_DEFAULT};
 use super::mode::Mode;
+use super::role::{Act, RoleStep};
 use crate::status::{Protection, Transfer};
 
 /// How far a standby is held back.
@@ -101,12 +102,39 @@ impl Registry {
                 self.mode = next.unwrap_or(self.mode);
                 next.is_some()
             }
+            What::Role(step) => self.turn(change.by, step),
         };
         if fits {
             self.version += 1;
             self.author = change.by;
         }
         fits
+    }
+
+    /// A step of the role. With the hand-over, primary and target change places.
+    fn turn(&mut self, by: u32, step: &RoleStep) -> bool {
+        let target = self.mode.office.target;
+        let known = match step.act {
+            // Both are needed when they change places.
+            Act::Prepare { target } => {
+                let primary = self.primary.as_ref().is_some_and(|primary| primary.id == by);
+                primary && self.standbys.contains_key(&target)
+            }
+            Act::HandOver { .. } => self.standbys.contains_key(&target),
+            Act::GiveUp | Act::End | Act::Resume { .. } | Act::Serve => true,
+        };
+        let Some(next) = self.mode.turn(by, step).filter(|_| known) else { return false };
+        self.mode = next;
+        if let Act::HandOver { .. } = step.act {
+            let target = self.standbys.remove(&target).expect("looked up");
+            let others = self.standbys.values_mut().filter(|other| other.upstream == target.id);
+            others.for_each(|other| other.upstream = 0);
+            if let Some(before) = self.primary.replace(Cluster { upstream: 0, ..target }) {
+                self.standbys.insert(before.id, before);
+            }
+        }
+        assert!(self.standbys.len() <= CLUSTERS_MAX, "as many as before");
+        true
     }
 
     fn put(&mut self, cluster: Cluster) -> bool {

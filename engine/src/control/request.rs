@@ -7,6 +7,7 @@
 //! suspend       until SCN u64; 0: at once
 //! primary       transfer u8
 //! mode          mode u8 | force u8
+//! switchover    nothing: the cluster says all
 //! ```
 //!
 //! `given` has a bit for each setting that was given, in the order of [`Settings`]; others are 0.
@@ -98,6 +99,11 @@ pub enum Request {
         /// Even if it cannot be proven that no SYNC standby counts on the old one.
         force: bool,
     },
+    /// The primary hands its role to a standby.
+    Switchover {
+        /// The standby.
+        cluster: u32,
+    },
 }
 
 impl Request {
@@ -114,6 +120,7 @@ impl Request {
             Request::Resume { cluster } => (5, cluster),
             Request::SetPrimary { .. } => (6, 0),
             Request::SetMode { .. } => (7, 0),
+            Request::Switchover { cluster } => (8, cluster),
         };
         let mut out = Vec::new();
         let (dry_run, cluster) = (u8::from(dry_run), cluster.into());
@@ -130,7 +137,7 @@ impl Request {
                 let (mode, force) = (protection_code(*mode), u8::from(*force));
                 put(&mut out, &ModeBody { mode, force });
             }
-            Request::Remove { .. } | Request::Resume { .. } => {}
+            Request::Remove { .. } | Request::Resume { .. } | Request::Switchover { .. } => {}
         }
         out
     }
@@ -158,6 +165,7 @@ impl Request {
                 let ModeBody { mode, force } = fields.head()?;
                 Request::SetMode { mode: read_protection(*mode)?, force: flag(*force)? }
             }
+            8 => Request::Switchover { cluster },
             code => return Err(DecodeError::UnknownCode(code)),
         };
         fields.finish()?;
@@ -249,6 +257,7 @@ mod tests {
             Request::Resume { cluster: 3 },
             Request::SetPrimary { transfer: Transfer::Async },
             Request::SetMode { mode: Protection::Availability, force: true },
+            Request::Switchover { cluster: 3 },
         ]
     }
 
@@ -264,7 +273,7 @@ mod tests {
                 assert!(Request::parse(&[body.as_slice(), &[0]].concat()).is_err());
             }
         }
-        assert!(Request::parse(&[8, 0, 0, 0, 0, 0, 0, 0]).is_err());
+        assert!(Request::parse(&[9, 0, 0, 0, 0, 0, 0, 0]).is_err());
         assert!(Request::parse(&[3, 2, 0, 0, 0, 0, 0, 0]).is_err());
     }
 }

@@ -10,6 +10,7 @@ use super::mode::{Mode, Phase};
 use super::refusal::Refusal;
 use super::registry::{Cluster, Hold, Registry};
 use super::request::{Request, Settings};
+use super::role::{Act, RoleStep};
 use crate::paxos::REGION_BYTES_MAX;
 use crate::status::{Protection, Transfer};
 
@@ -37,6 +38,9 @@ pub fn decide(
     own: &Own,
     request: &Request,
 ) -> Result<Option<Change>, Refusal> {
+    if registry.mode().phase.is_role() {
+        return Err(Refusal::RoleMoving);
+    }
     let what = match request {
         Request::Add { cluster, settings } => Some(add(registry, own, *cluster, settings)?),
         Request::Set { cluster, settings } => set(registry, own, *cluster, settings)?,
@@ -45,6 +49,7 @@ pub fn decide(
         Request::Resume { cluster } => resume(registry, *cluster)?,
         Request::SetPrimary { transfer } => set_primary(registry, own, *transfer),
         Request::SetMode { mode, force } => set_mode(registry, own.health, *mode, *force)?,
+        Request::Switchover { cluster } => Some(switchover(registry, own, *cluster)?),
     };
     Ok(what.map(|what| Change { by: own.cluster, on: registry.version(), what }))
 }
@@ -68,6 +73,29 @@ pub fn check_switchover(registry: &Registry, target: u32) -> Result<(), Refusal>
     match cluster.transfer {
         Transfer::Sync => Ok(()),
         Transfer::Async => Err(Refusal::TargetNotSync { mode, cluster: target }),
+    }
+}
+
+fn switchover(registry: &Registry, own: &Own, target: u32) -> Result<What, Refusal> {
+    if target == own.cluster {
+        return Err(Refusal::OwnCluster { cluster: target });
+    }
+    check_switchover(registry, target)?;
+    let mode = registry.mode();
+    // Every stream is to have one mark, and the target to be what it names.
+    let moves = mode.phase != Phase::Steady
+        || Mode::wants_sync(mode.mode) && mode.mark.cluster() != Some(target);
+    if moves {
+        let cluster = mode.mark.cluster().unwrap_or(target);
+        return Err(Refusal::LevelMoving { cluster });
+    }
+    let is_set = registry.primary().is_some_and(|set| {
+        let listens = |endpoint| own.endpoints.contains(endpoint);
+        set.id == own.cluster && set.endpoints.iter().all(listens)
+    });
+    match is_set {
+        true => Ok(What::Role(RoleStep { epoch: mode.epoch, act: Act::Prepare { target } })),
+        false => Err(Refusal::PrimaryNotSet),
     }
 }
 

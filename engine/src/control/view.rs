@@ -43,6 +43,19 @@ pub struct ModeView {
     /// was none.
     #[serde(default)]
     pub since: u64,
+    /// Where mode, level or role are on their way: `steady`, `rising`, `falling`, `leaving`,
+    /// `preparing`, `ending`, `starting`.
+    #[serde(default)]
+    pub phase: String,
+    /// Generation of the primary role.
+    #[serde(default)]
+    pub role_epoch: u64,
+    /// The primary; 0 while that is the cluster that was formatted so.
+    #[serde(default)]
+    pub primary: u32,
+    /// The standby that the role is on its way to; 0 when there is none.
+    #[serde(default)]
+    pub target: u32,
     /// The SYNC standby, at a mode that has one.
     pub sync_standby: Option<u32>,
     /// Epoch of the last step that was forced; 0 when there was none.
@@ -101,6 +114,10 @@ impl RegistryView {
                 epoch: mode.epoch,
                 reason: mode.reason().to_owned(),
                 since: 0,
+                phase: mode.phase.as_str().to_owned(),
+                role_epoch: mode.office.role_epoch,
+                primary: mode.office.holder,
+                target: mode.office.target,
                 sync_standby: sync.map(|cluster| cluster.id),
                 forced_epoch: mode.forced,
             },

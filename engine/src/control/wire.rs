@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! LEVEL_ASK    shard u16 | 0 u16 | leads u32 | asked at u64 | heard ballot | token u64
-//!              promised ballot | closed u64 | still ns u64 | behind u64 | mark u64
+//!              promised ballot | closed u64 | still ns u64 | behind u64 | mark u64 | SCN u64
 //!              streams u32 | 0 u32 | streams u64 each
 //! LEVEL_TOLD   shard u16 | 0 u16 | SYNC cluster u32 | asked at u64 | lease ns u64 | ballot
 //!              token u64 | epoch u64 | forced u64 | mark u64
-//!              mode u8 | level u8 | phase u8 | 0[5]
+//!              mode u8 | level u8 | phase u8 | 0[5] | role
+//! a role       role epoch u64 | since u64 | SCN u64 | holder u32 | before u32 | target u32
 //! a ballot     round u64 | incarnation u64 | node u32 | 0 u32
 //! ```
 
@@ -18,6 +19,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use super::change::{phase_code, protection_code, read_phase, read_protection};
 use super::limits::{LEVEL_DONE_MAX, LEVEL_LEASE_NS};
 use super::mode::{Mode, Phase};
+use super::role::Office;
 use crate::paxos::DecodeError;
 use crate::paxos::codec::{Reader, WideBallot, exact, fixed, put, zeros};
 use crate::status::Protection;
@@ -27,16 +29,35 @@ use crate::stream::mark::Mark;
 pub const LEVEL_ASK_BYTES_MAX: usize = size_of::<AskHead>() + size_of::<U64>() * LEVEL_DONE_MAX;
 
 fixed! {
+    /// Who is the primary.
+    RawOffice: 36 { role_epoch: U64, since: U64, scn: U64, holder: U32, before: U32, target: U32 }
     /// So many streams follow.
-    AskHead: 112 {
+    AskHead: 120 {
         shard: U16, reserved: [u8; 2], leads: U32, asked_at: U64, heard: WideBallot, token: U64,
-        promised: WideBallot, closed: U64, still_ns: U64, behind: U64, mark: U64, streams: U32,
-        reserved2: [u8; 4],
+        promised: WideBallot, closed: U64, still_ns: U64, behind: U64, mark: U64, scn: U64,
+        streams: U32, reserved2: [u8; 4],
     }
-    ToldBody: 88 {
+    ToldBody: 124 {
         shard: U16, reserved: [u8; 2], sync: U32, asked_at: U64, lease_ns: U64, ballot: WideBallot,
         token: U64, epoch: U64, forced: U64, mark: U64, mode: u8, level: u8, phase: u8,
-        reserved2: [u8; 5],
+        reserved2: [u8; 5], office: RawOffice,
+    }
+}
+
+impl From<Office> for RawOffice {
+    fn from(office: Office) -> RawOffice {
+        let Office { role_epoch, holder, before, target, since, scn } = office;
+        let (role_epoch, since, scn) = (role_epoch.into(), since.into(), scn.into());
+        let (holder, before, target) = (holder.into(), before.into(), target.into());
+        RawOffice { role_epoch, since, scn, holder, before, target }
+    }
+}
+
+impl RawOffice {
+    pub(super) fn read(&self) -> Office {
+        let (holder, before, target) = (self.holder.get(), self.before.get(), self.target.get());
+        let (role_epoch, since, scn) = (self.role_epoch.get(), self.since.get(), self.scn.get());
+        Office { role_epoch, holder, before, target, since, scn }
     }
 }
 
@@ -63,7 +84,9 @@ pub struct LevelAsk {
     pub behind: u64,
     /// Epoch of the mark that `done` is about.
     pub mark: u64,
-    /// Streams whose mark is committed, here and by the SYNC standby.
+    /// The highest SCN in what it leads.
+    pub scn: u64,
+    /// Streams whose mark is committed here, and by the cluster that acks wait for.
     pub done: Vec<u64>,
 }
 
@@ -100,6 +123,7 @@ impl LevelAsk {
             still_ns: self.still_ns.into(),
             behind: self.behind.into(),
             mark: self.mark.into(),
+            scn: self.scn.into(),
             streams: (self.done.len() as u32).into(),
             reserved2: [0; 4],
         };
@@ -135,6 +159,7 @@ impl LevelAsk {
             still_ns: head.still_ns.get(),
             behind: head.behind.get(),
             mark: head.mark.get(),
+            scn: head.scn.get(),
             done,
         })
     }
@@ -159,6 +184,7 @@ impl LevelTold {
             level: protection_code(mode.level),
             phase: phase_code(mode.phase),
             reserved2: [0; 5],
+            office: mode.office.into(),
         };
         told.as_bytes().to_vec()
     }
@@ -174,14 +200,17 @@ impl LevelTold {
         let (shard, token, ballot) = (told.shard.get(), told.token.get(), told.ballot.read()?);
         let (asked_at, lease_ns) = (told.asked_at.get(), told.lease_ns.get());
         let (cluster, epoch) = (told.sync.get(), told.mark.get());
-        let mark = match cluster {
-            0 => Mark::Async { epoch },
-            cluster => Mark::Sync { cluster, epoch },
+        let phase = read_phase(told.phase)?;
+        let mark = match (phase, cluster) {
+            (_, 0) => Mark::Async { epoch },
+            (Phase::Ending, cluster) => Mark::End { cluster, epoch },
+            (_, cluster) => Mark::Sync { cluster, epoch },
         };
         let (mode, level) = (read_protection(told.mode)?, read_protection(told.level)?);
-        let (phase, epoch, forced) = (read_phase(told.phase)?, told.epoch.get(), told.forced.get());
-        let mode = Mode { mode, level, phase, mark, epoch, forced };
-        let leased = lease_ns == 0 || cluster != 0 && phase != Phase::Falling && asked_at > 0;
+        let (epoch, forced, office) = (told.epoch.get(), told.forced.get(), told.office.read());
+        let mode = Mode { mode, level, phase, mark, epoch, forced, office };
+        let open = cluster != 0 && phase != Phase::Falling && phase != Phase::Ending;
+        let leased = lease_ns == 0 || open && asked_at > 0;
         let told = LevelTold { shard, asked_at, lease_ns, ballot, token, mode };
         match leased && lease_ns <= LEVEL_LEASE_NS && told.is_mode() {
             true => Ok(told),
@@ -221,6 +250,7 @@ mod tests {
             still_ns,
             behind,
             mark,
+            scn: 17,
             done,
         }
     }
@@ -234,6 +264,7 @@ mod tests {
             mark,
             epoch: 5,
             forced: 3,
+            office: Office { role_epoch: 3, holder: 1, before: 2, target: 0, since: 2, scn: 77 },
         };
         LevelTold { shard: 1, asked_at: 21, lease_ns: 22, ballot: BALLOT, token: 23, mode }
     }
@@ -251,7 +282,15 @@ mod tests {
         }
         let fallen = Mode { mark: Mark::Async { epoch: 5 }, ..Mode::default() };
         let fallen = Mode { epoch: 6, ..fallen };
-        for told in [told(), LevelTold { lease_ns: 0, mode: fallen, ..told() }] {
+        let ends = Mode {
+            phase: Phase::Ending,
+            mark: Mark::End { cluster: 2, epoch: 2 },
+            epoch: 2,
+            office: Office { holder: 1, target: 2, ..Office::default() },
+            ..Mode::default()
+        };
+        let unleased = |mode| LevelTold { lease_ns: 0, mode, ..told() };
+        for told in [told(), unleased(fallen), unleased(ends)] {
             let body = told.encode();
             assert_eq!(LevelTold::parse(&body), Ok(told));
             for cut in 0..body.len() {
@@ -264,7 +303,7 @@ mod tests {
     #[test]
     fn more_streams_than_fit_and_values_that_contradict_each_other_are_refused() {
         let mut body = ask(Vec::new()).encode();
-        body[104..108].copy_from_slice(&u32::MAX.to_le_bytes());
+        body[112..116].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(LevelAsk::parse(&body), Err(DecodeError::TooLong));
         let mut body = ask(Vec::new()).encode();
         body[2] = 1;

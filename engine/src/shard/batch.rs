@@ -79,6 +79,7 @@ impl<R: Ring> Shard<R> {
         record: &NewRecord,
     ) -> Result<Option<Appended>, Error> {
         self.check_leads(stream)?;
+        self.check_handed_over(stream)?;
         if kind == GroupKind::Data && stream < FIRST_STREAM {
             let text = format!(
                 "reserved-stream: stream {stream} is palisade's own; append to one that \
@@ -150,7 +151,14 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn check_leads(&self, stream: u64) -> Result<(), Error> {
         let state = self.check_stream(stream)?;
         if state.role == Role::Standby {
-            let text = "this cluster is a standby; append at its primary";
+            let text = match self.registry.primary().filter(|it| it.id != self.me.cluster) {
+                Some(primary) => format!(
+                    "this cluster is a standby; append at its primary, cluster {}, at {}",
+                    primary.id,
+                    primary.endpoints.join(",")
+                ),
+                None => "this cluster is a standby; append at its primary".to_owned(),
+            };
             return Err(Error::new(ErrorKind::Standby, text));
         }
         self.check_leader(stream, state)
@@ -314,7 +322,7 @@ impl<R: Ring> Shard<R> {
         // acked after the lease.
         let leased = self.levels.is_leased();
         let now = if leased { self.io.ring.now() } else { self.io.now };
-        let (cluster, role_epoch) = (self.me.cluster, self.role_epoch);
+        let (cluster, role_epoch, role_scn) = (self.me.cluster, self.role_epoch, self.role_scn());
         let bytes = &mut self.io.pool.bytes_mut(slot)[HEAD_BYTES..];
         let room = bytes.len().min(want);
         let mut builder = BodyBuilder::new(&mut bytes[..room]);
@@ -322,7 +330,7 @@ impl<R: Ring> Shard<R> {
         for _ in 0..self.dirty.len() {
             let id = self.dirty.pop_front().expect("counted");
             let state = self.streams.get_mut(&id).expect("dirty streams exist");
-            state.replica.set_floor(self.floors.bound());
+            state.replica.set_floor(self.floors.bound().max(role_scn));
             // Its records wait until it may go on, or are answered when it steps down.
             let Ok(position) = state.replica.leader_slot() else {
                 state.blocked = true;

@@ -18,7 +18,6 @@ use crate::limits::CONTROLS_MAX;
 use crate::shard::Shard;
 use crate::shard::mesh::{Mail, shard_of};
 use crate::shard::stream::Reply;
-use crate::status::ClusterRole;
 use crate::stream::catalogue::CATALOGUE_STREAM;
 
 /// Who asked.
@@ -168,7 +167,7 @@ impl<R: Ring> Shard<R> {
 
     /// The registry as this node knows it.
     pub(crate) fn registry_view(&self) -> RegistryView {
-        let role = if self.is_standby() { ClusterRole::Standby } else { ClusterRole::Primary };
+        let role = self.cluster_role();
         let mut view = RegistryView::new(&self.registry, self.me.cluster, role);
         view.mode.since = self.levels.since_wall_ns();
         view.mode.reason = self.level_reason().to_string();
@@ -227,7 +226,8 @@ impl<R: Ring> Shard<R> {
         let changed = self.registry.version() != registry.version();
         assert!(!changed || registry.version() > self.registry.version(), "it never goes back");
         self.note_mode(&registry);
-        self.registry = registry;
+        self.registry = registry.clone();
+        self.review_roles(&registry);
         self.hold_imports();
         self.choose_upstreams();
         self.imports_may_start();

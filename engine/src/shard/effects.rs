@@ -154,12 +154,10 @@ impl<R: Ring> Shard<R> {
         state.gate.restart(now);
         if state.role == Role::Standby {
             self.start_import(stream);
-        } else if stream != SYSTEM_STREAM {
-            let scn = state.replica.log().last_scn();
-            self.levels.look();
-            self.closing.streams.insert(stream);
-            self.floors.on_leading(scn);
+            // While it hands the role over.
             self.ship_anew(stream);
+        } else if stream != SYSTEM_STREAM {
+            self.lead_as_primary(stream);
         }
         self.on_led(stream);
     }
@@ -170,19 +168,10 @@ impl<R: Ring> Shard<R> {
         let led = std::mem::replace(&mut state.leading, false);
         state.blocked = false;
         state.since_wall_ns = wall;
-        let mut unlogged = Vec::new();
-        while let Some(record) = state.pop() {
-            unlogged.push(record);
-        }
-        self.pending_count -= unlogged.len();
-        self.pending_bytes -= unlogged.iter().map(|record| record.payload.len()).sum::<usize>();
-        self.dirty.retain(|id| *id != stream);
-        for record in unlogged {
-            // It is in no log, so the next leader may be asked at once.
-            let error = self.check_leads(stream).err();
-            let gone = || Error::new(ErrorKind::NotLeader, "this node leads no more; try again");
-            self.settle(record.reply, Err(error.unwrap_or_else(gone)));
-        }
+        // It is in no log, so the next leader may be asked at once.
+        let gone = || Error::new(ErrorKind::NotLeader, "this node leads no more; try again");
+        let error = self.check_leads(stream).err().unwrap_or_else(gone);
+        self.refuse_pending(stream, &error);
         self.stop_import(stream);
         self.stop_shipping(stream);
         self.stop_closing(stream);
@@ -206,6 +195,7 @@ impl<R: Ring> Shard<R> {
         }
         // Who is not named any more gets nothing above the mark that says so.
         self.on_marks_committed(stream, named);
+        self.note_started(stream);
         self.ship(stream);
         self.release(stream);
         self.on_import_committed(stream, upto);

@@ -64,12 +64,17 @@ pub(crate) struct Imports {
 impl<R: Ring> Shard<R> {
     /// This node leads a stream of a standby: it is fetched once an upstream is chosen.
     pub(crate) fn start_import(&mut self, stream: u64) {
-        let nowhere = stream == SYSTEM_STREAM || self.config.upstream.is_empty();
-        if nowhere || !self.imports.may_start {
+        let primary = self.registry.primary().filter(|primary| primary.id != self.me.cluster);
+        let known = primary.is_some() || !self.config.upstream.is_empty();
+        if stream == SYSTEM_STREAM || !known || !self.imports.may_start {
             return;
         }
         let now = self.io.now;
+        let is_new = self.imports.chooser.is_none();
         self.chooser().on_leading(stream, now);
+        if is_new {
+            self.choose_upstreams();
+        }
         let named = self.streams.get(&stream).and_then(|state| state.derived.marks.named());
         if named == Some(self.me.cluster) {
             self.want_join(stream);

@@ -11,7 +11,7 @@ use palisade_wal::{Ballot, GroupKind, Lsn};
 use crate::config::Role;
 use crate::control::{
     Change, Health, Leading, Level, LevelAsk, LevelEffect, LevelLease, LevelTold, Mode, Next,
-    Place, Registry, Standing, Step, What,
+    Phase, Place, Registry, Standing, Step, What,
 };
 use crate::error::Error;
 use crate::handle::NewRecord;
@@ -80,6 +80,11 @@ impl Levels {
         (!self.by_hand).then_some(&self.lease)
     }
 
+    /// Mode and level as this shard was told of them.
+    pub(crate) fn lease_mode(&self) -> Mode {
+        self.lease.mode()
+    }
+
     /// Streams may stand otherwise than they did.
     pub(crate) fn look(&mut self) {
         self.look = true;
@@ -95,6 +100,10 @@ impl Levels {
     pub(crate) fn lets(&self, stream: u64, state: &mut StreamState, now: Nanos) -> bool {
         if self.by_hand || stream == SYSTEM_STREAM || state.role == Role::Standby {
             return true;
+        }
+        if stream == CATALOGUE_STREAM && state.derived.hands_over() {
+            // What follows is the new primary's.
+            return false;
         }
         let last = state.derived.marks.last().map(|last| last.mark);
         match self.lease.next(last, now) {
@@ -192,6 +201,7 @@ impl<R: Ring> Shard<R> {
     fn do_level(&mut self, effect: LevelEffect) {
         match effect {
             LevelEffect::Propose { on, step } => self.propose_level(on, step),
+            LevelEffect::Turn { on, step } => self.propose_turn(on, step),
             LevelEffect::Tell { to, told } if to.node == self.me.node => self.hand_told(told),
             LevelEffect::Tell { to, told } => {
                 // One that is lost is asked for again.
@@ -251,7 +261,7 @@ impl<R: Ring> Shard<R> {
         // Only the newest counts: what waits for room is replaced.
         let older = |to: u16, mail: &Mail| to == told.shard && matches!(mail, Mail::LevelTold(_));
         self.unsent.retain(|(to, mail)| !older(*to, mail));
-        self.unsent.push_back((told.shard, Mail::LevelTold(told)));
+        self.unsent.push_back((told.shard, Mail::LevelTold(Box::new(told))));
         self.retry_mail();
     }
 
@@ -271,7 +281,8 @@ impl<R: Ring> Shard<R> {
         self.levels.lease.on_mode(mode);
         let mut sync = registry.sync_standbys().filter(|_| Mode::wants_sync(mode.mode));
         let wanted = sync.next().filter(|cluster| sync.next().is_none() && cluster.hold.is_none());
-        let wanted = wanted.map(|cluster| cluster.id);
+        let target = Some(mode.office.target).filter(|target| *target != 0);
+        let wanted = target.or(wanted.map(|cluster| cluster.id));
         if std::mem::replace(&mut self.levels.wanted, wanted) != wanted && !self.levels.by_hand {
             self.levels.lags.clear();
             self.levels.look();
@@ -302,7 +313,7 @@ impl<R: Ring> Shard<R> {
             return;
         };
         let held = state.gate.held(cluster);
-        if is_done(state, want) {
+        if is_done(state, self.levels.lease.mode()) {
             self.levels.lease.on_marked(stream);
         }
         if stream == CATALOGUE_STREAM {
@@ -327,7 +338,7 @@ impl<R: Ring> Shard<R> {
     /// How the streams that are led here stand to the SYNC standby, and which of them have the
     /// current mark there.
     pub(super) fn standing(&mut self) -> (Standing, Vec<u64>) {
-        let (now, want) = (self.io.now, self.levels.lease.mode().mark);
+        let (now, mode) = (self.io.now, self.levels.lease.mode());
         let (mut standing, mut done, mut silent) = (Standing::default(), Vec::new(), Vec::new());
         if let Some(catalogue) = self.streams.get(&CATALOGUE_STREAM) {
             standing.promised = catalogue.replica.log().promised();
@@ -339,7 +350,8 @@ impl<R: Ring> Shard<R> {
                 continue;
             }
             standing.leads += 1;
-            if is_done(state, want) {
+            standing.scn = standing.scn.max(state.replica.log().last_scn());
+            if is_done(state, mode) {
                 done.push(stream);
             }
             let marked = state.derived.marks.named();
@@ -386,7 +398,7 @@ impl<R: Ring> Shard<R> {
             return;
         }
         let mut due: Vec<(u64, Option<Mark>)> = Vec::new();
-        let mut marked = false;
+        let (mut marked, hands_over) = (false, lease.mode().phase == Phase::Starting);
         for (&stream, state) in self.streams.range(CATALOGUE_STREAM..) {
             if !state.leading || state.role == Role::Standby {
                 continue;
@@ -399,7 +411,7 @@ impl<R: Ring> Shard<R> {
             let named = last.and_then(Mark::cluster);
             let moves = named.is_some() && wanted.is_some() && wanted != named;
             match self.levels.lease.next(last, now) {
-                Next::Mark(mark) if mark.cluster().is_some() || waits || moves => {
+                Next::Mark(mark) if mark.cluster().is_some() || waits || moves || hands_over => {
                     due.push((stream, Some(mark)));
                 }
                 Next::Write if state.blocked => due.push((stream, None)),
@@ -436,9 +448,14 @@ impl<R: Ring> Shard<R> {
     }
 }
 
-/// Whether the last mark of a stream is the current one, committed here and by the SYNC standby.
-fn is_done(state: &StreamState, want: Mark) -> bool {
-    let (Some(cluster), marks) = (want.cluster(), &state.derived.marks) else { return false };
+/// Whether the last mark of a stream is the current one, committed here and by who it names. What a
+/// new primary begins with is known to nobody else yet.
+fn is_done(state: &StreamState, mode: Mode) -> bool {
+    let (want, marks) = (mode.mark, &state.derived.marks);
+    if mode.phase == Phase::Starting {
+        return marks.standing().is_some_and(|standing| standing.mark == want);
+    }
+    let Some(cluster) = want.cluster() else { return false };
     let current = marks.standing().filter(|standing| standing.mark == want);
     let last = marks.last().is_some_and(|last| last.mark == want);
     last && current.is_some_and(|standing| state.gate.held(cluster) >= standing.end)

@@ -33,7 +33,7 @@ pub(crate) enum Mail {
     /// A shard asks how the level is, by way of the catalogue's.
     LevelAsk(Box<LevelAsk>),
     /// The answer, or a new level.
-    LevelTold(LevelTold),
+    LevelTold(Box<LevelTold>),
 }
 
 struct Inbox {

@@ -40,6 +40,7 @@ mod net;
 mod publish;
 mod report;
 mod retention;
+mod role;
 mod session;
 mod ship;
 mod stream;

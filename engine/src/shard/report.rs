@@ -6,7 +6,6 @@ use std::sync::{Mutex, MutexGuard};
 use palisade_netio::{Nanos, Ring};
 
 use crate::client::wire::StreamEntry;
-use crate::config::Role;
 use crate::event::Listeners;
 use crate::forward::{Feed, ForwardPort};
 use crate::paxos::{Member, RoleName};
@@ -14,8 +13,8 @@ use crate::shard::Shard;
 use crate::shard::mesh::shard_of;
 use crate::shard::stream::StreamState;
 use crate::status::{
-    Alarm, BallotStatus, BorderStatus, ClusterRole, ClusterStatus, DiskStatus, NodeStatus,
-    ReplicaRole, StandbyStatus, Status, StreamStatus, Transfer,
+    Alarm, BallotStatus, BorderStatus, ClusterStatus, DiskStatus, NodeStatus, ReplicaRole,
+    StandbyStatus, Status, StreamStatus, Transfer,
 };
 use crate::stream::catalogue::CATALOGUE_STREAM;
 
@@ -123,7 +122,6 @@ impl Board {
 impl<R: Ring> Shard<R> {
     /// Puts this shard's part on the board.
     pub(crate) fn publish_status(&mut self) {
-        let role = self.streams.values().next().map_or(Role::Primary, |state| state.role);
         let space = self.ledger.wal.space();
         let (protection_mode, protection_level) = self.registry.shown_at(self.me.cluster);
         let part = Part {
@@ -132,10 +130,7 @@ impl<R: Ring> Shard<R> {
             cluster: ClusterStatus {
                 id: self.me.cluster,
                 name: self.config.cluster_name.clone(),
-                role: match role {
-                    Role::Primary => ClusterRole::Primary,
-                    Role::Standby => ClusterRole::Standby,
-                },
+                role: self.cluster_role(),
                 role_epoch: self.role_epoch,
                 protection_mode,
                 protection_level,

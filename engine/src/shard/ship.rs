@@ -17,7 +17,7 @@ use crate::shard::Shard;
 use crate::shard::deliver::Found;
 use crate::shard::jobs::{Destination, Job};
 use crate::shard::stream::StreamState;
-use crate::stream::catalogue::SYSTEM_STREAM;
+use crate::stream::catalogue::{CATALOGUE_STREAM, SYSTEM_STREAM};
 use crate::transfer::limits::{
     SYNC_BEAT_NS, SYNC_CHUNK_BYTES, SYNC_REPLIES_MAX, SYNC_RETRY_NS, SYNC_SILENCE_NS, SYNC_STALL_NS,
 };
@@ -114,7 +114,9 @@ impl<R: Ring> Shard<R> {
     /// The cluster that a stream is shipped to: the one that its acks wait for, or will when the
     /// level rises.
     pub(crate) fn sync_target(&self, state: &StreamState) -> Option<u32> {
-        state.derived.marks.named().or(self.levels.wanted())
+        let named = state.derived.marks.named().or(self.levels.wanted());
+        // The END of the one before names this one, until the START is committed.
+        named.filter(|named| *named != self.me.cluster)
     }
 
     /// The standby is to say anew where it stands in a stream.
@@ -130,7 +132,8 @@ impl<R: Ring> Shard<R> {
     fn led(&self, stream: u64) -> Option<Led> {
         let state = self.streams.get(&stream)?;
         let ballot = state.replica.serving().filter(|_| state.leading)?;
-        if state.role == Role::Standby || stream == SYSTEM_STREAM {
+        let hands_over = stream == CATALOGUE_STREAM && self.is_handing_over();
+        if state.role == Role::Standby && !hands_over || stream == SYSTEM_STREAM {
             return None;
         }
         let (log, marks) = (state.replica.log(), &state.derived.marks);

@@ -45,10 +45,13 @@ impl<R: Ring> Shard<R> {
         })
     }
 
-    /// The operator may have named another standby as the upstream, or none any more.
+    /// The operator may have named another standby as the upstream, or none any more; the primary
+    /// may be another one.
     pub(crate) fn choose_upstreams(&mut self) {
         let named = self.registry.standby(self.me.cluster).map_or(0, |own| own.upstream);
-        let nodes = self.registry.standby(named).into_iter().flat_map(|named| &named.endpoints);
+        let primary = self.registry.primary().filter(|primary| primary.id != self.me.cluster);
+        let nodes = self.registry.standby(named).into_iter().chain(primary);
+        let nodes = nodes.flat_map(|cluster| &cluster.endpoints);
         let nodes: Vec<SocketAddr> = nodes.filter_map(|endpoint| endpoint.parse().ok()).collect();
         let all = [&self.config.upstream[..], &nodes].concat();
         let now = self.io.now;
@@ -167,7 +170,7 @@ impl<R: Ring> Shard<R> {
             })
         };
         self.imports.arbiter.on_asked(question, region, now, leads);
-        let role = self.streams.values().next().map_or(Role::Standby, |state| state.role);
+        let role = self.source_role();
         let stream = |stream: u64| self.stream_facts(stream, &question.from.region);
         Facts {
             number: question.number,

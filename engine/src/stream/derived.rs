@@ -253,6 +253,16 @@ impl Derived {
         self.registry.drain(..committed).map(|(_, entry)| entry).collect()
     }
 
+    /// Whether every change of the registry in the log was taken.
+    pub fn is_registry_settled(&self) -> bool {
+        self.registry.is_empty()
+    }
+
+    /// Whether a change that hands the role over was not taken yet.
+    pub fn hands_over(&self) -> bool {
+        self.registry.iter().any(|(_, (_, change))| change.hands_over())
+    }
+
     /// Catalogue changes logged since the last call, committed or not: their ids are taken.
     pub fn take_seen(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.seen)
@@ -322,7 +332,7 @@ fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Imp
         }
         if kind == GroupKind::Registry && of_catalogue {
             let change = control::Change::decode(entry.payload);
-            group.registry.extend(change.map(|change| (entry.end, change)));
+            group.registry.extend(change.map(|change| (entry.end, change.in_group(scn))));
         }
     }
     group

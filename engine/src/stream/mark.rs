@@ -5,11 +5,13 @@
 //! cluster knows it from the log alone, and a new leader gates from its first group on:
 //!
 //! ```text
-//! code u8: 1 SYNC, 2 ASYNC | zero [u8; 3] | cluster u32, 0 with ASYNC | epoch u64
+//! code u8: 1 SYNC, 2 ASYNC, 3 END | zero [u8; 3] | cluster u32, 0 with ASYNC | epoch u64
 //! ```
 //!
 //! What stands below a SYNC mark was acked alone; what stands above it is acked when the named
-//! cluster has committed it too, until an ASYNC mark is committed. No I/O, no clock.
+//! cluster has committed it too, until an ASYNC mark is committed. An END is the last that a
+//! primary writes into a stream before the named cluster goes on with it (`control/role.rs`). No
+//! I/O, no clock.
 
 use std::collections::VecDeque;
 
@@ -22,6 +24,7 @@ use crate::paxos::codec::fixed;
 
 const SYNC: u8 = 1;
 const ASYNC: u8 = 2;
+const END: u8 = 3;
 /// Bytes of a mark.
 pub const MARK_BYTES: usize = size_of::<RawMark>();
 
@@ -44,13 +47,21 @@ pub enum Mark {
         /// Epoch of the step of mode or level that wanted it.
         epoch: u64,
     },
+    /// The primary's part of the stream ends here: what was not acked before waits for this
+    /// cluster, and nothing comes after but the mark that the next role epoch begins with.
+    End {
+        /// The cluster that the role is handed to.
+        cluster: u32,
+        /// Epoch of the step of the role that wanted it.
+        epoch: u64,
+    },
 }
 
 impl Mark {
     /// The cluster that acks wait for; none with an ASYNC mark.
     pub fn cluster(self) -> Option<u32> {
         match self {
-            Mark::Sync { cluster, .. } => Some(cluster),
+            Mark::Sync { cluster, .. } | Mark::End { cluster, .. } => Some(cluster),
             Mark::Async { .. } => None,
         }
     }
@@ -58,13 +69,29 @@ impl Mark {
     /// Epoch of the step that wanted it.
     pub fn epoch(self) -> u64 {
         match self {
-            Mark::Sync { epoch, .. } | Mark::Async { epoch } => epoch,
+            Mark::Sync { epoch, .. } | Mark::Async { epoch } | Mark::End { epoch, .. } => epoch,
         }
+    }
+
+    /// Whether a primary's part of the stream ends with it.
+    pub fn is_end(self) -> bool {
+        matches!(self, Mark::End { .. })
+    }
+
+    /// Whether what was logged under it still waits when `next` is committed. Who goes on after an
+    /// END has all that came before it.
+    fn gates(self, next: Mark) -> bool {
+        let taken_over = self.is_end() && next.cluster() != self.cluster();
+        self.cluster().is_some() && !taken_over
     }
 
     /// The payload of its entry.
     pub fn encode(self) -> [u8; MARK_BYTES] {
-        let code = if self.cluster().is_some() { SYNC } else { ASYNC };
+        let code = match self {
+            Mark::Sync { .. } => SYNC,
+            Mark::Async { .. } => ASYNC,
+            Mark::End { .. } => END,
+        };
         let (cluster, epoch) = (self.cluster().unwrap_or(0).into(), self.epoch().into());
         zerocopy::transmute!(RawMark { code, reserved: [0; 3], cluster, epoch })
     }
@@ -89,6 +116,7 @@ impl Mark {
         match (*code, cluster, reserved) {
             (SYNC, 1.., [0, 0, 0]) => Some(Mark::Sync { cluster, epoch }),
             (ASYNC, 0, [0, 0, 0]) => Some(Mark::Async { epoch }),
+            (END, 1.., [0, 0, 0]) => Some(Mark::End { cluster, epoch }),
             _ => None,
         }
     }
@@ -165,7 +193,7 @@ impl Marks {
             self.logged.pop_front();
             let in_order = self.standing.is_none_or(|standing| standing.end <= next.start);
             assert!(in_order, "{next:?} is committed after {:?}", self.standing);
-            let gated = self.standing.is_some_and(|standing| standing.mark.cluster().is_some());
+            let gated = self.standing.is_some_and(|standing| standing.mark.gates(next.mark));
             if !gated {
                 self.floor = next.start;
             }
@@ -325,11 +353,12 @@ mod tests {
 
     #[test]
     fn marks_read_back_and_nothing_else_does() {
-        for mark in [TWO, THREE, ALONE, Mark::Sync { cluster: u32::MAX, epoch: u64::MAX }] {
+        let end = Mark::End { cluster: 2, epoch: 9 };
+        for mark in [TWO, THREE, ALONE, end, Mark::Sync { cluster: u32::MAX, epoch: u64::MAX }] {
             assert_eq!(Mark::decode(&mark.encode()), Some(mark));
         }
         let wrong: [fn(&mut Vec<u8>); 6] = [
-            |b| b[0] = 3,
+            |b| b[0] = 4,
             |b| b[0] = 2,
             |b| b[2] = 1,
             |b| b[4..8].fill(0),

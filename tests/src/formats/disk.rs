@@ -534,6 +534,9 @@ fn stream_image() -> Vec<u8> {
     out.extend_from_slice(&[0, 0, 0, 0, 1, 1, 0, 0, 1]);
     mark(&mut out, Some(Mark::Async { epoch: 0 }));
     numbers(&mut out, &[0, 0]);
+    // The first role epoch, of nobody in particular.
+    numbers(&mut out, &[1, 0, 0]);
+    out.extend_from_slice(&[0; 12]);
     out.extend_from_slice(&[0; 4]);
     out
 }

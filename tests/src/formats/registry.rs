@@ -1,7 +1,7 @@
 //! Entries of the catalogue, and what is asked of the registry.
 
 use palisade::Protection;
-use palisade::control::{self, Cluster, Hold, Phase, Request, Settings, Step, What};
+use palisade::control::{self, Act, Cluster, Hold, Phase, Request, RoleStep, Settings, Step, What};
 use palisade::status::Transfer;
 use palisade::stream::catalogue;
 use palisade::stream::mark::Mark;
@@ -57,6 +57,7 @@ fn changes() -> Vec<Sample> {
     let (mode, level) = (Protection::Protection, Protection::Protection);
     let steady = Step { epoch: 4, mode, level, phase: Phase::Steady, sync: 2, forced: true };
     let rising = Step { level: Protection::Resync, phase: Phase::Rising, ..steady };
+    let role = |act| What::Role(RoleStep { epoch: 4, act });
     [
         ("put", What::Put(cluster())),
         ("put, the least", What::Put(Cluster::new(3, Transfer::Async))),
@@ -64,6 +65,12 @@ fn changes() -> Vec<Sample> {
         ("primary", What::Primary(Cluster::new(1, Transfer::Sync))),
         ("mode", What::Mode(steady)),
         ("mode, on its way", What::Mode(Step { mode: Protection::Availability, ..rising })),
+        ("role, prepare", role(Act::Prepare { target: 2 })),
+        ("role, give up", role(Act::GiveUp)),
+        ("role, end", role(Act::End)),
+        ("role, hand over", role(Act::HandOver { scn: 1_000 })),
+        ("role, resume", role(Act::Resume { scn: 1_000 })),
+        ("role, serve", role(Act::Serve)),
     ]
     .map(|(name, what)| Sample::new(name, control::Change { by: 1, on: 9, what }.encode()))
     .to_vec()
@@ -90,6 +97,7 @@ fn requests() -> Vec<Sample> {
         ("resume", Request::Resume { cluster: 2 }),
         ("primary", Request::SetPrimary { transfer: Transfer::Sync }),
         ("mode", Request::SetMode { mode: Protection::Availability, force }),
+        ("switchover", Request::Switchover { cluster: 2 }),
     ]
     .map(|(name, request)| Sample::new(name, request.encode(name == "add")))
     .to_vec()

@@ -1,7 +1,7 @@
 //! What a primary and its SYNC standby say to each other, and its shards about the level.
 
 use palisade::Protection;
-use palisade::control::{LevelAsk, LevelTold, Mode, Phase};
+use palisade::control::{LevelAsk, LevelTold, Mode, Office, Phase};
 use palisade::forward::wire::FROM_READER;
 use palisade::stream::mark::Mark;
 use palisade::transfer::sync::{
@@ -118,6 +118,7 @@ fn asks() -> Vec<Sample> {
         still_ns: 5_000,
         behind: 6_000,
         mark: 4,
+        scn: 7_000,
         done: vec![7, 9],
     };
     vec![
@@ -143,11 +144,20 @@ fn told() -> Vec<Sample> {
         mark: Mark::Sync { cluster: 2, epoch: 3 },
         epoch,
         forced: 2,
+        office: Office { role_epoch: 3, holder: 1, before: 2, target: 0, since: 2, scn: 8_000 },
+    };
+    let ending = Mode {
+        phase: Phase::Ending,
+        mark: Mark::End { cluster: 2, epoch: 2 },
+        epoch: 2,
+        office: Office { holder: 1, target: 2, ..Office::default() },
+        ..Mode::default()
     };
     let alone = LevelTold { lease_ns: 0, ..told(Mode::default()) };
     vec![
         Sample::new("LEVEL_TOLD", told(steady).encode()),
         Sample::new("LEVEL_TOLD, without a lease", alone.encode()),
+        Sample::new("LEVEL_TOLD, ending", LevelTold { mode: ending, ..alone }.encode()),
     ]
 }
 
@@ -155,5 +165,6 @@ fn marks() -> Vec<Sample> {
     vec![
         Sample::new("SYNC", Mark::Sync { cluster: 2, epoch: 5 }.encode().to_vec()),
         Sample::new("ASYNC", Mark::Async { epoch: 6 }.encode().to_vec()),
+        Sample::new("END", Mark::End { cluster: 2, epoch: 7 }.encode().to_vec()),
     ]
 }

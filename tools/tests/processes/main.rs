@@ -18,5 +18,6 @@ mod registry;
 mod run;
 mod seen;
 mod shards;
+mod switchover;
 mod truncation;
 mod watch;

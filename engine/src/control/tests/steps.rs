@@ -7,7 +7,7 @@ use super::world::{Action, Link, ONE_NODE, STANDBY, THREE_NODES, TICK_NS, World}
 use crate::control::limits::{LEVEL_DONE_MAX, LEVEL_LEASE_NS, LEVEL_RENEW_NS, LEVEL_WAIT_NS};
 use crate::control::{
     Change, Cluster, Leading, Level, LevelAsk, LevelEffect, LevelLease, LevelTold, Mode, Next,
-    Phase, Place, Registry, Request, Standing, Step, What, decide,
+    Office, Phase, Place, Registry, Request, Standing, Step, What, decide,
 };
 use crate::status::Protection::{self, Availability, Performance, Protection as Protect, Resync};
 use crate::status::Transfer;
@@ -251,7 +251,7 @@ fn leading(streams: u64, now: Nanos, out: &mut Vec<LevelEffect>) -> (Registry, L
 fn proposed(out: &[LevelEffect]) -> Vec<(u64, Step)> {
     let proposal = |effect: &LevelEffect| match effect {
         LevelEffect::Propose { on, step } => Some((*on, *step)),
-        LevelEffect::Tell { .. } => None,
+        LevelEffect::Tell { .. } | LevelEffect::Turn { .. } => None,
     };
     out.iter().filter_map(proposal).collect()
 }
@@ -319,7 +319,7 @@ fn a_stream_that_is_created_with_an_older_mark_is_waited_for_by_a_rise() {
 fn told_of(out: &[LevelEffect]) -> LevelTold {
     let told = |effect: &LevelEffect| match effect {
         LevelEffect::Tell { told, .. } => Some(*told),
-        LevelEffect::Propose { .. } => None,
+        LevelEffect::Propose { .. } | LevelEffect::Turn { .. } => None,
     };
     out.iter().find_map(told).expect("an answer")
 }
@@ -400,7 +400,8 @@ fn what_a_stream_does_next() {
     let table = [
         (up, true, None, Next::Mark(sync(2, 5))),
         (up, true, Some(alone(4)), Next::Mark(sync(2, 5))),
-        (up, true, Some(alone(9)), Next::Write),
+        // A mark that was not heard of may be another primary's.
+        (up, true, Some(alone(9)), Next::Hold),
         (up, true, Some(sync(2, 5)), Next::Write),
         (up, true, Some(sync(2, 3)), Next::Mark(sync(2, 5))),
         (up, true, Some(sync(3, 3)), Next::Mark(alone(4))),
@@ -411,7 +412,7 @@ fn what_a_stream_does_next() {
         (rising, false, Some(sync(2, 3)), Next::Mark(alone(4))),
         (up, false, None, Next::Hold),
         (up, false, Some(alone(4)), Next::Hold),
-        (up, false, Some(alone(9)), Next::Write),
+        (up, false, Some(alone(9)), Next::Hold),
         (up, false, Some(sync(2, 5)), Next::Hold),
         (up, false, Some(sync(2, 3)), Next::Hold),
         (leaving, false, None, Next::Hold),
@@ -423,7 +424,40 @@ fn what_a_stream_does_next() {
         (fallen, false, Some(sync(2, 5)), Next::Mark(alone(8))),
         (fallen, false, Some(sync(2, 9)), Next::Hold),
     ];
-    for (mode, leased, last, next) in table {
+    check_next(&table);
+}
+
+/// What a stream may do while the role goes from one cluster to another.
+#[test]
+fn what_a_stream_does_next_in_a_switchover() {
+    let alone = |epoch| Mark::Async { epoch };
+    let end = Mark::End { cluster: 2, epoch: 9 };
+    let office = Office { holder: 1, target: 2, ..Office::default() };
+    let role = |phase, mark, epoch, office| Mode { phase, mark, epoch, office, ..Mode::default() };
+    let preparing = role(Phase::Preparing, alone(0), 8, office);
+    let ending = role(Phase::Ending, end, 9, office);
+    let new = Office { role_epoch: 2, holder: 2, before: 1, target: 0, since: 10, scn: 0 };
+    let starting = role(Phase::Starting, alone(10), 10, new);
+    let there = role(Phase::Steady, alone(10), 11, new);
+    let old = role(Phase::Steady, alone(8), 8, Office::default());
+    check_next(&[
+        (preparing, false, None, Next::Write),
+        (ending, false, None, Next::Mark(end)),
+        (ending, false, Some(alone(4)), Next::Mark(end)),
+        (ending, false, Some(end), Next::Hold),
+        (ending, false, Some(alone(10)), Next::Hold),
+        (starting, false, Some(end), Next::Mark(alone(10))),
+        (starting, false, Some(alone(10)), Next::Hold),
+        (there, false, Some(alone(10)), Next::Write),
+        (there, false, Some(end), Next::Hold),
+        (there, false, Some(alone(8)), Next::Hold),
+        (old, false, Some(end), Next::Hold),
+    ]);
+}
+
+fn check_next(table: &[(Mode, bool, Option<Mark>, Next)]) {
+    let sync = |cluster, epoch| Mark::Sync { cluster, epoch };
+    for (mode, leased, last, next) in table.iter().copied() {
         let mut lease = LevelLease::default();
         lease.on_mode(mode);
         let now = Nanos(TICK_NS);

@@ -257,6 +257,7 @@ impl World {
                     }
                 }
                 LevelEffect::Propose { .. } => {}
+                LevelEffect::Turn { .. } => unreachable!("nobody asked for a switchover"),
                 // Only answers arrive: what is told unasked, a shard may learn as well.
                 LevelEffect::Tell { told, .. } if told.asked_at > 0 => answer = Some(told),
                 LevelEffect::Tell { .. } => {}
@@ -292,7 +293,7 @@ impl World {
         let promised =
             if catalogue { self.promised[place.node as usize - 1] } else { Ballot::NONE };
         let behind = led.iter().map(|i| self.behind(*i)).max().unwrap_or(0);
-        let standing = Standing { promised, leads: led.len() as u32, still_ns, behind };
+        let standing = Standing { promised, leads: led.len() as u32, still_ns, behind, scn: 0 };
         let ask = self.leases[at].ask(place.shard, &standing, done.into_iter(), now);
         let mut out = Vec::new();
         self.levels[node].as_mut()?.on_ask(place, &ask, now, &mut out);

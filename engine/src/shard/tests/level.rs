@@ -20,6 +20,14 @@ const UP: Mode = Mode {
     mark: MARK,
     epoch: 3,
     forced: 0,
+    office: crate::control::Office {
+        role_epoch: 1,
+        holder: 0,
+        before: 0,
+        target: 0,
+        since: 0,
+        scn: 0,
+    },
 };
 /// It fell.
 const FALLEN: Mode =

@@ -101,10 +101,10 @@ impl SyncHeld {
     fn check(&self, stream: u64, lsn: Lsn, end: Lsn, what: &str) -> Result<bool, Violation> {
         let Some(marks) = self.marks.get(&stream) else { return Ok(false) };
         let Some((_, governs)) = marks.range(..=lsn).next_back() else { return Ok(false) };
-        let Mark::Sync { cluster, .. } = governs.mark else { return Ok(false) };
+        let Some(cluster) = governs.mark.cluster() else { return Ok(false) };
         let held = |mark: &Marked| match mark.mark {
             Mark::Async { .. } => true,
-            Mark::Sync { cluster, .. } => {
+            Mark::Sync { cluster, .. } | Mark::End { cluster, .. } => {
                 let at = (cluster as usize - 1, stream);
                 self.committed.get(&at).is_some_and(|committed| *committed >= end)
             }

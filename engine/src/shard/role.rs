@@ -1,0 +1,193 @@
+//! The role of this cluster, as the registry says it: each shard takes its streams up when the
+//! cluster becomes the primary, and lays them down when it hands that over.
+//!
+//! What is said of the role may be old. So it decides on what a leader imports, ships and answers,
+//! and never alone on what it writes: that the last mark of the stream's own log does
+//! (`control/role.rs`, [`Mode::serves`](crate::control::Mode::serves)).
+
+use bytes::Bytes;
+use palisade_netio::Ring;
+use palisade_wal::{GroupKind, Lsn};
+
+use crate::config::Role;
+use crate::control::{Act, Change, Registry, RoleStep, What};
+use crate::error::{Error, ErrorKind};
+use crate::handle::NewRecord;
+use crate::shard::Shard;
+use crate::shard::stream::{Reply, StreamState};
+use crate::status::ClusterRole;
+use crate::stream::catalogue::{CATALOGUE_STREAM, SYSTEM_STREAM};
+
+impl<R: Ring> Shard<R> {
+    /// The role of this cluster, as it is shown.
+    pub(crate) fn cluster_role(&self) -> ClusterRole {
+        match self.role() {
+            Role::Primary => ClusterRole::Primary,
+            Role::Standby => ClusterRole::Standby,
+        }
+    }
+
+    fn role(&self) -> Role {
+        let formatted = || self.streams.values().next().map_or(Role::Primary, |state| state.role);
+        match self.registry.mode().is_primary(self.me.cluster) {
+            Some(true) => Role::Primary,
+            Some(false) => Role::Standby,
+            None => formatted(),
+        }
+    }
+
+    /// What this cluster is to those that take logs from it. Who hands the role over is their
+    /// primary until the next one serves.
+    pub(crate) fn source_role(&self) -> Role {
+        match self.is_handing_over() {
+            true => Role::Primary,
+            false => self.role(),
+        }
+    }
+
+    pub(crate) fn is_handing_over(&self) -> bool {
+        self.registry.mode().is_handing_over(self.me.cluster)
+    }
+
+    /// No SCN that is given here may be as low as this: earlier primaries gave them.
+    pub(crate) fn role_scn(&self) -> u64 {
+        self.registry.mode().office.scn
+    }
+
+    /// The registry may say another role than the streams have.
+    pub(crate) fn review_roles(&mut self, registry: &Registry) {
+        let mode = registry.mode();
+        let Some(is_primary) = mode.is_primary(self.me.cluster) else { return };
+        self.role_epoch = mode.office.role_epoch;
+        if let Some(port) = &mut self.forward {
+            port.set_role_epoch(self.role_epoch);
+        }
+        let streams: Vec<u64> = self.streams.range(CATALOGUE_STREAM..).map(|(id, _)| *id).collect();
+        for stream in streams {
+            let state = &self.streams[&stream];
+            match state.role {
+                // With the hand-over comes the END of every stream, or what was created after it.
+                Role::Standby if is_primary && has_ended(state, registry) => self.take_up(stream),
+                Role::Primary if !is_primary => self.lay_down(stream),
+                Role::Primary | Role::Standby => {}
+            }
+        }
+    }
+
+    fn take_up(&mut self, stream: u64) {
+        self.stop_import(stream);
+        let now = self.io.now;
+        let state = self.state(stream);
+        assert!(state.role == Role::Standby && state.pending.is_empty());
+        state.role = Role::Primary;
+        state.gate.restart(now);
+        if state.leading {
+            self.lead_as_primary(stream);
+        }
+    }
+
+    /// This node leads a stream of a primary from now on.
+    pub(crate) fn lead_as_primary(&mut self, stream: u64) {
+        assert!(stream != SYSTEM_STREAM, "it stays home");
+        let scn = self.streams[&stream].replica.log().last_scn().max(self.role_scn());
+        self.levels.look();
+        self.closing.streams.insert(stream);
+        self.floors.on_leading(scn);
+        self.ship_anew(stream);
+    }
+
+    fn lay_down(&mut self, stream: u64) {
+        assert!(stream != SYSTEM_STREAM, "it stays home");
+        let state = self.state(stream);
+        state.role = Role::Standby;
+        state.blocked = false;
+        let leading = state.leading;
+        let error = self.check_leads(stream).expect_err("a standby takes no records");
+        self.refuse_pending(stream, &error);
+        self.stop_closing(stream);
+        if leading {
+            // The target hears of the hand-over by the catalogue, from here.
+            if stream != CATALOGUE_STREAM {
+                self.stop_shipping(stream);
+            }
+            self.start_import(stream);
+        }
+        self.release(stream);
+    }
+
+    /// Answers what waits for a group and will be in none.
+    pub(crate) fn refuse_pending(&mut self, stream: u64, error: &Error) {
+        let state = self.state(stream);
+        let mut unlogged = Vec::new();
+        while let Some(record) = state.pop() {
+            unlogged.push(record);
+        }
+        self.pending_count -= unlogged.len();
+        self.pending_bytes -= unlogged.iter().map(|record| record.payload.len()).sum::<usize>();
+        self.dirty.retain(|id| *id != stream);
+        for record in unlogged {
+            self.settle(record.reply, Err(error.clone()));
+        }
+    }
+
+    /// Appends a step of the role to the catalogue.
+    pub(crate) fn propose_turn(&mut self, on: u64, step: RoleStep) {
+        let change = Change { by: self.me.cluster, on, what: What::Role(step) };
+        let state = self.state(CATALOGUE_STREAM);
+        let others = state.pending.iter().any(|record| record.kind == GroupKind::Registry);
+        if change.hands_over() && (others || !state.derived.is_registry_settled()) {
+            // It is to be the last entry.
+            return self.settle_level(true);
+        }
+        let scn_floor = match step.act {
+            Act::HandOver { scn } | Act::Resume { scn } => scn,
+            _ => 0,
+        };
+        let payload = Bytes::from(change.encode());
+        let record = NewRecord { payload, scn_floor, ..NewRecord::default() };
+        self.take_append(CATALOGUE_STREAM, record, GroupKind::Registry, Reply::Level);
+    }
+
+    /// Whether the catalogue takes another entry: after a hand-over that may be committed the next
+    /// one is the new primary's.
+    pub(crate) fn check_handed_over(&self, stream: u64) -> Result<(), Error> {
+        let ends = stream == CATALOGUE_STREAM && self.levels.lease_mode().mark.is_end();
+        if ends && self.streams[&stream].is_handed_over() {
+            let text = "the primary role is being handed over; ask its new holder";
+            return Err(Error::new(ErrorKind::Standby, text));
+        }
+        Ok(())
+    }
+
+    /// A stream's START is committed: that is worth a word at once.
+    pub(crate) fn note_started(&mut self, stream: u64) {
+        let mode = self.levels.lease_mode();
+        let Some(state) = self.streams.get(&stream).filter(|state| state.leading) else { return };
+        let standing = state.derived.marks.standing();
+        if standing.is_some_and(|it| it.mark == mode.mark) && mode.phase.is_role() {
+            self.levels.lease.on_marked(stream);
+        }
+    }
+
+    /// How far a stream goes that is handed over; for who drives the shard.
+    pub fn ended_at(&self, stream: u64) -> Option<Lsn> {
+        let last = self.streams.get(&stream)?.derived.marks.last()?;
+        last.mark.is_end().then_some(last.end)
+    }
+}
+
+/// Whether a stream of a standby has what comes before the START of the role that began.
+fn has_ended(state: &StreamState, registry: &Registry) -> bool {
+    let office = registry.mode().office;
+    let last = state.derived.marks.last().map_or(0, |last| last.mark.epoch());
+    office.before == 0 || last + 1 >= office.since
+}
+
+impl StreamState {
+    /// Whether a hand-over waits for a group, or stands in the log and is not committed.
+    fn is_handed_over(&self) -> bool {
+        let waits = self.pending.iter().filter(|record| record.kind == GroupKind::Registry);
+        let mut waits = waits.filter_map(|record| Change::decode(&record.payload));
+        self.derived.hands_over() || waits.any(|change| change.hands_over())
+    }
+}
