@@ -350,7 +350,10 @@ impl<R: Ring> Shard<R> {
                 continue;
             }
             standing.leads += 1;
-            standing.scn = standing.scn.max(state.replica.log().last_scn());
+            // Nothing above it was given or closed; once the stream has ended, nothing will be.
+            let slot = state.replica.leader_slot().map_or(self.floors.bound(), |it| it.scn_floor);
+            let scn = state.replica.log().last_scn().max(self.floors.bound());
+            standing.scn = standing.scn.max(scn).max(slot);
             if is_done(state, mode) {
                 done.push(stream);
             }

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use palisade_netio::Ring;
-use palisade_wal::{GroupKind, Lsn};
+use palisade_wal::GroupKind;
 
 use crate::config::Role;
 use crate::control::{Act, Change, Registry, RoleStep, What};
@@ -91,9 +91,19 @@ impl<R: Ring> Shard<R> {
         assert!(stream != SYSTEM_STREAM, "it stays home");
         let scn = self.streams[&stream].replica.log().last_scn().max(self.role_scn());
         self.levels.look();
-        self.closing.streams.insert(stream);
         self.floors.on_leading(scn);
+        self.close_from_here(stream);
         self.ship_anew(stream);
+    }
+
+    /// SCNs of a stream that is led here are closed, unless it ended: no SCN is closed that its next
+    /// primary may give.
+    pub(crate) fn close_from_here(&mut self, stream: u64) {
+        let last = self.streams[&stream].derived.marks.last();
+        match last.is_some_and(|last| last.mark.is_end()) {
+            true => self.stop_closing(stream),
+            false => drop(self.closing.streams.insert(stream)),
+        }
     }
 
     fn lay_down(&mut self, stream: u64) {
@@ -169,10 +179,9 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// How far a stream goes that is handed over; for who drives the shard.
-    pub fn ended_at(&self, stream: u64) -> Option<Lsn> {
-        let last = self.streams.get(&stream)?.derived.marks.last()?;
-        last.mark.is_end().then_some(last.end)
+    /// Whether this shard holds itself for the primary's in a stream, for who looks on.
+    pub fn acts(&self, stream: u64) -> bool {
+        self.streams.get(&stream).is_some_and(|state| state.role == Role::Primary)
     }
 }
 

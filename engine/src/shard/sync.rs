@@ -95,6 +95,9 @@ impl<R: Ring> Shard<R> {
         self.levels.look();
         let state = self.state(stream);
         if state.role == Role::Primary {
+            if state.leading {
+                self.close_from_here(stream);
+            }
             self.ship_anew(stream);
         } else if state.leading && state.derived.marks.named() == Some(self.me.cluster) {
             self.want_join(stream);

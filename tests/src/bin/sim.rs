@@ -77,6 +77,7 @@ struct Totals {
     forbidden: u64,
     marks: u64,
     gated: u64,
+    switchovers: u64,
     faults: BTreeMap<FaultKind, u64>,
 }
 
@@ -93,6 +94,7 @@ impl Totals {
         self.forbidden += report.forbidden;
         self.marks += report.marks;
         self.gated += report.gated;
+        self.switchovers += report.switchovers;
         for (kind, count) in &report.fault_counts {
             *self.faults.entry(*kind).or_default() += count;
         }
@@ -147,6 +149,7 @@ fn main() -> ExitCode {
     println!("recycled: {truncations} truncations, {let_go} segments let go");
     println!("registry: {} changes, {} refused", totals.changes, totals.forbidden);
     println!("sync: {} marks, {} acks waited for a SYNC standby", totals.marks, totals.gated);
+    println!("roles: {} role epochs after the first", totals.switchovers);
     let faults: Vec<String> = totals.faults.iter().map(|(k, n)| format!("{k:?} {n}")).collect();
     println!("faults: {}", faults.join(", "));
     if !totals.failed.is_empty() {

@@ -1,6 +1,6 @@
 //! All nodes of all clusters: hosts, processes, and the shards that run there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,6 +78,8 @@ pub struct Fleet {
     rings: BTreeMap<RingId, (usize, Part)>,
     /// By forwarders that are gone.
     shipped: Shipped,
+    /// Clusters that were the primary.
+    acted: BTreeSet<usize>,
     /// Marks are written by who drives the world, not by the level: in nodes that start from now
     /// on.
     pub by_hand: bool,
@@ -108,6 +110,7 @@ impl Fleet {
             nodes: Vec::new(),
             rings: BTreeMap::new(),
             shipped: Shipped::default(),
+            acted: BTreeSet::from([0]),
             by_hand: true,
         }
     }
@@ -312,6 +315,11 @@ impl Fleet {
         };
         let shard = &mut self.nodes[node].shards[shard].shard;
         if shard.turn(true) {
+            let holder = shard.registry().mode().office.holder;
+            let cluster = self.nodes[node].cluster;
+            if holder == self.clusters[cluster].id {
+                self.acted.insert(cluster);
+            }
             self.start_forwarder(node);
             return Some((node, Turned::On));
         }
@@ -333,9 +341,23 @@ impl Fleet {
         usize::from(shard_of(stream, self.clusters[self.nodes[node].cluster].shards))
     }
 
-    /// Whether a node is of the cluster that takes appends.
+    /// Whether a node is of a cluster that takes appends, or did.
     pub fn is_primary(&self, node: usize) -> bool {
-        self.clusters[self.nodes[node].cluster].role == Role::Primary
+        self.acted.contains(&self.nodes[node].cluster)
+    }
+
+    /// Index of the primary, as the newest registry says.
+    pub fn primary(&self) -> usize {
+        let registries = (0..self.nodes.len()).filter_map(|node| self.registries(node).next());
+        let newest = registries.map(Registry::mode).max_by_key(|mode| mode.epoch);
+        let holder = newest.map_or(0, |mode| mode.office.holder);
+        holder.saturating_sub(1) as usize
+    }
+
+    /// The newest generation of the primary role.
+    pub fn role_epoch(&self) -> u64 {
+        let registries = (0..self.nodes.len()).filter_map(|node| self.registries(node).next());
+        registries.map(|registry| registry.mode().office.role_epoch).max().unwrap_or(1)
     }
 
     /// What all forwarders sent so far.

@@ -27,6 +27,7 @@ mod registrar;
 mod report;
 mod run;
 mod settings;
+mod switcher;
 mod truncation;
 mod workload;
 #[expect(clippy::module_inception, reason = "the noun of this module")]

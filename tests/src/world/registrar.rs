@@ -12,8 +12,6 @@ use crate::sim::Random;
 
 /// The stream with the registry.
 const CATALOGUE: u64 = 1;
-/// Index of the cluster that takes appends.
-const PRIMARY: usize = 0;
 /// The first id of clusters that are nowhere but in the registry.
 const NOWHERE: u32 = 90;
 
@@ -38,10 +36,10 @@ pub struct Registrar {
 }
 
 impl Registrar {
-    /// It has asked for nothing.
-    pub fn new(standbys: usize, seed: u64) -> Registrar {
+    /// It has asked for nothing. `needed`: somebody registers a standby, and so all must be.
+    pub fn new(standbys: usize, seed: u64, needed: bool) -> Registrar {
         let mut random = Random::new(seed ^ 0x6F70_6572_6174);
-        let active = random.coin();
+        let active = random.coin() || needed;
         Registrar {
             random,
             active,
@@ -76,7 +74,7 @@ impl Registrar {
     /// Whether every standby of the world is served, and nothing is under way.
     pub fn is_settled(&self, fleet: &Fleet) -> bool {
         // Without a leader nobody knows what is still to be done.
-        let leader = fleet.leader(PRIMARY, CATALOGUE);
+        let leader = fleet.leader(fleet.primary(), CATALOGUE);
         let led = leader.and_then(|node| fleet.registries(node).next());
         // A step of the level is the last change.
         let led = led.is_some_and(|registry| registry.mode().is_steady());
@@ -137,7 +135,7 @@ impl Registrar {
     }
 
     fn any_node(&mut self, fleet: &Fleet) -> usize {
-        let nodes = &fleet.clusters[PRIMARY].nodes;
+        let nodes = &fleet.clusters[fleet.primary()].nodes;
         nodes[self.random.index(nodes.len())]
     }
 
@@ -186,14 +184,16 @@ impl Registrar {
 
     /// What must still be done so that every standby is served; none when it is.
     fn repair(&self, fleet: &Fleet) -> Option<Request> {
-        let leader = fleet.leader(PRIMARY, CATALOGUE)?;
+        let leader = fleet.leader(fleet.primary(), CATALOGUE)?;
         let registry = fleet.registries(leader).next()?;
         if Mode::wants_sync(registry.mode().mode) && !fleet.by_hand {
             // Nobody is to wait for a standby that may be nowhere.
             let mode = Protection::Performance;
             return Some(Request::SetMode { mode, force: true });
         }
-        (2..2 + self.standbys).find_map(|id| fix(fleet, registry, id))
+        let primary = fleet.primary() as u32 + 1;
+        let mut others = (1..2 + self.standbys).filter(|id| *id != primary);
+        others.find_map(|id| fix(fleet, registry, id))
     }
 
     /// Looks at every node at the end.
@@ -218,7 +218,7 @@ impl Registrar {
     }
 }
 
-fn add(fleet: &Fleet, cluster: u32, transfer: Transfer) -> Request {
+pub(super) fn add(fleet: &Fleet, cluster: u32, transfer: Transfer) -> Request {
     let known = fleet.clusters.iter().find(|known| known.id == cluster);
     let nodes = known.map(|known| known.nodes.clone()).unwrap_or_default();
     let mut endpoints: Vec<String> =

@@ -56,6 +56,8 @@ pub struct SeedReport {
     pub changes: u64,
     /// Requests that a rule forbade, or that somebody else outran.
     pub forbidden: u64,
+    /// Times that the role of the primary went on, or was taken back.
+    pub switchovers: u64,
     /// Sync marks that were written.
     pub marks: u64,
     /// Acknowledgements that waited for a SYNC standby.

@@ -27,8 +27,6 @@ const OPEN_MAX: usize = 4096;
 const READ_PATIENCE_NS: u64 = 2 * SECOND;
 /// The stream with the entries of all others.
 const CATALOGUE: u64 = 1;
-/// Index of the cluster that takes appends.
-const PRIMARY: usize = 0;
 
 type Outcomes = Arc<Mutex<VecDeque<(usize, Outcome)>>>;
 
@@ -75,8 +73,8 @@ pub struct Workload {
     outcomes: Outcomes,
     /// Which client made an attempt.
     makers: Vec<usize>,
-    /// The newest ballot under which a stream has acknowledged something.
-    acked_under: BTreeMap<u64, Ballot>,
+    /// The newest ballot of a cluster under which a stream has acknowledged something.
+    acked_under: BTreeMap<(usize, u64), Ballot>,
     /// Clients ask for nothing new.
     draining: bool,
 }
@@ -304,9 +302,11 @@ impl Workload {
             let node = self.history.attempts[attempt].node;
             let stream = self.history.records[self.history.attempts[attempt].record].stream;
             let ballot = fleet.replica(node, stream).map_or(Ballot::NONE, |r| r.log().accepting());
-            let newest = self.acked_under.entry(stream).or_default();
+            let cluster = fleet.nodes[node].cluster;
+            let newest = self.acked_under.entry((cluster, stream)).or_default();
             // Who leads under an older ballot need not know what was acknowledged since.
-            let by_leader = fleet.leader(PRIMARY, stream) == Some(node) && ballot >= *newest;
+            let leads = fleet.leader(cluster, stream) == Some(node) && ballot >= *newest;
+            let by_leader = leads && cluster == fleet.primary();
             if outcome.is_ok() {
                 *newest = ballot.max(*newest);
             }
@@ -314,7 +314,7 @@ impl Workload {
                 let text = format!("node #{node} acknowledged an append to stream {stream}");
                 return Err(Violation::new("standby_refuses", text));
             }
-            checks.on_outcome(&self.history, attempt, &outcome, by_leader)?;
+            checks.on_outcome(&self.history, attempt, &outcome, cluster, by_leader)?;
             let what = self.history.tell(attempt, &outcome);
             let client = self.makers[attempt];
             self.clients[client].on_told(attempt, what);
@@ -328,7 +328,7 @@ impl Workload {
     }
 
     fn any_node(&mut self, fleet: &Fleet) -> usize {
-        let nodes = &fleet.clusters[PRIMARY].nodes;
+        let nodes = &fleet.clusters[fleet.primary()].nodes;
         nodes[self.random.index(nodes.len())]
     }
 }

@@ -17,6 +17,7 @@ use super::operator::Operator;
 use super::registrar::Registrar;
 use super::report::{Failure, SeedReport};
 use super::settings::{MS, SECOND, Settings, Upstream};
+use super::switcher::Switcher;
 use super::truncation::Truncation;
 use super::workload::{Wake, Workload};
 use crate::sim::{FaultPlan, Latencies, Random, RingId, Universe};
@@ -42,6 +43,7 @@ enum Entry {
     Fault(Step),
     Operator,
     Marker,
+    Switcher,
     Truncation,
 }
 
@@ -70,6 +72,7 @@ pub struct World {
     checks: Checks,
     operator: Operator,
     marker: Marker,
+    switcher: Switcher,
     truncation: Truncation,
     agenda: Agenda<Entry>,
     began: Nanos,
@@ -96,6 +99,7 @@ impl World {
         let mut fleet = Fleet::new(&universe, &settings);
         let marker = Marker::new(seed, &settings);
         fleet.by_hand = marker.is_busy();
+        let switcher = Switcher::new(seed, &settings, &marker);
         fleet.add_cluster(Role::Primary, settings.nodes, settings.shards, &[])?;
         for standby in &settings.standbys {
             let upstream = upstream_of(standby.upstream, &fleet, &mut random);
@@ -106,7 +110,7 @@ impl World {
             workload: Workload::new(
                 &settings,
                 random.bits(),
-                Registrar::new(settings.standbys.len(), seed),
+                Registrar::new(settings.standbys.len(), seed, switcher.is_busy()),
             ),
             faults: match is_contest(seed) {
                 true => Faults::draw_contest(random.bits()),
@@ -114,6 +118,7 @@ impl World {
             },
             operator,
             marker,
+            switcher,
             truncation: Truncation::new(0, true),
             checks: Checks::default(),
             agenda: Agenda::default(),
@@ -163,6 +168,7 @@ impl World {
             moved: self.operator.moved,
             marks: self.marker.written,
             gated: self.checks.gated(),
+            switchovers: self.fleet.role_epoch() - 1,
             changes: self.workload.registrar.changes,
             forbidden: self.workload.registrar.forbidden,
         }
@@ -263,6 +269,9 @@ impl World {
         if self.marker.is_busy() {
             self.agenda.add(now, Entry::Marker);
         }
+        if self.switcher.is_busy() {
+            self.agenda.add(now, Entry::Switcher);
+        }
         let end = self.began.after(self.settings.faulty_ns);
         while self.universe.now() < end {
             self.step(end)?;
@@ -287,7 +296,7 @@ impl World {
         self.workload.registrar.on_calm();
         let calm = self.universe.now();
         let deadline = calm.after(RECOVER_NS);
-        let streams = self.fleet.streams(0);
+        let streams = self.fleet.streams(self.fleet.primary());
         let mut waiting: Vec<u64> = streams.into_iter().filter(|&s| s > 1).collect();
         let clusters = 0..self.fleet.clusters.len();
         let all = |at| self.fleet.streams(at).into_iter().map(move |stream| (at, stream));
@@ -321,7 +330,7 @@ impl World {
             self.agenda.add(self.universe.now(), Entry::Wake(who));
         }
         let deadline = deadline.max(self.universe.now()).after(RECOVER_NS);
-        while !self.workload.is_settled(&self.fleet) {
+        while !self.workload.is_settled(&self.fleet) || !self.switcher.is_settled(&self.fleet) {
             if self.universe.now() >= deadline {
                 return Err(Violation::new("liveness", self.workload.unsettled()));
             }
@@ -371,6 +380,10 @@ impl World {
             Entry::Marker => {
                 let next = self.marker.wake(now, &mut self.fleet);
                 self.agenda.add(next, Entry::Marker);
+            }
+            Entry::Switcher => {
+                let next = self.switcher.wake(now, &self.fleet);
+                self.agenda.add(next, Entry::Switcher);
             }
             Entry::Operator => {
                 if let Some(next) = self.operator.wake(now, &self.fleet)? {
@@ -429,10 +442,9 @@ impl World {
         let mut blows = Vec::new();
         for replica in shard.replicas() {
             let seat = Seat { cluster, node, boot, stream: replica.stream() };
-            let raised = self.checks.on_turn(seat, replica)?;
-            if cluster == 0
-                && let Some(status) = shard.sync_status(replica.stream())
-            {
+            let acts = shard.acts(replica.stream());
+            let raised = self.checks.on_turn(seat, acts, replica)?;
+            if acts && let Some(status) = shard.sync_status(replica.stream()) {
                 let logged = shard.logged_marks(replica.stream()).collect();
                 let accepting = replica.log().accepting();
                 self.checks.on_sync_status(seat, accepting, &status, logged);
@@ -478,7 +490,7 @@ impl World {
     fn check_copies(&mut self) -> Result<(), Violation> {
         self.agenda.retain(|_| false);
         let deadline = self.universe.now().after(CATCH_UP_NS);
-        for stream in self.fleet.streams(0) {
+        for stream in self.fleet.streams(self.fleet.primary()) {
             while !self.is_level(stream) {
                 if self.universe.now() >= deadline {
                     let text = format!("stream {stream} does not become the same everywhere");
@@ -501,10 +513,11 @@ impl World {
     /// Waits until every node of the primary knows that every group is closed.
     fn await_closed(&mut self) -> Result<(), Violation> {
         let deadline = self.universe.now().after(CATCH_UP_NS);
-        for stream in self.fleet.streams(0).into_iter().filter(|stream| *stream > 0) {
+        let primary = self.fleet.primary();
+        for stream in self.fleet.streams(primary).into_iter().filter(|stream| *stream > 0) {
             while !self.is_closed(stream) {
                 if self.universe.now() >= deadline {
-                    let known: Vec<_> = (self.fleet.clusters[0].nodes.iter())
+                    let known: Vec<_> = (self.fleet.clusters[primary].nodes.iter())
                         .map(|node| self.fleet.closed(*node, stream))
                         .collect();
                     let text = format!("stream {stream} is not closed to its end: {known:?}");
@@ -517,8 +530,9 @@ impl World {
     }
 
     fn is_closed(&self, stream: u64) -> bool {
-        let nodes = &self.fleet.clusters[0].nodes;
-        let Some(leader) = self.fleet.leader(0, stream) else { return false };
+        let primary = self.fleet.primary();
+        let nodes = &self.fleet.clusters[primary].nodes;
+        let Some(leader) = self.fleet.leader(primary, stream) else { return false };
         let Some(last) = self.fleet.replica(leader, stream) else { return false };
         let (scn, end) = (last.log().last_scn(), last.log().end().lsn);
         nodes.iter().all(|node| {
@@ -547,16 +561,17 @@ impl World {
     /// that they come through.
     fn strays(&self) -> Vec<(usize, u64, Vec<usize>)> {
         let mut strays = Vec::new();
-        for cluster in 1..self.fleet.clusters.len() {
+        let primary = self.fleet.primary();
+        for cluster in (0..self.fleet.clusters.len()).filter(|at| *at != primary) {
             for stream in self.fleet.streams(cluster).into_iter().filter(|&stream| stream > 0) {
                 let mut way = vec![cluster];
                 while let Some((from, _)) = self.fleet.upstream(way[way.len() - 1], stream) {
                     way.push(from);
-                    if from == 0 || way.len() > self.fleet.clusters.len() {
+                    if from == primary || way.len() > self.fleet.clusters.len() {
                         break;
                     }
                 }
-                if way.last() != Some(&0) {
+                if way.last() != Some(&primary) {
                     strays.push((cluster, stream, way));
                 }
             }

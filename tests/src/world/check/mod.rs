@@ -89,11 +89,17 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Looks at a replica after a turn of its shard, and says what moved.
+    /// Looks at a replica after a turn of its shard, and says what moved. `acts`: the shard holds
+    /// itself for the primary's.
     ///
     /// # Errors
     /// A broken invariant.
-    pub fn on_turn(&mut self, seat: Seat, replica: &Replica) -> Result<Raised, Violation> {
+    pub fn on_turn(
+        &mut self,
+        seat: Seat,
+        acts: bool,
+        replica: &Replica,
+    ) -> Result<Raised, Violation> {
         if let Some(reason) = replica.halted() {
             return Err(Violation::new("stream-halted", format!("{seat}: {reason}")));
         }
@@ -101,10 +107,11 @@ impl Checks {
         if let Some(ballot) = replica.serving().filter(|_| raised.leads) {
             self.values.on_leads(seat, ballot, replica.log())?;
         }
-        self.prefixes.on_turn(seat, replica.log())?;
+        self.prefixes.on_turn(seat, acts, replica.log())?;
         if let Some(committed) = self.cursors.on_turn(seat, replica)? {
-            self.prefixes.on_committed(seat, committed)?;
-            self.sync.on_committed(seat, committed.lsn)?;
+            let own = acts || self.prefixes.is_own(seat, committed);
+            self.prefixes.on_committed(seat, own, committed)?;
+            self.sync.on_committed(seat, own, committed.lsn)?;
             self.values.on_committed(seat, replica.log().accepting(), committed)?;
             return Ok(Raised { committed: true, ..raised });
         }
@@ -140,8 +147,8 @@ impl Checks {
         self.ballots.on_counted(node, stream, ballot);
     }
 
-    /// Looks at an outcome, before the history takes it. `by_leader`: it came from the newest
-    /// leader; an older one, that does not know yet, may know less.
+    /// Looks at an outcome of a cluster, before the history takes it. `by_leader`: it came from the
+    /// newest leader; an older one, that does not know yet, may know less.
     ///
     /// # Errors
     /// A broken invariant.
@@ -150,11 +157,12 @@ impl Checks {
         history: &History,
         attempt: usize,
         outcome: &Outcome,
+        cluster: usize,
         by_leader: bool,
     ) -> Result<(), Violation> {
         if let Ok(appended) = outcome {
             let stream = history.records[history.attempts[attempt].record].stream;
-            self.sync.on_acked(stream, appended)?;
+            self.sync.on_acked(cluster, stream, appended)?;
         }
         self.order.on_outcome(history, attempt, outcome, by_leader)
     }

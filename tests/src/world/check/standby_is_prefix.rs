@@ -1,10 +1,11 @@
-//! What is committed anywhere is a prefix of what the primary cluster committed: the same chain at
-//! the same group ends, and never more. A standby's log holds no more than that either, committed
-//! there or not: only committed groups leave a cluster.
+//! What is committed anywhere is a prefix of what primaries committed: the same chain at the same
+//! group ends, and never more. A standby's log holds no more than that either, committed there or
+//! not: only committed groups leave a cluster. The role may go from cluster to cluster: what two
+//! of them commit as primaries is one log.
 //!
-//! The chain at the end of a group stands for all bytes below it. Every log of the primary cluster
-//! is looked at while its groups are not committed yet, so that the ends in between are known too
-//! when a commit covers several.
+//! The chain at the end of a group stands for all bytes below it. Every log of a primary is looked
+//! at while its groups are not committed yet, so that the ends in between are known too when a
+//! commit covers several.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +14,13 @@ use palisade_wal::{Boundary, CHAIN_START, Lsn, StreamLog};
 use super::{Seat, Violation};
 
 const NAME: &str = "standby_is_prefix";
-/// Index of the cluster that takes appends.
-const PRIMARY: usize = 0;
-
 const START: Boundary = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
 
 #[derive(Default)]
 struct Stream {
-    /// Group ends in any log of the primary cluster, each with the end before it.
-    logged: BTreeMap<(Lsn, u64), Boundary>,
-    /// Chains at the group ends that the primary cluster committed.
+    /// Group ends in any log of a primary, each with the end before it, and whose it was.
+    logged: BTreeMap<(Lsn, u64), (Boundary, usize)>,
+    /// Chains at the group ends that a primary committed.
     committed: BTreeMap<Lsn, u64>,
 }
 
@@ -35,8 +33,13 @@ pub(super) struct StandbyIsPrefix {
 
 impl StandbyIsPrefix {
     /// Looks at a log after a turn.
-    pub(super) fn on_turn(&mut self, seat: Seat, log: &StreamLog) -> Result<(), Violation> {
-        if seat.cluster != PRIMARY {
+    pub(super) fn on_turn(
+        &mut self,
+        seat: Seat,
+        acts: bool,
+        log: &StreamLog,
+    ) -> Result<(), Violation> {
+        if !acts {
             return self.on_standby(seat, log.end());
         }
         let stream = self.streams.entry(seat.stream).or_default();
@@ -46,7 +49,8 @@ impl StandbyIsPrefix {
             if log.hole_at(before.lsn).is_some() {
                 continue;
             }
-            if stream.logged.insert((end.lsn, end.chain), *before).is_some() {
+            let by = (*before, seat.cluster);
+            if stream.logged.insert((end.lsn, end.chain), by).is_some() {
                 break;
             }
         }
@@ -55,22 +59,35 @@ impl StandbyIsPrefix {
 
     fn on_standby(&mut self, seat: Seat, end: Boundary) -> Result<(), Violation> {
         let known = self.ends.insert((seat.node, seat.stream), end);
-        if known == Some(end) || end == START {
+        if known == Some(end) || end == START || self.is_own(seat, end) {
             return Ok(());
         }
         self.check(seat, end, "has a log")
     }
 
-    /// Looks at a committed end that moved.
-    pub(super) fn on_committed(&mut self, seat: Seat, at: Boundary) -> Result<(), Violation> {
-        if seat.cluster == PRIMARY {
+    /// Whether a leader of the same cluster logged it as a primary: a follower need not have heard
+    /// that its cluster is one, or was one until now.
+    pub(super) fn is_own(&self, seat: Seat, end: Boundary) -> bool {
+        let logged = self.streams.get(&seat.stream).map(|stream| &stream.logged);
+        let by = logged.and_then(|logged| logged.get(&(end.lsn, end.chain)));
+        by.is_some_and(|(_, cluster)| *cluster == seat.cluster)
+    }
+
+    /// Looks at a committed end that moved; `own`: of a group of the same cluster.
+    pub(super) fn on_committed(
+        &mut self,
+        seat: Seat,
+        own: bool,
+        at: Boundary,
+    ) -> Result<(), Violation> {
+        if own {
             self.streams.entry(seat.stream).or_default().commit(at);
         }
         self.check(seat, at, "committed")
     }
 
     fn check(&self, seat: Seat, at: Boundary, what: &str) -> Result<(), Violation> {
-        if seat.stream == 0 && seat.cluster != PRIMARY {
+        if seat.stream == 0 {
             // The system stream is each cluster's own.
             return Ok(());
         }
@@ -82,9 +99,9 @@ impl StandbyIsPrefix {
         }
         let highest = stream.committed.last_key_value().map_or(Lsn::ZERO, |(lsn, _)| *lsn);
         let why = match known {
-            Some(_) => "another one than the primary cluster committed".to_string(),
+            Some(_) => "another one than the primary committed".to_string(),
             None if at.lsn > highest => format!("above {highest}, all that the primary committed"),
-            None => "where no committed group of the primary cluster ends".to_string(),
+            None => "where no committed group of a primary ends".to_string(),
         };
         Err(Violation::new(NAME, format!("{seat} {what} up to {}, {why}", at.lsn)))
     }
@@ -97,7 +114,7 @@ impl Stream {
         while end != START && !self.committed.contains_key(&end.lsn) {
             self.committed.insert(end.lsn, end.chain);
             let Some(before) = self.logged.get(&(end.lsn, end.chain)) else { return };
-            end = *before;
+            end = before.0;
         }
     }
 }

@@ -62,11 +62,16 @@ impl SyncHeld {
         }
     }
 
-    /// A node has committed so much of a stream.
-    pub(super) fn on_committed(&mut self, seat: Seat, upto: Lsn) -> Result<(), Violation> {
+    /// A node has committed so much of a stream; `own`: its cluster made that.
+    pub(super) fn on_committed(
+        &mut self,
+        seat: Seat,
+        own: bool,
+        upto: Lsn,
+    ) -> Result<(), Violation> {
         let known = self.committed.entry((seat.cluster, seat.stream)).or_default();
         *known = upto.max(*known);
-        if seat.cluster == 0 || upto == Lsn::ZERO {
+        if own || seat.stream == 0 || upto == Lsn::ZERO {
             return Ok(());
         }
         // What another standby has is shown there.
@@ -75,23 +80,29 @@ impl SyncHeld {
     }
 
     /// An acknowledgement.
-    pub(super) fn on_acked(&mut self, stream: u64, acked: &Appended) -> Result<(), Violation> {
+    pub(super) fn on_acked(
+        &mut self,
+        cluster: usize,
+        stream: u64,
+        acked: &Appended,
+    ) -> Result<(), Violation> {
         let Appended { lsn, end_lsn: end, level, .. } = *acked;
         let gated = self.check(stream, lsn, end, "acknowledged")?;
         self.gated += u64::from(gated);
         let has = |at: usize| self.committed.get(&(at, stream)).is_some_and(|held| *held >= end);
         let clusters = self.committed.keys().map(|(at, _)| *at).max().unwrap_or(0);
-        if Mode::wants_sync(level) && !(gated && (1..=clusters).any(has)) {
+        let others = (0..=clusters).filter(|at| *at != cluster);
+        if Mode::wants_sync(level) && !(gated && others.into_iter().any(has)) {
             let text = format!("stream {stream}: {lsn} to {end} is said to be worth {level:?}");
             return Err(Violation::new(NAME, text));
         }
         Ok(())
     }
 
-    /// What a reader of a node of the primary got.
+    /// What a reader of a node got.
     pub(super) fn on_read(&self, seat: Seat, records: &[Record]) -> Result<(), Violation> {
         // Whoever holds the last one holds those before it; each mark has its own last one.
-        for record in records.iter().filter(|_| seat.cluster == 0) {
+        for record in records {
             self.check(seat.stream, record.lsn, record.end_lsn, "shown to a reader")?;
         }
         Ok(())
