@@ -193,8 +193,10 @@ impl LevelLease {
         }
         let role_mark = matches!(self.mode.phase, Phase::Ending | Phase::Starting);
         if role_mark && epoch < want.epoch() {
-            // It lets nobody write what he may not: after it nothing is.
-            return Next::Mark(want);
+            // Who was handed the role begins behind the END, and has it: where not, it waits.
+            let handed = self.mode.phase == Phase::Starting && self.mode.office.before != 0;
+            let behind = last.is_some_and(Mark::is_end) || !handed;
+            return if behind { Next::Mark(want) } else { Next::Hold };
         }
         if !self.mode.serves(last) {
             return Next::Hold;

@@ -33,8 +33,8 @@ pub const LEVEL_AGAIN_NS: u64 = 1_000_000_000;
 /// Bytes that the SYNC standby may lack of a stream when the level begins to rise.
 pub const RISE_BEHIND_MAX: u64 = 8 << 20;
 /// Bytes that the target of a switchover may lack of a stream when the primary's streams end: they
-/// are what nobody can write meanwhile.
-pub const SWITCH_BEHIND_MAX: u64 = 1 << 20;
+/// are what nobody can write meanwhile. As much may be on the way to who keeps up.
+pub const SWITCH_BEHIND_MAX: u64 = 4 << 20;
 /// A target that does not keep up for so long is no target any more: nothing happened.
 pub const PREPARE_NS: u64 = 10_000_000_000;
 /// A target that does not have all after so long leaves the role with the primary.

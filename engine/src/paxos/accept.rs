@@ -32,7 +32,7 @@ impl Replica {
         if full || led.window.len() >= self.tuning.window_groups_max {
             return Err(NoSlot::Busy);
         }
-        let scn_floor = self.log.last_scn().max(led.scn_floor).max(self.floor);
+        let scn_floor = self.scn_floor();
         assert!(scn_floor >= self.log.last_scn(), "an SCN would go backwards");
         assert!(end.lsn.0.is_multiple_of(Lsn::ALIGN), "a group begins aligned");
         let (ballot, lsn, chain_before) = (led.ballot, end.lsn, end.chain);

@@ -30,6 +30,18 @@ impl Replica {
         assert!(self.floor >= before && self.floor >= floor, "a floor goes up");
     }
 
+    /// No SCN above it was given or closed here; and as long as this replica leads, none above it by
+    /// those that led before.
+    pub fn scn_floor(&self) -> u64 {
+        let led = match &self.role {
+            Role::Leader(led) => led.scn_floor,
+            _ => 0,
+        };
+        let scn = self.log.last_scn().max(led).max(self.floor);
+        assert!(scn >= self.floor && scn >= self.log.last_scn(), "below what was given");
+        scn
+    }
+
     /// The newest closed SCN. `own` is the durable floor here, `floor_of` that of another disk
     /// that had promised nobody above the ballot when it said so. None when this replica does
     /// not serve.

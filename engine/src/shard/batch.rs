@@ -52,7 +52,8 @@ impl<R: Ring> Shard<R> {
             let text = "the node is stopping; append at another one";
             return self.settle(reply, Err(Error::new(ErrorKind::Shutdown, text)));
         }
-        match self.admit(stream, kind, &record) {
+        let is_step = matches!(reply, Reply::Level);
+        match self.admit(stream, kind, is_step, &record) {
             Err(error) => self.settle(reply, Err(error)),
             Ok(Some(original)) => self.await_original(stream, original, reply),
             Ok(None) => {
@@ -71,11 +72,13 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// Whether a record may be appended; a place if its original is in the log already.
+    /// Whether a record may be appended; a place if its original is in the log already. A step of
+    /// mode, level or role is one at a time, and what waits may wait for it.
     fn admit(
         &mut self,
         stream: u64,
         kind: GroupKind,
+        is_step: bool,
         record: &NewRecord,
     ) -> Result<Option<Appended>, Error> {
         self.check_leads(stream)?;
@@ -98,10 +101,13 @@ impl<R: Ring> Shard<R> {
         if kind != GroupKind::Registry {
             self.check_gate(stream)?;
         }
-        if self.pending_count >= PENDING_MAX || self.pending_bytes >= PENDING_BYTES_MAX {
+        let is_full = self.pending_count >= PENDING_MAX || self.pending_bytes >= PENDING_BYTES_MAX;
+        if is_full && !is_step {
             return Err(Error::new(ErrorKind::Busy, "too many appends wait; try again"));
         }
-        self.check_floor(record.scn_floor)?;
+        if !is_step {
+            self.check_floor(record.scn_floor)?;
+        }
         Ok(None)
     }
 

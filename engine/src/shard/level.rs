@@ -80,6 +80,11 @@ impl Levels {
         (!self.by_hand).then_some(&self.lease)
     }
 
+    /// Whether the registry is known, as far as the shard of the catalogue knows it.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told
+    }
+
     /// Mode and level as this shard was told of them.
     pub(crate) fn lease_mode(&self) -> Mode {
         self.lease.mode()
@@ -153,8 +158,7 @@ impl<R: Ring> Shard<R> {
     }
 
     fn is_primary(&self) -> bool {
-        let mut streams = self.streams.range(CATALOGUE_STREAM..);
-        streams.next().is_none_or(|(_, state)| state.role == Role::Primary)
+        self.role() == Role::Primary
     }
 
     /// Decides on the level as long as this node leads the catalogue.
@@ -267,6 +271,11 @@ impl<R: Ring> Shard<R> {
 
     /// What the leader of the catalogue says to this shard.
     pub(crate) fn take_told(&mut self, told: &LevelTold) {
+        if told.mode.is_primary(self.me.cluster) == Some(false) {
+            // That the role went elsewhere is for the registry to say: until then the streams here
+            // are still the primary's, and what their next mark is is not for them to write.
+            return;
+        }
         self.levels.lease.on_told(told, self.io.now);
     }
 
@@ -351,9 +360,8 @@ impl<R: Ring> Shard<R> {
             }
             standing.leads += 1;
             // Nothing above it was given or closed; once the stream has ended, nothing will be.
-            let slot = state.replica.leader_slot().map_or(self.floors.bound(), |it| it.scn_floor);
-            let scn = state.replica.log().last_scn().max(self.floors.bound());
-            standing.scn = standing.scn.max(scn).max(slot);
+            let scn = state.replica.scn_floor().max(self.floors.bound());
+            standing.scn = standing.scn.max(scn);
             if is_done(state, mode) {
                 done.push(stream);
             }
@@ -398,6 +406,9 @@ impl<R: Ring> Shard<R> {
         let (want, seen) = (lease.mode().mark, (lease.mode().epoch, lease.may(now)));
         let look = std::mem::take(&mut self.levels.look);
         if seen == self.levels.seen && !look {
+            return;
+        }
+        if self.levels.lease.mode().is_primary(self.me.cluster) == Some(false) {
             return;
         }
         let mut due: Vec<(u64, Option<Mark>)> = Vec::new();

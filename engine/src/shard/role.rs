@@ -27,7 +27,7 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    fn role(&self) -> Role {
+    pub(super) fn role(&self) -> Role {
         let formatted = || self.streams.values().next().map_or(Role::Primary, |state| state.role);
         match self.registry.mode().is_primary(self.me.cluster) {
             Some(true) => Role::Primary,
@@ -66,10 +66,29 @@ impl<R: Ring> Shard<R> {
         for stream in streams {
             let state = &self.streams[&stream];
             match state.role {
-                // With the hand-over comes the END of every stream, or what was created after it.
-                Role::Standby if is_primary && has_ended(state, registry) => self.take_up(stream),
+                // Who leads it has its END: the target had the END of every stream committed.
+                Role::Standby if is_primary => self.take_up(stream),
                 Role::Primary if !is_primary => self.lay_down(stream),
                 Role::Primary | Role::Standby => {}
+            }
+        }
+    }
+
+    /// What of the role the shard of the catalogue knows is known to every stream.
+    pub(crate) fn tell_streams(&mut self, registry: &Registry) {
+        let handing_over = self.is_handing_over();
+        // Marks that are written by hand have epochs of their own.
+        let epoch = if self.levels.by_hand { u64::MAX } else { registry.mode().epoch };
+        let streams: Vec<u64> = self.streams.range(CATALOGUE_STREAM..).map(|(id, _)| *id).collect();
+        for stream in streams {
+            // Others hear of the hand-over when the target has it.
+            let told = !(handing_over && stream == CATALOGUE_STREAM);
+            let state = self.state(stream);
+            let told = told.then_some(epoch);
+            let before = std::mem::replace(&mut state.told, told);
+            if before != state.told {
+                self.release(stream);
+                self.close_from_here(stream);
             }
         }
     }
@@ -96,21 +115,23 @@ impl<R: Ring> Shard<R> {
         self.ship_anew(stream);
     }
 
-    /// SCNs of a stream that is led here are closed, unless it ended: no SCN is closed that its next
-    /// primary may give.
+    /// SCNs of a stream that is led here are closed, unless it ended or another cluster may be the
+    /// primary: no SCN is closed that its next primary may give, or the present one.
     pub(crate) fn close_from_here(&mut self, stream: u64) {
-        let last = self.streams[&stream].derived.marks.last();
-        match last.is_some_and(|last| last.mark.is_end()) {
-            true => self.stop_closing(stream),
-            false => drop(self.closing.streams.insert(stream)),
+        let state = &self.streams[&stream];
+        let ended = state.derived.marks.last().is_some_and(|last| last.mark.is_end());
+        let primary = state.leading && state.role == Role::Primary;
+        match primary && state.is_told() && !ended {
+            true => drop(self.closing.streams.insert(stream)),
+            false => self.stop_closing(stream),
         }
     }
 
     fn lay_down(&mut self, stream: u64) {
         assert!(stream != SYSTEM_STREAM, "it stays home");
         let state = self.state(stream);
-        state.role = Role::Standby;
-        state.blocked = false;
+        // It passes nothing before it is told how far.
+        (state.role, state.told, state.blocked) = (Role::Standby, None, false);
         let leading = state.leading;
         let error = self.check_leads(stream).expect_err("a standby takes no records");
         self.refuse_pending(stream, &error);
@@ -185,14 +206,20 @@ impl<R: Ring> Shard<R> {
     }
 }
 
-/// Whether a stream of a standby has what comes before the START of the role that began.
-fn has_ended(state: &StreamState, registry: &Registry) -> bool {
-    let office = registry.mode().office;
-    let last = state.derived.marks.last().map_or(0, |last| last.mark.epoch());
-    office.before == 0 || last + 1 >= office.since
-}
-
 impl StreamState {
+    /// Whether what was told of the role is not older than the last mark: otherwise another cluster
+    /// may be the primary, or this one.
+    fn is_told(&self) -> bool {
+        let last = self.derived.marks.last().map_or(0, |last| last.mark.epoch());
+        self.told.is_some_and(|told| last <= told)
+    }
+
+    /// Whether it is certain that this is no primary's, whose acks and readers wait for a SYNC
+    /// standby.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.role == Role::Standby && self.is_told()
+    }
+
     /// Whether a hand-over waits for a group, or stands in the log and is not committed.
     fn is_handed_over(&self) -> bool {
         let waits = self.pending.iter().filter(|record| record.kind == GroupKind::Registry);

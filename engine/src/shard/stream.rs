@@ -67,6 +67,8 @@ pub(crate) struct TailRun {
 pub(crate) struct StreamState {
     pub(crate) replica: Replica,
     pub(crate) role: Role,
+    /// The epoch up to which the role is known, once it is.
+    pub(crate) told: Option<u64>,
     pub(crate) derived: Derived,
     /// How far what is committed is acked and shown.
     pub(crate) gate: Gate,
@@ -104,6 +106,7 @@ impl StreamState {
             hinted: replica.log().committed().lsn,
             replica,
             role,
+            told: None,
             derived,
             gate: Gate::default(),
             pending: VecDeque::new(),

@@ -95,9 +95,7 @@ impl<R: Ring> Shard<R> {
         self.levels.look();
         let state = self.state(stream);
         if state.role == Role::Primary {
-            if state.leading {
-                self.close_from_here(stream);
-            }
+            self.close_from_here(stream);
             self.ship_anew(stream);
         } else if state.leading && state.derived.marks.named() == Some(self.me.cluster) {
             self.want_join(stream);
@@ -215,15 +213,13 @@ impl StreamState {
     /// Moves the gate on.
     pub(crate) fn release(&mut self, now: Nanos) -> Lsn {
         let committed = self.replica.log().committed().lsn;
-        match self.role {
-            Role::Primary => {
-                // A SYNC mark may stand in what is lost.
-                let known = self.derived.known().min(committed);
-                self.gate.release(&self.derived.marks, known, now)
-            }
+        if self.is_passing() {
             // What is imported was released by the primary, or comes to its SYNC standby.
-            Role::Standby => self.gate.pass(committed),
+            return self.gate.pass(committed);
         }
+        // A SYNC mark may stand in what is lost.
+        let known = self.derived.known().min(committed);
+        self.gate.release(&self.derived.marks, known, now)
     }
 
     /// How far the log may be let go. Whoever leads the stream ships from its log, and every node
@@ -232,11 +228,11 @@ impl StreamState {
     pub(crate) fn free_below(&self, bound: bool) -> Lsn {
         let committed = self.replica.log().committed().lsn;
         let known = committed.min(self.derived.known());
-        match self.role {
+        match self.is_passing() {
+            true => committed,
             // Nobody leads the stream as long as it lacks that, and so nobody ships from it.
-            Role::Primary if self.has_lost(bound) => committed,
-            Role::Primary => self.gate.free_below(&self.derived.marks, known),
-            Role::Standby => committed,
+            false if self.has_lost(bound) => committed,
+            false => self.gate.free_below(&self.derived.marks, known),
         }
     }
 

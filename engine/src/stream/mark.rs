@@ -304,8 +304,8 @@ impl Gate {
     pub fn release(&mut self, marks: &Marks, committed: Lsn, now: Nanos) -> Lsn {
         let released = marks.released(committed, |cluster| self.held(cluster));
         // What somebody was shown under another mark stays shown.
+        assert!(released <= committed, "released above the committed position");
         self.released = self.released.max(released);
-        assert!(self.released <= committed, "released above the committed position");
         let waits = self.released < committed;
         self.waits = waits.then(|| self.waits.unwrap_or(now));
         self.released

@@ -439,6 +439,8 @@ fn what_a_stream_does_next_in_a_switchover() {
     let new = Office { role_epoch: 2, holder: 2, before: 1, target: 0, since: 10, scn: 0 };
     let starting = role(Phase::Starting, alone(10), 10, new);
     let there = role(Phase::Steady, alone(10), 11, new);
+    let again = Office { role_epoch: 3, holder: 1, before: 0, ..new };
+    let resumed = role(Phase::Starting, alone(10), 10, again);
     let old = role(Phase::Steady, alone(8), 8, Office::default());
     check_next(&[
         (preparing, false, None, Next::Write),
@@ -447,6 +449,10 @@ fn what_a_stream_does_next_in_a_switchover() {
         (ending, false, Some(end), Next::Hold),
         (ending, false, Some(alone(10)), Next::Hold),
         (starting, false, Some(end), Next::Mark(alone(10))),
+        (starting, false, Some(alone(8)), Next::Hold),
+        (starting, false, None, Next::Hold),
+        (resumed, false, Some(alone(8)), Next::Mark(alone(10))),
+        (resumed, false, Some(end), Next::Mark(alone(10))),
         (starting, false, Some(alone(10)), Next::Hold),
         (there, false, Some(alone(10)), Next::Write),
         (there, false, Some(end), Next::Hold),
