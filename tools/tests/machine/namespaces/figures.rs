@@ -7,7 +7,7 @@ use super::super::producer::Clock;
 use super::load::{Load, assert_sound, end_of};
 use super::region::Regions;
 use super::topology::{
-    FOUND, SYNC, leader, primary, set_mode, standby, wait_committed, wait_upstream,
+    FOUND, SYNC, ask, leader, primary, set_mode, standby, wait_committed, wait_upstream,
 };
 
 /// Bytes over the border for each byte of the log.
@@ -71,6 +71,27 @@ fn measure(regions: &Regions, clusters: &[&Cluster], stream: u64) {
     let bytes = end_of(&attempts) - begin;
     Border::now(regions, clusters).assert_one_copy(before, bytes, began);
     assert_sound(attempts, Vec::new(), clusters, stream);
+}
+
+#[test]
+fn a_replica_of_the_primary_across_the_border_feeds_the_standby_there() {
+    let regions = Regions::new(&["sh", "hz"]);
+    let primary = primary(&regions, &["sh", "sh", "hz"]);
+    let stream = primary.create_stream();
+    let s1 = standby(&regions, 2, "sh", &primary, SYNC);
+    let s2 = standby(&regions, 3, "hz", &primary, "--transfer async");
+    set_mode(&primary, "availability");
+    for stream in [1, stream] {
+        if leader(&primary, stream).expect("it has a leader").0.config.node.region != "sh" {
+            ask(&primary, &format!("leader transfer --stream {stream} --to 1"));
+        }
+    }
+    let wait_replica = || {
+        [1, stream].iter().for_each(|stream| wait_upstream(&s2, *stream, &[(1, 3)], FOUND));
+    };
+    wait_replica();
+    measure(&regions, &[&primary, &s1, &s2], stream);
+    wait_replica();
 }
 
 #[test]
