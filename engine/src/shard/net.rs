@@ -15,7 +15,7 @@ use crate::limits::{
     MESSAGES_BYTES_MAX, OUTBOX_BYTES_MAX, PEER_BACKLOG_BYTES, PEERS_WRITE_PART, READ_CHUNK_BYTES,
     SESSIONS_MAX,
 };
-use crate::paxos::{Heartbeat, Message, NodeKey};
+use crate::paxos::{Body, Heartbeat, Message, NodeKey};
 use crate::shard::session::Session;
 use crate::shard::token::{OWNER_CONN, owner_base};
 use crate::shard::{Io, ShardConfig};
@@ -68,9 +68,45 @@ pub(crate) struct Peer {
     replaced: bool,
     control_up: bool,
     bulk_up: bool,
-    /// Frames of messages for this turn; the last one is still open.
-    outbox: Vec<Vec<u8>>,
-    outbox_bytes: usize,
+    /// Messages of this turn.
+    outbox: Outbox,
+    /// Those that say how far the log goes: they stay behind the groups that are on their way, or
+    /// the peer would fetch what is about to come.
+    behind: Outbox,
+}
+
+/// Frames of messages; the last one is still open.
+#[derive(Debug, Default)]
+struct Outbox {
+    frames: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Outbox {
+    /// Queues a message; dropped when too many wait, as a network may.
+    fn push(&mut self, message: &Message) {
+        if self.bytes >= OUTBOX_BYTES_MAX {
+            return;
+        }
+        if self.frames.last().is_none_or(|frame| frame.len() >= MESSAGES_BYTES_MAX) {
+            self.frames.push(Vec::new());
+        }
+        let frame = self.frames.last_mut().expect("pushed above");
+        let before = frame.len();
+        message.encode_into(frame);
+        self.bytes += frame.len() - before;
+    }
+
+    /// What is queued on a link now; without one it is lost.
+    fn send(&mut self, link: Option<&mut Link>, ring: &mut impl Ring, pool: &mut Pool) {
+        let frames = std::mem::take(&mut self.frames);
+        self.bytes = 0;
+        let Some(link) = link else { return };
+        for body in frames {
+            let frame = FrameHead::encode(KIND_MESSAGES, 0, 0, &body);
+            let _ = link.send(ring, pool, Outgoing::inline(frame));
+        }
+    }
 }
 
 impl Peer {
@@ -146,8 +182,8 @@ impl Net {
             replaced: false,
             control_up: false,
             bulk_up: false,
-            outbox: Vec::new(),
-            outbox_bytes: 0,
+            outbox: Outbox::default(),
+            behind: Outbox::default(),
         };
         if self.me.node < node {
             let target = Target { cluster: self.me.cluster, node, shard: self.me.shard };
@@ -329,16 +365,10 @@ impl Net {
     /// Queues a message; dropped when too many wait, as a network may.
     pub(crate) fn push_message(&mut self, to: u32, message: &Message) {
         let Some(peer) = self.peers.get_mut(&to).filter(|peer| peer.control_up) else { return };
-        if peer.outbox_bytes >= OUTBOX_BYTES_MAX {
-            return;
+        match message.body {
+            Body::Commit { .. } if peer.bulk_up => peer.behind.push(message),
+            _ => peer.outbox.push(message),
         }
-        if peer.outbox.last().is_none_or(|frame| frame.len() >= MESSAGES_BYTES_MAX) {
-            peer.outbox.push(Vec::new());
-        }
-        let frame = peer.outbox.last_mut().expect("pushed above");
-        let before = frame.len();
-        message.encode_into(frame);
-        peer.outbox_bytes += frame.len() - before;
     }
 
     /// A peer says how its log is.
@@ -431,12 +461,9 @@ impl Net {
     /// Hands what the turn queued to the ring, and drops connections that are gone.
     pub(crate) fn flush(&mut self, ring: &mut impl Ring, pool: &mut Pool) {
         for peer in self.peers.values_mut() {
-            let frames = std::mem::take(&mut peer.outbox);
-            peer.outbox_bytes = 0;
-            let Some(conn) = peer.control.and_then(|id| self.conns.get_mut(&id)) else { continue };
-            for body in frames {
-                let frame = FrameHead::encode(KIND_MESSAGES, 0, 0, &body);
-                let _ = conn.link.send(ring, pool, Outgoing::inline(frame));
+            for (outbox, id) in [(&mut peer.outbox, peer.control), (&mut peer.behind, peer.bulk)] {
+                let conn = id.and_then(|id| self.conns.get_mut(&id));
+                outbox.send(conn.map(|conn| &mut conn.link), ring, pool);
             }
         }
         let mut gone = Vec::new();

@@ -26,13 +26,10 @@ pub(crate) struct Transfer {
 }
 
 impl<R: Ring> Shard<R> {
+    /// Who chooses upstreams; there from the first stream on that is led here.
     pub(crate) fn chooser(&mut self) -> &mut Chooser {
-        let (config, now) = (&self.config, self.io.now);
-        let seed = match self.imports.chooser {
-            None => self.io.ring.random(),
-            Some(_) => 0,
-        };
-        self.imports.chooser.get_or_insert_with(|| {
+        if self.imports.chooser.is_none() {
+            let (config, seed) = (&self.config, self.io.ring.random());
             let me = Me {
                 cluster: config.cluster,
                 node: config.node,
@@ -41,8 +38,12 @@ impl<R: Ring> Shard<R> {
                 fixed: config.upstream_override,
                 named: 0,
             };
-            Chooser::new(me, &config.upstream, seed, now)
-        })
+            let chooser = Chooser::new(me, &config.upstream, seed, self.io.now);
+            self.imports.chooser = Some(chooser);
+            // The registry was told before, for instance to a follower, or at its last start.
+            self.choose_upstreams();
+        }
+        self.imports.chooser.as_mut().expect("made just now, or before")
     }
 
     /// The operator may have named another standby as the upstream, or none any more; the primary

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::lane::{Lane, Outcome, cargo, root};
-use super::newcomer;
+use super::{namespaces, newcomer};
 
 /// Bytes of PostgreSQL WAL that the demo replicates at least.
 const POSTGRES_BYTES: u64 = 256 << 20;
@@ -16,7 +16,7 @@ const DEMOS: usize = 10;
 const DEMO_SECONDS_MAX: f64 = 40.0;
 
 /// In the order in which they run.
-pub(crate) const LANES: [Lane; 9] = [
+pub(crate) const LANES: [Lane; 10] = [
     Lane { name: "demo-ten", run: || repeat(DEMOS, &[], &[]) },
     Lane { name: "demo-one-cpu", run: || repeat(DEMOS, &["taskset", "-c", "0"], &[]) },
     Lane { name: "demo-no-zero-copy", run: || repeat(DEMOS, &[], &["--zero-copy", "never"]) },
@@ -26,6 +26,7 @@ pub(crate) const LANES: [Lane; 9] = [
     Lane { name: "demo-postgres", run: postgres },
     Lane { name: "restricted", run: restricted },
     Lane { name: "disks", run: disks },
+    Lane { name: "namespaces", run: namespaces::run },
 ];
 
 /// Lanes that build everything once more: they run when they are named.

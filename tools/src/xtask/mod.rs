@@ -10,6 +10,7 @@ mod licence;
 mod machine;
 mod memory;
 mod names;
+mod namespaces;
 mod newcomer;
 mod numbers;
 mod operations;

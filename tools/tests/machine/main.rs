@@ -1,6 +1,6 @@
 //! Tests that need root, or programs which a machine with a Rust toolchain may lack: strace,
-//! setpriv, prlimit, mkfs. `cargo test --workspace` leaves them out; the lanes `restricted` and
-//! `disks` of `cargo xtask machine` run them.
+//! setpriv, prlimit, mkfs, ip, nft. `cargo test --workspace` leaves them out; the lanes
+//! `restricted`, `disks` and `namespaces` of `cargo xtask machine` run them.
 
 // Shared with the other tests over processes, which use more of them.
 #[allow(dead_code)]
@@ -11,6 +11,7 @@ mod disk;
 #[path = "../processes/history.rs"]
 mod history;
 mod limits;
+mod namespaces;
 #[allow(dead_code)]
 #[path = "../processes/producer.rs"]
 mod producer;

@@ -224,7 +224,7 @@ impl Cluster {
 impl Node {
     /// Where it listens.
     pub fn at(&self) -> String {
-        self._port.addr.to_string()
+        self.config.node.listen.expect("it listens").to_string()
     }
 
     /// Its node.toml, written anew from `config`.

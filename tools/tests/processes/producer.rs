@@ -111,9 +111,9 @@ fn one_run(
     let (into, count) = (attempts.clone(), answered.clone());
     let reader = std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let (sequence, answer) = parse(&line, clock);
+            let (sequence, told) = answer(&line, clock);
             let mut attempts = into.lock().expect("no panic");
-            attempts[(sequence - first) as usize].answer = answer;
+            attempts[(sequence - first) as usize].answer = told;
             count.fetch_add(1, Ordering::Relaxed);
         }
     });
@@ -168,7 +168,7 @@ fn wait_end(child: &mut Guarded) {
 }
 
 /// A line of `append --json`; no answer when the outcome is unknown.
-fn parse(line: &str, clock: Clock) -> (u64, Option<Answer>) {
+pub fn answer(line: &str, clock: Clock) -> (u64, Option<Answer>) {
     let at = clock.now();
     let json: serde_json::Value = serde_json::from_str(line).expect("JSON");
     let field = |name: &str| json[name].as_u64().expect("a number");
