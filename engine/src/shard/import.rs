@@ -70,11 +70,7 @@ impl<R: Ring> Shard<R> {
             return;
         }
         let now = self.io.now;
-        let is_new = self.imports.chooser.is_none();
         self.chooser().on_leading(stream, now);
-        if is_new {
-            self.choose_upstreams();
-        }
         let named = self.streams.get(&stream).and_then(|state| state.derived.marks.named());
         if named == Some(self.me.cluster) {
             self.want_join(stream);
