@@ -33,6 +33,7 @@ use crate::transfer::sync::SyncEnd;
 
 mod level;
 mod reads;
+mod role;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const SEGMENT_BYTES: u64 = 4 << 20;

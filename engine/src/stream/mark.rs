@@ -372,6 +372,17 @@ mod tests {
         }
     }
 
+    /// A standby shows what its primary released, over what it lost itself; as a primary it goes on
+    /// from there.
+    #[test]
+    fn what_was_shown_as_a_standby_stays_shown() {
+        let mut gate = Gate::default();
+        assert_eq!(gate.pass(Lsn(96)), Lsn(96));
+        let known = Lsn(40);
+        assert_eq!(gate.release(&Marks::default(), known, Nanos(1)), Lsn(96));
+        assert_eq!(gate.release(&Marks::default(), Lsn(120), Nanos(2)), Lsn(120));
+    }
+
     #[test]
     fn acks_wait_from_a_sync_mark_until_an_async_mark_is_committed() {
         let mut marks = Marks::default();

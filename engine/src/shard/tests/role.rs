@@ -1,0 +1,102 @@
+//! Shards while the role of the primary goes from one cluster to another.
+
+use super::*;
+use crate::control::{LevelTold, Mode, Office, Phase};
+
+const END: Mark = Mark::End { cluster: STANDBY, epoch: 9 };
+const START: Mark = Mark::Async { epoch: 10 };
+
+fn ending() -> Mode {
+    let office = Office { holder: 1, target: STANDBY, ..Office::default() };
+    Mode { phase: Phase::Ending, mark: END, epoch: 9, office, ..Mode::default() }
+}
+
+/// Who begins behind the END.
+fn starting(holder: u32, before: u32) -> Mode {
+    let office = Office { role_epoch: 2, holder, before, target: 0, since: 10, scn: 0 };
+    Mode { phase: Phase::Starting, mark: START, epoch: 10, office, ..Mode::default() }
+}
+
+impl Seat {
+    /// A stream that ended, all of which the target holds.
+    fn ended(&mut self) -> u64 {
+        let stream = self.create(1)[0].id();
+        self.shard.write_mark(stream, END).expect("it leads");
+        self.until(|seat| {
+            let standing = seat.shard.sync_status(stream)?.standing?;
+            (standing.mark == END).then_some(())
+        });
+        self.hold(stream);
+        self.shard.levels.by_hand = false;
+        self.shard.levels.lease.on_mode(ending());
+        stream
+    }
+
+    fn tell(&mut self, mode: Mode) {
+        let ballot = Ballot { round: 1, node: 1, incarnation: 1 };
+        let told = LevelTold { shard: 0, asked_at: 0, lease_ns: 0, ballot, token: 0, mode };
+        self.shard.take_told(&told);
+        (0..200).for_each(|_| assert!(self.shard.turn(false), "{:?}", self.shard.halted()));
+    }
+
+    fn last_mark(&self, stream: u64) -> Option<Mark> {
+        self.shard.sync_status(stream)?.mark.map(|marked| marked.mark)
+    }
+}
+
+/// The word of the catalogue's leader may come before the registry does. The START is the new
+/// primary's: written here too, it would be another log.
+#[test]
+fn who_handed_the_role_over_writes_no_start() {
+    for (mode, last) in [(starting(STANDBY, 1), END), (starting(1, 0), START)] {
+        let home = Home::new(1);
+        let mut seat = home.open();
+        let stream = seat.ended();
+        seat.tell(mode);
+        assert_eq!(seat.last_mark(stream), Some(last), "{mode:?}");
+    }
+}
+
+/// What it closed, the next primary could not give.
+#[test]
+fn a_stream_that_ended_closes_no_scn_until_it_begins_anew() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let stream = seat.create(1)[0].id();
+    assert!(seat.shard.closing.streams.contains(&stream));
+    drop(seat);
+    let mut seat = home.open();
+    let stream = seat.ended();
+    assert!(!seat.shard.closing.streams.contains(&stream), "it ended");
+    seat.tell(starting(1, 0));
+    assert_eq!(seat.last_mark(stream), Some(START));
+    let told = &mut seat.shard.streams.get_mut(&stream).expect("it is here").told;
+    assert_eq!(told.replace(9), Some(u64::MAX), "marks are written by hand");
+    seat.shard.close_from_here(stream);
+    assert!(!seat.shard.closing.streams.contains(&stream), "the mark is newer than the word");
+    seat.shard.streams.get_mut(&stream).expect("it is here").told = Some(10);
+    seat.shard.close_from_here(stream);
+    assert!(seat.shard.closing.streams.contains(&stream));
+}
+
+/// A node of a new primary starts with the role that its disk was made for, and shows nothing that
+/// waits for the SYNC standby before it knows better.
+#[test]
+fn a_standby_that_is_not_sure_to_be_one_shows_nothing_that_waits() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let appender = seat.create(1).remove(0);
+    let stream = appender.id();
+    seat.mark(stream);
+    let before = seat.shard.sync_status(stream).expect("it is here").committed;
+    let _waits = appender.append("gated");
+    let end = seat.committed(stream, before);
+    assert!(seat.shard.streams[&stream].visible() < end, "it waits for the SYNC standby");
+    let table = [(None, false), (Some(0), false), (Some(u64::MAX), true)];
+    for (told, shown) in table {
+        let state = seat.shard.streams.get_mut(&stream).expect("it is here");
+        (state.role, state.told) = (Role::Standby, told);
+        let released = state.release(Nanos(1));
+        assert_eq!(released == end, shown, "told {told:?}: {released} of {end}");
+    }
+}
