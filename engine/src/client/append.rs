@@ -384,7 +384,7 @@ impl Run<'_> {
         let request = &mut self.queue[at];
         request.sent = false;
         request.why = refused.to_string();
-        if !(refused.code.is_retryable() || follows_a_refusal) {
+        if !(refused.is_retryable() || follows_a_refusal) {
             let maybe = self.queue[at].maybe;
             self.settle(at, if maybe { Outcome::Unknown } else { Outcome::Failed });
             if self.options.producer != 0 {

@@ -83,7 +83,7 @@ impl ClientError {
             ClientError::Io { .. } | ClientError::Unreachable { .. } => true,
             ClientError::Greeting { .. } => !self.is_mismatch(),
             ClientError::Ended { .. } => true,
-            ClientError::Refused(refused) => refused.code.is_retryable(),
+            ClientError::Refused(refused) => refused.is_retryable(),
             _ => false,
         }
     }
@@ -119,7 +119,7 @@ impl ClientError {
     /// Where the leader is, if the answer said so.
     pub fn leader_hint(&self) -> Option<&str> {
         match self {
-            ClientError::Refused(refused) if refused.code == RefusedCode::NotLeader => {
+            ClientError::Refused(refused) if refused.is_elsewhere() => {
                 Some(refused.leader.as_str()).filter(|leader| !leader.is_empty())
             }
             _ => None,

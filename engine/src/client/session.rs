@@ -223,7 +223,7 @@ impl Client {
     /// Chooses the next node after a failure; whether it may be asked at once.
     pub(super) fn on_error(&mut self, error: &ClientError) -> bool {
         match error {
-            ClientError::Refused(refused) if refused.code == RefusedCode::NotLeader => {
+            ClientError::Refused(refused) if refused.is_elsewhere() => {
                 self.endpoints.on_not_leader(error.leader_hint())
             }
             // The leader says so, and nobody else can do it.

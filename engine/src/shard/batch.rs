@@ -165,9 +165,16 @@ impl<R: Ring> Shard<R> {
                 ),
                 None => "this cluster is a standby; append at its primary".to_owned(),
             };
-            return Err(Error::new(ErrorKind::Standby, text));
+            return Err(Error::new(ErrorKind::Standby, text).with_leader(self.any_primary()));
         }
         self.check_leader(stream, state)
+    }
+
+    /// A node of the primary, another one each time: one of them may be down.
+    fn any_primary(&self) -> Option<String> {
+        let primary = self.registry.primary().filter(|it| it.id != self.me.cluster)?;
+        let at = self.io.now.0 as usize % primary.endpoints.len().max(1);
+        primary.endpoints.get(at).cloned()
     }
 
     pub(crate) fn check_stream(&self, stream: u64) -> Result<&StreamState, Error> {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, directory};
 use super::registry::{append, at, end_of, standby_of};
-use super::run::{Done, eventually, palisade};
+use super::run::{Done, eventually, palisade, program, run};
 
 /// Until something arrives that is on its way: processes run beside other tests.
 const ARRIVED: Duration = Duration::from_secs(60);
@@ -65,8 +65,12 @@ fn the_role_goes_to_a_standby_and_back() {
     let there = switchover(&one, 2);
     assert_eq!((&there["primary"], &there["role_epoch"]), (&2.into(), &2.into()), "{there}");
     let acks = append(&two.at(), stream, "d\ne\n");
-    at(&one.at(), &format!("append --stream {stream} --lines --file /etc/hostname"))
-        .refused(1, &["standby", "cluster 2"]);
+    // Who asks the old primary is told where to go.
+    let asked = one.nodes[0].at();
+    let followed = append(&asked, stream, "followed\n");
+    assert!(end_of(&followed) > end_of(&acks), "{followed:?}");
+    let words = format!("append --stream {stream} --cluster 1 --lines --file /etc/hostname");
+    at(&one.at(), &words).refused(78, &["standby", "at its primary, cluster 2"]);
     let made = two.create_stream();
     let more = append(&two.at(), made, "x\n");
     wait_committed(&one, stream, end_of(&acks));
@@ -83,7 +87,7 @@ fn the_role_goes_to_a_standby_and_back() {
     wait_committed(&two, stream, end_of(&acks));
     let (here, there) = (read(&one, stream, end_of(&acks)), read(&two, stream, end_of(&acks)));
     assert_eq!(here, there);
-    assert_eq!(here.lines().count(), 6);
+    assert_eq!(here.lines().count(), 7);
     // It is the same after a restart of everybody.
     let mut one = one;
     one.nodes.iter_mut().for_each(|node| node.kill());
@@ -117,4 +121,34 @@ fn at_a_sync_level_the_old_primary_becomes_the_sync_standby() {
     risen(&one);
     let acks = append(&one.at(), streams[1], "c\n");
     assert_eq!(acks[0]["level"], "availability", "{acks:?}");
+}
+
+/// A producer goes where the role goes: it hears of nothing but a pause.
+#[test]
+fn a_producer_follows_the_role() {
+    let (one, two, streams) = pair("switchover-followed", "async");
+    let stream = streams[0];
+    let dir = directory("input");
+    let (file, count) = (dir.path().join("records"), 30_000);
+    std::fs::write(&file, "record\n".repeat(count)).expect("a file");
+    let mut command = program();
+    let both = format!("{},{}", one.at(), two.at());
+    command.args(["append", "--lines", "--json", "--in-flight", "4", "--at", &both]);
+    command.args(["--producer", "7", "--stream", &stream.to_string(), "--file"]).arg(&file);
+    let appending = std::thread::spawn(move || run(command, ARRIVED));
+    for (from, to) in [(&one, 2), (&two, 1), (&one, 2)] {
+        eventually("records arrive", ARRIVED, || {
+            let seen = from.nodes[0].status()?.stream(stream)?.committed_lsn;
+            (seen > 0).then_some(())
+        });
+        switchover(from, to);
+    }
+    let done = appending.join().expect("it only waits");
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    let acks: Vec<Value> =
+        done.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(acks.len() == count && acks.iter().all(|ack| ack["outcome"] == "acked"));
+    wait_committed(&one, stream, end_of(&acks));
+    let records = read(&one, stream, end_of(&acks));
+    assert_eq!((records.lines().count(), &records), (count, &read(&two, stream, end_of(&acks))));
 }

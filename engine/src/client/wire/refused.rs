@@ -130,7 +130,8 @@ pub struct Refused {
     pub code: RefusedCode,
     /// With [`RefusedCode::SequenceGap`] the next sequence, otherwise 0.
     pub expected: u64,
-    /// `host:port` of the leader, empty if not known.
+    /// `host:port` of the leader, or with [`RefusedCode::Standby`] of a node of the primary; empty
+    /// if not known.
     pub leader: String,
     /// For people.
     pub text: String,
@@ -140,6 +141,17 @@ impl Refused {
     /// A refusal without hint.
     pub fn new(code: RefusedCode, text: impl Into<String>) -> Refused {
         Refused { code, expected: 0, leader: String::new(), text: text.into() }
+    }
+
+    /// Whether the same request may succeed later, or at another node.
+    pub fn is_retryable(&self) -> bool {
+        self.code.is_retryable() || self.is_elsewhere()
+    }
+
+    /// Whether somebody else is to be asked: who leads, or the primary, which may be named.
+    pub fn is_elsewhere(&self) -> bool {
+        let named = self.code == RefusedCode::Standby && !self.leader.is_empty();
+        self.code == RefusedCode::NotLeader || named
     }
 
     /// The body. A longer hint is left out, a longer text is cut, control characters become `?`.

@@ -6,4 +6,5 @@ mod figures;
 mod load;
 mod region;
 mod stall;
+mod switch;
 mod topology;
