@@ -269,8 +269,12 @@ impl Level {
     pub fn on_ask(&mut self, from: Place, ask: &LevelAsk, now: Nanos, out: &mut Vec<LevelEffect>) {
         let Some(shard) = self.shards.get_mut(&from) else { return };
         shard.closed = shard.closed.max(ask.closed);
-        shard.heard = Some(now);
-        (shard.leads, shard.still_ns, shard.behind) = (ask.leads, ask.still_ns, ask.behind);
+        // Who has not heard of the target says nothing of it.
+        let knows = ask.heard == self.ballot && Nanos(ask.token) >= self.began;
+        if self.mode.phase != Phase::Preparing || knows {
+            shard.heard = Some(now);
+            (shard.leads, shard.still_ns, shard.behind) = (ask.leads, ask.still_ns, ask.behind);
+        }
         let follows = ask.promised == self.ballot && ask.heard == self.ballot;
         if from.shard == self.me.shard && from.node != self.me.node && follows {
             let token = Nanos(ask.token).min(now);
@@ -367,6 +371,7 @@ impl Level {
             Phase::Rising | Phase::Ending | Phase::Starting => {
                 self.unmarked = self.streams.clone();
             }
+            Phase::Preparing => self.shards.values_mut().for_each(|shard| shard.heard = None),
             _ => self.unmarked.clear(),
         }
         self.mode = mode;

@@ -348,6 +348,8 @@ impl<R: Ring> Shard<R> {
     /// current mark there.
     pub(super) fn standing(&mut self) -> (Standing, Vec<u64>) {
         let (now, mode) = (self.io.now, self.levels.lease.mode());
+        // The registry may come later than the word that the role is to go there.
+        let target = Some(mode.office.target).filter(|target| *target != 0);
         let (mut standing, mut done, mut silent) = (Standing::default(), Vec::new(), Vec::new());
         if let Some(catalogue) = self.streams.get(&CATALOGUE_STREAM) {
             standing.promised = catalogue.replica.log().promised();
@@ -366,7 +368,7 @@ impl<R: Ring> Shard<R> {
                 done.push(stream);
             }
             let marked = state.derived.marks.named();
-            let Some(cluster) = marked.or(self.levels.wanted) else { continue };
+            let Some(cluster) = marked.or(target).or(self.levels.wanted) else { continue };
             // Not what it ever had: one that began anew has less.
             let taken = self.shipped_held(stream).filter(|it| it.cluster == cluster);
             let other = marked.is_some() && self.levels.wanted.is_some_and(|it| it != cluster);

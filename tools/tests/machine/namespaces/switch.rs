@@ -58,7 +58,7 @@ fn the_role_goes_from_region_to_region_thirty_times() {
     wait_upstream(&two, stream, &[(1, 1), (1, 2), (1, 3)], FOUND);
     let clock = Clock(Instant::now());
     let at = format!("{},{}", one.at(), two.at());
-    let plan = Plan { at, stream, producer: 1, run_records: 100_000, kill_every: 0 };
+    let plan = Plan { at, stream, producer: 1, run_records: 500, kill_every: 0 };
     let producer = Producer::start(plan, clock);
     let follower = Follower::start(two.nodes[0].at(), stream);
     let clusters = [&one, &two];
