@@ -38,7 +38,8 @@ impl Replica {
             _ => 0,
         };
         let scn = self.log.last_scn().max(led).max(self.floor);
-        assert!(scn >= self.floor && scn >= self.log.last_scn(), "below what was given");
+        assert!(scn >= self.floor, "below what this node is bound to");
+        assert!(scn >= self.log.last_scn(), "below what was given");
         scn
     }
 
