@@ -30,8 +30,8 @@ impl Replica {
         assert!(self.floor >= before && self.floor >= floor, "a floor goes up");
     }
 
-    /// No SCN above it was given or closed here; and as long as this replica leads, none above it by
-    /// those that led before.
+    /// No SCN above it was given or closed here; and as long as this replica leads, none above it
+    /// by those that led before.
     pub fn scn_floor(&self) -> u64 {
         let led = match &self.role {
             Role::Leader(led) => led.scn_floor,
