@@ -13,7 +13,7 @@ fn code(arguments: &[&str]) -> i32 {
 
 #[test]
 fn usage_errors_exit_2() {
-    let cases: [&[&str]; 28] = [
+    let cases: [&[&str]; 30] = [
         &[],
         &["fly"],
         &["demo", "--records", "3"],
@@ -35,7 +35,9 @@ fn usage_errors_exit_2() {
         &["bench", "wal", "--nodes", "3"],
         &["bench", "fsync", "--seconds", "0"],
         &["config", "check"],
-        &["switchover", "--to", "2"],
+        &["switchover"],
+        &["switchover", "--to", "hangzhou"],
+        &["failover"],
         &["standby", "add", "--cluster", "2", "--transfer", "sync"],
         &["standby", "remove"],
         &["standby", "suspend", "--cluster", "2", "--until-scn", "0"],
@@ -50,8 +52,9 @@ fn usage_errors_exit_2() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    let commands: [&[&str]; 23] = [
+    let commands: [&[&str]; 24] = [
         &["demo"],
+        &["switchover"],
         &["format"],
         &["node"],
         &["status"],

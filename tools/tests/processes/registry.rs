@@ -79,7 +79,10 @@ fn standbys_are_added_changed_listed_and_removed() {
     add(&nodes, 3, "sync").ok();
     let seen = list(&nodes);
     assert_fields(&seen, "version cluster role current leader primary mode standbys");
-    assert_fields(&seen["mode"], "mode level epoch reason since sync_standby forced_epoch");
+    assert_fields(
+        &seen["mode"],
+        "mode level epoch reason since sync_standby forced_epoch phase role_epoch primary target",
+    );
     assert_fields(
         &seen["standbys"][0],
         "cluster name region endpoints transfer net_timeout_ms health_check_ms upstream suspended \
@@ -174,7 +177,8 @@ fn a_mode_without_its_path_says_so_and_acks_are_worth_what_holds() {
     let set = at(&nodes, "mode set protection --json").json();
     assert_fields(
         &set,
-        "mode level epoch reason since sync_standby forced_epoch version changed dry_run",
+        "mode level epoch reason since sync_standby forced_epoch version changed dry_run phase \
+         role_epoch primary target",
     );
     let mode = at(&nodes, "mode get --json").json();
     assert_fields(&mode, "mode level epoch reason since sync_standby forced_epoch");
