@@ -181,7 +181,10 @@ fn a_mode_without_its_path_says_so_and_acks_are_worth_what_holds() {
          role_epoch primary target",
     );
     let mode = at(&nodes, "mode get --json").json();
-    assert_fields(&mode, "mode level epoch reason since sync_standby forced_epoch");
+    assert_fields(
+        &mode,
+        "mode level epoch reason since sync_standby forced_epoch phase role_epoch primary target",
+    );
     assert_eq!((&mode["mode"], &mode["level"]), (&json!("protection"), &json!("performance")));
     assert_eq!(mode["reason"], "the SYNC path is not up");
     assert_eq!((&mode["epoch"], &mode["sync_standby"]), (&json!(1), &json!(2)));
