@@ -94,10 +94,12 @@ impl<R: Ring> Shard<R> {
         if let Some(original) = judge(state, record)? {
             return Ok(Some(original));
         }
-        if self.ledger.wal.space().refuse_appends {
+        if self.ledger.wal.space().refuse_appends && !is_step {
             return Err(Error::new(ErrorKind::NoSpace, LOG_FULL));
         }
-        self.check_members(stream)?;
+        if !is_step {
+            self.check_members(stream)?;
+        }
         if kind != GroupKind::Registry {
             self.check_gate(stream)?;
         }
@@ -335,7 +337,9 @@ impl<R: Ring> Shard<R> {
         // acked after the lease.
         let leased = self.levels.is_leased();
         let now = if leased { self.io.ring.now() } else { self.io.now };
-        let (cluster, role_epoch, role_scn) = (self.me.cluster, self.role_epoch, self.role_scn());
+        // What the level says goes with the role that it was said under.
+        let (cluster, office) = (self.me.cluster, self.levels.lease_mode().office);
+        let (role_epoch, role_scn) = (office.role_epoch, office.scn);
         let bytes = &mut self.io.pool.bytes_mut(slot)[HEAD_BYTES..];
         let room = bytes.len().min(want);
         let mut builder = BodyBuilder::new(&mut bytes[..room]);

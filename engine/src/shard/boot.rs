@@ -468,11 +468,7 @@ impl<R: Ring> Shard<R> {
         };
         let wall = self.io.ring.wall_ns();
         self.streams.insert(stream, StreamState::new(replica, role, Derived::born(mark), wall));
-        if self.levels.is_told() {
-            let registry = self.registry.clone();
-            self.review_roles(&registry);
-            self.tell_streams(&registry);
-        }
+        self.review_opened(stream);
         self.board.listeners.tell(crate::event::Event::Created { stream });
         self.connect_peers(members);
         self.step(stream, |replica, now, fx| replica.start(now, fx));

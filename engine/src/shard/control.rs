@@ -225,12 +225,13 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn on_registry(&mut self, registry: Arc<Registry>) {
         let changed = self.registry.version() != registry.version();
         assert!(!changed || registry.version() > self.registry.version(), "it never goes back");
+        let moved = self.registry.primary().map(|it| it.id) != registry.primary().map(|it| it.id);
         self.note_mode(&registry);
         self.registry = registry.clone();
         self.review_roles(&registry);
-        self.tell_streams(&registry);
+        self.tell_streams();
         self.hold_imports();
         self.choose_upstreams();
-        self.imports_may_start();
+        self.imports_may_start(moved);
     }
 }

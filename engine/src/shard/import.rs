@@ -218,9 +218,10 @@ impl<R: Ring> Shard<R> {
         own.and_then(|cluster| cluster.hold).map(Hold::limit)
     }
 
-    /// What may be imported is known: streams that are led already are fetched.
-    pub(crate) fn imports_may_start(&mut self) {
-        if std::mem::replace(&mut self.imports.may_start, true) {
+    /// What may be imported is known, or since the primary `moved` from where: streams that are led
+    /// already are fetched.
+    pub(crate) fn imports_may_start(&mut self, moved: bool) {
+        if std::mem::replace(&mut self.imports.may_start, true) && !moved {
             return;
         }
         let led = |state: &StreamState| state.leading && state.role == Role::Standby;

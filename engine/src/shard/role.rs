@@ -50,8 +50,8 @@ impl<R: Ring> Shard<R> {
     }
 
     /// No SCN that is given here may be as low as this: earlier primaries gave them.
-    pub(crate) fn role_scn(&self) -> u64 {
-        self.registry.mode().office.scn
+    fn role_scn(&self) -> u64 {
+        self.levels.lease_mode().office.scn
     }
 
     /// The registry may say another role than the streams have.
@@ -64,32 +64,46 @@ impl<R: Ring> Shard<R> {
         }
         let streams: Vec<u64> = self.streams.range(CATALOGUE_STREAM..).map(|(id, _)| *id).collect();
         for stream in streams {
-            let state = &self.streams[&stream];
-            match state.role {
-                // Who leads it has its END: the target had the END of every stream committed.
-                Role::Standby if is_primary => self.take_up(stream),
-                Role::Primary if !is_primary => self.lay_down(stream),
-                Role::Primary | Role::Standby => {}
-            }
+            self.review_role(stream, is_primary);
         }
     }
 
+    fn review_role(&mut self, stream: u64, is_primary: bool) {
+        match self.streams[&stream].role {
+            // Who leads it has its END: the target had the END of every stream committed.
+            Role::Standby if is_primary => self.take_up(stream),
+            Role::Primary if !is_primary => self.lay_down(stream),
+            Role::Primary | Role::Standby => {}
+        }
+    }
+
+    /// A stream was opened just now, when its cluster may have had another role than it has.
+    pub(crate) fn review_opened(&mut self, stream: u64) {
+        if !self.levels.is_told() {
+            return;
+        }
+        if let Some(is_primary) = self.registry.mode().is_primary(self.me.cluster) {
+            self.review_role(stream, is_primary);
+        }
+        self.tell_stream(stream);
+    }
+
     /// What of the role the shard of the catalogue knows is known to every stream.
-    pub(crate) fn tell_streams(&mut self, registry: &Registry) {
-        let handing_over = self.is_handing_over();
-        // Marks that are written by hand have epochs of their own.
-        let epoch = if self.levels.by_hand { u64::MAX } else { registry.mode().epoch };
+    pub(crate) fn tell_streams(&mut self) {
         let streams: Vec<u64> = self.streams.range(CATALOGUE_STREAM..).map(|(id, _)| *id).collect();
-        for stream in streams {
-            // Others hear of the hand-over when the target has it.
-            let told = !(handing_over && stream == CATALOGUE_STREAM);
-            let state = self.state(stream);
-            let told = told.then_some(epoch);
-            let before = std::mem::replace(&mut state.told, told);
-            if before != state.told {
-                self.release(stream);
-                self.close_from_here(stream);
-            }
+        streams.into_iter().for_each(|stream| self.tell_stream(stream));
+    }
+
+    fn tell_stream(&mut self, stream: u64) {
+        // Marks that are written by hand have epochs of their own.
+        let by_hand = self.levels.by_hand;
+        let epoch = if by_hand { u64::MAX } else { self.registry.mode().epoch };
+        // Others hear of the hand-over when the target has it.
+        let told = !(stream == CATALOGUE_STREAM && self.is_handing_over());
+        let told = told.then_some(epoch);
+        if std::mem::replace(&mut self.state(stream).told, told) != told {
+            self.release(stream);
+            self.close_from_here(stream);
         }
     }
 
@@ -185,7 +199,9 @@ impl<R: Ring> Shard<R> {
         let ends = stream == CATALOGUE_STREAM && self.levels.lease_mode().mark.is_end();
         if ends && self.streams[&stream].is_handed_over() {
             let text = "the primary role is being handed over; ask its new holder";
-            return Err(Error::new(ErrorKind::Standby, text));
+            let target = self.registry.standby(self.levels.lease_mode().office.target);
+            let hint = target.and_then(|target| target.endpoints.first().cloned());
+            return Err(Error::new(ErrorKind::Standby, text).with_leader(hint));
         }
         Ok(())
     }
