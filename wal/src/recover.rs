@@ -26,7 +26,8 @@ use crate::replay::{Replay, Report, Tail};
 use crate::retire::Retired;
 use crate::scan::{Met, Page, Scanner};
 use crate::segment::{
-    BadSegment, Kept, Place, SEGMENT_SEQ_FOUND_MAX, SegmentHeader, parse_segment_name, segment_name,
+    BadSegment, Kept, Place, SEGMENT_SEQ_FOUND_MAX, SEGMENT_SEQ_MAX, SegmentHeader,
+    parse_segment_name, segment_name,
 };
 use crate::writer::{SegmentFacts, Start};
 
@@ -435,10 +436,19 @@ impl Recovery {
         Ok(())
     }
 
+    /// Segments have no higher number than this, but for those that this node started from there.
+    fn found_max(&self) -> u64 {
+        let started = self.config.started.unwrap_or_default().newest;
+        assert!(started <= SEGMENT_SEQ_MAX, "the settings were checked");
+        SEGMENT_SEQ_FOUND_MAX.max(started)
+    }
+
     fn on_names(&mut self, names: &[String]) -> Result<(), WalError> {
+        let found_max = self.found_max();
+        assert!(found_max <= SEGMENT_SEQ_MAX, "segments are numbered up to there");
         for name in names {
             match parse_segment_name(name) {
-                Some(seq) if seq > SEGMENT_SEQ_FOUND_MAX => {
+                Some(seq) if seq > found_max => {
                     return Err(WalError::Refused("the number of a segment is too high"));
                 }
                 Some(seq) if self.found.len() < SEGMENTS_MAX => {
@@ -456,7 +466,7 @@ impl Recovery {
     }
 
     fn on_header(&mut self, pool: &mut Pool, count: u32) -> Result<(), WalError> {
-        let slot = self.window(pool)?;
+        let (slot, found_max) = (self.window(pool)?, self.found_max());
         let found = &mut self.found[self.at];
         assert!(found.header.is_none() && !found.unreadable, "a header is read once");
         let expect = self.config.expect(found.seq, 0);
@@ -472,7 +482,7 @@ impl Recovery {
             Ok(header) if header.seq.get() < found.seq => {
                 return Err(WalError::Foreign { segment: found.seq });
             }
-            Ok(header) if header.seq.get() > SEGMENT_SEQ_FOUND_MAX => {
+            Ok(header) if header.seq.get() > found_max => {
                 return Err(WalError::Refused("the number of a segment is too high"));
             }
             Ok(header) => {

@@ -85,7 +85,7 @@ impl Started {
     pub(crate) fn is_sound(&self) -> bool {
         let Started { newest, before, start } = *self;
         let upwards = (before < newest || before == 0) && start.segment <= newest;
-        let numbered = newest <= SEGMENT_SEQ_FOUND_MAX && start.block <= BLOCK_SEQ_MAX;
+        let numbered = newest < SEGMENT_SEQ_MAX && start.block <= BLOCK_SEQ_MAX;
         upwards && numbered && (start.segment == 0) == (start.block == 0)
     }
 }

@@ -16,6 +16,7 @@ mod numbers;
 mod operations;
 mod pages;
 mod programs;
+mod promises;
 mod purity;
 mod seeded;
 mod shape;

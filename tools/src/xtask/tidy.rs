@@ -2,7 +2,8 @@
 
 use super::lane::{Outcome, root};
 use super::{
-    budget, docs, golden, names, operations, pages, programs, purity, shape, source, unsafety,
+    budget, docs, golden, names, operations, pages, programs, promises, purity, shape, source,
+    unsafety,
 };
 
 /// `tidy`
@@ -24,6 +25,7 @@ pub(crate) fn run() -> Outcome {
     names::check(&root, &sources, &mut findings);
     golden::check(&root, &mut findings);
     pages::check(&root, &mut findings);
+    promises::check(&root, &mut findings);
     operations::check(&root, &sources, &mut findings);
     if findings.is_empty() { Outcome::Passed } else { Outcome::Failed(findings) }
 }
