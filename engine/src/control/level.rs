@@ -433,7 +433,7 @@ impl Level {
                     false => gone.then_some(Act::GiveUp),
                 }
             }
-            Phase::Ending if marked || is_seeded("handed_over_without_every_end") => {
+            Phase::Ending if marked || is_seeded("handed_over_without_ends") => {
                 Some(Act::HandOver { scn })
             }
             Phase::Ending => (waited >= END_NS).then_some(Act::Resume { scn }),

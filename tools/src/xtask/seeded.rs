@@ -140,7 +140,7 @@ const BUGS: [Bug; 22] = [
         is_found_in_worlds: false,
     },
     Bug {
-        name: "handed_over_without_every_end",
+        name: "handed_over_without_ends",
         trace: "control::tests::switchover::the_role_goes_with_the_last_end",
         walks: "",
         is_found_in_worlds: false,
