@@ -704,6 +704,19 @@ fn a_header_whose_number_leaves_none_is_refused() {
     assert_eq!(refused, Some(WalError::Refused("the number of a segment is too high")));
 }
 
+/// The highest number that is opened: the next segment has a higher one, and is this node's own.
+/// Found by the fuzzer, seed 1882639734669325.
+#[test]
+fn a_log_goes_on_from_the_highest_number_that_is_opened() {
+    let mut node = five();
+    forge_header(&mut node, 32, &(SEGMENT_SEQ_MAX / 2).to_le_bytes());
+    let mut node = recovered(node).expect("it is not too high");
+    let place = node.append(100);
+    node.settle();
+    let again = node.restart();
+    assert_eq!(again.blocks().last(), Some(&place.block));
+}
+
 #[test]
 fn a_header_with_impossible_numbers_is_not_read() {
     // What was kept: in a later segment, of too high a number, without the mark that it counts.
