@@ -159,7 +159,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn check_leads(&self, stream: u64) -> Result<(), Error> {
         let state = self.check_stream(stream)?;
         if state.role == Role::Standby {
-            let text = match self.registry.primary().filter(|it| it.id != self.me.cluster) {
+            let text = match self.other_primary() {
                 Some(primary) => format!(
                     "this cluster is a standby; append at its primary, cluster {}, at {}",
                     primary.id,
@@ -174,7 +174,7 @@ impl<R: Ring> Shard<R> {
 
     /// A node of the primary, another one each time: one of them may be down.
     fn any_primary(&self) -> Option<String> {
-        let primary = self.registry.primary().filter(|it| it.id != self.me.cluster)?;
+        let primary = self.other_primary()?;
         let at = self.io.now.0 as usize % primary.endpoints.len().max(1);
         primary.endpoints.get(at).cloned()
     }

@@ -113,8 +113,7 @@ impl<R: Ring> Shard<R> {
 
     /// What a standby tells who asks it for a change.
     fn where_the_primary_is(&self) -> String {
-        let known = self.registry.primary().filter(|cluster| cluster.id != self.me.cluster);
-        let (id, at) = match known {
+        let (id, at) = match self.other_primary() {
             Some(cluster) => (cluster.id, cluster.endpoints.join(",")),
             None => {
                 let upstream = self.config.upstream.iter().map(ToString::to_string);

@@ -64,8 +64,7 @@ pub(crate) struct Imports {
 impl<R: Ring> Shard<R> {
     /// This node leads a stream of a standby: it is fetched once an upstream is chosen.
     pub(crate) fn start_import(&mut self, stream: u64) {
-        let primary = self.registry.primary().filter(|primary| primary.id != self.me.cluster);
-        let known = primary.is_some() || !self.config.upstream.is_empty();
+        let known = self.other_primary().is_some() || !self.config.upstream.is_empty();
         if stream == SYSTEM_STREAM || !known || !self.imports.may_start {
             return;
         }

@@ -10,7 +10,7 @@ use palisade_netio::Ring;
 use palisade_wal::GroupKind;
 
 use crate::config::Role;
-use crate::control::{Act, Change, Registry, RoleStep, What};
+use crate::control::{Act, Change, Cluster, Registry, RoleStep, What};
 use crate::error::{Error, ErrorKind};
 use crate::handle::NewRecord;
 use crate::shard::Shard;
@@ -43,6 +43,11 @@ impl<R: Ring> Shard<R> {
             true => Role::Primary,
             false => self.role(),
         }
+    }
+
+    /// The primary as the registry knows it, where that is another cluster.
+    pub(crate) fn other_primary(&self) -> Option<&Cluster> {
+        self.registry.primary().filter(|primary| primary.id != self.me.cluster)
     }
 
     pub(crate) fn is_handing_over(&self) -> bool {
@@ -209,9 +214,12 @@ impl<R: Ring> Shard<R> {
     /// A stream's START is committed: that is worth a word at once.
     pub(crate) fn note_started(&mut self, stream: u64) {
         let mode = self.levels.lease_mode();
+        if !mode.phase.is_role() {
+            return;
+        }
         let Some(state) = self.streams.get(&stream).filter(|state| state.leading) else { return };
         let standing = state.derived.marks.standing();
-        if standing.is_some_and(|it| it.mark == mode.mark) && mode.phase.is_role() {
+        if standing.is_some_and(|it| it.mark == mode.mark) {
             self.levels.lease.on_marked(stream);
         }
     }

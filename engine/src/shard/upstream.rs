@@ -50,8 +50,7 @@ impl<R: Ring> Shard<R> {
     /// may be another one.
     pub(crate) fn choose_upstreams(&mut self) {
         let named = self.registry.standby(self.me.cluster).map_or(0, |own| own.upstream);
-        let primary = self.registry.primary().filter(|primary| primary.id != self.me.cluster);
-        let nodes = self.registry.standby(named).into_iter().chain(primary);
+        let nodes = self.registry.standby(named).into_iter().chain(self.other_primary());
         let nodes = nodes.flat_map(|cluster| &cluster.endpoints);
         let nodes: Vec<SocketAddr> = nodes.filter_map(|endpoint| endpoint.parse().ok()).collect();
         let all = [&self.config.upstream[..], &nodes].concat();
