@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::control::{LevelTold, Mode, Office, Phase};
+use crate::stream::derived::Derived;
 
 const END: Mark = Mark::End { cluster: STANDBY, epoch: 9 };
 const START: Mark = Mark::Async { epoch: 10 };
@@ -99,4 +100,30 @@ fn a_standby_that_is_not_sure_to_be_one_shows_nothing_that_waits() {
         let released = state.release(Nanos(1));
         assert_eq!(released == end, shown, "told {told:?}: {released} of {end}");
     }
+}
+
+/// The START stands in a range that is lost on this disk: as far as its log is known, it is a
+/// standby's, and what the registry says is not older.
+#[test]
+fn a_standby_that_lost_a_range_shows_nothing_above_it() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let appender = seat.create(1).remove(0);
+    let stream = appender.id();
+    let mut before = appender.append("before");
+    seat.until(|_| before.try_take()).expect("it leads");
+    seat.mark(stream);
+    let marked = seat.shard.sync_status(stream).and_then(|it| it.mark).expect("a mark");
+    let _waits = appender.append("gated");
+    let end = seat.committed(stream, marked.end);
+
+    let state = seat.shard.streams.get_mut(&stream).expect("it is here");
+    (state.role, state.told) = (Role::Standby, Some(u64::MAX));
+    state.derived = Derived::default();
+    state.derived.on_lost(marked.start, marked.end);
+    state.derived.on_committed(end);
+    assert_eq!(state.release(Nanos(1)), marked.start, "committed up to {end}");
+    let mended = state.derived.on_mended(marked.start, marked.end);
+    assert!(mended.is_empty() && state.derived.is_whole());
+    assert_eq!(state.release(Nanos(1)), end, "there was no mark in it");
 }
