@@ -207,12 +207,9 @@ impl<R: Ring> Shard<R> {
         }
         let leads = state.replica.serving().is_some();
         let standing = if leads { Standing::Leader } else { Standing::Follower };
-        // Who asks gets what is released, and no more.
-        let committed = match state.role {
-            Role::Primary => state.visible(),
-            Role::Standby => log.committed().lsn,
-        };
-        let facts = StreamFacts { committed, standing, ..nothing };
+        // Who asks gets what is released, and no more: of a standby too, which may not be sure that
+        // it is one.
+        let facts = StreamFacts { committed: state.visible(), standing, ..nothing };
         match (state.role, &self.imports.chooser) {
             (Role::Primary, _) => StreamFacts {
                 pulse: self.pulse(state),

@@ -3,6 +3,8 @@
 use super::*;
 use crate::control::{LevelTold, Mode, Office, Phase};
 use crate::stream::derived::Derived;
+use crate::transfer::Question;
+use crate::transfer::facts::{Place, Wanted};
 
 const END: Mark = Mark::End { cluster: STANDBY, epoch: 9 };
 const START: Mark = Mark::Async { epoch: 10 };
@@ -126,4 +128,30 @@ fn a_standby_that_lost_a_range_shows_nothing_above_it() {
     let mended = state.derived.on_mended(marked.start, marked.end);
     assert!(mended.is_empty() && state.derived.is_whole());
     assert_eq!(state.release(Nanos(1)), end, "there was no mark in it");
+}
+
+/// Who takes a stream from a standby waits for what that does not show.
+#[test]
+fn a_standby_says_that_it_has_what_it_shows() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let appender = seat.create(1).remove(0);
+    let stream = appender.id();
+    seat.mark(stream);
+    let before = seat.shard.sync_status(stream).expect("it is here").committed;
+    let _waits = appender.append("gated");
+    let end = seat.committed(stream, before);
+    let addr = "127.0.0.1:1".parse().expect("an address");
+    let from = Place { cluster: 3, node: 1, region: "r".to_owned(), addr };
+    let streams = vec![Wanted { stream, across: false }];
+    let question = Question { number: 1, from, streams };
+    for (told, shows) in [(None, false), (Some(u64::MAX), true)] {
+        let state = seat.shard.streams.get_mut(&stream).expect("it is here");
+        (state.role, state.told) = (Role::Standby, told);
+        state.release(Nanos(1));
+        let visible = state.visible();
+        assert_eq!(visible == end, shows, "told {told:?}");
+        let facts = seat.shard.facts_for(&question);
+        assert_eq!(facts.streams[0].committed, visible, "told {told:?}");
+    }
 }
