@@ -135,6 +135,7 @@ impl<R: Ring> Shard<R> {
         if let Some(Ok(facts)) = facts {
             chooser.on_facts(addr, &facts, now, &mut imports.advice);
             self.take_advice();
+            self.note_answer(addr);
             let (by, own) = ((facts.cluster, facts.node), self.me.cluster);
             for said in &facts.streams {
                 if !self.streams.get(&said.stream).is_some_and(|state| state.leading) {

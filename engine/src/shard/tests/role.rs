@@ -1,6 +1,7 @@
 //! Shards while the role of the primary goes from one cluster to another.
 
 use super::*;
+use crate::control::tests::switchover::handed_over;
 use crate::control::{LevelTold, Mode, Office, Phase};
 use crate::stream::derived::Derived;
 use crate::transfer::Question;
@@ -56,6 +57,10 @@ fn who_handed_the_role_over_writes_no_start() {
         let mut seat = home.open();
         let stream = seat.ended();
         seat.tell(mode);
+        if last == START {
+            // Its turn comes when the device takes a block.
+            seat.until(|seat| (seat.last_mark(stream) != Some(END)).then_some(()));
+        }
         assert_eq!(seat.last_mark(stream), Some(last), "{mode:?}");
     }
 }
@@ -72,6 +77,7 @@ fn a_stream_that_ended_closes_no_scn_until_it_begins_anew() {
     let stream = seat.ended();
     assert!(!seat.shard.closing.streams.contains(&stream), "it ended");
     seat.tell(starting(1, 0));
+    seat.until(|seat| (seat.last_mark(stream) != Some(END)).then_some(()));
     assert_eq!(seat.last_mark(stream), Some(START));
     let told = &mut seat.shard.streams.get_mut(&stream).expect("it is here").told;
     assert_eq!(told.replace(9), Some(u64::MAX), "marks are written by hand");
@@ -154,4 +160,16 @@ fn a_standby_says_that_it_has_what_it_shows() {
         let facts = seat.shard.facts_for(&question);
         assert_eq!(facts.streams[0].committed, visible, "told {told:?}");
     }
+}
+
+/// Acks of the new primary wait for it from the START on, which comes to who asked for it.
+#[test]
+fn who_handed_the_role_over_at_a_sync_level_asks_for_the_streams_at_once() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let stream = seat.ended();
+    seat.shard.on_registry(Arc::new(handed_over(1, STANDBY, 500)));
+    assert!(!seat.shard.acts(stream) && seat.shard.streams[&stream].leading);
+    assert!(seat.shard.is_wanted(stream), "its log names the other cluster still");
+    assert!(seat.shard.joins.wants(stream), "it waits for nobody to say it");
 }
