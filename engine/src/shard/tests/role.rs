@@ -173,3 +173,27 @@ fn who_handed_the_role_over_at_a_sync_level_asks_for_the_streams_at_once() {
     assert!(seat.shard.is_wanted(stream), "its log names the other cluster still");
     assert!(seat.shard.joins.wants(stream), "it waits for nobody to say it");
 }
+
+/// The mail with the registry may come long after the word of the catalogue's leader.
+#[test]
+fn a_stream_begins_anew_when_the_registry_says_so_and_not_by_a_word_before() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let registry = handed_over(STANDBY, 1, 500);
+    let (start, epoch) = (registry.mode().mark, registry.mode().epoch - 1);
+    let end = Mark::End { cluster: 1, epoch };
+    let stream = seat.create(1)[0].id();
+    seat.shard.write_mark(stream, end).expect("it leads");
+    seat.until(|seat| (seat.shard.sync_status(stream)?.standing?.mark == end).then_some(()));
+    for (_, state) in seat.shard.streams.range_mut(CATALOGUE_STREAM..) {
+        (state.role, state.told) = (Role::Standby, None);
+    }
+    seat.shard.levels.by_hand = false;
+
+    seat.tell(registry.mode());
+    assert_eq!(seat.last_mark(stream), Some(end), "it is a standby's, as far as is known");
+    assert!(!seat.shard.acts(stream));
+    seat.shard.on_registry(Arc::new(registry));
+    assert!(seat.shard.acts(stream));
+    seat.until(|seat| (seat.last_mark(stream) == Some(start)).then_some(()));
+}
