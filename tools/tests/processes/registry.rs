@@ -68,8 +68,8 @@ fn standbys_are_added_changed_listed_and_removed() {
     let nodes = cluster.at();
     let planned = at(
         &nodes,
-        "standby add --cluster 2 --name s2 --region hz --endpoint 127.0.0.1:1 --transfer sync --dry-run \
-         --json",
+        "standby add --cluster 2 --name s2 --region hz --endpoint 127.0.0.1:1 --transfer sync \
+         --dry-run --json",
     );
     assert_eq!(planned.json(), json!({"version": 0, "changed": true, "dry_run": true}));
     assert_eq!(ids(&list(&nodes)), [0u64; 0], "nothing was added");
