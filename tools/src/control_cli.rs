@@ -124,7 +124,7 @@ registered any cluster is served; from then on those that are registered.")]
         /// Where it stands
         #[arg(long, value_name = "R")]
         region: String,
-        /// Where its nodes listen
+        /// Where its nodes listen; a name is resolved now, and its addresses are registered
         #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',', required = true)]
         endpoint: Vec<String>,
         #[command(flatten)]
@@ -148,7 +148,7 @@ registered any cluster is served; from then on those that are registered.")]
         /// Where it stands
         #[arg(long, value_name = "R")]
         region: Option<String>,
-        /// Where its nodes listen
+        /// Where its nodes listen; a name is resolved now, and its addresses are registered
         #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
         endpoint: Option<Vec<String>>,
         #[command(flatten)]

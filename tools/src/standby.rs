@@ -1,5 +1,6 @@
 //! `palisade standby add | set | remove | list | suspend | resume`, and `palisade primary set`.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use palisade::client::{Client, ClientError, ClientOptions};
@@ -19,15 +20,16 @@ pub(crate) fn run(command: &StandbyCommand) -> Result<Exit, Failure> {
     let (nodes, request, manner) = match command {
         StandbyCommand::List { nodes, json } => return list(nodes, *json),
         StandbyCommand::Add { nodes, which, name, region, endpoint, about, manner } => {
-            let named = (Some(name.clone()), Some(region.clone()), Some(endpoint.clone()));
-            let settings = settings(named, about);
+            let endpoints = Some(resolved(endpoint)?);
+            let settings = settings((Some(name.clone()), Some(region.clone()), endpoints), about);
             if settings.transfer.is_none() {
                 return Err(usage(&Refusal::TransferNotChosen));
             }
             (nodes, Request::Add { cluster: which.cluster, settings }, manner)
         }
         StandbyCommand::Set { nodes, which, name, region, endpoint, about, manner } => {
-            let settings = settings((name.clone(), region.clone(), endpoint.clone()), about);
+            let endpoints = endpoint.as_deref().map(resolved).transpose()?;
+            let settings = settings((name.clone(), region.clone(), endpoints), about);
             if settings == Settings::default() {
                 return Err(usage(&Refusal::NothingGiven));
             }
@@ -56,6 +58,41 @@ pub(crate) fn set_primary(command: &PrimaryCommand) -> Result<Exit, Failure> {
 
 fn usage(refusal: &Refusal) -> Failure {
     Failure::new(Exit::Usage, refusal.to_string())
+}
+
+/// The addresses of hosts that were given by name, all of them: nodes dial addresses alone. What
+/// is neither is for the primary to refuse.
+fn resolved(endpoints: &[String]) -> Result<Vec<String>, Failure> {
+    let mut addrs: Vec<String> = Vec::new();
+    for endpoint in endpoints {
+        let named = endpoint.rsplit_once(':').filter(|(host, port)| {
+            !host.is_empty()
+                && port.parse::<u16>().is_ok()
+                && endpoint.parse::<SocketAddr>().is_err()
+        });
+        if named.is_none() {
+            addrs.push(endpoint.clone());
+            continue;
+        }
+        let unknown = |why: String| {
+            let text = format!(
+                "--endpoint {endpoint}: the name is not known here ({why}); nodes dial addresses: \
+                 give the IP address of the host"
+            );
+            Failure::new(Exit::Usage, text)
+        };
+        let found = endpoint.to_socket_addrs().map_err(|error| unknown(error.to_string()))?;
+        let before = addrs.len();
+        for addr in found.map(|addr| addr.to_string()) {
+            if !addrs[before..].contains(&addr) {
+                addrs.push(addr);
+            }
+        }
+        if addrs.len() == before {
+            return Err(unknown("it has no address".to_owned()));
+        }
+    }
+    Ok(addrs)
 }
 
 type Named = (Option<String>, Option<String>, Option<Vec<String>>);
@@ -175,4 +212,24 @@ fn row(standby: &ClusterView) -> Vec<String> {
         state,
         standby.endpoints.join(","),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_resolved_before_they_are_registered() {
+        let given = |endpoint: &str| resolved(&[endpoint.to_owned()]);
+        for same in ["10.0.0.4:7001", "[::1]:7001", "nowhere", ":7001", "h:70000", "", "1.2.3.4"] {
+            assert_eq!(given(same).ok(), Some(vec![same.to_owned()]), "the primary says why not");
+        }
+        let found = given("localhost:7001").expect("every host has that name");
+        assert!(!found.is_empty());
+        for addr in found {
+            let addr: SocketAddr = addr.parse().expect("an address");
+            assert!(addr.ip().is_loopback() && addr.port() == 7001, "{addr}");
+        }
+        assert!(given("no-such.invalid:7001").is_err());
+    }
 }

@@ -463,8 +463,12 @@ impl Level {
 
     /// Whether some stream has waited too long for the SYNC standby.
     fn is_still(&self, now: Nanos) -> bool {
-        let net_ns = self.net_ns();
-        self.fresh(now).any(|shard| shard.still_ns >= net_ns)
+        let (net_ns, mode) = (self.net_ns(), self.mode);
+        // The old primary connects while the role goes from it: what waits for it under the mark
+        // of a START waits from when the new one serves.
+        let began = mode.phase == Phase::Steady && mode.mark.epoch() == mode.office.since;
+        let served_ns = if began { now.since(self.began) } else { u64::MAX };
+        self.fresh(now).any(|shard| shard.still_ns.min(served_ns) >= net_ns)
     }
 
     fn fresh(&self, now: Nanos) -> impl Iterator<Item = &Shard> {

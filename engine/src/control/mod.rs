@@ -26,7 +26,7 @@ mod rules;
 #[cfg(test)]
 mod rules_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 mod wire;
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::limits::{CLUSTERS_MAX, ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX};
+use super::limits::{CLUSTERS_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX};
 use super::mode::long_name;
 use crate::paxos::REGION_BYTES_MAX;
 use crate::status::Protection;
@@ -117,7 +117,8 @@ pub enum Refusal {
         /// Which.
         what: &'static str,
     },
-    /// Addresses that are none, too many, twice there, or not `HOST:PORT`.
+    /// Addresses that are none, too many, twice there, or not `HOST:PORT` with the host's IP
+    /// address.
     BadEndpoint {
         /// The address; empty when it is about their number.
         endpoint: String,
@@ -237,8 +238,9 @@ impl fmt::Display for Refusal {
                 let shown: String = endpoint.chars().take(48).collect();
                 write!(
                     f,
-                    "{shown:?} is no endpoint: write HOST:PORT, at most {ENDPOINT_BYTES_MAX} \
-                     bytes, with a port from 1 to 65535"
+                    "{shown:?} is no endpoint that nodes can dial: write HOST:PORT with the IP \
+                     address of the host and a port from 1 to 65535; `palisade standby add` and \
+                     `standby set` resolve names"
                 )
             }
             Refusal::OutOfBounds { what, value, min, max } => {

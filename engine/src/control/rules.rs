@@ -1,6 +1,8 @@
 //! What may be asked of the registry: every rule is here, and is asked on the committed registry
 //! of the one who decides. What it decided is safe against others by the version it names.
 
+use std::net::SocketAddr;
+
 use super::change::{Change, What};
 use super::level::Health;
 use super::limits::{
@@ -63,6 +65,8 @@ pub fn check_switchover(registry: &Registry, target: u32) -> Result<(), Refusal>
     if cluster.hold.is_some() {
         return Err(Refusal::TargetSuspended { cluster: target });
     }
+    // Afterwards this cluster takes its logs from there, and names it to clients.
+    check_endpoints(&cluster.endpoints)?;
     let mode = registry.mode().mode;
     if !Mode::wants_sync(mode) {
         return Ok(());
@@ -121,6 +125,7 @@ fn add(registry: &Registry, own: &Own, id: u32, settings: &Settings) -> Result<W
     }
     let transfer = settings.transfer.ok_or(Refusal::TransferNotChosen)?;
     let cluster = merged(Cluster::new(id, transfer), settings);
+    check_endpoints(&cluster.endpoints)?;
     check_cluster(registry, own, &cluster)?;
     Ok(What::Put(cluster))
 }
@@ -136,6 +141,8 @@ fn set(
         return Err(Refusal::NothingGiven);
     }
     let after = merged(before.clone(), settings);
+    // Those that stay may be names, which an earlier version let pass.
+    settings.endpoints.as_deref().map_or(Ok(()), check_endpoints)?;
     check_cluster(registry, own, &after)?;
     let mode = registry.mode().mode;
     if Mode::wants_sync(mode)
@@ -279,7 +286,6 @@ fn merged(mut cluster: Cluster, settings: &Settings) -> Cluster {
 fn check_cluster(registry: &Registry, own: &Own, cluster: &Cluster) -> Result<(), Refusal> {
     check_text("name", &cluster.name, NAME_BYTES_MAX)?;
     check_text("region", &cluster.region, REGION_BYTES_MAX)?;
-    check_endpoints(&cluster.endpoints)?;
     check_time("--net-timeout", cluster.net_timeout_ms)?;
     check_time("--health-check", cluster.health_check_ms)?;
     check_upstream(registry, own, cluster)?;
@@ -330,14 +336,10 @@ fn check_endpoints(endpoints: &[String]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Nodes dial what stands here from a thread that must not wait for names to be resolved.
 fn is_endpoint(endpoint: &str) -> bool {
-    let Some((host, port)) = endpoint.rsplit_once(':') else { return false };
-    let odd = |c: char| c.is_control() || c.is_whitespace() || c == ',' || c == '/';
-    let port = if port.starts_with('+') { None } else { port.parse::<u16>().ok() };
-    endpoint.len() <= ENDPOINT_BYTES_MAX
-        && !host.is_empty()
-        && !host.contains(odd)
-        && port.is_some_and(|port| port > 0)
+    let addr = endpoint.parse::<SocketAddr>();
+    endpoint.len() <= ENDPOINT_BYTES_MAX && addr.is_ok_and(|addr| addr.port() > 0)
 }
 
 fn check_upstream(registry: &Registry, own: &Own, cluster: &Cluster) -> Result<(), Refusal> {

@@ -266,8 +266,10 @@ fn what_is_said_of_a_standby_is_within_its_bounds() {
         ("bad-text", |s| s.region = Some("r\n".to_owned())),
         ("bad-text", |s| s.name = Some("n".repeat(NAME_BYTES_MAX + 1))),
         ("bad-endpoint", |s| s.endpoints = None),
-        ("bad-endpoint", |s| s.endpoints = Some(vec!["a:1".to_owned(); 2])),
-        ("bad-endpoint", |s| s.endpoints = Some((1..=17).map(|p| format!("a:{p}")).collect())),
+        ("bad-endpoint", |s| s.endpoints = Some(vec!["10.0.0.1:1".to_owned(); 2])),
+        ("bad-endpoint", |s| {
+            s.endpoints = Some((1..=17).map(|p| format!("10.0.0.1:{p}")).collect())
+        }),
         ("out-of-bounds", |s| s.net_timeout_ms = Some(TIME_MS_MIN - 1)),
         ("out-of-bounds", |s| s.net_timeout_ms = Some(TIME_MS_MAX + 1)),
         ("out-of-bounds", |s| s.health_check_ms = Some(0)),
@@ -285,7 +287,13 @@ fn what_is_said_of_a_standby_is_within_its_bounds() {
         let settings = Settings { endpoints, ..settings(Some(Async)) };
         refused(&registry, &Request::Add { cluster: 5, settings }, "bad-endpoint");
     }
-    for text in ["127.0.0.1:7001", "[::1]:7001", "db-1.example:65535"] {
+    // A shard waits for no resolver: names are resolved by who asks.
+    for text in ["db-1.example:65535", "localhost:7001", "127.0.0.1", "127.0.0.1:0", "::1:7001"] {
+        let endpoints = Some(vec![text.to_owned()]);
+        let settings = Settings { endpoints, ..settings(Some(Async)) };
+        refused(&registry, &Request::Add { cluster: 5, settings }, "bad-endpoint");
+    }
+    for text in ["127.0.0.1:7001", "[::1]:7001", "10.1.2.3:65535"] {
         let endpoints = Some(vec![text.to_owned()]);
         let settings = Settings { endpoints, ..settings(Some(Async)) };
         allowed(&registry, &Request::Add { cluster: 5, settings });
@@ -345,6 +353,22 @@ fn a_switchover_at_a_sync_mode_is_between_sync_clusters() {
         let held = allowed(&registry, &Request::Suspend { cluster: 3, until_scn: None });
         assert_eq!(rule(&held, 3), Err("target-suspended"));
     }
+}
+
+/// An earlier version let names pass. The old primary would dial none of them.
+#[test]
+fn the_role_goes_to_nobody_who_is_known_by_name() {
+    let mut registry = registry(Performance, &[Sync]);
+    let mut named = registry.standby(2).cloned().expect("it was added");
+    named.endpoints = vec!["10.0.0.4:7001".to_owned(), "db-2.example:7001".to_owned()];
+    let on = registry.version();
+    assert!(registry.apply(&Change { by: 1, on, what: What::Put(named) }));
+    assert_eq!(change(&mut registry, &Request::SetPrimary { transfer: Sync }), Ok(true));
+    refused(&registry, &Request::Switchover { cluster: 2 }, "bad-endpoint");
+    assert_eq!(change(&mut registry, &set_as(2, Async)), Ok(true), "it is about something else");
+    let set = Request::Set { cluster: 2, settings: settings(None) };
+    assert_eq!(change(&mut registry, &set), Ok(true));
+    allowed(&registry, &Request::Switchover { cluster: 2 });
 }
 
 #[test]

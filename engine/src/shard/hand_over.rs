@@ -1,5 +1,6 @@
 //! Leadership that goes to another node: because somebody asks for it, because a member that is
-//! preferred is well again, or because this node's log is full.
+//! preferred is well again, or because this node can do nothing with it: its log is full, or it
+//! does not know the catalogue.
 //!
 //! What is done without being asked is driven by what changes: a peer becomes fit, this node
 //! begins to lead, its log fills up. Then one look at the streams is due; an idle stream has no
@@ -16,7 +17,9 @@ use crate::kinds::{HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT};
 use crate::limits::{HAND_OVER_LAG_BYTES, HAND_OVER_PAUSE_NS, HAND_OVERS_AT_ONCE, TRANSFERS_MAX};
 use crate::paxos::NoTransfer;
 use crate::shard::Shard;
+use crate::shard::mesh::Mail;
 use crate::shard::stream::StreamState;
+use crate::stream::catalogue::CATALOGUE_STREAM;
 
 /// Who asked.
 pub(crate) enum Asker {
@@ -42,6 +45,8 @@ struct Fit {
 
 /// The longest patience.
 const PATIENCE_MAX: u64 = 64;
+/// So long a part of the catalogue may be missing, which is repaired meanwhile.
+const BLIND_NS: u64 = 1_000_000_000;
 
 /// Leadership on its way to other nodes.
 pub(crate) struct HandOvers {
@@ -57,6 +62,10 @@ pub(crate) struct HandOvers {
     is_full: bool,
     /// A part of some log here is damaged or unknown, or was when this was looked at last.
     pub(crate) is_impaired: bool,
+    /// Since when a part of the catalogue is not known here; on the shard of the catalogue.
+    lacks: Option<Nanos>,
+    /// What the catalogue says is not known on this node: who is the primary, for instance.
+    pub(crate) is_blind: bool,
 }
 
 impl Default for HandOvers {
@@ -70,6 +79,8 @@ impl Default for HandOvers {
             is_full: false,
             // Whatever recovery found.
             is_impaired: true,
+            lacks: None,
+            is_blind: false,
         }
     }
 }
@@ -78,12 +89,18 @@ impl HandOvers {
     /// When somebody has waited long enough.
     pub(crate) fn next_deadline(&self) -> Option<Nanos> {
         let open = self.open.iter().map(|ticket| ticket.deadline);
-        open.chain(self.look_at).min()
+        let lacks = self.lacks.filter(|_| !self.is_blind).map(|since| since.after(BLIND_NS));
+        open.chain(self.look_at).chain(lacks).min()
     }
 
-    /// Something changed that may matter `after` so long, or at once while the log is full.
+    /// Nothing is to be led here.
+    fn is_unfit(&self) -> bool {
+        self.is_full || self.is_blind
+    }
+
+    /// Something changed that may matter `after` so long, or at once where nothing is to be led.
     fn look_soon(&mut self, now: Nanos, after: Option<u64>) {
-        if self.is_full {
+        if self.is_unfit() {
             self.look_by(now);
         } else if let Some(after) = after {
             self.look_by(now.after(after));
@@ -107,7 +124,8 @@ impl<R: Ring> Shard<R> {
             self.hand_overs.is_impaired = self.streams.values().any(impaired);
         }
         let short = if self.ledger.wal.space().throttle { HEARTBEAT_SHORT } else { 0 };
-        let impaired = if self.hand_overs.is_impaired { HEARTBEAT_IMPAIRED } else { 0 };
+        let impaired = self.hand_overs.is_impaired || self.hand_overs.is_blind;
+        let impaired = if impaired { HEARTBEAT_IMPAIRED } else { 0 };
         short | impaired
     }
 
@@ -167,11 +185,42 @@ impl<R: Ring> Shard<R> {
         }
     }
 
+    /// Whether what is committed of the catalogue is known here: a leader that is not told of the
+    /// role of its cluster would never begin a stream anew. A range that is lost is soon repaired.
+    fn look_at_catalogue(&mut self) {
+        let Some(catalogue) = self.streams.get(&CATALOGUE_STREAM) else { return };
+        let (now, halted) = (self.io.now, catalogue.halted.is_some());
+        let lacks = halted || !catalogue.derived.is_whole();
+        let overs = &mut self.hand_overs;
+        overs.lacks = lacks.then(|| overs.lacks.unwrap_or(now));
+        let is_long = overs.lacks.is_some_and(|since| now.since(since) >= BLIND_NS);
+        let is_blind = halted || is_long;
+        if is_blind == overs.is_blind {
+            return;
+        }
+        self.note_blind(is_blind);
+        // Only the newest counts: what waits for room is replaced.
+        self.unsent.retain(|(_, mail)| !matches!(mail, Mail::Blind(_)));
+        for shard in (0..self.me.shards).filter(|shard| *shard != self.me.shard) {
+            self.unsent.push_back((shard, Mail::Blind(is_blind)));
+        }
+        self.retry_mail();
+    }
+
+    /// This node does not know what the catalogue says, or does again.
+    pub(crate) fn note_blind(&mut self, is_blind: bool) {
+        self.hand_overs.is_blind = is_blind;
+        if is_blind {
+            self.hand_overs.look_by(self.io.now);
+        }
+    }
+
     /// Gives leaderships away that belong elsewhere, if it is time to look.
     pub(crate) fn give_away(&mut self) {
         if self.liveness.is_none() {
             return;
         }
+        self.look_at_catalogue();
         let (now, space) = (self.io.now, self.ledger.wal.space());
         if space.refuse_appends {
             self.note_no_room();
@@ -211,7 +260,7 @@ impl<R: Ring> Shard<R> {
             return None;
         }
         let mut heirs = state.replica.successors();
-        if overs.is_full {
+        if overs.is_unfit() {
             let heir = heirs.find(|(node, _)| overs.fit.contains_key(node));
             return heir.map(|(node, _)| (node, self.io.now));
         }

@@ -70,10 +70,16 @@ impl<R: Ring> Shard<R> {
         }
         let now = self.io.now;
         self.chooser().on_leading(stream, now);
-        let named = self.streams.get(&stream).and_then(|state| state.derived.marks.named());
-        if named == Some(self.me.cluster) {
+        if self.is_named(stream) {
             self.want_join(stream);
         }
+    }
+
+    /// Whether the acks of a stream wait for this cluster, or will: by its log, or by the registry.
+    /// A new primary ships its START to nobody who has not asked, and the log of the old one ends
+    /// before that.
+    pub(crate) fn is_named(&self, stream: u64) -> bool {
+        self.is_awaited(stream) || self.registry.mode().mark.cluster() == Some(self.me.cluster)
     }
 
     /// This node does not lead the stream any more.

@@ -63,11 +63,27 @@ pub(crate) struct Joins {
     look_at: Nanos,
 }
 
+#[cfg(test)]
+impl Joins {
+    pub(super) fn wants(&self, stream: u64) -> bool {
+        self.wanted.contains(&stream)
+    }
+}
+
 impl<R: Ring> Shard<R> {
     /// Somebody says that the acks of a stream wait for this cluster.
     pub(crate) fn want_join(&mut self, stream: u64) {
         if self.joins.wanted.insert(stream) {
             self.joins.look_at = self.io.now;
+        }
+    }
+
+    /// A node answered a question: the connections to it that are wanted need not wait.
+    pub(crate) fn note_answer(&mut self, addr: SocketAddr) {
+        let joins = &mut self.joins;
+        let is_new = joins.lines.range((addr, 0)..=(addr, u16::MAX)).next().is_none();
+        if is_new && joins.wanted.len() > joins.joined.len() {
+            joins.look_at = self.io.now;
         }
     }
 
@@ -101,13 +117,13 @@ impl<R: Ring> Shard<R> {
     }
 
     /// Whether the last word is that acks of a stream wait for this cluster.
-    fn is_wanted(&self, stream: u64) -> bool {
+    pub(super) fn is_wanted(&self, stream: u64) -> bool {
         let Some(state) = self.streams.get(&stream) else { return false };
         if !state.leading || state.role != Role::Standby {
             return false;
         }
         let chooser = self.imports.chooser.as_ref();
-        let named = state.derived.marks.named() == Some(self.me.cluster);
+        let named = self.is_named(stream);
         let held_back = stream != CATALOGUE_STREAM && self.hold().is_some();
         !held_back && (named || chooser.is_some_and(|chooser| chooser.is_sync(stream)))
     }

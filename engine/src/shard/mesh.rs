@@ -28,6 +28,8 @@ pub(crate) enum Mail {
     Report { to: u16, number: u64 },
     /// The answer: the state is on the board.
     Reported { shard: u16, number: u64 },
+    /// What the catalogue says is not known on this node, or is again.
+    Blind(bool),
     /// The registry of clusters changed.
     Registry(Arc<Registry>),
     /// A shard asks how the level is, by way of the catalogue's.
@@ -122,6 +124,7 @@ impl<R: Ring> Shard<R> {
                 Mail::Scn { scn } => self.floors.on_spread(scn),
                 Mail::Report { to, number } => self.report_to(to, number),
                 Mail::Reported { shard, number } => self.on_reported(shard, number),
+                Mail::Blind(is_blind) => self.note_blind(is_blind),
                 Mail::Registry(registry) => self.on_registry(registry),
                 Mail::LevelAsk(ask) => self.pass_ask(&ask),
                 Mail::LevelTold(told) => self.take_told(&told),

@@ -232,10 +232,11 @@ impl<R: Ring> Shard<R> {
 
 impl StreamState {
     /// Whether what was told of the role is not older than the last mark: otherwise another cluster
-    /// may be the primary, or this one.
+    /// may be the primary, or this one. The last mark may stand in a range that is lost; whether
+    /// the catalogue is whole says nothing of it: it may be old, and whole.
     fn is_told(&self) -> bool {
         let last = self.derived.marks.last().map_or(0, |last| last.mark.epoch());
-        self.told.is_some_and(|told| last <= told)
+        self.derived.is_whole() && self.told.is_some_and(|told| last <= told)
     }
 
     /// Whether it is certain that this is no primary's, whose acks and readers wait for a SYNC

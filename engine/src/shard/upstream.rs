@@ -135,6 +135,7 @@ impl<R: Ring> Shard<R> {
         if let Some(Ok(facts)) = facts {
             chooser.on_facts(addr, &facts, now, &mut imports.advice);
             self.take_advice();
+            self.note_answer(addr);
             let (by, own) = ((facts.cluster, facts.node), self.me.cluster);
             for said in &facts.streams {
                 if !self.streams.get(&said.stream).is_some_and(|state| state.leading) {
@@ -207,12 +208,9 @@ impl<R: Ring> Shard<R> {
         }
         let leads = state.replica.serving().is_some();
         let standing = if leads { Standing::Leader } else { Standing::Follower };
-        // Who asks gets what is released, and no more.
-        let committed = match state.role {
-            Role::Primary => state.visible(),
-            Role::Standby => log.committed().lsn,
-        };
-        let facts = StreamFacts { committed, standing, ..nothing };
+        // Who asks gets what is released, and no more: of a standby too, which may not be sure that
+        // it is one.
+        let facts = StreamFacts { committed: state.visible(), standing, ..nothing };
         match (state.role, &self.imports.chooser) {
             (Role::Primary, _) => StreamFacts {
                 pulse: self.pulse(state),

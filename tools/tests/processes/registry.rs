@@ -68,8 +68,8 @@ fn standbys_are_added_changed_listed_and_removed() {
     let nodes = cluster.at();
     let planned = at(
         &nodes,
-        "standby add --cluster 2 --name s2 --region hz --endpoint h:1 --transfer sync --dry-run \
-         --json",
+        "standby add --cluster 2 --name s2 --region hz --endpoint 127.0.0.1:1 --transfer sync \
+         --dry-run --json",
     );
     assert_eq!(planned.json(), json!({"version": 0, "changed": true, "dry_run": true}));
     assert_eq!(ids(&list(&nodes)), [0u64; 0], "nothing was added");
@@ -125,7 +125,7 @@ fn every_rule_says_its_name_and_the_exit_code_is_1() {
     let refused = |words: &str, code: i32, rule: &str, more: &str| {
         at(&nodes, words).refused(code, &[rule, more]);
     };
-    let new = "--name s --region r --endpoint h:1";
+    let new = "--name s --region r --endpoint 127.0.0.1:1";
     refused(
         &format!("standby add --cluster 2 {new}"),
         2,
@@ -142,6 +142,7 @@ fn every_rule_says_its_name_and_the_exit_code_is_1() {
     refused("standby set --cluster 2", 2, "nothing-given", "");
     refused("standby set --cluster 2 --net-timeout 499", 2, "500..=1200000", "");
     refused("standby set --cluster 2 --endpoint nowhere", 1, "bad-endpoint", "HOST:PORT");
+    refused("standby set --cluster 2 --endpoint no-such.invalid:1", 2, "no-such.invalid:1", "IP");
     refused("standby set --cluster 2 --upstream 3", 1, "sync-cascade", "leaders of the primary");
     add(&nodes, 4, "sync").ok();
     refused("mode set availability", 1, "two-sync-standbys", "2, 4");

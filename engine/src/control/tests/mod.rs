@@ -5,6 +5,6 @@
 
 mod model;
 mod steps;
-mod switchover;
+pub(crate) mod switchover;
 mod walk;
 mod world;

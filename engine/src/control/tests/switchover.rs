@@ -6,8 +6,9 @@ use palisade_wal::{Ballot, Lsn};
 use crate::control::limits::{END_NS, LEVEL_RENEW_NS, PREPARE_NS, SWITCH_BEHIND_MAX};
 use crate::control::{
     Act, Change, Cluster, Leading, Level, LevelAsk, LevelEffect, Phase, Place, Registry, RoleStep,
-    What,
+    Step, What,
 };
+use crate::status::Protection::{Availability, Performance};
 use crate::status::Transfer;
 
 const BALLOT: Ballot = Ballot { round: 1, node: 1, incarnation: 1 };
@@ -132,4 +133,71 @@ fn a_stream_that_is_created_meanwhile_is_waited_for() {
     let heard = seat.now;
     assert_eq!(seat.ask(heard, 0, &[1, 2]), None);
     assert_eq!(seat.ask(heard, 0, &[3]), Some(Act::HandOver { scn: 702 }));
+}
+
+/// A cluster has handed the role to another one at a SYNC level, and is to be its SYNC standby.
+pub(crate) fn handed_over(by: u32, target: u32, net_timeout_ms: u32) -> Registry {
+    let mut registry = Registry::default();
+    let sync = |id| Cluster { net_timeout_ms, ..Cluster::new(id, Transfer::Sync) };
+    let level = |level, phase, sync| {
+        let (epoch, mode, forced) = (0, Availability, false);
+        What::Mode(Step { epoch, mode, level, phase, sync, forced })
+    };
+    let role = |act| What::Role(RoleStep { epoch: 0, act });
+    let whats = [
+        What::Put(sync(target)),
+        What::Primary(sync(by)),
+        level(Performance, Phase::Steady, 0),
+        level(Performance, Phase::Rising, target),
+        level(Availability, Phase::Steady, target),
+        role(Act::Prepare { target }),
+        role(Act::End),
+        role(Act::HandOver { scn: 1 }),
+    ];
+    for (on, mut what) in (0..).zip(whats) {
+        let epoch = registry.mode().epoch;
+        match &mut what {
+            What::Mode(step) => step.epoch = epoch,
+            What::Role(step) => step.epoch = epoch,
+            _ => {}
+        }
+        let change = Change { by, on, what };
+        assert!(registry.apply(&change), "{change:?}");
+    }
+    registry
+}
+
+/// The old primary needs a moment until it takes the streams: what waited before anything was
+/// served is no reason to do without it.
+#[test]
+fn a_new_primary_waits_for_the_old_one_from_when_it_serves() {
+    let (registry, mut out, now) = (handed_over(1, TARGET, 500), Vec::new(), Nanos(1 << 40));
+    let leading = Leading {
+        ballot: BALLOT,
+        me: PLACE,
+        members: &[1],
+        shards: 1,
+        streams: &[1, 2],
+        end: Lsn(64),
+    };
+    let level = Level::new(&leading, &registry, now, &mut out);
+    let mut seat = Seat { registry, level, out, now };
+    seat.now = seat.now.after(10_000_000_000);
+    assert_eq!(seat.ask(now, 0, &[1, 2]), Some(Act::Serve));
+    seat.commit(TARGET, Act::Serve);
+    let served = seat.now;
+    let falls = |seat: &mut Seat, after: u64| {
+        let (asked_at, still_ns) = (served.after(after), 10_000_000_000);
+        let ask = LevelAsk { asked_at: asked_at.0, leads: 2, still_ns, ..LevelAsk::default() };
+        seat.level.on_ask(PLACE, &ask, asked_at, &mut seat.out);
+        let falls = |effect: LevelEffect| match effect {
+            LevelEffect::Propose { step, .. } => step.phase == Phase::Falling,
+            LevelEffect::Turn { .. } | LevelEffect::Tell { .. } => false,
+        };
+        seat.out.drain(..).any(falls)
+    };
+    for after in [0, LEVEL_RENEW_NS, 499_999_999] {
+        assert!(!falls(&mut seat, after), "after {after} ns");
+    }
+    assert!(falls(&mut seat, 500_000_000));
 }

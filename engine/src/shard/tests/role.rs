@@ -1,7 +1,11 @@
 //! Shards while the role of the primary goes from one cluster to another.
 
 use super::*;
+use crate::control::tests::switchover::handed_over;
 use crate::control::{LevelTold, Mode, Office, Phase};
+use crate::stream::derived::Derived;
+use crate::transfer::Question;
+use crate::transfer::facts::{Place, Wanted};
 
 const END: Mark = Mark::End { cluster: STANDBY, epoch: 9 };
 const START: Mark = Mark::Async { epoch: 10 };
@@ -53,6 +57,10 @@ fn who_handed_the_role_over_writes_no_start() {
         let mut seat = home.open();
         let stream = seat.ended();
         seat.tell(mode);
+        if last == START {
+            // Its turn comes when the device takes a block.
+            seat.until(|seat| (seat.last_mark(stream) != Some(END)).then_some(()));
+        }
         assert_eq!(seat.last_mark(stream), Some(last), "{mode:?}");
     }
 }
@@ -69,6 +77,7 @@ fn a_stream_that_ended_closes_no_scn_until_it_begins_anew() {
     let stream = seat.ended();
     assert!(!seat.shard.closing.streams.contains(&stream), "it ended");
     seat.tell(starting(1, 0));
+    seat.until(|seat| (seat.last_mark(stream) != Some(END)).then_some(()));
     assert_eq!(seat.last_mark(stream), Some(START));
     let told = &mut seat.shard.streams.get_mut(&stream).expect("it is here").told;
     assert_eq!(told.replace(9), Some(u64::MAX), "marks are written by hand");
@@ -99,4 +108,92 @@ fn a_standby_that_is_not_sure_to_be_one_shows_nothing_that_waits() {
         let released = state.release(Nanos(1));
         assert_eq!(released == end, shown, "told {told:?}: {released} of {end}");
     }
+}
+
+/// The START stands in a range that is lost on this disk: as far as its log is known, it is a
+/// standby's, and what the registry says is not older.
+#[test]
+fn a_standby_that_lost_a_range_shows_nothing_above_it() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let appender = seat.create(1).remove(0);
+    let stream = appender.id();
+    let mut before = appender.append("before");
+    seat.until(|_| before.try_take()).expect("it leads");
+    seat.mark(stream);
+    let marked = seat.shard.sync_status(stream).and_then(|it| it.mark).expect("a mark");
+    let _waits = appender.append("gated");
+    let end = seat.committed(stream, marked.end);
+
+    let state = seat.shard.streams.get_mut(&stream).expect("it is here");
+    (state.role, state.told) = (Role::Standby, Some(u64::MAX));
+    state.derived = Derived::default();
+    state.derived.on_lost(marked.start, marked.end);
+    state.derived.on_committed(end);
+    assert_eq!(state.release(Nanos(1)), marked.start, "committed up to {end}");
+    let mended = state.derived.on_mended(marked.start, marked.end);
+    assert!(mended.is_empty() && state.derived.is_whole());
+    assert_eq!(state.release(Nanos(1)), end, "there was no mark in it");
+}
+
+/// Who takes a stream from a standby waits for what that does not show.
+#[test]
+fn a_standby_says_that_it_has_what_it_shows() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let appender = seat.create(1).remove(0);
+    let stream = appender.id();
+    seat.mark(stream);
+    let before = seat.shard.sync_status(stream).expect("it is here").committed;
+    let _waits = appender.append("gated");
+    let end = seat.committed(stream, before);
+    let addr = "127.0.0.1:1".parse().expect("an address");
+    let from = Place { cluster: 3, node: 1, region: "r".to_owned(), addr };
+    let streams = vec![Wanted { stream, across: false }];
+    let question = Question { number: 1, from, streams };
+    for (told, shows) in [(None, false), (Some(u64::MAX), true)] {
+        let state = seat.shard.streams.get_mut(&stream).expect("it is here");
+        (state.role, state.told) = (Role::Standby, told);
+        state.release(Nanos(1));
+        let visible = state.visible();
+        assert_eq!(visible == end, shows, "told {told:?}");
+        let facts = seat.shard.facts_for(&question);
+        assert_eq!(facts.streams[0].committed, visible, "told {told:?}");
+    }
+}
+
+/// Acks of the new primary wait for it from the START on, which comes to who asked for it.
+#[test]
+fn who_handed_the_role_over_at_a_sync_level_asks_for_the_streams_at_once() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let stream = seat.ended();
+    seat.shard.on_registry(Arc::new(handed_over(1, STANDBY, 500)));
+    assert!(!seat.shard.acts(stream) && seat.shard.streams[&stream].leading);
+    assert!(seat.shard.is_wanted(stream), "its log names the other cluster still");
+    assert!(seat.shard.joins.wants(stream), "it waits for nobody to say it");
+}
+
+/// The mail with the registry may come long after the word of the catalogue's leader.
+#[test]
+fn a_stream_begins_anew_when_the_registry_says_so_and_not_by_a_word_before() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let registry = handed_over(STANDBY, 1, 500);
+    let (start, epoch) = (registry.mode().mark, registry.mode().epoch - 1);
+    let end = Mark::End { cluster: 1, epoch };
+    let stream = seat.create(1)[0].id();
+    seat.shard.write_mark(stream, end).expect("it leads");
+    seat.until(|seat| (seat.shard.sync_status(stream)?.standing?.mark == end).then_some(()));
+    for (_, state) in seat.shard.streams.range_mut(CATALOGUE_STREAM..) {
+        (state.role, state.told) = (Role::Standby, None);
+    }
+    seat.shard.levels.by_hand = false;
+
+    seat.tell(registry.mode());
+    assert_eq!(seat.last_mark(stream), Some(end), "it is a standby's, as far as is known");
+    assert!(!seat.shard.acts(stream));
+    seat.shard.on_registry(Arc::new(registry));
+    assert!(seat.shard.acts(stream));
+    seat.until(|seat| (seat.last_mark(stream) == Some(start)).then_some(()));
 }
