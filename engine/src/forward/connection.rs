@@ -10,7 +10,8 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use palisade_netio::FileMap;
 
-use super::flow::{Body, Inflow, Outflow};
+use super::flow::{Body, Inflow, Outflow, Part};
+use super::limits::{PIECE_BYTES, SEND_BYTES};
 use super::wire::FromReader;
 
 /// Wakes one task of this thread.
@@ -73,10 +74,18 @@ impl Outbox {
 pub(crate) trait Report {
     fn said(&self, said: FromReader);
     fn sent(&self, bytes: u64, frames: usize);
+    /// Whether what waits is to be copied.
+    fn blocked(&self) -> bool;
 }
 
-/// Serves a connection until either side ends it. Closes the socket.
-pub(crate) async fn serve(mut stream: TcpStream, outbox: Rc<Outbox>, report: impl Report) {
+/// Serves a connection until either side ends it. Closes the socket. `sends` is a second handle of
+/// it, if there is one, that never waits.
+pub(crate) async fn serve(
+    mut stream: TcpStream,
+    sends: Option<std::net::TcpStream>,
+    outbox: Rc<Outbox>,
+    report: impl Report,
+) {
     let mut inflow = Inflow::default();
     loop {
         let step = poll_fn(|cx| {
@@ -90,7 +99,7 @@ pub(crate) async fn serve(mut stream: TcpStream, outbox: Rc<Outbox>, report: imp
                 Poll::Ready(Err(_)) => return Poll::Ready(false),
                 Poll::Pending => {}
             }
-            match poll_write(cx, &mut stream, &outbox, &report) {
+            match poll_write(cx, &mut stream, sends.as_ref(), &outbox, &report) {
                 Poll::Ready(Ok(())) => moved = true,
                 Poll::Ready(Err(_)) => return Poll::Ready(false),
                 Poll::Pending => {}
@@ -111,17 +120,37 @@ pub(crate) async fn serve(mut stream: TcpStream, outbox: Rc<Outbox>, report: imp
 fn poll_write(
     cx: &mut Context<'_>,
     stream: &mut TcpStream,
+    sends: Option<&std::net::TcpStream>,
     outbox: &Outbox,
     report: &impl Report,
 ) -> Poll<std::io::Result<()>> {
     let mut flow = outbox.flow.borrow_mut();
-    let next = flow.next_bytes();
-    if next.is_empty() {
-        return Poll::Pending;
-    }
-    let written = match Pin::new(stream).poll_write(cx, next) {
+    let mut piece = [0; PIECE_BYTES];
+    let written = match flow.next_part() {
+        Part::Bytes([]) => return Poll::Pending,
+        Part::Bytes(bytes) => Pin::new(stream).poll_write(cx, bytes),
+        Part::Mapped(mapped, range) => {
+            let end = range.end.min(range.start + SEND_BYTES);
+            let sent = sends.map(|socket| mapped.map.send_to(socket, range.start..end));
+            match sent {
+                Some(Ok(sent)) => Poll::Ready(Ok(sent)),
+                Some(Err(error)) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                    Poll::Ready(Err(error))
+                }
+                // A few bytes wait until there is room.
+                _ => {
+                    let len = range.len().min(PIECE_BYTES);
+                    let len = mapped.map.read_at(&mut piece[..len], range.start)?;
+                    Pin::new(stream).poll_write(cx, &piece[..len])
+                }
+            }
+        }
+    };
+    let written = match written {
         Poll::Pending => {
-            flow.on_blocked();
+            if !flow.is_blocked() && report.blocked() {
+                flow.on_blocked();
+            }
             return Poll::Pending;
         }
         Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),

@@ -1,12 +1,12 @@
 //! One reader's place in one stream, and what it needs next.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use palisade_netio::SlotView;
 use palisade_wal::Lsn;
 
 use super::cut::{Cut, NoCut, Want, cut};
+use super::memory::{ExtentCount, Extents};
 use super::queue::{Recent, SealedExtent};
 use super::tail::Tail;
 use super::wire::{EndReason, Fetch};
@@ -58,6 +58,15 @@ pub(crate) enum Step {
     End(EndReason),
 }
 
+/// Bytes of records that a chunk should not exceed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Targets {
+    /// From memory.
+    pub(crate) memory: u32,
+    /// From a segment.
+    pub(crate) segment: u32,
+}
+
 #[derive(Debug)]
 pub(crate) struct Cursor {
     pub(crate) phase: Phase,
@@ -76,7 +85,7 @@ pub(crate) struct Cursor {
     /// Committed end at the last step.
     looked: Option<Lsn>,
     /// With their leases; a segment that nobody leases may be recycled.
-    extents: VecDeque<SealedExtent>,
+    extents: Extents,
     recent: Option<Recent>,
     /// Where it stood at the last beat.
     rested: Option<Lsn>,
@@ -85,7 +94,7 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    pub(crate) fn new(fetch: &Fetch) -> Cursor {
+    pub(crate) fn new(fetch: &Fetch, extents: ExtentCount) -> Cursor {
         Cursor {
             phase: Phase::Ready,
             listed: false,
@@ -98,7 +107,7 @@ impl Cursor {
             bound: None,
             misses: 0,
             looked: None,
-            extents: VecDeque::new(),
+            extents: Extents::new(extents),
             recent: None,
             rested: None,
             charged: 0,
@@ -112,7 +121,7 @@ impl Cursor {
         stream: u64,
         committed: Option<Lsn>,
         tail: &mut Tail,
-        bytes_target: u32,
+        targets: Targets,
     ) -> Step {
         self.looked = committed;
         let Some(committed) = committed else { return Step::Locate };
@@ -136,7 +145,7 @@ impl Cursor {
             committed,
             to,
             bytes_max: self.credit,
-            bytes_target,
+            bytes_target: targets.memory,
             ballot: None,
         };
         if let Some(step) = self.use_tail(tail, &want).or_else(|| self.use_recent(&want)) {
@@ -146,7 +155,7 @@ impl Cursor {
             Some(extent) => {
                 // Behind the extent the block may hold void groups, or damaged ones, that follow.
                 let (ballot, to) = (Some(extent.ballot), want.to.min(extent.end));
-                let want = Want { ballot, to, ..want };
+                let want = Want { ballot, to, bytes_target: targets.segment, ..want };
                 Step::Read(extent.clone(), want)
             }
             None if self.misses > MISSES_MAX => Step::End(EndReason::Damaged),
@@ -216,7 +225,7 @@ impl Cursor {
 
     /// Takes an answer that names bytes.
     pub(crate) fn on_sealed(&mut self, extents: &[SealedExtent]) {
-        self.extents = extents.iter().filter(|e| e.end > self.position).cloned().collect();
+        self.extents.set(extents.iter().filter(|extent| extent.end > self.position));
         self.misses += u32::from(self.extents.is_empty());
     }
 

@@ -8,6 +8,8 @@
 //! segment is never mapped.
 
 mod connection;
+#[cfg(test)]
+mod crowd_tests;
 mod cursor;
 pub mod cut;
 pub mod doorbell;
@@ -18,6 +20,7 @@ pub mod exchange;
 pub mod flow;
 pub mod limits;
 pub mod maps;
+mod memory;
 pub mod queue;
 pub mod sender;
 #[cfg(test)]
@@ -26,6 +29,7 @@ pub mod tail;
 #[cfg(test)]
 pub(crate) mod testlog;
 mod turns;
+pub mod windows;
 pub mod wire;
 
 pub use driver::{ForwardError, Forwarder, ForwarderHandle};

@@ -506,6 +506,11 @@ impl ForwarderSide {
         self.shared.requests.push(request)
     }
 
+    /// Requests that the shard has not taken.
+    pub fn requests_waiting(&self) -> usize {
+        self.shared.requests.len()
+    }
+
     /// Wakes the shard if it sleeps.
     pub fn wake(&self) {
         self.shared.wake();

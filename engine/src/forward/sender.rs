@@ -11,13 +11,15 @@ use palisade_netio::limits::FRAME_BULK_HEAD_BYTES;
 use palisade_wal::Lsn;
 
 pub use super::cursor::Source;
-use super::cursor::{Cursor, Phase, Step};
+use super::cursor::{Cursor, Phase, Step, Targets};
 use super::cut::{Cut, NoCut, Want};
 use super::limits::{
-    BEAT_NS, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSORS_MAX, HOLD_NS_MAX, LOCATE_BYTES,
-    LOCATES_MAX, OUTPUT_BYTES_MAX, OUTPUT_FRAMES_MAX, READERS_MAX, RETRY_NS, STALL_NS,
-    STREAMS_PER_READER_MAX, TAIL_BYTES_MAX, TAIL_NEAR_BYTES,
+    BEAT_NS, BEHIND_TURNS_MAX, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSORS_MAX, FRAME_BYTES,
+    HOLD_NS_MAX, LOCATE_BYTES, LOCATES_MAX, MEMORY_CHUNK_BYTES, OUTPUT_BYTES_MAX,
+    OUTPUT_FRAMES_MAX, OUTPUT_SHARED_BYTES, PRESSURE_NS, READERS_MAX, READERS_ROOM, RETRY_NS,
+    STALL_NS, STREAMS_PER_READER_MAX, TAIL_BYTES_MAX, TAIL_NEAR_BYTES,
 };
+use super::memory::{ExtentCount, Output, Shared, admits, chunk_cost, peers_bytes};
 use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply, SealedExtent};
 use super::tail::Tail;
 use super::turns::Turns;
@@ -99,6 +101,8 @@ pub struct Limits {
     pub cursors: usize,
     /// Bytes on their way to one connection, beyond which it gets no further chunk.
     pub output_bytes: u64,
+    /// Memory of frames that all connections share, beyond what each has for itself.
+    pub shared_bytes: u64,
     /// Bytes of records in one chunk, unless one group is larger.
     pub chunk_bytes: u32,
     /// Bytes of recent records kept.
@@ -118,6 +122,7 @@ impl Default for Limits {
             streams_per_reader: STREAMS_PER_READER_MAX,
             cursors: CURSORS_MAX,
             output_bytes: OUTPUT_BYTES_MAX.into(),
+            shared_bytes: OUTPUT_SHARED_BYTES,
             chunk_bytes: CHUNK_BYTES_TARGET,
             tail_bytes: TAIL_BYTES_MAX,
             locates: LOCATES_MAX,
@@ -127,7 +132,7 @@ impl Default for Limits {
     }
 }
 
-/// Counters since the start, except the first two.
+/// Counters since the start, except the first two and the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Stats {
     /// Connections now.
@@ -146,6 +151,10 @@ pub struct Stats {
     pub misses: u64,
     /// Turns that a cap put off.
     pub held: u64,
+    /// Connections that were ended because others needed the memory that they held.
+    pub pressed: u64,
+    /// Bytes held for readers now: at most [`FORWARD_BYTES_MAX`](super::limits::FORWARD_BYTES_MAX).
+    pub memory: u64,
 }
 
 /// Which shard owns a stream: of its id and the number of shards.
@@ -167,9 +176,9 @@ struct Reader {
     cursors: BTreeMap<u64, Cursor>,
     ready: VecDeque<u64>,
     in_turn: bool,
-    out_bytes: u64,
-    out_frames: usize,
-    moved: Nanos,
+    /// Chunks in a row.
+    row: u32,
+    output: Output,
     closing: bool,
 }
 
@@ -178,6 +187,8 @@ struct Open {
     stream: u64,
     from: Lsn,
     shard: usize,
+    /// Whether the shard has it.
+    asked: bool,
     /// Something was not where a shard had said.
     missed: bool,
     waiters: Vec<(ReaderId, u64)>,
@@ -190,8 +201,14 @@ pub struct Readers {
     route: Route,
     readers: BTreeMap<ReaderId, Reader>,
     streams: BTreeMap<u64, Stream>,
+    /// Cursors beyond one of each reader.
+    more_cursors: u64,
     turns: Turns,
     tail: Tail,
+    shared: Shared,
+    extents: ExtentCount,
+    /// Somebody found no memory for what it does not take.
+    pressed: bool,
     open: BTreeMap<u64, Open>,
     open_by_place: BTreeMap<(u64, Lsn), u64>,
     /// Of each shard: questions asked, and questions to be asked when there is room.
@@ -217,8 +234,12 @@ impl Readers {
             route,
             readers: BTreeMap::new(),
             streams: BTreeMap::new(),
+            more_cursors: 0,
             turns: Turns::new(limits.rate, limits.cluster_rate),
             tail: Tail::new(limits.tail_bytes),
+            shared: Shared::new(limits.shared_bytes),
+            extents: ExtentCount::default(),
+            pressed: false,
             open: BTreeMap::new(),
             open_by_place: BTreeMap::new(),
             shards: (0..shards).map(|_| (0, VecDeque::new())).collect(),
@@ -236,13 +257,21 @@ impl Readers {
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        Stats { readers: self.readers.len() as u64, ..self.stats }
+        Stats { readers: self.readers.len() as u64, memory: self.memory(), ..self.stats }
+    }
+
+    /// What is held for readers, but for mapped segments.
+    fn memory(&self) -> u64 {
+        let peers = peers_bytes(self.readers.len(), self.more_cursors);
+        let extents = self.extents.bytes(self.stats.cursors);
+        peers + self.shared.used() + self.tail.bytes() as u64 + extents
     }
 
     /// A reader of another cluster (0: of none) connected. None when there are too many.
     pub fn on_open(&mut self, cluster: u32, now: Nanos) -> Option<ReaderId> {
         self.now = self.now.max(now);
-        if self.readers.len() >= self.limits.readers {
+        let full = !admits(self.readers.len() + 1, self.more_cursors);
+        if full || self.readers.len() >= self.limits.readers {
             return None;
         }
         let id = ReaderId(self.number());
@@ -251,9 +280,8 @@ impl Readers {
             cursors: BTreeMap::new(),
             ready: VecDeque::new(),
             in_turn: false,
-            out_bytes: 0,
-            out_frames: 0,
-            moved: now,
+            row: 0,
+            output: Output::new(now),
             closing: false,
         };
         self.readers.insert(id, reader);
@@ -262,10 +290,12 @@ impl Readers {
 
     /// A reader's connection ended.
     pub fn on_closed(&mut self, id: ReaderId) {
-        let Some(reader) = self.readers.remove(&id) else { return };
-        for &stream in reader.cursors.keys() {
-            self.forget(id, stream);
+        let Some(mut reader) = self.readers.remove(&id) else { return };
+        self.more_cursors -= reader.cursors.len().saturating_sub(1) as u64;
+        for (stream, cursor) in std::mem::take(&mut reader.cursors) {
+            self.forget(id, stream, &cursor);
         }
+        reader.output.release(&mut self.shared);
     }
 
     /// A reader is not to be served any more.
@@ -286,10 +316,13 @@ impl Readers {
     /// A reader asks for a stream.
     pub fn on_fetch(&mut self, id: ReaderId, fetch: &Fetch) {
         let stream = fetch.stream;
+        let readers = self.readers.len();
         let Some(reader) = self.readers.get_mut(&id) else { return };
         let known = reader.cursors.contains_key(&stream);
         let full = reader.cursors.len() >= self.limits.streams_per_reader
-            || self.stats.cursors >= self.limits.cursors as u64;
+            || self.stats.cursors >= self.limits.cursors as u64
+            || !reader.cursors.is_empty()
+                && !admits(readers.max(READERS_ROOM), self.more_cursors + 1);
         if full && !known {
             self.end(id, stream, EndReason::Busy);
             return;
@@ -297,7 +330,8 @@ impl Readers {
         self.drop_cursor(id, stream);
         self.stats.cursors += 1;
         let reader = self.readers.get_mut(&id).expect("it was just there");
-        reader.cursors.insert(stream, Cursor::new(fetch));
+        reader.cursors.insert(stream, Cursor::new(fetch, self.extents.clone()));
+        self.more_cursors += u64::from(reader.cursors.len() > 1);
         if !self.streams.contains_key(&stream) {
             self.ask(stream, ForwardRequest::Watch { stream });
         }
@@ -342,11 +376,17 @@ impl Readers {
     pub fn on_sent(&mut self, id: ReaderId, bytes: u64, frames: usize, now: Nanos) {
         self.now = self.now.max(now);
         let Some(reader) = self.readers.get_mut(&id) else { return };
-        assert!(bytes <= reader.out_bytes && frames <= reader.out_frames);
-        reader.out_bytes -= bytes;
-        reader.out_frames -= frames;
-        reader.moved = now;
+        reader.output.on_sent(bytes, frames, now, &mut self.shared);
         self.enlist(id);
+    }
+
+    /// A reader takes no more for now. Whether what waits for it is to be copied out of the memory
+    /// of shards.
+    pub fn on_blocked(&mut self, id: ReaderId) -> bool {
+        let Some(reader) = self.readers.get_mut(&id) else { return false };
+        let copied = reader.output.on_blocked(&mut self.shared);
+        self.pressed |= !copied;
+        copied
     }
 
     /// A stream's committed end moved. Where the records are known too, use
@@ -389,6 +429,34 @@ impl Readers {
         for place in places {
             let id = self.open_by_place.remove(&place).expect("it was just there");
             self.open.get_mut(&id).expect("an open question").waiters.clear();
+            self.forget_question(id);
+        }
+    }
+
+    /// A cursor that is gone waits for no answer.
+    fn withdraw(&mut self, id: ReaderId, stream: u64, cursor: &Cursor) {
+        let Phase::Waiting(ticket) = cursor.phase else { return };
+        let place = (stream, cursor.position);
+        let Some(&question) = self.open_by_place.get(&place) else { return };
+        let open = self.open.get_mut(&question).expect("an open question");
+        open.waiters.retain(|waiter| *waiter != (id, ticket));
+        if open.waiters.is_empty() && !open.asked {
+            self.open_by_place.remove(&place);
+            self.forget_question(question);
+        }
+    }
+
+    /// Nobody waits for a question: it is not asked, if it was not yet.
+    fn forget_question(&mut self, id: u64) {
+        let open = &self.open[&id];
+        if open.asked {
+            return;
+        }
+        let shard = open.shard;
+        self.open.remove(&id);
+        let queue = &mut self.shards[shard].1;
+        if queue.len() > 2 * self.open.len() + LOCATES_MAX {
+            queue.retain(|id| self.open.contains_key(id));
         }
     }
 
@@ -444,6 +512,13 @@ impl Readers {
 
     /// What an [`Effect::Read`] found; the range counts from the start of the segment.
     pub fn on_read(&mut self, id: ReaderId, stream: u64, ticket: u64, found: Result<Cut, NoCut>) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        reader.output.end_read(&mut self.shared);
+        self.take_read(id, stream, ticket, found);
+        self.enlist(id);
+    }
+
+    fn take_read(&mut self, id: ReaderId, stream: u64, ticket: u64, found: Result<Cut, NoCut>) {
         let Some(cursor) = self.cursor(id, stream) else { return };
         if cursor.phase != Phase::Waiting(ticket) {
             return;
@@ -486,6 +561,9 @@ impl Readers {
                 self.ready(id, stream);
             }
         }
+        if self.pressed {
+            self.press();
+        }
         if now.since(self.beat_at) < BEAT_NS {
             return;
         }
@@ -496,14 +574,35 @@ impl Readers {
         for id in self.readers.keys().copied().collect::<Vec<_>>() {
             let reader = self.readers.get_mut(&id).expect("it was just there");
             reader.cursors.values_mut().for_each(Cursor::on_beat);
-            if reader.out_bytes > 0 && now.since(reader.moved) > STALL_NS {
+            let stalled = reader.output.stalled_ns(now);
+            if stalled > STALL_NS {
                 self.close(id, CloseReason::Stalled);
-            } else {
+            } else if stalled <= BEAT_NS {
+                // Who takes nothing would find them all at once.
                 self.say(id, frame.clone());
             }
         }
         for (id, stream) in self.ahead.clone() {
-            self.tell(id, stream);
+            let output = &self.readers[&id].output;
+            if output.stalled_ns(now) <= BEAT_NS && output.has_room(u64::MAX) {
+                self.tell(id, stream);
+            }
+        }
+    }
+
+    /// Memory is short: who holds some for what it does not take is ended.
+    fn press(&mut self) {
+        let held = |(_, reader): &(&ReaderId, &Reader)| reader.output.presses();
+        let holders: Vec<(ReaderId, u64)> = self
+            .readers
+            .iter()
+            .filter(held)
+            .map(|(&id, reader)| (id, reader.output.stalled_ns(self.now)))
+            .collect();
+        self.pressed = !holders.is_empty();
+        for (id, _) in holders.into_iter().filter(|(_, stalled)| *stalled > PRESSURE_NS) {
+            self.stats.pressed += 1;
+            self.close(id, CloseReason::Stalled);
         }
     }
 
@@ -511,7 +610,8 @@ impl Readers {
     pub fn next_time(&self) -> Option<Nanos> {
         let beat = (!self.readers.is_empty()).then(|| self.beat_at.after(BEAT_NS));
         let later = (!self.later.is_empty()).then(|| self.now.after(RETRY_NS));
-        beat.into_iter().chain(later).chain(self.turns.next_release()).min()
+        let press = self.pressed.then(|| self.now.after(PRESSURE_NS / 4));
+        beat.into_iter().chain(later).chain(press).chain(self.turns.next_release()).min()
     }
 
     /// The node stops: every cursor ends.
@@ -553,7 +653,9 @@ impl Readers {
         let cursor = reader.cursors.get_mut(&stream).expect("a ready cursor is there");
         assert!(std::mem::take(&mut cursor.listed), "a ready cursor is listed");
         let committed = self.streams.get(&stream).and_then(|stream| stream.committed);
-        let step = cursor.step(stream, committed, &mut self.tail, self.limits.chunk_bytes);
+        let segment = self.limits.chunk_bytes;
+        let targets = Targets { memory: segment.min(MEMORY_CHUNK_BYTES), segment };
+        let step = cursor.step(stream, committed, &mut self.tail, targets);
         self.take_step(id, stream, step);
         self.enlist(id);
     }
@@ -565,10 +667,12 @@ impl Readers {
                 self.send(id, stream, cut, source);
             }
             Step::Read(extent, want) => {
-                let (reader, ticket) = (id, self.number());
+                let ticket = self.number();
                 self.set_phase(id, stream, Phase::Waiting(ticket));
+                let reader = self.readers.get_mut(&id).expect("it has a turn");
+                reader.output.begin_read(&mut self.shared);
                 self.charge(id, stream, want.bytes_max.min(want.bytes_target.into()));
-                self.effects.push(Effect::Read { reader, stream, ticket, extent, want });
+                self.effects.push(Effect::Read { reader: id, stream, ticket, extent, want });
             }
             Step::Locate => self.locate(id, stream),
             Step::Park(Phase::Tail) => self.wait_at_end(id, stream),
@@ -601,7 +705,10 @@ impl Readers {
         let now = self.now;
         let reader = self.readers.get_mut(&id).expect("a cursor has a reader");
         reader.cursors.get_mut(&stream).expect("a chunk has a cursor").advance(&cut);
-        reader.queue(FRAME_BULK_HEAD_BYTES as u64 + u64::from(head.body_len), now);
+        let bytes = FRAME_BULK_HEAD_BYTES as u64 + u64::from(head.body_len);
+        let cost = chunk_cost(&source, head.body_len.into());
+        reader.output.queue(bytes, cost, now, &mut self.shared);
+        reader.row += 1;
         self.turns.on_sent(reader.cluster, head.body_len.into(), now);
         self.ahead.remove(&(id, stream));
         self.effects.push(Effect::Send { reader: id, head, source });
@@ -650,8 +757,10 @@ impl Readers {
             return;
         }
         let (question, shard) = (self.number(), (self.route)(stream, self.shards.len()));
-        self.open
-            .insert(question, Open { stream, from, shard, missed, waiters: vec![(id, ticket)] });
+        self.open.insert(
+            question,
+            Open { stream, from, shard, asked: false, missed, waiters: vec![(id, ticket)] },
+        );
         self.open_by_place.insert((stream, from), question);
         self.shards[shard].1.push_back(question);
         self.ask_waiting(shard);
@@ -660,11 +769,8 @@ impl Readers {
     fn ask_waiting(&mut self, shard: usize) {
         while self.shards[shard].0 < self.limits.locates {
             let Some(id) = self.shards[shard].1.pop_front() else { break };
-            let open = &self.open[&id];
-            if open.waiters.is_empty() {
-                self.open.remove(&id);
-                continue;
-            }
+            let Some(open) = self.open.get_mut(&id) else { continue };
+            open.asked = true;
             let (stream, from, missed) = (open.stream, open.from, open.missed);
             let request = LocateRequest { id, stream, from, max_bytes: LOCATE_BYTES, missed };
             self.shards[shard].0 += 1;
@@ -696,10 +802,12 @@ impl Readers {
         let Some(reader) = self.readers.get_mut(&id).filter(|reader| !reader.closing) else {
             return;
         };
-        if reader.out_frames >= OUTPUT_FRAMES_MAX {
+        let (bytes, cost) = (frame.len() as u64, FRAME_BYTES + frame.len() as u64);
+        let fits = reader.output.fits(cost, &self.shared);
+        if reader.output.frames() >= OUTPUT_FRAMES_MAX || !fits {
             return self.close(id, CloseReason::Flood);
         }
-        reader.queue(frame.len() as u64, now);
+        reader.output.queue(bytes, (cost, 0), now, &mut self.shared);
         self.effects.push(Effect::Say { reader: id, frame });
     }
 
@@ -716,13 +824,15 @@ impl Readers {
             if cursor.listed {
                 reader.ready.retain(|&ready| ready != stream);
             }
-            self.forget(id, stream);
+            self.more_cursors -= u64::from(!reader.cursors.is_empty());
+            self.forget(id, stream, &cursor);
         }
     }
 
     /// What the rest knows of a cursor that is gone.
-    fn forget(&mut self, id: ReaderId, stream: u64) {
+    fn forget(&mut self, id: ReaderId, stream: u64, cursor: &Cursor) {
         self.stats.cursors -= 1;
+        self.withdraw(id, stream, cursor);
         self.ahead.remove(&(id, stream));
         self.later.remove(&(id, stream));
         let known = self.streams.get_mut(&stream).expect("a cursor has a stream");
@@ -762,15 +872,22 @@ impl Readers {
         if reader.in_turn || reader.closing || reader.ready.is_empty() {
             return;
         }
-        if reader.out_bytes >= self.limits.output_bytes {
+        if !reader.output.has_room(self.limits.output_bytes) {
             return reader.let_go(0);
         }
         reader.in_turn = true;
-        let first = reader.ready.front().and_then(|stream| {
-            let committed = self.streams.get(stream)?.committed?;
-            Some(committed.0.saturating_sub(reader.cursors[stream].position.0))
+        let near = reader.ready.front().is_some_and(|stream| {
+            let committed = self.streams.get(stream).and_then(|stream| stream.committed);
+            committed.is_some_and(|end| keeps_up(&reader.cursors[stream], end))
         });
-        self.turns.push(id, first.is_some_and(|behind| behind <= TAIL_NEAR_BYTES));
+        // What is in memory for a reader that catches up is used before it goes.
+        let again = !near && (1..BEHIND_TURNS_MAX).contains(&reader.row);
+        if again {
+            self.turns.push_again(id);
+        } else {
+            reader.row = 0;
+            self.turns.push(id, near);
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -787,12 +904,9 @@ impl Reader {
             self.cursors.get_mut(stream).into_iter().for_each(Cursor::let_go);
         }
     }
+}
 
-    fn queue(&mut self, bytes: u64, now: Nanos) {
-        if self.out_bytes == 0 {
-            self.moved = now;
-        }
-        self.out_bytes += bytes;
-        self.out_frames += 1;
-    }
+/// Whether a reader is near the committed end.
+fn keeps_up(cursor: &Cursor, committed: Lsn) -> bool {
+    committed.0.saturating_sub(cursor.position.0) <= TAIL_NEAR_BYTES
 }
