@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
-use palisade_netio::FileMap;
+use palisade_netio::{FileMap, unacknowledged_bytes};
 
 use super::flow::{Body, Inflow, Outflow, Part};
 use super::limits::{PIECE_BYTES, SEND_BYTES};
@@ -48,6 +48,8 @@ impl Bell {
 pub(crate) struct Outbox {
     pub(crate) bell: Bell,
     flow: RefCell<Outflow<FileMap>>,
+    /// A second handle of the socket, if there is one, that never waits.
+    sends: Option<std::net::TcpStream>,
     /// Ends once everything is written.
     pub(crate) finish: Cell<bool>,
     /// Ends now.
@@ -55,9 +57,10 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new(answer: Vec<u8>) -> Outbox {
+    pub(crate) fn new(answer: Vec<u8>, sends: Option<std::net::TcpStream>) -> Outbox {
         Outbox {
             bell: Bell::default(),
+            sends,
             flow: RefCell::new(Outflow::new(answer)),
             finish: Cell::new(false),
             abort: Cell::new(false),
@@ -68,24 +71,25 @@ impl Outbox {
         self.flow.borrow_mut().push(head, body);
         self.bell.ring();
     }
+
+    /// Bytes that were written and that the peer has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        self.sends.as_ref().and_then(|socket| unacknowledged_bytes(socket).ok()).unwrap_or(0)
+    }
 }
 
 /// What a connection reports.
 pub(crate) trait Report {
+    /// Whether there is room for what is said.
+    fn listens(&self) -> bool;
     fn said(&self, said: FromReader);
     fn sent(&self, bytes: u64, frames: usize);
     /// Whether what waits is to be copied.
     fn blocked(&self) -> bool;
 }
 
-/// Serves a connection until either side ends it. Closes the socket. `sends` is a second handle of
-/// it, if there is one, that never waits.
-pub(crate) async fn serve(
-    mut stream: TcpStream,
-    sends: Option<std::net::TcpStream>,
-    outbox: Rc<Outbox>,
-    report: impl Report,
-) {
+/// Serves a connection until either side ends it. Closes the socket.
+pub(crate) async fn serve(mut stream: TcpStream, outbox: Rc<Outbox>, report: impl Report) {
     let mut inflow = Inflow::default();
     loop {
         let step = poll_fn(|cx| {
@@ -94,12 +98,14 @@ pub(crate) async fn serve(
             if outbox.abort.get() {
                 return Poll::Ready(false);
             }
-            match poll_read(cx, &mut stream, &mut inflow, &report) {
-                Poll::Ready(Ok(())) => moved = true,
-                Poll::Ready(Err(_)) => return Poll::Ready(false),
-                Poll::Pending => {}
+            if report.listens() {
+                match poll_read(cx, &mut stream, &mut inflow, &report) {
+                    Poll::Ready(Ok(())) => moved = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(false),
+                    Poll::Pending => {}
+                }
             }
-            match poll_write(cx, &mut stream, sends.as_ref(), &outbox, &report) {
+            match poll_write(cx, &mut stream, &outbox, &report) {
                 Poll::Ready(Ok(())) => moved = true,
                 Poll::Ready(Err(_)) => return Poll::Ready(false),
                 Poll::Pending => {}
@@ -120,7 +126,6 @@ pub(crate) async fn serve(
 fn poll_write(
     cx: &mut Context<'_>,
     stream: &mut TcpStream,
-    sends: Option<&std::net::TcpStream>,
     outbox: &Outbox,
     report: &impl Report,
 ) -> Poll<std::io::Result<()>> {
@@ -131,6 +136,7 @@ fn poll_write(
         Part::Bytes(bytes) => Pin::new(stream).poll_write(cx, bytes),
         Part::Mapped(mapped, range) => {
             let end = range.end.min(range.start + SEND_BYTES);
+            let sends = outbox.sends.as_ref();
             let sent = sends.map(|socket| mapped.map.send_to(socket, range.start..end));
             match sent {
                 Some(Ok(sent)) => Poll::Ready(Ok(sent)),

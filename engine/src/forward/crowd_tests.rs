@@ -6,13 +6,15 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
+use palisade_netio::limits::FRAME_HEAD_BYTES;
 use palisade_netio::{FrameHead, Identity, Nanos, Pool, Purpose};
 use palisade_wal::Lsn;
 
 use super::exchange::{Exchange, ForwarderConfig, Load, Need, Work};
 use super::flow::{Outflow, Part};
 use super::limits::{
-    CREDIT_BYTES_MAX, CURSOR_BYTES, FORWARD_BYTES_MAX, LOADS_MAX, PREFAULT_BYTES, WINDOWS_MAX,
+    CONTROL_BYTES, CREDIT_BYTES_MAX, CURSOR_BYTES, FORWARD_BYTES_MAX, LOADS_MAX, PREFAULT_BYTES,
+    WINDOWS_MAX,
 };
 use super::queue::{
     ForwardEvent, ForwardPort, Lease, LocateRequest, Located, Recent, Reply, SealedExtent, port,
@@ -82,6 +84,8 @@ struct Conn {
     /// Ends of the chunks in frames that wait; none for other frames.
     frames: VecDeque<Option<Lsn>>,
     got: Lsn,
+    /// Streams that it still asks for.
+    idle: u64,
 }
 
 struct Shard {
@@ -200,11 +204,9 @@ impl Crowd {
             Kind::Tail | Kind::StuckTail | Kind::Wide => bounds[self.shard.committed],
         };
         let (out, frames) = (Outflow::new(Vec::new()), VecDeque::new());
-        self.conns.insert(reader, Conn { kind, age, out, frames, got: age });
+        let idle = if kind == Kind::Wide { IDLE_STREAMS } else { 0 };
+        self.conns.insert(reader, Conn { kind, age, out, frames, got: age, idle });
         self.fetch(reader, STREAM);
-        if kind == Kind::Wide {
-            (0..IDLE_STREAMS).for_each(|idle| self.fetch(reader, STREAM + 1 + idle));
-        }
     }
 
     fn fetch(&mut self, reader: ReaderId, stream: u64) {
@@ -215,9 +217,30 @@ impl Crowd {
     }
 
     fn close(&mut self, reader: ReaderId) {
-        if let Some(conn) = self.conns.remove(&reader) {
-            assert!(!matches!(conn.kind, Kind::Tail | Kind::Cold), "who takes its bytes stays");
+        if self.conns.remove(&reader).is_some() {
             self.exchange.on_closed(reader);
+        }
+    }
+
+    /// A reader asks for more streams, as far as it is listened to.
+    fn widen(&mut self, reader: ReaderId) {
+        if !self.exchange.listens(reader) {
+            return;
+        }
+        let more = self.conns[&reader].idle.min((CONTROL_BYTES / FRAME_HEAD_BYTES) as u64);
+        for _ in 0..more {
+            let stream = STREAM + self.conns[&reader].idle;
+            self.fetch(reader, stream);
+            self.conns.get_mut(&reader).unwrap().idle -= 1;
+        }
+    }
+
+    /// The forwarder gives a reader up.
+    fn end(&mut self, reader: ReaderId) {
+        if let Some(conn) = self.conns.get(&reader) {
+            let stuck = matches!(conn.kind, Kind::StuckTail | Kind::StuckCold | Kind::Flood);
+            assert!(stuck, "{:?} takes its bytes, however slowly, and stays", conn.kind);
+            self.close(reader);
         }
     }
 
@@ -226,8 +249,12 @@ impl Crowd {
         for (reader, kind) in self.conns.iter().map(|(&id, c)| (id, c.kind)).collect::<Vec<_>>() {
             match kind {
                 Kind::Fickle if mix(&mut self.seed).is_multiple_of(50) => self.close(reader),
+                Kind::Wide => self.widen(reader),
                 Kind::Flood => {
                     for _ in 0..20 {
+                        if !self.exchange.listens(reader) {
+                            break;
+                        }
                         let stream = STREAM + mix(&mut self.seed) % 3 * 1_000_000;
                         self.fetch(reader, stream);
                         let stream = STREAM + mix(&mut self.seed) % 3 * 1_000_000;
@@ -287,7 +314,10 @@ impl Crowd {
             for work in work {
                 match work {
                     Work::Push { reader, head, body } => self.push(reader, head, body),
-                    Work::Abort { reader } => self.close(reader),
+                    // All are moved in each step.
+                    Work::Ring { .. } => {}
+                    Work::Probe { reader } => self.exchange.on_probed(reader, 0, self.now),
+                    Work::Abort { reader } => self.end(reader),
                     Work::Load(load) => self.go_on(load),
                     Work::Ahead(warming) => self.aheads.push(warming),
                 }
@@ -301,7 +331,7 @@ impl Crowd {
     fn push(&mut self, reader: ReaderId, head: Vec<u8>, body: super::flow::Body<Segment>) {
         let Some(conn) = self.conns.get_mut(&reader) else { return };
         let frame = FrameHead::parse(&head, &FROM_FORWARDER).unwrap();
-        let said = FromForwarder::parse(&frame, &head[palisade_netio::limits::FRAME_HEAD_BYTES..]);
+        let said = FromForwarder::parse(&frame, &head[FRAME_HEAD_BYTES..]);
         let end = match said.unwrap() {
             FromForwarder::Chunk(chunk) => Some(chunk.end),
             _ => None,
@@ -399,30 +429,50 @@ fn what_256_readers_make_the_forwarder_hold_is_bounded_and_the_tail_comes_in_tim
     assert_eq!(crowd.exchange.stats().memory, 0);
 }
 
+fn exchange() -> (Vec<ForwardPort>, Exchange<Segment>) {
+    let ((port, side), identity) = (port(), Identity::default());
+    let config =
+        ForwarderConfig { identity, route: |_, _| 0, cpu: None, limits: Limits::default() };
+    (vec![port], Exchange::new(vec![side], &config))
+}
+
+fn fetch_idle(stream: u64) -> FromReader {
+    let (from, to, follow, credit_bytes) = (Lsn(0), Lsn::MAX, true, 1);
+    FromReader::Fetch(Fetch { stream, from, to, follow, credit_bytes })
+}
+
+#[test]
+fn ten_thousand_streams_of_three_readers_fit_beside_others() {
+    let (_ports, mut exchange) = exchange();
+    for _ in 0..3 {
+        let reader = exchange.admit(0, Nanos(0)).unwrap();
+        (0..10_000).for_each(|stream| exchange.on_said(reader, fetch_idle(stream)));
+    }
+    for _ in 3..READERS {
+        let reader = exchange.admit(0, Nanos(0)).unwrap();
+        exchange.on_said(reader, fetch_idle(1));
+    }
+    let stats = exchange.stats();
+    assert_eq!(stats.cursors, 30_000 + READERS as u64 - 3);
+    assert!(stats.memory <= FORWARD_BYTES_MAX, "{stats:?}");
+}
+
 #[test]
 fn the_cursors_of_one_reader_leave_room_for_others() {
-    let (_port, side) = port();
-    let identity = Identity::default();
-    let limits = Limits::default();
-    let config = ForwarderConfig { identity, route: |_, _| 0, cpu: None, limits };
-    let mut exchange: Exchange<Segment> = Exchange::new(vec![side], &config);
-    let fetch = |stream| {
-        let (from, to, follow, credit_bytes) = (Lsn(0), Lsn::MAX, true, 1);
-        FromReader::Fetch(Fetch { stream, from, to, follow, credit_bytes })
-    };
+    let (_ports, mut exchange) = exchange();
     let mut readers: Vec<ReaderId> = Vec::new();
     for at in 0..READERS {
         let reader = exchange.admit(0, Nanos(0)).unwrap();
         readers.push(reader);
         if at < 8 {
-            (0..16 << 10).for_each(|stream| exchange.on_said(reader, fetch(stream)));
+            (0..16 << 10).for_each(|stream| exchange.on_said(reader, fetch_idle(stream)));
         }
     }
     let stats = exchange.stats();
     assert!(stats.cursors > 10_000 && stats.memory <= FORWARD_BYTES_MAX, "{stats:?}");
     assert!(stats.memory >= stats.cursors * CURSOR_BYTES);
     // Each has room for one.
-    readers[8..].iter().for_each(|&reader| exchange.on_said(reader, fetch(1)));
+    readers[8..].iter().for_each(|&reader| exchange.on_said(reader, fetch_idle(1)));
     let more = exchange.stats();
     assert_eq!(more.cursors, stats.cursors + READERS as u64 - 8);
     assert_eq!(more.memory, stats.memory);

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use palisade_netio::SlotView;
+use palisade_netio::{Nanos, SlotView};
 use palisade_wal::Lsn;
 
 use super::cut::{Cut, NoCut, Want, cut};
+use super::limits::LEASE_NS_MAX;
 use super::memory::{ExtentCount, Extents};
 use super::queue::{Recent, SealedExtent};
 use super::tail::Tail;
@@ -86,11 +87,15 @@ pub(crate) struct Cursor {
     looked: Option<Lsn>,
     /// With their leases; a segment that nobody leases may be recycled.
     extents: Extents,
-    recent: Option<Recent>,
+    /// When the first beat after they were named was.
+    leased: Option<Nanos>,
+    recent: Option<Box<Recent>>,
     /// Where it stood at the last beat.
     rested: Option<Lsn>,
     /// Bytes that its read counts until it ends.
     pub(crate) charged: u64,
+    /// It is to end, once there is room to say so.
+    pub(crate) over: Option<EndReason>,
 }
 
 impl Cursor {
@@ -108,9 +113,11 @@ impl Cursor {
             misses: 0,
             looked: None,
             extents: Extents::new(extents),
+            leased: None,
             recent: None,
             rested: None,
             charged: 0,
+            over: None,
         }
     }
 
@@ -123,6 +130,9 @@ impl Cursor {
         tail: &mut Tail,
         targets: Targets,
     ) -> Step {
+        if let Some(reason) = self.over {
+            return Step::End(reason);
+        }
         self.looked = committed;
         let Some(committed) = committed else { return Step::Locate };
         if !self.follow && self.bound.is_none() {
@@ -215,17 +225,24 @@ impl Cursor {
         self.recent = None;
     }
 
-    /// A beat passed. Who did not move since the last one gives its leases back, and asks again.
-    pub(crate) fn on_beat(&mut self) {
+    /// A beat passed. Who did not move since the last one gives its leases back, and asks again;
+    /// so does who moves too slowly: its segments are not to wait for ever.
+    pub(crate) fn on_beat(&mut self, now: Nanos) {
         let reads = matches!(self.phase, Phase::Waiting(_));
-        if self.rested.replace(self.position) == Some(self.position) && !reads {
+        let rests = self.rested.replace(self.position) == Some(self.position);
+        let since = *self.leased.get_or_insert(now);
+        if (rests || now.since(since) >= LEASE_NS_MAX) && !reads {
             self.extents.clear();
+        }
+        if self.extents.is_empty() {
+            self.leased = None;
         }
     }
 
     /// Takes an answer that names bytes.
     pub(crate) fn on_sealed(&mut self, extents: &[SealedExtent]) {
         self.extents.set(extents.iter().filter(|extent| extent.end > self.position));
+        self.leased = None;
         self.misses += u32::from(self.extents.is_empty());
     }
 
@@ -233,7 +250,7 @@ impl Cursor {
     pub(crate) fn on_recent(&mut self, recent: &Recent) {
         let useful = recent.end > self.position && recent.start <= self.position;
         self.misses += u32::from(!useful);
-        self.recent = useful.then(|| recent.clone());
+        self.recent = useful.then(|| Box::new(recent.clone()));
     }
 
     /// What was to be read is not there.

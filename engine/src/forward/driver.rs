@@ -246,12 +246,12 @@ impl Inner {
         let socket = socket2::Socket::from(socket);
         let _ = socket.set_nodelay(true);
         let _ = socket.set_tcp_user_timeout(Some(Duration::from_nanos(STALL_NS)));
-        let outbox = Rc::new(Outbox::new(answer));
+        let outbox = Rc::new(Outbox::new(answer, sends));
         self.outboxes.borrow_mut().insert(id, outbox.clone());
         let inner = self.clone();
         self.spawn(async move {
             let stream = TcpStream::from(socket);
-            serve(stream, sends, outbox, Connected { inner: inner.clone(), id }).await;
+            serve(stream, outbox, Connected { inner: inner.clone(), id }).await;
             inner.outboxes.borrow_mut().remove(&id);
             inner.exchange.borrow_mut().on_closed(id);
             inner.bell.ring();
@@ -289,6 +289,19 @@ impl Inner {
             Work::Push { reader, head, body } => {
                 if let Some(outbox) = self.outboxes.borrow().get(&reader) {
                     outbox.push(head, body);
+                }
+            }
+            Work::Ring { reader } => {
+                self.outboxes
+                    .borrow()
+                    .get(&reader)
+                    .into_iter()
+                    .for_each(|outbox| outbox.bell.ring());
+            }
+            Work::Probe { reader } => {
+                if let Some(outbox) = self.outboxes.borrow().get(&reader) {
+                    let (bytes, now) = (outbox.unacknowledged(), self.now());
+                    self.exchange.borrow_mut().on_probed(reader, bytes, now);
                 }
             }
             Work::Abort { reader } => {
@@ -385,6 +398,14 @@ impl Report for Connected {
     fn said(&self, said: FromReader) {
         self.inner.exchange.borrow_mut().on_said(self.id, said);
         self.inner.bell.ring();
+    }
+
+    fn listens(&self) -> bool {
+        let listens = self.inner.exchange.borrow_mut().listens(self.id);
+        if !listens {
+            self.inner.bell.ring();
+        }
+        listens
     }
 
     fn blocked(&self) -> bool {

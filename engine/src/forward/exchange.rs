@@ -19,6 +19,7 @@ use super::cut::{Cut, NoCut, Want};
 use super::flow::Body;
 use super::limits::{ASKS_MAX, EVENTS_PER_TURN, LOADS_MAX, TURNS_MAX};
 use super::maps::{Mapped, Maps};
+use super::memory::trim;
 use super::queue::{Feed, ForwardEvent, ForwardRequest, ForwarderSide, SealedExtent, Socket};
 use super::sender::{Effect, Limits, ReaderId, Readers, Route, Stats};
 use super::windows::{Warming, Windows};
@@ -69,6 +70,16 @@ pub enum Work<M> {
         /// What follows it.
         body: Body<M>,
     },
+    /// There may be room again for one that did not listen or was not copied: move it once more.
+    Ring {
+        /// Which.
+        reader: ReaderId,
+    },
+    /// Say by [`Exchange::on_probed`] how much of what was written its peer has not acknowledged.
+    Probe {
+        /// Which.
+        reader: ReaderId,
+    },
     /// End a connection now, then say [`Exchange::on_closed`].
     Abort {
         /// Which.
@@ -111,6 +122,8 @@ struct Port {
     watches: BTreeMap<u64, bool>,
     /// Questions that found no room.
     backlog: VecDeque<ForwardRequest>,
+    /// Questions of standbys among them.
+    asks: usize,
 }
 
 /// See the [module](self). `M` is a mapped segment.
@@ -138,7 +151,8 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// No readers yet; one port per log shard, in the order of the shards.
     pub fn new(sides: Vec<ForwarderSide>, config: &ForwarderConfig) -> Exchange<M> {
         let readers = Readers::new(config.limits, sides.len(), config.route);
-        let port = |side| Port { side, watches: BTreeMap::new(), backlog: VecDeque::new() };
+        let port =
+            |side| Port { side, watches: BTreeMap::new(), backlog: VecDeque::new(), asks: 0 };
         Exchange {
             identity: config.identity,
             readers,
@@ -249,6 +263,16 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         self.ports.iter_mut().for_each(|port| port.side.set_feeds(&feeds));
     }
 
+    /// Whether what a reader says is to be read. If not, [`Work::Ring`] says when to ask again.
+    pub fn listens(&mut self, reader: ReaderId) -> bool {
+        self.readers.listens(reader)
+    }
+
+    /// So many of the bytes that left for a reader were not acknowledged by its peer yet.
+    pub fn on_probed(&mut self, reader: ReaderId, unacknowledged: u64, now: Nanos) {
+        self.readers.on_probed(reader, unacknowledged, now);
+    }
+
     /// A reader said something.
     pub fn on_said(&mut self, reader: ReaderId, said: FromReader) {
         match said {
@@ -257,6 +281,19 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             FromReader::Stop { stream } => self.readers.on_stop(reader, stream),
             FromReader::Ask(question) => self.readers.on_ask(reader, &question),
         }
+        self.take_asks();
+    }
+
+    /// Not in the next turn: readers may say much until then, and the ports keep count.
+    fn take_asks(&mut self) {
+        for (shard, request) in self.readers.take_asks() {
+            self.ask(shard, request);
+        }
+    }
+
+    fn ask(&mut self, shard: usize, request: ForwardRequest) {
+        let asks_max = ASKS_MAX / self.ports.len();
+        self.ports[shard].push(request, asks_max);
     }
 
     /// So many bytes, the last ones of so many frames, left for a reader.
@@ -273,6 +310,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// A reader's connection ended.
     pub fn on_closed(&mut self, reader: ReaderId) {
         self.readers.on_closed(reader);
+        self.take_asks();
         self.loads.retain(|load| load.reader != reader);
         if self.clusters.remove(&reader).is_some() {
             self.report_feeds(self.reported);
@@ -373,10 +411,9 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             Effect::Say { reader, frame } => {
                 work.push(Work::Push { reader, head: frame, body: Body::None });
             }
-            Effect::Ask { shard, request } => {
-                let asks_max = ASKS_MAX / self.ports.len();
-                self.ports[shard].push(request, asks_max);
-            }
+            Effect::Ask { shard, request } => self.ask(shard, request),
+            Effect::Retry { reader } => work.push(Work::Ring { reader }),
+            Effect::Probe { reader } => work.push(Work::Probe { reader }),
             Effect::Close { reader, .. } => work.push(Work::Abort { reader }),
             Effect::Read { reader, stream, ticket, extent, want } => {
                 // What is in memory is cut at once; a reader of cold bytes never stops others.
@@ -458,12 +495,11 @@ impl Port {
             ForwardRequest::Watch { stream } => (stream, true),
             ForwardRequest::Unwatch { stream } => (stream, false),
             // A question of a standby that is not answered is asked again.
-            ForwardRequest::Ask { .. }
-                if self.backlog.len() + self.side.requests_waiting() >= asks_max =>
-            {
+            ForwardRequest::Ask { .. } if self.asks + self.side.asks_waiting() >= asks_max => {
                 return;
             }
             ForwardRequest::Ask { .. } | ForwardRequest::Locate(_) => {
+                self.asks += usize::from(matches!(request, ForwardRequest::Ask { .. }));
                 return self.backlog.push_back(request);
             }
         };
@@ -495,12 +531,67 @@ impl Port {
             sent = true;
         }
         while let Some(request) = self.backlog.pop_front() {
+            let asks = usize::from(matches!(request, ForwardRequest::Ask { .. }));
             if let Err(request) = self.side.request(request) {
                 self.backlog.push_front(request);
                 break;
             }
+            self.asks -= asks;
             sent = true;
         }
+        trim(&mut self.backlog);
         sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::limits::LOCATES_MAX;
+    use crate::forward::queue::port;
+    use crate::forward::wire::Fetch;
+    use crate::transfer::facts::{Place, Question, Wanted};
+    use palisade_wal::Lsn;
+
+    const SHARDS: usize = 16;
+
+    fn ask(stream: u64) -> FromReader {
+        let from =
+            Place { cluster: 7, node: 1, region: "hz".into(), addr: ([1, 2, 3, 4], 5).into() };
+        let streams = vec![Wanted { stream, across: false }];
+        FromReader::Ask(Box::new(Question { number: 1, from, streams }))
+    }
+
+    #[test]
+    fn questions_of_standbys_are_counted_by_themselves_and_bounded_at_once() {
+        let (mut ports, sides): (Vec<_>, Vec<_>) = (0..SHARDS).map(|_| port()).unzip();
+        let (identity, limits) = (Identity::default(), Limits::default());
+        let config = ForwarderConfig { identity, route: |_, _| 0, cpu: None, limits };
+        let mut exchange: Exchange<Vec<u8>> = Exchange::new(sides, &config);
+        let reader = exchange.admit(0, Nanos(0)).unwrap();
+        // As many questions about places as there may be, all of one shard.
+        for stream in 0..2 * LOCATES_MAX as u64 {
+            let (from, to, follow, credit_bytes) = (Lsn(0), Lsn::MAX, true, 1);
+            let fetch = Fetch { stream, from, to, follow, credit_bytes };
+            exchange.on_said(reader, FromReader::Fetch(fetch));
+        }
+        let mut work = Vec::new();
+        while exchange.turn(Nanos(0), &mut work) {}
+        let (max, place) = (ASKS_MAX / SHARDS, exchange.ports[0].backlog.len());
+        for _ in 0..10_000 {
+            exchange.on_said(reader, ask(3));
+        }
+        assert_eq!(exchange.readers.take_asks(), [], "nothing waits for a turn");
+        assert_eq!(exchange.ports[0].backlog.len(), place + max);
+        exchange.turn(Nanos(0), &mut work);
+        exchange.on_said(reader, ask(3));
+        exchange.turn(Nanos(0), &mut work);
+        while ports[0].poll_request().is_some() {}
+        let taken = std::iter::from_fn(|| ports[0].poll_question()).count();
+        assert_eq!(taken, max, "those that the shard has not taken up count too");
+        exchange.on_said(reader, ask(3));
+        exchange.turn(Nanos(0), &mut work);
+        while ports[0].poll_request().is_some() {}
+        assert!(ports[0].poll_question().is_some());
     }
 }

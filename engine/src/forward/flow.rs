@@ -8,7 +8,11 @@ use palisade_netio::{FrameError, FrameHead, SlotView};
 
 use super::limits::{CONTROL_BYTES, JOIN_BYTES, JOIN_MAPPED_BYTES};
 use super::maps::Mapped;
+use super::memory::trim;
 use super::wire::{FROM_READER, FromReader, WireError};
+
+/// Room for joined frames grows by so much.
+const JOIN_STEP_BYTES: usize = 1 << 10;
 
 /// The body of a frame that waits to be written.
 #[derive(Debug)]
@@ -128,15 +132,16 @@ impl<M: Deref<Target = [u8]>> Outflow<M> {
         views.for_each(copy_body);
         if matches!(self.body, Body::View(..)) {
             let body = std::mem::replace(&mut self.body, Body::None);
-            self.bytes.extend_from_slice(body.bytes());
+            append(&mut self.bytes, body.bytes());
         }
     }
 
     /// Memory that it holds, but for that of shards.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
-        let frames = self.frames.iter().map(|frame| size_of_val(frame) + frame.0.len());
-        self.bytes.len() + frames.sum::<usize>()
+        let heads = self.frames.iter().map(|frame| frame.0.capacity()).sum::<usize>();
+        let frames = self.frames.capacity() * size_of::<(Vec<u8>, Body<M>)>();
+        self.bytes.capacity() + heads + frames
     }
 
     /// Whether everything is written.
@@ -149,12 +154,13 @@ impl<M: Deref<Target = [u8]>> Outflow<M> {
             let Some((head, body)) = self.frames.pop_front() else { break };
             match self.bytes.is_empty() {
                 true => self.bytes = head,
-                false => self.bytes.extend_from_slice(&head),
+                false => join(&mut self.bytes, &head),
             }
             self.writing += 1;
+            trim(&mut self.frames);
             match body {
                 Body::View(view, range) if range.len() < JOIN_BYTES => {
-                    self.bytes.extend_from_slice(&view[range]);
+                    join(&mut self.bytes, &view[range]);
                 }
                 body => self.body = body,
             }
@@ -175,7 +181,21 @@ impl<M: Deref<Target = [u8]>> Outflow<M> {
 
 /// A body that is kept with its head.
 fn copy_body<M: Deref<Target = [u8]>>((head, body): &mut (Vec<u8>, Body<M>)) {
-    head.extend_from_slice(std::mem::replace(body, Body::None).bytes());
+    append(head, std::mem::replace(body, Body::None).bytes());
+}
+
+/// The same for many small pieces.
+fn join(bytes: &mut Vec<u8>, more: &[u8]) {
+    if bytes.capacity() - bytes.len() < more.len() {
+        bytes.reserve_exact(more.len().max(JOIN_STEP_BYTES));
+    }
+    bytes.extend_from_slice(more);
+}
+
+/// Memory is counted, so that no more is taken than is needed.
+fn append(bytes: &mut Vec<u8>, more: &[u8]) {
+    bytes.reserve_exact(more.len());
+    bytes.extend_from_slice(more);
 }
 
 /// Why a connection cannot go on.

@@ -1,6 +1,6 @@
 //! Every bound of the forwarder, named.
 
-use palisade_netio::limits::FRAME_BULK_HEAD_BYTES;
+use palisade_netio::limits::{FRAME_BULK_HEAD_BYTES, FRAME_HEAD_BYTES};
 use palisade_wal::{GROUP_BYTES_MAX, RECORD_HEADER_BYTES};
 
 /// Bytes of records in one chunk, unless a single group is bigger.
@@ -38,8 +38,11 @@ pub const FRAME_BYTES: u64 = 192;
 pub const READ_BYTES: u64 = FRAME_BYTES + FRAME_BULK_HEAD_BYTES as u64 + JOIN_BYTES as u64;
 /// A connection: its frames, what it reads, its task, and one cursor.
 pub const READER_BYTES: u64 = OUTPUT_OWN_BYTES + CONTROL_BYTES as u64 + (2 << 10) + CURSOR_BYTES;
-/// A cursor: itself, its stream, its question, and one extent.
-pub const CURSOR_BYTES: u64 = 1 << 10;
+/// Memory of the answers to all that is read at once from a connection.
+pub const ANSWERS_BYTES: u64 =
+    (CONTROL_BYTES / FRAME_HEAD_BYTES) as u64 * (FRAME_BYTES + FRAME_HEAD_BYTES as u64 + 16);
+/// A cursor: itself, its stream, and its question or one extent.
+pub const CURSOR_BYTES: u64 = 736;
 /// Connections that have room, however many cursors others have.
 pub const READERS_ROOM: usize = 256;
 /// All connections and cursors.
@@ -60,13 +63,29 @@ pub const BODIES_MAX: usize = 256;
 pub const ASKS_MAX: usize = 512;
 /// Maps' own tables and questions of standbys.
 const SMALL_BYTES: u64 = 1 << 20;
-/// Time after which a connection that takes nothing is ended while memory is short.
+/// Time after which a connection that acknowledges nothing may be ended while memory is short.
 pub const PRESSURE_NS: u64 = 250_000_000;
+/// Time between two that are.
+pub const PRESSURE_TICK_NS: u64 = PRESSURE_NS / 4;
 
 /// Bytes of recent records kept for readers, over all streams.
 pub const TAIL_BYTES_MAX: usize = 4 << 20;
 /// Runs of recent records kept, over all streams.
 pub const TAIL_RUNS_MAX: usize = 4096;
+
+/// Files and sockets that a node needs besides readers and each of its shards.
+const FILES_BASE: u64 = 128;
+/// Those of each shard.
+const FILES_PER_SHARD: u64 = 16;
+/// Those of each connection of a reader.
+const FILES_PER_READER: u64 = 2;
+
+/// Files and sockets that a node with so many shards has to be able to open, so that all its
+/// readers that have room are served.
+pub const fn files_needed(shards: u16) -> u64 {
+    let readers = READERS_ROOM as u64 * FILES_PER_READER + MAPS_MAX as u64;
+    FILES_BASE + shards as u64 * FILES_PER_SHARD + readers
+}
 
 /// Events that a shard may have waiting for the forwarder.
 pub const EVENTS_MAX: usize = 4096;
@@ -99,6 +118,9 @@ pub const CAP_BURST_NS: u64 = 20_000_000;
 pub const BEAT_NS: u64 = 1_000_000_000;
 /// Time until a question is asked again that a shard had no room for.
 pub const RETRY_NS: u64 = 5_000_000;
+/// Longest that a segment, or memory of a shard, is kept for one chunk, or one answer about where
+/// bytes stand.
+pub const LEASE_NS_MAX: u64 = 60_000_000_000;
 /// A connection that takes no byte for this long while it has credit is ended.
 pub const STALL_NS: u64 = 30_000_000_000;
 
@@ -110,6 +132,8 @@ const _: () = {
     assert!(OUTPUT_SHARED_BYTES > CHUNK_BYTES_MAX as u64);
     assert!(OUTPUT_OWN_BYTES >= 2 * READ_BYTES && JOIN_MAPPED_BYTES <= JOIN_BYTES);
     assert!(READERS_MAX as u64 * READER_BYTES <= PEERS_BYTES_MAX);
+    // Who waits for nothing is listened to, whatever others hold.
+    assert!(ANSWERS_BYTES <= OUTPUT_OWN_BYTES);
     assert!(size_of::<super::queue::SealedExtent>() as u64 <= EXTENT_BYTES);
     // Each read takes the windows of a block.
     let block = palisade_wal::limits::BLOCK_BYTES_MAX.div_ceil(PREFAULT_BYTES) + 1;

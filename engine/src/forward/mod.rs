@@ -16,11 +16,14 @@ pub mod doorbell;
 pub mod driver;
 #[cfg(test)]
 mod driver_tests;
+mod effect;
 pub mod exchange;
 pub mod flow;
 pub mod limits;
 pub mod maps;
 mod memory;
+#[cfg(test)]
+mod pressure_tests;
 pub mod queue;
 pub mod sender;
 #[cfg(test)]
@@ -29,6 +32,7 @@ pub mod tail;
 #[cfg(test)]
 pub(crate) mod testlog;
 mod turns;
+mod watchers;
 pub mod windows;
 pub mod wire;
 

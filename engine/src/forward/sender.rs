@@ -12,83 +12,25 @@ use palisade_wal::Lsn;
 
 pub use super::cursor::Source;
 use super::cursor::{Cursor, Phase, Step, Targets};
-use super::cut::{Cut, NoCut, Want};
+use super::cut::{Cut, NoCut};
+pub use super::effect::{CloseReason, Effect};
 use super::limits::{
-    BEAT_NS, BEHIND_TURNS_MAX, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSORS_MAX, FRAME_BYTES,
-    HOLD_NS_MAX, LOCATE_BYTES, LOCATES_MAX, MEMORY_CHUNK_BYTES, OUTPUT_BYTES_MAX,
-    OUTPUT_FRAMES_MAX, OUTPUT_SHARED_BYTES, PRESSURE_NS, READERS_MAX, READERS_ROOM, RETRY_NS,
-    STALL_NS, STREAMS_PER_READER_MAX, TAIL_BYTES_MAX, TAIL_NEAR_BYTES,
+    BEAT_NS, BEHIND_TURNS_MAX, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSOR_BYTES, CURSORS_MAX,
+    HOLD_NS_MAX, LEASE_NS_MAX, LOCATE_BYTES, LOCATES_MAX, MEMORY_CHUNK_BYTES, OUTPUT_BYTES_MAX,
+    OUTPUT_FRAMES_MAX, OUTPUT_SHARED_BYTES, PRESSURE_NS, PRESSURE_TICK_NS, READERS_MAX,
+    READERS_ROOM, RETRY_NS, STALL_NS, STREAMS_PER_READER_MAX, TAIL_BYTES_MAX, TAIL_NEAR_BYTES,
 };
-use super::memory::{ExtentCount, Output, Shared, admits, chunk_cost, peers_bytes};
-use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply, SealedExtent};
+use super::memory::{Cost, ExtentCount, Output, Shared, admits, peers_bytes, trim};
+use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply};
 use super::tail::Tail;
 use super::turns::Turns;
+use super::watchers::Watchers;
 use super::wire::{Beat, ChunkHead, End, EndReason, Fetch, FromForwarder, Status};
 use crate::transfer::facts::{Facts, Question, Wanted};
 
 /// Names one connection of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReaderId(pub u64);
-
-/// Why a connection is to be closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CloseReason {
-    /// It took no byte for too long.
-    Stalled,
-    /// It asks for more small frames than it reads.
-    Flood,
-    /// Its cluster may not be served any more.
-    Unwanted,
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Effect {
-    /// Send a chunk: the encoded head, then the records of the source.
-    Send {
-        /// To whom.
-        reader: ReaderId,
-        /// What the head says.
-        head: ChunkHead,
-        /// The body.
-        source: Source,
-    },
-    /// Send a small frame.
-    Say {
-        /// To whom.
-        reader: ReaderId,
-        /// The whole frame.
-        frame: Vec<u8>,
-    },
-    /// Find records in a sealed segment: [`block_body`](super::cut::block_body), then
-    /// [`cut`](super::cut::cut), and report by [`Readers::on_read`].
-    Read {
-        /// For whom.
-        reader: ReaderId,
-        /// The stream.
-        stream: u64,
-        /// Comes back with the result.
-        ticket: u64,
-        /// The block.
-        extent: SealedExtent,
-        /// What to cut out of it.
-        want: Want,
-    },
-    /// Ask a shard; in the order of the effects.
-    Ask {
-        /// Which shard.
-        shard: usize,
-        /// What.
-        request: ForwardRequest,
-    },
-    /// End a connection, then say [`Readers::on_closed`].
-    Close {
-        /// Which.
-        reader: ReaderId,
-        /// Why.
-        why: CloseReason,
-    },
-}
 
 /// Bounds of [`Readers`]; see [`limits`](super::limits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,21 +106,21 @@ pub type Route = fn(u64, usize) -> usize;
 struct Stream {
     committed: Option<Lsn>,
     base: Lsn,
-    readers: BTreeSet<ReaderId>,
-    /// Those of `readers` at the committed end.
-    waiting: BTreeSet<ReaderId>,
+    readers: Watchers,
 }
 
 #[derive(Debug)]
 struct Reader {
     /// Of which other cluster it is; 0: of none.
     cluster: u32,
-    cursors: BTreeMap<u64, Cursor>,
+    cursors: BTreeMap<u64, Box<Cursor>>,
     ready: VecDeque<u64>,
     in_turn: bool,
     /// Chunks in a row.
     row: u32,
     output: Output,
+    /// Whether it is among those that were refused room.
+    refused: bool,
     closing: bool,
 }
 
@@ -194,6 +136,17 @@ struct Open {
     waiters: Vec<(ReaderId, u64)>,
 }
 
+// Maps may be half empty, and lists are allocated. A question that is open holds no extent.
+const _: () = {
+    let (link, list) = (16, 32);
+    let cursor = size_of::<Cursor>() + link + 2 * (8 + 16) + link;
+    let stream = 2 * (8 + size_of::<Stream>()) + list;
+    let question = 2 * (8 + size_of::<Open>()) + list + 2 * (16 + 8) + link;
+    // Of each of the sets of cursors, of the list of ready ones, and of what shards are told.
+    let sets = 2 * 16 + 2 * 8 + 2 * 16;
+    assert!((cursor + stream + question + sets) as u64 <= CURSOR_BYTES);
+};
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Readers {
@@ -207,8 +160,10 @@ pub struct Readers {
     tail: Tail,
     shared: Shared,
     extents: ExtentCount,
-    /// Somebody found no memory for what it does not take.
-    pressed: bool,
+    /// Those that found no memory for what they do not take, or for answers.
+    refused: VecDeque<ReaderId>,
+    /// When one that holds much of it may be ended.
+    press_at: Nanos,
     open: BTreeMap<u64, Open>,
     open_by_place: BTreeMap<(u64, Lsn), u64>,
     /// Of each shard: questions asked, and questions to be asked when there is room.
@@ -217,6 +172,7 @@ pub struct Readers {
     /// Cursors beyond the committed end here: their readers are told of each beat.
     ahead: BTreeSet<(ReaderId, u64)>,
     effects: Vec<Effect>,
+    asks: Vec<(usize, ForwardRequest)>,
     role_epoch: u64,
     next: u64,
     beats: u64,
@@ -239,13 +195,15 @@ impl Readers {
             tail: Tail::new(limits.tail_bytes),
             shared: Shared::new(limits.shared_bytes),
             extents: ExtentCount::default(),
-            pressed: false,
+            refused: VecDeque::new(),
+            press_at: Nanos(0),
             open: BTreeMap::new(),
             open_by_place: BTreeMap::new(),
             shards: (0..shards).map(|_| (0, VecDeque::new())).collect(),
             later: BTreeSet::new(),
             ahead: BTreeSet::new(),
             effects: Vec::new(),
+            asks: Vec::new(),
             role_epoch: 0,
             next: 1,
             beats: 0,
@@ -282,6 +240,7 @@ impl Readers {
             in_turn: false,
             row: 0,
             output: Output::new(now),
+            refused: false,
             closing: false,
         };
         self.readers.insert(id, reader);
@@ -296,6 +255,7 @@ impl Readers {
             self.forget(id, stream, &cursor);
         }
         reader.output.release(&mut self.shared);
+        self.refused.retain(|refused| *refused != id);
     }
 
     /// A reader is not to be served any more.
@@ -330,7 +290,7 @@ impl Readers {
         self.drop_cursor(id, stream);
         self.stats.cursors += 1;
         let reader = self.readers.get_mut(&id).expect("it was just there");
-        reader.cursors.insert(stream, Cursor::new(fetch, self.extents.clone()));
+        reader.cursors.insert(stream, Box::new(Cursor::new(fetch, self.extents.clone())));
         self.more_cursors += u64::from(reader.cursors.len() > 1);
         if !self.streams.contains_key(&stream) {
             self.ask(stream, ForwardRequest::Watch { stream });
@@ -362,14 +322,19 @@ impl Readers {
             if !streams.is_empty() {
                 let question = Box::new(Question { streams, ..question.clone() });
                 let request = ForwardRequest::Ask { reader: id, question };
-                self.effects.push(Effect::Ask { shard, request });
+                self.asks.push((shard, request));
             }
         }
     }
 
-    /// A shard answered a standby.
+    /// What shards are to be asked, without waiting for a turn.
+    pub(crate) fn take_asks(&mut self) -> Vec<(usize, ForwardRequest)> {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// A shard answered a standby, which asks again if there is no room for the answer.
     pub fn on_facts(&mut self, id: ReaderId, facts: &Facts) {
-        self.say(id, facts.encode());
+        self.say_if_free(id, facts.encode());
     }
 
     /// So many bytes of so many frames left for a reader.
@@ -377,7 +342,28 @@ impl Readers {
         self.now = self.now.max(now);
         let Some(reader) = self.readers.get_mut(&id) else { return };
         reader.output.on_sent(bytes, frames, now, &mut self.shared);
+        if std::mem::take(&mut reader.refused) {
+            self.refused.retain(|refused| *refused != id);
+        }
         self.enlist(id);
+    }
+
+    /// So many of the bytes that left for a reader were not acknowledged by it yet.
+    pub fn on_probed(&mut self, id: ReaderId, unacknowledged: u64, now: Nanos) {
+        self.now = self.now.max(now);
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        reader.output.on_probed(unacknowledged, now);
+    }
+
+    /// Whether what a reader says is to be read: there is room for the answers. If not,
+    /// [`Effect::Retry`] says when to ask again.
+    pub fn listens(&mut self, id: ReaderId) -> bool {
+        let Some(reader) = self.readers.get_mut(&id) else { return false };
+        let listens = reader.output.listens(&self.shared);
+        if !listens {
+            self.refuse(id);
+        }
+        listens
     }
 
     /// A reader takes no more for now. Whether what waits for it is to be copied out of the memory
@@ -385,8 +371,37 @@ impl Readers {
     pub fn on_blocked(&mut self, id: ReaderId) -> bool {
         let Some(reader) = self.readers.get_mut(&id) else { return false };
         let copied = reader.output.on_blocked(&mut self.shared);
-        self.pressed |= !copied;
+        if !copied {
+            self.refuse(id);
+        }
         copied
+    }
+
+    fn refuse(&mut self, id: ReaderId) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        if std::mem::replace(&mut reader.refused, true) {
+            return;
+        }
+        if self.refused.is_empty() {
+            self.press_at = self.now.after(PRESSURE_TICK_NS);
+        }
+        self.refused.push_back(id);
+    }
+
+    /// Memory came back: who was refused some asks again, the first ones first.
+    fn offer_room(&mut self) {
+        if !self.shared.take_grew() || self.refused.is_empty() {
+            return;
+        }
+        let mut free = self.shared.free();
+        let (readers, effects) = (&mut self.readers, &mut self.effects);
+        self.refused.retain(|&id| {
+            let Some(reader) = readers.get_mut(&id) else { return false };
+            let Some(left) = free.checked_sub(reader.output.refused()) else { return true };
+            (free, reader.refused) = (left, false);
+            effects.push(Effect::Retry { reader: id });
+            false
+        });
     }
 
     /// A stream's committed end moved. Where the records are known too, use
@@ -398,7 +413,7 @@ impl Readers {
             return;
         }
         known.committed = Some(upto);
-        for id in std::mem::take(&mut known.waiting) {
+        for id in known.readers.take_waiting() {
             self.ready(id, stream);
         }
     }
@@ -416,7 +431,7 @@ impl Readers {
     pub fn on_gone(&mut self, stream: u64) {
         self.tail.forget(stream);
         self.detach(stream);
-        let readers = self.streams.get(&stream).map(|s| s.readers.clone()).unwrap_or_default();
+        let readers = self.streams.get(&stream).map(|s| s.readers.ids()).unwrap_or_default();
         for id in readers {
             self.end(id, stream, EndReason::UnknownStream);
         }
@@ -433,10 +448,9 @@ impl Readers {
         }
     }
 
-    /// A cursor that is gone waits for no answer.
-    fn withdraw(&mut self, id: ReaderId, stream: u64, cursor: &Cursor) {
-        let Phase::Waiting(ticket) = cursor.phase else { return };
-        let place = (stream, cursor.position);
+    /// A cursor waits for no answer any more.
+    fn withdraw(&mut self, id: ReaderId, place: (u64, Lsn), phase: Phase) {
+        let Phase::Waiting(ticket) = phase else { return };
         let Some(&question) = self.open_by_place.get(&place) else { return };
         let open = self.open.get_mut(&question).expect("an open question");
         open.waiters.retain(|waiter| *waiter != (id, ticket));
@@ -561,7 +575,8 @@ impl Readers {
                 self.ready(id, stream);
             }
         }
-        if self.pressed {
+        if !self.refused.is_empty() && now >= self.press_at {
+            self.press_at = now.after(PRESSURE_TICK_NS);
             self.press();
         }
         if now.since(self.beat_at) < BEAT_NS {
@@ -573,13 +588,17 @@ impl Readers {
         let frame = beat.encode();
         for id in self.readers.keys().copied().collect::<Vec<_>>() {
             let reader = self.readers.get_mut(&id).expect("it was just there");
-            reader.cursors.values_mut().for_each(Cursor::on_beat);
+            reader.cursors.values_mut().for_each(|cursor| cursor.on_beat(now));
             let stalled = reader.output.stalled_ns(now);
             if stalled > STALL_NS {
                 self.close(id, CloseReason::Stalled);
+            } else if reader.output.pinned_ns(now) > LEASE_NS_MAX {
+                self.close(id, CloseReason::Slow);
             } else if stalled <= BEAT_NS {
                 // Who takes nothing would find them all at once.
-                self.say(id, frame.clone());
+                self.say_if_free(id, frame.clone());
+            } else {
+                self.effects.push(Effect::Probe { reader: id });
             }
         }
         for (id, stream) in self.ahead.clone() {
@@ -590,17 +609,21 @@ impl Readers {
         }
     }
 
-    /// Memory is short: who holds some for what it does not take is ended.
+    /// Somebody is refused memory: of those that hold some and acknowledge nothing, the one that
+    /// has been at it longest is ended. Who moves, however slowly, stays.
     fn press(&mut self) {
-        let held = |(_, reader): &(&ReaderId, &Reader)| reader.output.presses();
-        let holders: Vec<(ReaderId, u64)> = self
-            .readers
-            .iter()
-            .filter(held)
-            .map(|(&id, reader)| (id, reader.output.stalled_ns(self.now)))
-            .collect();
-        self.pressed = !holders.is_empty();
-        for (id, _) in holders.into_iter().filter(|(_, stalled)| *stalled > PRESSURE_NS) {
+        let mut oldest: Option<(u64, ReaderId)> = None;
+        for (&id, reader) in &self.readers {
+            if reader.closing || !reader.output.presses() {
+                continue;
+            }
+            self.effects.push(Effect::Probe { reader: id });
+            // What was seen before the last ticks says nothing.
+            let idle = reader.output.idle_ns(self.now, PRESSURE_NS);
+            let idle = idle.filter(|idle| *idle > PRESSURE_NS);
+            oldest = oldest.max(idle.map(|idle| (idle, id)));
+        }
+        if let Some((_, id)) = oldest {
             self.stats.pressed += 1;
             self.close(id, CloseReason::Stalled);
         }
@@ -610,7 +633,7 @@ impl Readers {
     pub fn next_time(&self) -> Option<Nanos> {
         let beat = (!self.readers.is_empty()).then(|| self.beat_at.after(BEAT_NS));
         let later = (!self.later.is_empty()).then(|| self.now.after(RETRY_NS));
-        let press = self.pressed.then(|| self.now.after(PRESSURE_NS / 4));
+        let press = (!self.refused.is_empty()).then_some(self.press_at);
         beat.into_iter().chain(later).chain(press).chain(self.turns.next_release()).min()
     }
 
@@ -636,6 +659,9 @@ impl Readers {
             let Some(id) = self.turns.pop() else { break };
             self.take_turn(id);
         }
+        self.offer_room();
+        let ask = |(shard, request)| Effect::Ask { shard, request };
+        effects.extend(self.take_asks().into_iter().map(ask));
         effects.append(&mut self.effects);
         !self.turns.is_empty()
     }
@@ -649,7 +675,12 @@ impl Readers {
             return reader.let_go(kept);
         }
         reader.in_turn = false;
+        // Since it came into the round it may have stopped taking what waits.
+        if !reader.output.has_room(self.limits.output_bytes) {
+            return reader.let_go(0);
+        }
         let Some(stream) = reader.ready.pop_front() else { return };
+        trim(&mut reader.ready);
         let cursor = reader.cursors.get_mut(&stream).expect("a ready cursor is there");
         assert!(std::mem::take(&mut cursor.listed), "a ready cursor is listed");
         let committed = self.streams.get(&stream).and_then(|stream| stream.committed);
@@ -706,7 +737,7 @@ impl Readers {
         let reader = self.readers.get_mut(&id).expect("a cursor has a reader");
         reader.cursors.get_mut(&stream).expect("a chunk has a cursor").advance(&cut);
         let bytes = FRAME_BULK_HEAD_BYTES as u64 + u64::from(head.body_len);
-        let cost = chunk_cost(&source, head.body_len.into());
+        let cost = Cost::chunk(&source, head.body_len.into());
         reader.output.queue(bytes, cost, now, &mut self.shared);
         reader.row += 1;
         self.turns.on_sent(reader.cluster, head.body_len.into(), now);
@@ -724,7 +755,7 @@ impl Readers {
     fn wait_at_end(&mut self, id: ReaderId, stream: u64) {
         self.set_phase(id, stream, Phase::Tail);
         let known = self.streams.get_mut(&stream).expect("a cursor has a stream");
-        known.waiting.insert(id);
+        known.readers.wait(id);
         let committed = known.committed;
         let Some(cursor) = self.cursor(id, stream) else { return };
         let ahead = committed.is_none_or(|committed| cursor.position > committed);
@@ -742,7 +773,7 @@ impl Readers {
         let Some(known) = self.streams.get(&stream) else { return };
         let committed = known.committed.unwrap_or(known.base);
         let status = Status { stream, committed, base: known.base };
-        self.say(id, FromForwarder::Status(status).encode());
+        self.say_if_free(id, FromForwarder::Status(status).encode());
     }
 
     fn locate(&mut self, id: ReaderId, stream: u64) {
@@ -776,13 +807,13 @@ impl Readers {
             self.shards[shard].0 += 1;
             self.stats.locates += 1;
             let request = ForwardRequest::Locate(request);
-            self.effects.push(Effect::Ask { shard, request });
+            self.asks.push((shard, request));
         }
     }
 
     fn ask(&mut self, stream: u64, request: ForwardRequest) {
         let shard = (self.route)(stream, self.shards.len());
-        self.effects.push(Effect::Ask { shard, request });
+        self.asks.push((shard, request));
     }
 
     fn end(&mut self, id: ReaderId, stream: u64, reason: EndReason) {
@@ -792,9 +823,33 @@ impl Readers {
             EndReason::Recycled { base } => base,
             _ => known.map_or(Lsn::ZERO, |known| known.base),
         };
-        let end = FromForwarder::End(End { stream, reason, committed, base });
-        self.drop_cursor(id, stream);
-        self.say(id, end.encode());
+        let end = FromForwarder::End(End { stream, reason, committed, base }).encode();
+        if self.has_room_for(id, end.len()) {
+            self.drop_cursor(id, stream);
+            self.say(id, end);
+        } else if let Some(cursor) = self.cursor(id, stream) {
+            // It hears of it in its turn, when there is room.
+            cursor.over = Some(reason);
+            let (place, phase) = ((stream, cursor.position), cursor.phase);
+            self.withdraw(id, place, phase);
+            self.ready(id, stream);
+        } else {
+            self.close(id, CloseReason::Flood);
+        }
+    }
+
+    fn has_room_for(&self, id: ReaderId, len: usize) -> bool {
+        let Some(reader) = self.readers.get(&id) else { return false };
+        let few = reader.output.frames() < OUTPUT_FRAMES_MAX;
+        few && reader.output.fits(Cost::small(len).own, &self.shared)
+    }
+
+    /// For what is said again anyway: it takes no memory that others need.
+    fn say_if_free(&mut self, id: ReaderId, frame: Vec<u8>) {
+        let cost = Cost::small(frame.len()).own;
+        if self.readers.get(&id).is_some_and(|reader| reader.output.fits_alone(cost)) {
+            self.say(id, frame);
+        }
     }
 
     fn say(&mut self, id: ReaderId, frame: Vec<u8>) {
@@ -802,12 +857,8 @@ impl Readers {
         let Some(reader) = self.readers.get_mut(&id).filter(|reader| !reader.closing) else {
             return;
         };
-        let (bytes, cost) = (frame.len() as u64, FRAME_BYTES + frame.len() as u64);
-        let fits = reader.output.fits(cost, &self.shared);
-        if reader.output.frames() >= OUTPUT_FRAMES_MAX || !fits {
-            return self.close(id, CloseReason::Flood);
-        }
-        reader.output.queue(bytes, (cost, 0), now, &mut self.shared);
+        let (bytes, cost) = (frame.len() as u64, Cost::small(frame.len()));
+        reader.output.queue(bytes, cost, now, &mut self.shared);
         self.effects.push(Effect::Say { reader: id, frame });
     }
 
@@ -832,12 +883,11 @@ impl Readers {
     /// What the rest knows of a cursor that is gone.
     fn forget(&mut self, id: ReaderId, stream: u64, cursor: &Cursor) {
         self.stats.cursors -= 1;
-        self.withdraw(id, stream, cursor);
+        self.withdraw(id, (stream, cursor.position), cursor.phase);
         self.ahead.remove(&(id, stream));
         self.later.remove(&(id, stream));
         let known = self.streams.get_mut(&stream).expect("a cursor has a stream");
-        known.waiting.remove(&id);
-        known.readers.remove(&id);
+        known.readers.remove(id);
         if known.readers.is_empty() {
             self.streams.remove(&stream);
             self.tail.forget(stream);
@@ -847,7 +897,7 @@ impl Readers {
     }
 
     fn cursor(&mut self, id: ReaderId, stream: u64) -> Option<&mut Cursor> {
-        self.readers.get_mut(&id)?.cursors.get_mut(&stream)
+        self.readers.get_mut(&id)?.cursors.get_mut(&stream).map(Box::as_mut)
     }
 
     fn set_phase(&mut self, id: ReaderId, stream: u64, phase: Phase) {
@@ -901,7 +951,7 @@ impl Reader {
     /// streams.
     fn let_go(&mut self, kept: usize) {
         for stream in self.ready.iter().skip(kept) {
-            self.cursors.get_mut(stream).into_iter().for_each(Cursor::let_go);
+            self.cursors.get_mut(stream).into_iter().for_each(|cursor| cursor.let_go());
         }
     }
 }

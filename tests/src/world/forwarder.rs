@@ -203,6 +203,10 @@ impl Forwarder {
                         conn.out.push(head, body);
                     }
                 }
+                // Each connection is moved in each turn.
+                Work::Ring { .. } => {}
+                // A peer has what it was sent.
+                Work::Probe { reader } => self.exchange.on_probed(reader, 0, now),
                 Work::Abort { reader } => {
                     if let Some(&id) = self.of_reader.get(&reader) {
                         self.end(id);
@@ -296,7 +300,8 @@ impl Forwarder {
                 }
                 continue;
             }
-            let receive = !std::mem::replace(&mut conn.receiving, true);
+            let listens = conn.reader.is_none_or(|reader| self.exchange.listens(reader));
+            let receive = listens && !std::mem::replace(&mut conn.receiving, true);
             let len = conn.inflow.space().len().min(PAGE) as u32;
             let mut prefix = Vec::new();
             if conn.sending {
