@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use palisade_netio::{
     Identity, Pool, SyncPath, Uring, UringConfig, allowed_cpus, limits, pin_thread,
+    raise_open_files,
 };
 
 use crate::config::{Config, ConfigError};
@@ -19,6 +20,7 @@ use crate::directory::{
 use crate::driver::ShardDriver;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
+use crate::forward::limits::files_needed;
 use crate::forward::{ForwardPort, Forwarder, ForwarderConfig, ForwarderHandle, ForwarderSide};
 use crate::handle::{Command, ShardPort, Stream};
 use crate::plan::{Plan, first_records, plan};
@@ -111,13 +113,18 @@ fn write_first_records(config: &Config) -> Result<(), Error> {
 
 impl Node {
     /// Recovers the node in `config.node.data` and serves. Returns when it has recovered and
-    /// listens; a leader may not exist yet.
+    /// listens; a leader may not exist yet. A node with a forwarding shard raises this process's
+    /// limit of open files as far as it may.
     ///
     /// # Errors
     /// The directory is in use ([`ErrorKind::InUse`]), belongs to another node or cluster or lies
-    /// on an unfit file system ([`ErrorKind::Config`]), is damaged ([`ErrorKind::Corrupt`]), or
-    /// the kernel lacks something.
+    /// on an unfit file system ([`ErrorKind::Config`]), is damaged ([`ErrorKind::Corrupt`]), the
+    /// limit of open files is too low for readers ([`ErrorKind::Config`]), or the kernel lacks
+    /// something.
     pub fn open(config: Config) -> Result<Node, Error> {
+        if config.node.forwarding {
+            check_open_files(raise_open_files(), config.node.shards)?;
+        }
         check_formatted(&config.node.data)?;
         let lock = lock(&config.node.data)?;
         let mut node = Node::prepare(config, lock)?;
@@ -446,6 +453,18 @@ fn refuse(checked: Result<(), Vec<ConfigError>>) -> Result<(), Error> {
     })
 }
 
+/// Without them readers would be refused at random, and the shards as well.
+fn check_open_files(limit: Option<u64>, shards: u16) -> Result<(), Error> {
+    let needed = files_needed(shards);
+    let Some(limit) = limit.filter(|limit| *limit < needed) else { return Ok(()) };
+    let text = format!(
+        "a node with {shards} shards that serves readers opens up to {needed} files and sockets, \
+         and this process may open {limit}: raise its hard limit (ulimit -Hn {needed}, or \
+         LimitNOFILE={needed} of its service), or set node.forwarding to false"
+    );
+    Err(Error::new(ErrorKind::Config, text))
+}
+
 fn probe() -> Result<(), Error> {
     let facts = palisade_netio::probe();
     facts.map(drop).map_err(|error| Error::new(ErrorKind::Config, error.to_string()))
@@ -457,4 +476,20 @@ fn random_incarnation() -> Result<u64, Error> {
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|e| io_error("/dev/urandom", &e))?;
     Ok(u64::from_le_bytes(bytes) | 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_open_files_are_said_and_what_most_systems_give_is_enough() {
+        assert!(check_open_files(Some(1024), 1).is_ok() && check_open_files(None, 64).is_ok());
+        let error = check_open_files(Some(256), 2).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        let needed = files_needed(2).to_string();
+        let said = error.to_string();
+        assert!(said.contains(&needed) && said.contains("may open 256"), "{said}");
+        assert!(check_open_files(Some(files_needed(2) - 1), 2).is_err());
+    }
 }

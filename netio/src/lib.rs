@@ -73,6 +73,7 @@
 
 mod barrier;
 mod cpu;
+mod descriptors;
 mod frame;
 mod hello;
 pub mod limits;
@@ -91,6 +92,7 @@ pub use barrier::{
     probe_sync,
 };
 pub use cpu::{allowed_cpus, pin_thread};
+pub use descriptors::raise_open_files;
 pub use frame::{
     BODY_UNCHECKED, FRAME_MAGIC, FRAME_VERSION, FrameError, FrameHead, FrameLimits, KIND_USER_MIN,
 };
@@ -111,4 +113,4 @@ pub use pool::{
 pub use probe::{Facts, KERNEL_MIN, ProbeError, probe};
 pub use ring::{Nanos, Ring, Wait, Wake};
 pub use token::TokenBase;
-pub use uring::{Uring, UringConfig, adopt_tcp, release_tcp};
+pub use uring::{Uring, UringConfig, adopt_tcp, release_tcp, unacknowledged_bytes};

@@ -8,9 +8,10 @@ use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
-use palisade_netio::FileMap;
+use palisade_netio::{FileMap, unacknowledged_bytes};
 
-use super::flow::{Body, Inflow, Outflow};
+use super::flow::{Body, Inflow, Outflow, Part};
+use super::limits::{PIECE_BYTES, SEND_BYTES};
 use super::wire::FromReader;
 
 /// Wakes one task of this thread.
@@ -47,6 +48,8 @@ impl Bell {
 pub(crate) struct Outbox {
     pub(crate) bell: Bell,
     flow: RefCell<Outflow<FileMap>>,
+    /// A second handle of the socket, if there is one, that never waits.
+    sends: Option<std::net::TcpStream>,
     /// Ends once everything is written.
     pub(crate) finish: Cell<bool>,
     /// Ends now.
@@ -54,9 +57,10 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new(answer: Vec<u8>) -> Outbox {
+    pub(crate) fn new(answer: Vec<u8>, sends: Option<std::net::TcpStream>) -> Outbox {
         Outbox {
             bell: Bell::default(),
+            sends,
             flow: RefCell::new(Outflow::new(answer)),
             finish: Cell::new(false),
             abort: Cell::new(false),
@@ -67,12 +71,21 @@ impl Outbox {
         self.flow.borrow_mut().push(head, body);
         self.bell.ring();
     }
+
+    /// Bytes that were written and that the peer has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        self.sends.as_ref().and_then(|socket| unacknowledged_bytes(socket).ok()).unwrap_or(0)
+    }
 }
 
 /// What a connection reports.
 pub(crate) trait Report {
+    /// Whether there is room for what is said.
+    fn listens(&self) -> bool;
     fn said(&self, said: FromReader);
     fn sent(&self, bytes: u64, frames: usize);
+    /// Whether what waits is to be copied.
+    fn blocked(&self) -> bool;
 }
 
 /// Serves a connection until either side ends it. Closes the socket.
@@ -85,10 +98,12 @@ pub(crate) async fn serve(mut stream: TcpStream, outbox: Rc<Outbox>, report: imp
             if outbox.abort.get() {
                 return Poll::Ready(false);
             }
-            match poll_read(cx, &mut stream, &mut inflow, &report) {
-                Poll::Ready(Ok(())) => moved = true,
-                Poll::Ready(Err(_)) => return Poll::Ready(false),
-                Poll::Pending => {}
+            if report.listens() {
+                match poll_read(cx, &mut stream, &mut inflow, &report) {
+                    Poll::Ready(Ok(())) => moved = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(false),
+                    Poll::Pending => {}
+                }
             }
             match poll_write(cx, &mut stream, &outbox, &report) {
                 Poll::Ready(Ok(())) => moved = true,
@@ -115,13 +130,33 @@ fn poll_write(
     report: &impl Report,
 ) -> Poll<std::io::Result<()>> {
     let mut flow = outbox.flow.borrow_mut();
-    let next = flow.next_bytes();
-    if next.is_empty() {
-        return Poll::Pending;
-    }
-    let written = match Pin::new(stream).poll_write(cx, next) {
+    let mut piece = [0; PIECE_BYTES];
+    let written = match flow.next_part() {
+        Part::Bytes([]) => return Poll::Pending,
+        Part::Bytes(bytes) => Pin::new(stream).poll_write(cx, bytes),
+        Part::Mapped(mapped, range) => {
+            let end = range.end.min(range.start + SEND_BYTES);
+            let sends = outbox.sends.as_ref();
+            let sent = sends.map(|socket| mapped.map.send_to(socket, range.start..end));
+            match sent {
+                Some(Ok(sent)) => Poll::Ready(Ok(sent)),
+                Some(Err(error)) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                    Poll::Ready(Err(error))
+                }
+                // A few bytes wait until there is room.
+                _ => {
+                    let len = range.len().min(PIECE_BYTES);
+                    let len = mapped.map.read_at(&mut piece[..len], range.start)?;
+                    Pin::new(stream).poll_write(cx, &piece[..len])
+                }
+            }
+        }
+    };
+    let written = match written {
         Poll::Pending => {
-            flow.on_blocked();
+            if !flow.is_blocked() && report.blocked() {
+                flow.on_blocked();
+            }
             return Poll::Pending;
         }
         Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),

@@ -1,12 +1,13 @@
 //! One reader's place in one stream, and what it needs next.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
-use palisade_netio::SlotView;
+use palisade_netio::{Nanos, SlotView};
 use palisade_wal::Lsn;
 
 use super::cut::{Cut, NoCut, Want, cut};
+use super::limits::LEASE_NS_MAX;
+use super::memory::{ExtentCount, Extents};
 use super::queue::{Recent, SealedExtent};
 use super::tail::Tail;
 use super::wire::{EndReason, Fetch};
@@ -58,6 +59,15 @@ pub(crate) enum Step {
     End(EndReason),
 }
 
+/// Bytes of records that a chunk should not exceed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Targets {
+    /// From memory.
+    pub(crate) memory: u32,
+    /// From a segment.
+    pub(crate) segment: u32,
+}
+
 #[derive(Debug)]
 pub(crate) struct Cursor {
     pub(crate) phase: Phase,
@@ -76,16 +86,20 @@ pub(crate) struct Cursor {
     /// Committed end at the last step.
     looked: Option<Lsn>,
     /// With their leases; a segment that nobody leases may be recycled.
-    extents: VecDeque<SealedExtent>,
-    recent: Option<Recent>,
+    extents: Extents,
+    /// When the first beat after they were named was.
+    leased: Option<Nanos>,
+    recent: Option<Box<Recent>>,
     /// Where it stood at the last beat.
     rested: Option<Lsn>,
     /// Bytes that its read counts until it ends.
     pub(crate) charged: u64,
+    /// It is to end, once there is room to say so.
+    pub(crate) over: Option<EndReason>,
 }
 
 impl Cursor {
-    pub(crate) fn new(fetch: &Fetch) -> Cursor {
+    pub(crate) fn new(fetch: &Fetch, extents: ExtentCount) -> Cursor {
         Cursor {
             phase: Phase::Ready,
             listed: false,
@@ -98,10 +112,12 @@ impl Cursor {
             bound: None,
             misses: 0,
             looked: None,
-            extents: VecDeque::new(),
+            extents: Extents::new(extents),
+            leased: None,
             recent: None,
             rested: None,
             charged: 0,
+            over: None,
         }
     }
 
@@ -112,8 +128,11 @@ impl Cursor {
         stream: u64,
         committed: Option<Lsn>,
         tail: &mut Tail,
-        bytes_target: u32,
+        targets: Targets,
     ) -> Step {
+        if let Some(reason) = self.over {
+            return Step::End(reason);
+        }
         self.looked = committed;
         let Some(committed) = committed else { return Step::Locate };
         if !self.follow && self.bound.is_none() {
@@ -136,7 +155,7 @@ impl Cursor {
             committed,
             to,
             bytes_max: self.credit,
-            bytes_target,
+            bytes_target: targets.memory,
             ballot: None,
         };
         if let Some(step) = self.use_tail(tail, &want).or_else(|| self.use_recent(&want)) {
@@ -146,7 +165,7 @@ impl Cursor {
             Some(extent) => {
                 // Behind the extent the block may hold void groups, or damaged ones, that follow.
                 let (ballot, to) = (Some(extent.ballot), want.to.min(extent.end));
-                let want = Want { ballot, to, ..want };
+                let want = Want { ballot, to, bytes_target: targets.segment, ..want };
                 Step::Read(extent.clone(), want)
             }
             None if self.misses > MISSES_MAX => Step::End(EndReason::Damaged),
@@ -206,17 +225,24 @@ impl Cursor {
         self.recent = None;
     }
 
-    /// A beat passed. Who did not move since the last one gives its leases back, and asks again.
-    pub(crate) fn on_beat(&mut self) {
+    /// A beat passed. Who did not move since the last one gives its leases back, and asks again;
+    /// so does who moves too slowly: its segments are not to wait for ever.
+    pub(crate) fn on_beat(&mut self, now: Nanos) {
         let reads = matches!(self.phase, Phase::Waiting(_));
-        if self.rested.replace(self.position) == Some(self.position) && !reads {
+        let rests = self.rested.replace(self.position) == Some(self.position);
+        let since = *self.leased.get_or_insert(now);
+        if (rests || now.since(since) >= LEASE_NS_MAX) && !reads {
             self.extents.clear();
+        }
+        if self.extents.is_empty() {
+            self.leased = None;
         }
     }
 
     /// Takes an answer that names bytes.
     pub(crate) fn on_sealed(&mut self, extents: &[SealedExtent]) {
-        self.extents = extents.iter().filter(|e| e.end > self.position).cloned().collect();
+        self.extents.set(extents.iter().filter(|extent| extent.end > self.position));
+        self.leased = None;
         self.misses += u32::from(self.extents.is_empty());
     }
 
@@ -224,7 +250,7 @@ impl Cursor {
     pub(crate) fn on_recent(&mut self, recent: &Recent) {
         let useful = recent.end > self.position && recent.start <= self.position;
         self.misses += u32::from(!useful);
-        self.recent = useful.then(|| recent.clone());
+        self.recent = useful.then(|| Box::new(recent.clone()));
     }
 
     /// What was to be read is not there.

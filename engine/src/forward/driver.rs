@@ -26,9 +26,9 @@ use super::connection::{Bell, Outbox, Report, serve};
 use super::doorbell::Doorbell;
 use super::exchange::{Arrival, Exchange, ForwarderConfig, Load, Need, Work};
 use super::limits::{STALL_NS, STOP_NS};
-use super::maps::Mapped;
 use super::queue::ForwarderSide;
 use super::sender::{ReaderId, Stats};
+use super::windows::Warming;
 use super::wire::FromReader;
 
 /// Bytes that the executor's own buffers take; the forwarder uses none of them.
@@ -240,10 +240,13 @@ impl Inner {
             let _ = std::io::Write::write(&mut &socket, &answer);
             return;
         };
+        // Segments are sent by a second handle of the same connection, and never wait there.
+        let _ = socket.set_nonblocking(true);
+        let sends = socket.try_clone().ok();
         let socket = socket2::Socket::from(socket);
         let _ = socket.set_nodelay(true);
         let _ = socket.set_tcp_user_timeout(Some(Duration::from_nanos(STALL_NS)));
-        let outbox = Rc::new(Outbox::new(answer));
+        let outbox = Rc::new(Outbox::new(answer, sends));
         self.outboxes.borrow_mut().insert(id, outbox.clone());
         let inner = self.clone();
         self.spawn(async move {
@@ -288,6 +291,19 @@ impl Inner {
                     outbox.push(head, body);
                 }
             }
+            Work::Ring { reader } => {
+                self.outboxes
+                    .borrow()
+                    .get(&reader)
+                    .into_iter()
+                    .for_each(|outbox| outbox.bell.ring());
+            }
+            Work::Probe { reader } => {
+                if let Some(outbox) = self.outboxes.borrow().get(&reader) {
+                    let (bytes, now) = (outbox.unacknowledged(), self.now());
+                    self.exchange.borrow_mut().on_probed(reader, bytes, now);
+                }
+            }
             Work::Abort { reader } => {
                 if let Some(outbox) = self.outboxes.borrow().get(&reader) {
                     outbox.abort.set(true);
@@ -303,10 +319,13 @@ impl Inner {
                     inner.bell.ring();
                 });
             }
-            Work::Ahead(mapped, range) => self.spawn(async move {
-                // A failure is met again by the reader that comes there.
-                let _ = prefault(&mapped, range).await;
-            }),
+            Work::Ahead(warming) => {
+                let inner = self.clone();
+                self.spawn(async move {
+                    // A failure is met again by the reader that comes there.
+                    let _ = inner.warm(&warming).await;
+                });
+            }
         }
     }
 
@@ -320,10 +339,26 @@ impl Inner {
                     let map = glommio::executor().spawn_blocking(open).await?;
                     self.exchange.borrow_mut().on_mapped(load, map, self.now());
                 }
-                Need::Warm(mapped, range) => prefault(&mapped, range).await?,
+                Need::Warm(warming) => self.warm(&warming).await?,
                 Need::Nothing => return Ok(()),
             }
         }
+    }
+
+    /// Reads from the disk on the executor's helper thread. An error here is what would be a
+    /// signal when the bytes were touched.
+    async fn warm(&self, warming: &Warming<FileMap>) -> std::io::Result<()> {
+        let (map, range) = (warming.mapped.map.clone(), warming.range.clone());
+        let old = warming.give_back.iter().map(|(old, range)| (old.map.clone(), range.clone()));
+        let old: Vec<(Arc<FileMap>, Range<usize>)> = old.collect();
+        let read = glommio::executor().spawn_blocking(move || {
+            // Without it the kernel has the memory back when the map goes.
+            old.into_iter().for_each(|(map, range)| drop(map.give_back(range)));
+            map.prefault(range)
+        });
+        let read = read.await;
+        self.exchange.borrow_mut().on_warmed(warming, read.is_ok());
+        read
     }
 
     /// Ends every stream, connection and task.
@@ -354,15 +389,6 @@ impl Inner {
     }
 }
 
-/// Reads from the disk on the executor's helper thread. An error here is what would be a signal
-/// when the bytes were touched.
-async fn prefault(mapped: &Mapped<FileMap>, range: Range<usize>) -> std::io::Result<()> {
-    let (map, part) = (mapped.map.clone(), range.clone());
-    glommio::executor().spawn_blocking(move || map.prefault(part)).await?;
-    mapped.set_warm(&range);
-    Ok(())
-}
-
 struct Connected {
     inner: Rc<Inner>,
     id: ReaderId,
@@ -372,6 +398,23 @@ impl Report for Connected {
     fn said(&self, said: FromReader) {
         self.inner.exchange.borrow_mut().on_said(self.id, said);
         self.inner.bell.ring();
+    }
+
+    fn listens(&self) -> bool {
+        let listens = self.inner.exchange.borrow_mut().listens(self.id);
+        if !listens {
+            self.inner.bell.ring();
+        }
+        listens
+    }
+
+    fn blocked(&self) -> bool {
+        let copies = self.inner.exchange.borrow_mut().on_blocked(self.id);
+        if !copies {
+            // Who holds memory for long is looked for.
+            self.inner.bell.ring();
+        }
+        copies
     }
 
     fn sent(&self, bytes: u64, frames: usize) {

@@ -7,7 +7,7 @@
 //! [`Exchange::next_time`].
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,10 +17,12 @@ use palisade_netio::{Identity, Nanos, Refusal, RefusalCode, Welcome};
 use super::cursor::Source;
 use super::cut::{Cut, NoCut, Want};
 use super::flow::Body;
-use super::limits::{EVENTS_PER_TURN, REQUESTS_MAX, TURNS_MAX};
+use super::limits::{ASKS_MAX, EVENTS_PER_TURN, LOADS_MAX, TURNS_MAX};
 use super::maps::{Mapped, Maps};
+use super::memory::trim;
 use super::queue::{Feed, ForwardEvent, ForwardRequest, ForwarderSide, SealedExtent, Socket};
 use super::sender::{Effect, Limits, ReaderId, Readers, Route, Stats};
+use super::windows::{Warming, Windows};
 use super::wire::FromReader;
 use crate::control::Registry;
 
@@ -68,6 +70,16 @@ pub enum Work<M> {
         /// What follows it.
         body: Body<M>,
     },
+    /// There may be room again for one that did not listen or was not copied: move it once more.
+    Ring {
+        /// Which.
+        reader: ReaderId,
+    },
+    /// Say by [`Exchange::on_probed`] how much of what was written its peer has not acknowledged.
+    Probe {
+        /// Which.
+        reader: ReaderId,
+    },
     /// End a connection now, then say [`Exchange::on_closed`].
     Abort {
         /// Which.
@@ -75,9 +87,9 @@ pub enum Work<M> {
     },
     /// Do what [`Exchange::load`] says.
     Load(Load<M>),
-    /// Read a part of a segment from the disk, then say [`Mapped::set_warm`]; a failure is met
-    /// again by the reader that comes there.
-    Ahead(Rc<Mapped<M>>, Range<usize>),
+    /// Do this too, then say [`Exchange::on_warmed`]; a failure is met again by the reader that
+    /// comes there.
+    Ahead(Warming<M>),
 }
 
 /// A read of a sealed segment for one reader.
@@ -89,6 +101,8 @@ pub struct Load<M> {
     extent: SealedExtent,
     want: Want,
     mapped: Option<Rc<Mapped<M>>>,
+    /// Whether it is one of those that may wait for the disk.
+    slow: bool,
 }
 
 /// What a [`Load`] needs next.
@@ -96,16 +110,20 @@ pub struct Load<M> {
 pub enum Need<M> {
     /// Map this file, then say [`Exchange::on_mapped`].
     Map(Arc<Path>),
-    /// Read this part from the disk, say [`Mapped::set_warm`], then ask again.
-    Warm(Rc<Mapped<M>>, Range<usize>),
+    /// Read this part from the disk, say [`Exchange::on_warmed`], then ask again.
+    Warm(Warming<M>),
     /// Nothing: it is done.
     Nothing,
 }
 
 struct Port {
     side: ForwarderSide,
-    /// Requests that found no room.
+    /// Streams that the shard is to be told of: whether somebody reads them now.
+    watches: BTreeMap<u64, bool>,
+    /// Questions that found no room.
     backlog: VecDeque<ForwardRequest>,
+    /// Questions of standbys among them.
+    asks: usize,
 }
 
 /// See the [module](self). `M` is a mapped segment.
@@ -119,6 +137,10 @@ pub struct Exchange<M> {
     /// When the feeds were reported last.
     reported: Nanos,
     maps: Maps<M>,
+    windows: Windows<M>,
+    /// Reads that wait for those that are under way.
+    loads: VecDeque<Load<M>>,
+    loading: usize,
     /// Segments out of which chunks were cut since the last turn.
     cut: Vec<(SealedExtent, Rc<Mapped<M>>)>,
     effects: Vec<Effect>,
@@ -129,7 +151,8 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// No readers yet; one port per log shard, in the order of the shards.
     pub fn new(sides: Vec<ForwarderSide>, config: &ForwarderConfig) -> Exchange<M> {
         let readers = Readers::new(config.limits, sides.len(), config.route);
-        let port = |side| Port { side, backlog: VecDeque::new() };
+        let port =
+            |side| Port { side, watches: BTreeMap::new(), backlog: VecDeque::new(), asks: 0 };
         Exchange {
             identity: config.identity,
             readers,
@@ -138,6 +161,9 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             registry: Arc::default(),
             reported: Nanos(0),
             maps: Maps::default(),
+            windows: Windows::default(),
+            loads: VecDeque::new(),
+            loading: 0,
             cut: Vec::new(),
             effects: Vec::new(),
         }
@@ -191,7 +217,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     }
 
     /// Takes a reader in: one of this cluster, of none, or of a cluster that may be served.
-    fn admit(&mut self, cluster: u32, now: Nanos) -> Result<ReaderId, Refusal> {
+    pub(crate) fn admit(&mut self, cluster: u32, now: Nanos) -> Result<ReaderId, Refusal> {
         let foreign = cluster != 0 && cluster != self.identity.cluster;
         if foreign && !self.registry.serves(cluster) {
             let text = format!(
@@ -237,6 +263,16 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         self.ports.iter_mut().for_each(|port| port.side.set_feeds(&feeds));
     }
 
+    /// Whether what a reader says is to be read. If not, [`Work::Ring`] says when to ask again.
+    pub fn listens(&mut self, reader: ReaderId) -> bool {
+        self.readers.listens(reader)
+    }
+
+    /// So many of the bytes that left for a reader were not acknowledged by its peer yet.
+    pub fn on_probed(&mut self, reader: ReaderId, unacknowledged: u64, now: Nanos) {
+        self.readers.on_probed(reader, unacknowledged, now);
+    }
+
     /// A reader said something.
     pub fn on_said(&mut self, reader: ReaderId, said: FromReader) {
         match said {
@@ -245,6 +281,19 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             FromReader::Stop { stream } => self.readers.on_stop(reader, stream),
             FromReader::Ask(question) => self.readers.on_ask(reader, &question),
         }
+        self.take_asks();
+    }
+
+    /// Not in the next turn: readers may say much until then, and the ports keep count.
+    fn take_asks(&mut self) {
+        for (shard, request) in self.readers.take_asks() {
+            self.ask(shard, request);
+        }
+    }
+
+    fn ask(&mut self, shard: usize, request: ForwardRequest) {
+        let asks_max = ASKS_MAX / self.ports.len();
+        self.ports[shard].push(request, asks_max);
     }
 
     /// So many bytes, the last ones of so many frames, left for a reader.
@@ -252,9 +301,17 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         self.readers.on_sent(reader, bytes, frames, now);
     }
 
+    /// A reader takes no more for now. Whether what waits for it is to be copied, by
+    /// [`Outflow::on_blocked`](super::flow::Outflow::on_blocked).
+    pub fn on_blocked(&mut self, reader: ReaderId) -> bool {
+        self.readers.on_blocked(reader)
+    }
+
     /// A reader's connection ended.
     pub fn on_closed(&mut self, reader: ReaderId) {
         self.readers.on_closed(reader);
+        self.take_asks();
+        self.loads.retain(|load| load.reader != reader);
         if self.clusters.remove(&reader).is_some() {
             self.report_feeds(self.reported);
         }
@@ -269,7 +326,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
 
     /// When [`on_time`](Exchange::on_time) and a turn are due.
     pub fn next_time(&self, now: Nanos) -> Option<Nanos> {
-        let waits = self.ports.iter().any(|port| !port.backlog.is_empty());
+        let waits = self.ports.iter().any(Port::waits);
         let again = waits.then(|| now.after(AGAIN_NS));
         let at = self.readers.next_time().into_iter().chain(again).min();
         at.or_else(|| (!self.maps.is_empty()).then(|| now.after(SWEEP_NS)))
@@ -278,6 +335,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// The node stops: every cursor ends.
     pub fn on_shutdown(&mut self) {
         self.readers.on_shutdown();
+        self.loads.clear();
     }
 
     /// Gives back every lease that no load and no frame holds.
@@ -288,7 +346,8 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        self.readers.stats()
+        let stats = self.readers.stats();
+        Stats { memory: stats.memory + self.windows.bytes(), ..stats }
     }
 }
 
@@ -305,7 +364,27 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             more |= self.apply(effect, &cut, now, work);
         }
         self.effects = effects;
+        more |= self.begin_loads(now, work);
         self.send_requests();
+        more
+    }
+
+    /// Begins reads that waited. Returns whether the readers have news at once.
+    fn begin_loads(&mut self, now: Nanos, work: &mut Vec<Work<M>>) -> bool {
+        let mut more = false;
+        while self.loading < LOADS_MAX {
+            let Some(mut load) = self.loads.pop_front() else { break };
+            // Others may have read the same meanwhile.
+            let known = self.maps.get(&load.extent, now);
+            if known.is_some_and(|mapped| mapped.cold(load.extent.expect.offset).is_none()) {
+                self.load(&mut load, now);
+                more = true;
+                continue;
+            }
+            self.loading += 1;
+            load.slow = true;
+            work.push(Work::Load(load));
+        }
         more
     }
 
@@ -332,24 +411,27 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             Effect::Say { reader, frame } => {
                 work.push(Work::Push { reader, head: frame, body: Body::None });
             }
-            // A question that is not answered is asked again.
-            Effect::Ask { shard, request: ForwardRequest::Ask { .. } }
-                if self.ports[shard].backlog.len() >= REQUESTS_MAX => {}
-            Effect::Ask { shard, request } => self.ports[shard].backlog.push_back(request),
+            Effect::Ask { shard, request } => self.ask(shard, request),
+            Effect::Retry { reader } => work.push(Work::Ring { reader }),
+            Effect::Probe { reader } => work.push(Work::Probe { reader }),
             Effect::Close { reader, .. } => work.push(Work::Abort { reader }),
             Effect::Read { reader, stream, ticket, extent, want } => {
                 // What is in memory is cut at once; a reader of cold bytes never stops others.
                 let mapped = self.maps.get(&extent, now);
                 let warm =
                     mapped.as_ref().filter(|mapped| mapped.cold(extent.expect.offset).is_none());
-                let ahead = warm.map(|mapped| (mapped.clone(), mapped.ahead(extent.expect.offset)));
-                let mut load = Load { reader, stream, ticket, extent, want, mapped };
-                let Some((mapped, ahead)) = ahead else {
-                    work.push(Work::Load(load));
+                let Some(mapped) = warm.cloned() else {
+                    let (mapped, slow) = (None, false);
+                    let load = Load { reader, stream, ticket, extent, want, mapped, slow };
+                    self.loads.push_back(load);
                     return false;
                 };
-                work.extend(ahead.map(|range| Work::Ahead(mapped, range)));
+                let (offset, slow) = (extent.expect.offset, false);
+                let held = Some(mapped.clone());
+                let mut load = Load { reader, stream, ticket, extent, want, mapped: held, slow };
                 self.load(&mut load, now);
+                // After it: what was just used is not what goes.
+                work.extend(self.windows.ahead(&mapped, offset).map(Work::Ahead));
                 return true;
             }
         }
@@ -364,14 +446,20 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         let Some(mapped) = known else { return Need::Map(load.extent.path.clone()) };
         load.mapped = Some(mapped.clone());
         if let Some(range) = mapped.cold(offset) {
-            return Need::Warm(mapped, range);
+            return Need::Warm(self.windows.warm(mapped, range));
         }
+        self.windows.touch(&mapped, offset);
         let found = mapped.cut(&load.extent, &load.want);
         if found.is_ok() {
             self.cut.push((load.extent.clone(), mapped));
         }
         self.found(load, found);
         Need::Nothing
+    }
+
+    /// A part of a segment was read from the disk, or could not be.
+    pub fn on_warmed(&mut self, warming: &Warming<M>, read: bool) {
+        self.windows.on_warmed(warming, read);
     }
 
     /// The segment that a read needed is mapped; [`load`](Exchange::load) goes on.
@@ -388,22 +476,122 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     }
 
     fn found(&mut self, load: &Load<M>, found: Result<Cut, NoCut>) {
+        self.loading -= usize::from(load.slow);
         self.readers.on_read(load.reader, load.stream, load.ticket, found);
     }
 
     fn send_requests(&mut self) {
         for port in &mut self.ports {
-            let mut sent = false;
-            while let Some(request) = port.backlog.pop_front() {
-                if let Err(request) = port.side.request(request) {
-                    port.backlog.push_front(request);
-                    break;
-                }
-                sent = true;
-            }
-            if sent {
+            if port.send() {
                 port.side.wake();
             }
         }
+    }
+}
+
+impl Port {
+    fn push(&mut self, request: ForwardRequest, asks_max: usize) {
+        let (stream, read) = match request {
+            ForwardRequest::Watch { stream } => (stream, true),
+            ForwardRequest::Unwatch { stream } => (stream, false),
+            // A question of a standby that is not answered is asked again.
+            ForwardRequest::Ask { .. } if self.asks + self.side.asks_waiting() >= asks_max => {
+                return;
+            }
+            ForwardRequest::Ask { .. } | ForwardRequest::Locate(_) => {
+                self.asks += usize::from(matches!(request, ForwardRequest::Ask { .. }));
+                return self.backlog.push_back(request);
+            }
+        };
+        // What was not said yet and is over is not said: the shard goes on as before.
+        if self.watches.get(&stream).is_some_and(|&said| said != read) {
+            self.watches.remove(&stream);
+        } else {
+            self.watches.insert(stream, read);
+        }
+    }
+
+    fn waits(&self) -> bool {
+        !self.watches.is_empty() || !self.backlog.is_empty()
+    }
+
+    /// Streams first: no commit is missed after the answer to a question. Returns whether
+    /// anything was sent.
+    fn send(&mut self) -> bool {
+        let mut sent = false;
+        while let Some((&stream, &read)) = self.watches.first_key_value() {
+            let request = match read {
+                true => ForwardRequest::Watch { stream },
+                false => ForwardRequest::Unwatch { stream },
+            };
+            if self.side.request(request).is_err() {
+                return sent;
+            }
+            self.watches.pop_first();
+            sent = true;
+        }
+        while let Some(request) = self.backlog.pop_front() {
+            let asks = usize::from(matches!(request, ForwardRequest::Ask { .. }));
+            if let Err(request) = self.side.request(request) {
+                self.backlog.push_front(request);
+                break;
+            }
+            self.asks -= asks;
+            sent = true;
+        }
+        trim(&mut self.backlog);
+        sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::limits::LOCATES_MAX;
+    use crate::forward::queue::port;
+    use crate::forward::wire::Fetch;
+    use crate::transfer::facts::{Place, Question, Wanted};
+    use palisade_wal::Lsn;
+
+    const SHARDS: usize = 16;
+
+    fn ask(stream: u64) -> FromReader {
+        let from =
+            Place { cluster: 7, node: 1, region: "hz".into(), addr: ([1, 2, 3, 4], 5).into() };
+        let streams = vec![Wanted { stream, across: false }];
+        FromReader::Ask(Box::new(Question { number: 1, from, streams }))
+    }
+
+    #[test]
+    fn questions_of_standbys_are_counted_by_themselves_and_bounded_at_once() {
+        let (mut ports, sides): (Vec<_>, Vec<_>) = (0..SHARDS).map(|_| port()).unzip();
+        let (identity, limits) = (Identity::default(), Limits::default());
+        let config = ForwarderConfig { identity, route: |_, _| 0, cpu: None, limits };
+        let mut exchange: Exchange<Vec<u8>> = Exchange::new(sides, &config);
+        let reader = exchange.admit(0, Nanos(0)).unwrap();
+        // As many questions about places as there may be, all of one shard.
+        for stream in 0..2 * LOCATES_MAX as u64 {
+            let (from, to, follow, credit_bytes) = (Lsn(0), Lsn::MAX, true, 1);
+            let fetch = Fetch { stream, from, to, follow, credit_bytes };
+            exchange.on_said(reader, FromReader::Fetch(fetch));
+        }
+        let mut work = Vec::new();
+        while exchange.turn(Nanos(0), &mut work) {}
+        let (max, place) = (ASKS_MAX / SHARDS, exchange.ports[0].backlog.len());
+        for _ in 0..10_000 {
+            exchange.on_said(reader, ask(3));
+        }
+        assert_eq!(exchange.readers.take_asks(), [], "nothing waits for a turn");
+        assert_eq!(exchange.ports[0].backlog.len(), place + max);
+        exchange.turn(Nanos(0), &mut work);
+        exchange.on_said(reader, ask(3));
+        exchange.turn(Nanos(0), &mut work);
+        while ports[0].poll_request().is_some() {}
+        let taken = std::iter::from_fn(|| ports[0].poll_question()).count();
+        assert_eq!(taken, max, "those that the shard has not taken up count too");
+        exchange.on_said(reader, ask(3));
+        exchange.turn(Nanos(0), &mut work);
+        while ports[0].poll_request().is_some() {}
+        assert!(ports[0].poll_question().is_some());
     }
 }

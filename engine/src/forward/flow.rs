@@ -6,9 +6,13 @@ use std::rc::Rc;
 
 use palisade_netio::{FrameError, FrameHead, SlotView};
 
-use super::limits::{CONTROL_BYTES, JOIN_BYTES};
+use super::limits::{CONTROL_BYTES, JOIN_BYTES, JOIN_MAPPED_BYTES};
 use super::maps::Mapped;
+use super::memory::trim;
 use super::wire::{FROM_READER, FromReader, WireError};
+
+/// Room for joined frames grows by so much.
+const JOIN_STEP_BYTES: usize = 1 << 10;
 
 /// The body of a frame that waits to be written.
 #[derive(Debug)]
@@ -31,6 +35,15 @@ impl<M: Deref<Target = [u8]>> Body<M> {
     }
 }
 
+/// What is to be written next.
+#[derive(Debug)]
+pub enum Part<'a, M> {
+    /// These bytes; none when nothing is queued.
+    Bytes(&'a [u8]),
+    /// A part of a segment.
+    Mapped(&'a Rc<Mapped<M>>, Range<usize>),
+}
+
 /// What is queued for a connection, and what is being written: small frames joined, then at most
 /// one large body.
 #[derive(Debug)]
@@ -43,46 +56,92 @@ pub struct Outflow<M> {
     uncounted: usize,
     /// Frames in what is being written.
     writing: usize,
+    /// The reader takes nothing: what is queued is copied.
+    blocked: bool,
 }
 
 impl<M: Deref<Target = [u8]>> Outflow<M> {
     /// Nothing is queued but the answer to the greeting.
     pub fn new(answer: Vec<u8>) -> Outflow<M> {
         let (frames, body, uncounted) = (VecDeque::new(), Body::None, answer.len());
-        Outflow { frames, bytes: answer, body, at: 0, uncounted, writing: 0 }
+        Outflow { frames, bytes: answer, body, at: 0, uncounted, writing: 0, blocked: false }
     }
 
-    /// Queues a frame.
+    /// Queues a frame. What is little of a segment is copied while it is in memory.
     pub fn push(&mut self, head: Vec<u8>, body: Body<M>) {
-        self.frames.push_back((head, body));
+        let little = |range: &Range<usize>| range.len() < JOIN_MAPPED_BYTES;
+        let copied = match &body {
+            Body::None => false,
+            Body::View(..) => self.blocked,
+            Body::Mapped(_, range) => little(range),
+        };
+        let mut frame = (head, body);
+        if copied {
+            copy_body(&mut frame);
+        }
+        self.frames.push_back(frame);
     }
 
     /// The next bytes to be written; none when nothing is queued.
     pub fn next_bytes(&mut self) -> &[u8] {
+        self.begin();
+        self.rest()
+    }
+
+    /// The same, but for those of a segment that need not be touched.
+    pub fn next_part(&mut self) -> Part<'_, M> {
+        self.begin();
+        match (&self.body, self.at.checked_sub(self.bytes.len())) {
+            (Body::Mapped(mapped, range), Some(at)) if at < range.len() => {
+                Part::Mapped(mapped, range.start + at..range.end)
+            }
+            _ => Part::Bytes(self.rest()),
+        }
+    }
+
+    fn begin(&mut self) {
         if self.is_written() {
             (self.bytes, self.body, self.at) = (Vec::new(), Body::None, 0);
             self.join();
         }
-        self.rest()
     }
 
     /// So many of the next bytes were written. Returns what the readers' state machine is to be
     /// told of: bytes and whole frames.
     pub fn on_written(&mut self, len: usize) -> (u64, usize) {
         self.at += len;
+        self.blocked &= len == 0;
         let skipped = self.uncounted.min(len);
         self.uncounted -= skipped;
         let frames = if self.is_written() { std::mem::take(&mut self.writing) } else { 0 };
         ((len - skipped) as u64, frames)
     }
 
-    /// The reader does not take its bytes at once: it does not hold a shard's memory, the rest is
-    /// copied.
+    /// Whether the reader took nothing since what is queued was copied.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// The reader does not take its bytes at once: it does not hold a shard's memory, what is
+    /// queued is copied.
     pub fn on_blocked(&mut self) {
+        if std::mem::replace(&mut self.blocked, true) {
+            return;
+        }
+        let views = self.frames.iter_mut().filter(|(_, body)| matches!(body, Body::View(..)));
+        views.for_each(copy_body);
         if matches!(self.body, Body::View(..)) {
             let body = std::mem::replace(&mut self.body, Body::None);
-            self.bytes.extend_from_slice(body.bytes());
+            append(&mut self.bytes, body.bytes());
         }
+    }
+
+    /// Memory that it holds, but for that of shards.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        let heads = self.frames.iter().map(|frame| frame.0.capacity()).sum::<usize>();
+        let frames = self.frames.capacity() * size_of::<(Vec<u8>, Body<M>)>();
+        self.bytes.capacity() + heads + frames
     }
 
     /// Whether everything is written.
@@ -93,12 +152,17 @@ impl<M: Deref<Target = [u8]>> Outflow<M> {
     fn join(&mut self) {
         while matches!(self.body, Body::None) && self.bytes.len() < JOIN_BYTES {
             let Some((head, body)) = self.frames.pop_front() else { break };
-            self.bytes.extend_from_slice(&head);
+            match self.bytes.is_empty() {
+                true => self.bytes = head,
+                false => join(&mut self.bytes, &head),
+            }
             self.writing += 1;
-            if body.bytes().len() < JOIN_BYTES {
-                self.bytes.extend_from_slice(body.bytes());
-            } else {
-                self.body = body;
+            trim(&mut self.frames);
+            match body {
+                Body::View(view, range) if range.len() < JOIN_BYTES => {
+                    join(&mut self.bytes, &view[range]);
+                }
+                body => self.body = body,
             }
         }
     }
@@ -113,6 +177,25 @@ impl<M: Deref<Target = [u8]>> Outflow<M> {
     fn is_written(&self) -> bool {
         self.rest().is_empty()
     }
+}
+
+/// A body that is kept with its head.
+fn copy_body<M: Deref<Target = [u8]>>((head, body): &mut (Vec<u8>, Body<M>)) {
+    append(head, std::mem::replace(body, Body::None).bytes());
+}
+
+/// The same for many small pieces.
+fn join(bytes: &mut Vec<u8>, more: &[u8]) {
+    if bytes.capacity() - bytes.len() < more.len() {
+        bytes.reserve_exact(more.len().max(JOIN_STEP_BYTES));
+    }
+    bytes.extend_from_slice(more);
+}
+
+/// Memory is counted, so that no more is taken than is needed.
+fn append(bytes: &mut Vec<u8>, more: &[u8]) {
+    bytes.reserve_exact(more.len());
+    bytes.extend_from_slice(more);
 }
 
 /// Why a connection cannot go on.

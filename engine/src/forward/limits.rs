@@ -1,9 +1,12 @@
 //! Every bound of the forwarder, named.
 
+use palisade_netio::limits::{FRAME_BULK_HEAD_BYTES, FRAME_HEAD_BYTES};
 use palisade_wal::{GROUP_BYTES_MAX, RECORD_HEADER_BYTES};
 
 /// Bytes of records in one chunk, unless a single group is bigger.
 pub const CHUNK_BYTES_TARGET: u32 = 256 << 10;
+/// The same of a chunk from the memory of a shard.
+pub const MEMORY_CHUNK_BYTES: u32 = 64 << 10;
 /// Bytes of records in one chunk: the largest group with its record header.
 pub const CHUNK_BYTES_MAX: u32 = (GROUP_BYTES_MAX + RECORD_HEADER_BYTES) as u32;
 /// Largest body of a control frame.
@@ -21,10 +24,68 @@ pub const CURSORS_MAX: usize = 64 << 10;
 pub const OUTPUT_BYTES_MAX: u32 = 1 << 20;
 /// Small frames (ends, status) that wait for one connection; above it the connection ends.
 pub const OUTPUT_FRAMES_MAX: usize = 1024 + STREAMS_PER_READER_MAX;
+
+/// All that is held for readers: the tail, what waits for connections, the connections and cursors
+/// themselves, windows of mapped segments, and small things.
+pub const FORWARD_BYTES_MAX: u64 = 64 << 20;
+/// Memory of frames that wait for one connection, whatever others do.
+pub const OUTPUT_OWN_BYTES: u64 = 20 << 10;
+/// Memory beyond that, over all connections, of what waits for those that take nothing.
+pub const OUTPUT_SHARED_BYTES: u64 = 6 << 20;
+/// Memory of a frame that waits, beside its bytes.
+pub const FRAME_BYTES: u64 = 192;
+/// Most memory that a chunk takes until it is written, but for copies of large bodies.
+pub const READ_BYTES: u64 = FRAME_BYTES + FRAME_BULK_HEAD_BYTES as u64 + JOIN_BYTES as u64;
+/// A connection: its frames, what it reads, its task, and one cursor.
+pub const READER_BYTES: u64 = OUTPUT_OWN_BYTES + CONTROL_BYTES as u64 + (2 << 10) + CURSOR_BYTES;
+/// Memory of the answers to all that is read at once from a connection.
+pub const ANSWERS_BYTES: u64 =
+    (CONTROL_BYTES / FRAME_HEAD_BYTES) as u64 * (FRAME_BYTES + FRAME_HEAD_BYTES as u64 + 16);
+/// A cursor: itself, its stream, and its question or one extent.
+pub const CURSOR_BYTES: u64 = 736;
+/// Connections that have room, however many cursors others have.
+pub const READERS_ROOM: usize = 256;
+/// All connections and cursors.
+pub const PEERS_BYTES_MAX: u64 = 28 << 20;
+/// Extents that cursors keep beyond one each.
+pub const EXTENTS_HELD_MAX: usize = 8 << 10;
+/// An extent.
+pub const EXTENT_BYTES: u64 = 128;
+/// Windows of mapped segments that are in memory, or on the way there, at a time.
+pub const WINDOWS_MAX: usize = 24;
+/// Reads of segments at a time that may wait for the disk; others wait for them.
+pub const LOADS_MAX: usize = 2;
+/// Windows at a time that are read before anybody needs them.
+pub const AHEADS_MAX: usize = 4;
+/// Blocks of one mapped segment whose bodies are known.
+pub const BODIES_MAX: usize = 256;
+/// Questions of standbys that wait for shards; more are dropped.
+pub const ASKS_MAX: usize = 512;
+/// Maps' own tables and questions of standbys.
+const SMALL_BYTES: u64 = 1 << 20;
+/// Time after which a connection that acknowledges nothing may be ended while memory is short.
+pub const PRESSURE_NS: u64 = 250_000_000;
+/// Time between two that are.
+pub const PRESSURE_TICK_NS: u64 = PRESSURE_NS / 4;
+
 /// Bytes of recent records kept for readers, over all streams.
 pub const TAIL_BYTES_MAX: usize = 4 << 20;
 /// Runs of recent records kept, over all streams.
 pub const TAIL_RUNS_MAX: usize = 4096;
+
+/// Files and sockets that a node needs besides readers and each of its shards.
+const FILES_BASE: u64 = 128;
+/// Those of each shard.
+const FILES_PER_SHARD: u64 = 16;
+/// Those of each connection of a reader.
+const FILES_PER_READER: u64 = 2;
+
+/// Files and sockets that a node with so many shards has to be able to open, so that all its
+/// readers that have room are served.
+pub const fn files_needed(shards: u16) -> u64 {
+    let readers = READERS_ROOM as u64 * FILES_PER_READER + MAPS_MAX as u64;
+    FILES_BASE + shards as u64 * FILES_PER_SHARD + readers
+}
 
 /// Events that a shard may have waiting for the forwarder.
 pub const EVENTS_MAX: usize = 4096;
@@ -45,6 +106,8 @@ pub const MAP_IDLE_NS: u64 = 5_000_000_000;
 
 /// A reader that is at most so far behind the committed end keeps up.
 pub const TAIL_NEAR_BYTES: u64 = 1 << 20;
+/// Turns in a row of one reader that catches up: what is in memory for it is used.
+pub const BEHIND_TURNS_MAX: u32 = 4;
 /// Turns in a row of readers that keep up, while others wait that catch up.
 pub const TAIL_TURNS_MAX: u32 = 4;
 /// A reader that a cap holds for longer gives back what was found for it.
@@ -55,6 +118,9 @@ pub const CAP_BURST_NS: u64 = 20_000_000;
 pub const BEAT_NS: u64 = 1_000_000_000;
 /// Time until a question is asked again that a shard had no room for.
 pub const RETRY_NS: u64 = 5_000_000;
+/// Longest that a segment, or memory of a shard, is kept for one chunk, or one answer about where
+/// bytes stand.
+pub const LEASE_NS_MAX: u64 = 60_000_000_000;
 /// A connection that takes no byte for this long while it has credit is ended.
 pub const STALL_NS: u64 = 30_000_000_000;
 
@@ -63,19 +129,39 @@ const _: () = {
     assert!(CHUNK_BYTES_MAX as usize <= palisade_netio::limits::FRAME_BODY_MAX);
     assert!(LOCATES_MAX < REQUESTS_MAX);
     assert!(TAIL_BYTES_MAX > CHUNK_BYTES_MAX as usize);
+    assert!(OUTPUT_SHARED_BYTES > CHUNK_BYTES_MAX as u64);
+    assert!(OUTPUT_OWN_BYTES >= 2 * READ_BYTES && JOIN_MAPPED_BYTES <= JOIN_BYTES);
+    assert!(READERS_MAX as u64 * READER_BYTES <= PEERS_BYTES_MAX);
+    // Who waits for nothing is listened to, whatever others hold.
+    assert!(ANSWERS_BYTES <= OUTPUT_OWN_BYTES);
+    assert!(size_of::<super::queue::SealedExtent>() as u64 <= EXTENT_BYTES);
+    // Each read takes the windows of a block.
+    let block = palisade_wal::limits::BLOCK_BYTES_MAX.div_ceil(PREFAULT_BYTES) + 1;
+    assert!(block * LOADS_MAX + AHEADS_MAX < WINDOWS_MAX);
+    let windows = (WINDOWS_MAX * PREFAULT_BYTES) as u64;
+    let tables = (MAPS_MAX * BODIES_MAX * 64 + ASKS_MAX * CONTROL_BODY_MAX as usize) as u64;
+    let extents = EXTENTS_HELD_MAX as u64 * EXTENT_BYTES;
+    assert!(tables <= SMALL_BYTES);
+    let output = PEERS_BYTES_MAX + OUTPUT_SHARED_BYTES;
+    assert!(TAIL_BYTES_MAX as u64 + output + windows + extents + SMALL_BYTES <= FORWARD_BYTES_MAX);
 };
 /// Part of a sealed segment that is read from the disk at once, off the forwarder's thread.
-pub const PREFAULT_BYTES: usize = 2 << 20;
+pub const PREFAULT_BYTES: usize = 1 << 20;
 /// Cursors that take their turn before the executor looks at other tasks.
 pub const TURNS_MAX: usize = 16;
 /// Events taken from one shard before the readers take their turns.
 pub const EVENTS_PER_TURN: usize = 256;
 /// Frames below this are joined into one write.
-pub const JOIN_BYTES: usize = 16 << 10;
+pub const JOIN_BYTES: usize = 8 << 10;
+/// Bodies of a segment that are smaller are copied to join them; larger ones go from the map.
+pub const JOIN_MAPPED_BYTES: usize = 4 << 10;
+/// Bytes of a segment that are sent at once.
+pub const SEND_BYTES: usize = 256 << 10;
+/// Bytes of a segment that wait for a socket that is full.
+pub const PIECE_BYTES: usize = 4 << 10;
 /// Bytes of control frames read at once from a connection.
 pub const CONTROL_BYTES: usize = 4 << 10;
 /// Time that readers have to take their last frames when the forwarder stops.
 pub const STOP_NS: u64 = 250_000_000;
 
 const _: () = assert!(CONTROL_BYTES >= CONTROL_BODY_MAX as usize + 64);
-const _: () = assert!(PREFAULT_BYTES >= palisade_wal::limits::BLOCK_BYTES_MAX);

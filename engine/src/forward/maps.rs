@@ -1,16 +1,17 @@
 //! Sealed segments mapped for reading, each with its lease.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use palisade_netio::Nanos;
+use palisade_wal::limits::BLOCK_BYTES_MAX;
 
 use super::cut::{Cut, NoCut, Want, block_body, cut};
-use super::limits::{MAP_IDLE_NS, MAPS_MAX, PREFAULT_BYTES};
+use super::limits::{BODIES_MAX, MAP_IDLE_NS, MAPS_MAX, PREFAULT_BYTES};
 use super::queue::{Lease, SealedExtent};
 
 /// One mapped segment. Dropped by its last user; the map goes before the lease.
@@ -19,9 +20,9 @@ pub struct Mapped<M> {
     /// Its bytes.
     pub map: Arc<M>,
     _lease: Lease,
-    /// Windows of [`PREFAULT_BYTES`] that are being read from the disk, or were (true).
-    warm: RefCell<BTreeMap<usize, bool>>,
-    /// Blocks whose headers were checked, and their bodies.
+    /// Windows of [`PREFAULT_BYTES`] that are in memory.
+    warm: RefCell<BTreeSet<usize>>,
+    /// Blocks whose headers were checked, and their bodies; not all of many.
     bodies: RefCell<BTreeMap<u64, Range<usize>>>,
 }
 
@@ -42,7 +43,11 @@ impl<M: Deref<Target = [u8]>> Mapped<M> {
             Some(body) => body,
             None => {
                 let body = block_body(&self.map, &extent.expect)?;
-                self.bodies.borrow_mut().insert(extent.expect.offset, body.clone());
+                let mut bodies = self.bodies.borrow_mut();
+                if bodies.len() >= BODIES_MAX {
+                    bodies.clear();
+                }
+                bodies.insert(extent.expect.offset, body.clone());
                 body
             }
         };
@@ -51,33 +56,27 @@ impl<M: Deref<Target = [u8]>> Mapped<M> {
         Ok(found)
     }
 
-    /// The part of the segment around a block that still has to be read from the disk. A block
-    /// may reach into a second window.
+    /// The windows that hold a block; those that may, as long as its length is not known.
+    pub(crate) fn windows(&self, offset: u64) -> Range<usize> {
+        let start = offset as usize;
+        let known = self.bodies.borrow().get(&offset).map(|body| body.end);
+        let end = known.unwrap_or(start + BLOCK_BYTES_MAX).min(self.map.len());
+        start / PREFAULT_BYTES..end.div_ceil(PREFAULT_BYTES)
+    }
+
+    /// The part of the segment with a block, if any of it still has to be read from the disk.
     pub(crate) fn cold(&self, offset: u64) -> Option<Range<usize>> {
-        let window = offset as usize / PREFAULT_BYTES;
-        let warm = self.warm.borrow();
-        let cold = |w: usize| w * PREFAULT_BYTES < self.map.len() && warm.get(&w) != Some(&true);
-        (cold(window) || cold(window + 1))
-            .then(|| window * PREFAULT_BYTES..(window + 2) * PREFAULT_BYTES)
+        let (windows, warm) = (self.windows(offset), self.warm.borrow());
+        let cold = windows.clone().any(|window| !warm.contains(&window));
+        cold.then(|| windows.start * PREFAULT_BYTES..windows.end * PREFAULT_BYTES)
     }
 
-    /// The window after those around a block, if nobody reads it from the disk yet.
-    pub(crate) fn ahead(&self, offset: u64) -> Option<Range<usize>> {
-        let window = offset as usize / PREFAULT_BYTES + 2;
-        let start = window * PREFAULT_BYTES;
-        let mut warm = self.warm.borrow_mut();
-        if start >= self.map.len() || warm.contains_key(&window) {
-            return None;
-        }
-        warm.insert(window, false);
-        Some(start..start + PREFAULT_BYTES)
+    pub(crate) fn set_warm(&self, window: usize) {
+        self.warm.borrow_mut().insert(window);
     }
 
-    /// A range of whole windows is in memory now.
-    pub fn set_warm(&self, range: &Range<usize>) {
-        for window in range.start / PREFAULT_BYTES..range.end / PREFAULT_BYTES {
-            self.warm.borrow_mut().insert(window, true);
-        }
+    pub(crate) fn set_cold(&self, window: usize) {
+        self.warm.borrow_mut().remove(&window);
     }
 }
 
@@ -108,7 +107,9 @@ impl<M> Maps<M> {
         if self.maps.len() >= MAPS_MAX {
             let oldest = self.maps.iter().min_by_key(|(_, (_, used))| *used);
             if let Some(key) = oldest.map(|(key, _)| key.clone()) {
-                self.maps.remove(&key);
+                let oldest = self.maps.remove(&key);
+                // Only what waits to be written keeps it.
+                oldest.iter().for_each(|(mapped, _)| mapped.bodies.borrow_mut().clear());
             }
         }
         self.maps.insert((extent.path.clone(), extent.expect.segment_seq), (mapped, now));

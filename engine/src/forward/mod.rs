@@ -8,16 +8,22 @@
 //! segment is never mapped.
 
 mod connection;
+#[cfg(test)]
+mod crowd_tests;
 mod cursor;
 pub mod cut;
 pub mod doorbell;
 pub mod driver;
 #[cfg(test)]
 mod driver_tests;
+mod effect;
 pub mod exchange;
 pub mod flow;
 pub mod limits;
 pub mod maps;
+mod memory;
+#[cfg(test)]
+mod pressure_tests;
 pub mod queue;
 pub mod sender;
 #[cfg(test)]
@@ -26,6 +32,8 @@ pub mod tail;
 #[cfg(test)]
 pub(crate) mod testlog;
 mod turns;
+mod watchers;
+pub mod windows;
 pub mod wire;
 
 pub use driver::{ForwardError, Forwarder, ForwarderHandle};

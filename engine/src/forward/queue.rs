@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
@@ -186,6 +186,8 @@ struct Shared {
     overflow: AtomicBool,
     /// Tail events that did not fit.
     dropped: AtomicU64,
+    /// Questions of standbys that the shard has not taken up.
+    asks: AtomicUsize,
     role_epoch: AtomicU64,
     /// Who may be served, by the newest catalogue; counted, so that a look costs no lock.
     registry: Mutex<Arc<Registry>>,
@@ -220,6 +222,7 @@ pub fn port() -> (ForwardPort, ForwarderSide) {
         facts: ArrayQueue::new(FACTS_MAX),
         overflow: AtomicBool::new(false),
         dropped: AtomicU64::new(0),
+        asks: AtomicUsize::new(0),
         role_epoch: AtomicU64::new(0),
         registry: Mutex::default(),
         registry_set: AtomicU64::new(0),
@@ -394,7 +397,9 @@ impl ForwardPort {
 
     /// The next question of a standby, after [`poll_request`](ForwardPort::poll_request).
     pub fn poll_question(&mut self) -> Option<(ReaderId, Question)> {
-        self.questions.pop_front()
+        let question = self.questions.pop_front()?;
+        self.shared.asks.fetch_sub(1, Ordering::Relaxed);
+        Some(question)
     }
 
     /// Answers it. Without room the answer is dropped: the standby asks again.
@@ -503,7 +508,19 @@ impl ForwarderSide {
     /// # Errors
     /// The request comes back when there is no room.
     pub fn request(&mut self, request: ForwardRequest) -> Result<(), ForwardRequest> {
-        self.shared.requests.push(request)
+        // Counted first: the shard may have it at once.
+        let asks = usize::from(matches!(request, ForwardRequest::Ask { .. }));
+        self.shared.asks.fetch_add(asks, Ordering::Relaxed);
+        let pushed = self.shared.requests.push(request);
+        if pushed.is_err() {
+            self.shared.asks.fetch_sub(asks, Ordering::Relaxed);
+        }
+        pushed
+    }
+
+    /// Questions of standbys that the shard has not taken up.
+    pub fn asks_waiting(&self) -> usize {
+        self.shared.asks.load(Ordering::Relaxed)
     }
 
     /// Wakes the shard if it sleeps.

@@ -11,82 +11,26 @@ use palisade_netio::limits::FRAME_BULK_HEAD_BYTES;
 use palisade_wal::Lsn;
 
 pub use super::cursor::Source;
-use super::cursor::{Cursor, Phase, Step};
-use super::cut::{Cut, NoCut, Want};
+use super::cursor::{Cursor, Phase, Step, Targets};
+use super::cut::{Cut, NoCut};
+pub use super::effect::{CloseReason, Effect};
 use super::limits::{
-    BEAT_NS, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSORS_MAX, HOLD_NS_MAX, LOCATE_BYTES,
-    LOCATES_MAX, OUTPUT_BYTES_MAX, OUTPUT_FRAMES_MAX, READERS_MAX, RETRY_NS, STALL_NS,
-    STREAMS_PER_READER_MAX, TAIL_BYTES_MAX, TAIL_NEAR_BYTES,
+    BEAT_NS, BEHIND_TURNS_MAX, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSOR_BYTES, CURSORS_MAX,
+    HOLD_NS_MAX, LEASE_NS_MAX, LOCATE_BYTES, LOCATES_MAX, MEMORY_CHUNK_BYTES, OUTPUT_BYTES_MAX,
+    OUTPUT_FRAMES_MAX, OUTPUT_SHARED_BYTES, PRESSURE_NS, PRESSURE_TICK_NS, READERS_MAX,
+    READERS_ROOM, RETRY_NS, STALL_NS, STREAMS_PER_READER_MAX, TAIL_BYTES_MAX, TAIL_NEAR_BYTES,
 };
-use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply, SealedExtent};
+use super::memory::{Cost, ExtentCount, Output, Shared, admits, peers_bytes, trim};
+use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply};
 use super::tail::Tail;
 use super::turns::Turns;
+use super::watchers::Watchers;
 use super::wire::{Beat, ChunkHead, End, EndReason, Fetch, FromForwarder, Status};
 use crate::transfer::facts::{Facts, Question, Wanted};
 
 /// Names one connection of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReaderId(pub u64);
-
-/// Why a connection is to be closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CloseReason {
-    /// It took no byte for too long.
-    Stalled,
-    /// It asks for more small frames than it reads.
-    Flood,
-    /// Its cluster may not be served any more.
-    Unwanted,
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Effect {
-    /// Send a chunk: the encoded head, then the records of the source.
-    Send {
-        /// To whom.
-        reader: ReaderId,
-        /// What the head says.
-        head: ChunkHead,
-        /// The body.
-        source: Source,
-    },
-    /// Send a small frame.
-    Say {
-        /// To whom.
-        reader: ReaderId,
-        /// The whole frame.
-        frame: Vec<u8>,
-    },
-    /// Find records in a sealed segment: [`block_body`](super::cut::block_body), then
-    /// [`cut`](super::cut::cut), and report by [`Readers::on_read`].
-    Read {
-        /// For whom.
-        reader: ReaderId,
-        /// The stream.
-        stream: u64,
-        /// Comes back with the result.
-        ticket: u64,
-        /// The block.
-        extent: SealedExtent,
-        /// What to cut out of it.
-        want: Want,
-    },
-    /// Ask a shard; in the order of the effects.
-    Ask {
-        /// Which shard.
-        shard: usize,
-        /// What.
-        request: ForwardRequest,
-    },
-    /// End a connection, then say [`Readers::on_closed`].
-    Close {
-        /// Which.
-        reader: ReaderId,
-        /// Why.
-        why: CloseReason,
-    },
-}
 
 /// Bounds of [`Readers`]; see [`limits`](super::limits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +43,8 @@ pub struct Limits {
     pub cursors: usize,
     /// Bytes on their way to one connection, beyond which it gets no further chunk.
     pub output_bytes: u64,
+    /// Memory of frames that all connections share, beyond what each has for itself.
+    pub shared_bytes: u64,
     /// Bytes of records in one chunk, unless one group is larger.
     pub chunk_bytes: u32,
     /// Bytes of recent records kept.
@@ -118,6 +64,7 @@ impl Default for Limits {
             streams_per_reader: STREAMS_PER_READER_MAX,
             cursors: CURSORS_MAX,
             output_bytes: OUTPUT_BYTES_MAX.into(),
+            shared_bytes: OUTPUT_SHARED_BYTES,
             chunk_bytes: CHUNK_BYTES_TARGET,
             tail_bytes: TAIL_BYTES_MAX,
             locates: LOCATES_MAX,
@@ -127,7 +74,7 @@ impl Default for Limits {
     }
 }
 
-/// Counters since the start, except the first two.
+/// Counters since the start, except the first two and the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Stats {
     /// Connections now.
@@ -146,6 +93,10 @@ pub struct Stats {
     pub misses: u64,
     /// Turns that a cap put off.
     pub held: u64,
+    /// Connections that were ended because others needed the memory that they held.
+    pub pressed: u64,
+    /// Bytes held for readers now: at most [`FORWARD_BYTES_MAX`](super::limits::FORWARD_BYTES_MAX).
+    pub memory: u64,
 }
 
 /// Which shard owns a stream: of its id and the number of shards.
@@ -155,21 +106,21 @@ pub type Route = fn(u64, usize) -> usize;
 struct Stream {
     committed: Option<Lsn>,
     base: Lsn,
-    readers: BTreeSet<ReaderId>,
-    /// Those of `readers` at the committed end.
-    waiting: BTreeSet<ReaderId>,
+    readers: Watchers,
 }
 
 #[derive(Debug)]
 struct Reader {
     /// Of which other cluster it is; 0: of none.
     cluster: u32,
-    cursors: BTreeMap<u64, Cursor>,
+    cursors: BTreeMap<u64, Box<Cursor>>,
     ready: VecDeque<u64>,
     in_turn: bool,
-    out_bytes: u64,
-    out_frames: usize,
-    moved: Nanos,
+    /// Chunks in a row.
+    row: u32,
+    output: Output,
+    /// Whether it is among those that were refused room.
+    refused: bool,
     closing: bool,
 }
 
@@ -178,10 +129,23 @@ struct Open {
     stream: u64,
     from: Lsn,
     shard: usize,
+    /// Whether the shard has it.
+    asked: bool,
     /// Something was not where a shard had said.
     missed: bool,
     waiters: Vec<(ReaderId, u64)>,
 }
+
+// Maps may be half empty, and lists are allocated. A question that is open holds no extent.
+const _: () = {
+    let (link, list) = (16, 32);
+    let cursor = size_of::<Cursor>() + link + 2 * (8 + 16) + link;
+    let stream = 2 * (8 + size_of::<Stream>()) + list;
+    let question = 2 * (8 + size_of::<Open>()) + list + 2 * (16 + 8) + link;
+    // Of each of the sets of cursors, of the list of ready ones, and of what shards are told.
+    let sets = 2 * 16 + 2 * 8 + 2 * 16;
+    assert!((cursor + stream + question + sets) as u64 <= CURSOR_BYTES);
+};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -190,8 +154,16 @@ pub struct Readers {
     route: Route,
     readers: BTreeMap<ReaderId, Reader>,
     streams: BTreeMap<u64, Stream>,
+    /// Cursors beyond one of each reader.
+    more_cursors: u64,
     turns: Turns,
     tail: Tail,
+    shared: Shared,
+    extents: ExtentCount,
+    /// Those that found no memory for what they do not take, or for answers.
+    refused: VecDeque<ReaderId>,
+    /// When one that holds much of it may be ended.
+    press_at: Nanos,
     open: BTreeMap<u64, Open>,
     open_by_place: BTreeMap<(u64, Lsn), u64>,
     /// Of each shard: questions asked, and questions to be asked when there is room.
@@ -200,6 +172,7 @@ pub struct Readers {
     /// Cursors beyond the committed end here: their readers are told of each beat.
     ahead: BTreeSet<(ReaderId, u64)>,
     effects: Vec<Effect>,
+    asks: Vec<(usize, ForwardRequest)>,
     role_epoch: u64,
     next: u64,
     beats: u64,
@@ -217,14 +190,20 @@ impl Readers {
             route,
             readers: BTreeMap::new(),
             streams: BTreeMap::new(),
+            more_cursors: 0,
             turns: Turns::new(limits.rate, limits.cluster_rate),
             tail: Tail::new(limits.tail_bytes),
+            shared: Shared::new(limits.shared_bytes),
+            extents: ExtentCount::default(),
+            refused: VecDeque::new(),
+            press_at: Nanos(0),
             open: BTreeMap::new(),
             open_by_place: BTreeMap::new(),
             shards: (0..shards).map(|_| (0, VecDeque::new())).collect(),
             later: BTreeSet::new(),
             ahead: BTreeSet::new(),
             effects: Vec::new(),
+            asks: Vec::new(),
             role_epoch: 0,
             next: 1,
             beats: 0,
@@ -236,13 +215,21 @@ impl Readers {
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        Stats { readers: self.readers.len() as u64, ..self.stats }
+        Stats { readers: self.readers.len() as u64, memory: self.memory(), ..self.stats }
+    }
+
+    /// What is held for readers, but for mapped segments.
+    fn memory(&self) -> u64 {
+        let peers = peers_bytes(self.readers.len(), self.more_cursors);
+        let extents = self.extents.bytes(self.stats.cursors);
+        peers + self.shared.used() + self.tail.bytes() as u64 + extents
     }
 
     /// A reader of another cluster (0: of none) connected. None when there are too many.
     pub fn on_open(&mut self, cluster: u32, now: Nanos) -> Option<ReaderId> {
         self.now = self.now.max(now);
-        if self.readers.len() >= self.limits.readers {
+        let full = !admits(self.readers.len() + 1, self.more_cursors);
+        if full || self.readers.len() >= self.limits.readers {
             return None;
         }
         let id = ReaderId(self.number());
@@ -251,9 +238,9 @@ impl Readers {
             cursors: BTreeMap::new(),
             ready: VecDeque::new(),
             in_turn: false,
-            out_bytes: 0,
-            out_frames: 0,
-            moved: now,
+            row: 0,
+            output: Output::new(now),
+            refused: false,
             closing: false,
         };
         self.readers.insert(id, reader);
@@ -262,10 +249,13 @@ impl Readers {
 
     /// A reader's connection ended.
     pub fn on_closed(&mut self, id: ReaderId) {
-        let Some(reader) = self.readers.remove(&id) else { return };
-        for &stream in reader.cursors.keys() {
-            self.forget(id, stream);
+        let Some(mut reader) = self.readers.remove(&id) else { return };
+        self.more_cursors -= reader.cursors.len().saturating_sub(1) as u64;
+        for (stream, cursor) in std::mem::take(&mut reader.cursors) {
+            self.forget(id, stream, &cursor);
         }
+        reader.output.release(&mut self.shared);
+        self.refused.retain(|refused| *refused != id);
     }
 
     /// A reader is not to be served any more.
@@ -286,10 +276,13 @@ impl Readers {
     /// A reader asks for a stream.
     pub fn on_fetch(&mut self, id: ReaderId, fetch: &Fetch) {
         let stream = fetch.stream;
+        let readers = self.readers.len();
         let Some(reader) = self.readers.get_mut(&id) else { return };
         let known = reader.cursors.contains_key(&stream);
         let full = reader.cursors.len() >= self.limits.streams_per_reader
-            || self.stats.cursors >= self.limits.cursors as u64;
+            || self.stats.cursors >= self.limits.cursors as u64
+            || !reader.cursors.is_empty()
+                && !admits(readers.max(READERS_ROOM), self.more_cursors + 1);
         if full && !known {
             self.end(id, stream, EndReason::Busy);
             return;
@@ -297,7 +290,8 @@ impl Readers {
         self.drop_cursor(id, stream);
         self.stats.cursors += 1;
         let reader = self.readers.get_mut(&id).expect("it was just there");
-        reader.cursors.insert(stream, Cursor::new(fetch));
+        reader.cursors.insert(stream, Box::new(Cursor::new(fetch, self.extents.clone())));
+        self.more_cursors += u64::from(reader.cursors.len() > 1);
         if !self.streams.contains_key(&stream) {
             self.ask(stream, ForwardRequest::Watch { stream });
         }
@@ -328,25 +322,86 @@ impl Readers {
             if !streams.is_empty() {
                 let question = Box::new(Question { streams, ..question.clone() });
                 let request = ForwardRequest::Ask { reader: id, question };
-                self.effects.push(Effect::Ask { shard, request });
+                self.asks.push((shard, request));
             }
         }
     }
 
-    /// A shard answered a standby.
+    /// What shards are to be asked, without waiting for a turn.
+    pub(crate) fn take_asks(&mut self) -> Vec<(usize, ForwardRequest)> {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// A shard answered a standby, which asks again if there is no room for the answer.
     pub fn on_facts(&mut self, id: ReaderId, facts: &Facts) {
-        self.say(id, facts.encode());
+        self.say_if_free(id, facts.encode());
     }
 
     /// So many bytes of so many frames left for a reader.
     pub fn on_sent(&mut self, id: ReaderId, bytes: u64, frames: usize, now: Nanos) {
         self.now = self.now.max(now);
         let Some(reader) = self.readers.get_mut(&id) else { return };
-        assert!(bytes <= reader.out_bytes && frames <= reader.out_frames);
-        reader.out_bytes -= bytes;
-        reader.out_frames -= frames;
-        reader.moved = now;
+        reader.output.on_sent(bytes, frames, now, &mut self.shared);
+        if std::mem::take(&mut reader.refused) {
+            self.refused.retain(|refused| *refused != id);
+        }
         self.enlist(id);
+    }
+
+    /// So many of the bytes that left for a reader were not acknowledged by it yet.
+    pub fn on_probed(&mut self, id: ReaderId, unacknowledged: u64, now: Nanos) {
+        self.now = self.now.max(now);
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        reader.output.on_probed(unacknowledged, now);
+    }
+
+    /// Whether what a reader says is to be read: there is room for the answers. If not,
+    /// [`Effect::Retry`] says when to ask again.
+    pub fn listens(&mut self, id: ReaderId) -> bool {
+        let Some(reader) = self.readers.get_mut(&id) else { return false };
+        let listens = reader.output.listens(&self.shared);
+        if !listens {
+            self.refuse(id);
+        }
+        listens
+    }
+
+    /// A reader takes no more for now. Whether what waits for it is to be copied out of the memory
+    /// of shards.
+    pub fn on_blocked(&mut self, id: ReaderId) -> bool {
+        let Some(reader) = self.readers.get_mut(&id) else { return false };
+        let copied = reader.output.on_blocked(&mut self.shared);
+        if !copied {
+            self.refuse(id);
+        }
+        copied
+    }
+
+    fn refuse(&mut self, id: ReaderId) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        if std::mem::replace(&mut reader.refused, true) {
+            return;
+        }
+        if self.refused.is_empty() {
+            self.press_at = self.now.after(PRESSURE_TICK_NS);
+        }
+        self.refused.push_back(id);
+    }
+
+    /// Memory came back: who was refused some asks again, the first ones first.
+    fn offer_room(&mut self) {
+        if !self.shared.take_grew() || self.refused.is_empty() {
+            return;
+        }
+        let mut free = self.shared.free();
+        let (readers, effects) = (&mut self.readers, &mut self.effects);
+        self.refused.retain(|&id| {
+            let Some(reader) = readers.get_mut(&id) else { return false };
+            let Some(left) = free.checked_sub(reader.output.refused()) else { return true };
+            (free, reader.refused) = (left, false);
+            effects.push(Effect::Retry { reader: id });
+            false
+        });
     }
 
     /// A stream's committed end moved. Where the records are known too, use
@@ -358,7 +413,7 @@ impl Readers {
             return;
         }
         known.committed = Some(upto);
-        for id in std::mem::take(&mut known.waiting) {
+        for id in known.readers.take_waiting() {
             self.ready(id, stream);
         }
     }
@@ -376,7 +431,7 @@ impl Readers {
     pub fn on_gone(&mut self, stream: u64) {
         self.tail.forget(stream);
         self.detach(stream);
-        let readers = self.streams.get(&stream).map(|s| s.readers.clone()).unwrap_or_default();
+        let readers = self.streams.get(&stream).map(|s| s.readers.ids()).unwrap_or_default();
         for id in readers {
             self.end(id, stream, EndReason::UnknownStream);
         }
@@ -389,6 +444,33 @@ impl Readers {
         for place in places {
             let id = self.open_by_place.remove(&place).expect("it was just there");
             self.open.get_mut(&id).expect("an open question").waiters.clear();
+            self.forget_question(id);
+        }
+    }
+
+    /// A cursor waits for no answer any more.
+    fn withdraw(&mut self, id: ReaderId, place: (u64, Lsn), phase: Phase) {
+        let Phase::Waiting(ticket) = phase else { return };
+        let Some(&question) = self.open_by_place.get(&place) else { return };
+        let open = self.open.get_mut(&question).expect("an open question");
+        open.waiters.retain(|waiter| *waiter != (id, ticket));
+        if open.waiters.is_empty() && !open.asked {
+            self.open_by_place.remove(&place);
+            self.forget_question(question);
+        }
+    }
+
+    /// Nobody waits for a question: it is not asked, if it was not yet.
+    fn forget_question(&mut self, id: u64) {
+        let open = &self.open[&id];
+        if open.asked {
+            return;
+        }
+        let shard = open.shard;
+        self.open.remove(&id);
+        let queue = &mut self.shards[shard].1;
+        if queue.len() > 2 * self.open.len() + LOCATES_MAX {
+            queue.retain(|id| self.open.contains_key(id));
         }
     }
 
@@ -444,6 +526,13 @@ impl Readers {
 
     /// What an [`Effect::Read`] found; the range counts from the start of the segment.
     pub fn on_read(&mut self, id: ReaderId, stream: u64, ticket: u64, found: Result<Cut, NoCut>) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        reader.output.end_read(&mut self.shared);
+        self.take_read(id, stream, ticket, found);
+        self.enlist(id);
+    }
+
+    fn take_read(&mut self, id: ReaderId, stream: u64, ticket: u64, found: Result<Cut, NoCut>) {
         let Some(cursor) = self.cursor(id, stream) else { return };
         if cursor.phase != Phase::Waiting(ticket) {
             return;
@@ -486,6 +575,10 @@ impl Readers {
                 self.ready(id, stream);
             }
         }
+        if !self.refused.is_empty() && now >= self.press_at {
+            self.press_at = now.after(PRESSURE_TICK_NS);
+            self.press();
+        }
         if now.since(self.beat_at) < BEAT_NS {
             return;
         }
@@ -495,15 +588,44 @@ impl Readers {
         let frame = beat.encode();
         for id in self.readers.keys().copied().collect::<Vec<_>>() {
             let reader = self.readers.get_mut(&id).expect("it was just there");
-            reader.cursors.values_mut().for_each(Cursor::on_beat);
-            if reader.out_bytes > 0 && now.since(reader.moved) > STALL_NS {
+            reader.cursors.values_mut().for_each(|cursor| cursor.on_beat(now));
+            let stalled = reader.output.stalled_ns(now);
+            if stalled > STALL_NS {
                 self.close(id, CloseReason::Stalled);
+            } else if reader.output.pinned_ns(now) > LEASE_NS_MAX {
+                self.close(id, CloseReason::Slow);
+            } else if stalled <= BEAT_NS {
+                // Who takes nothing would find them all at once.
+                self.say_if_free(id, frame.clone());
             } else {
-                self.say(id, frame.clone());
+                self.effects.push(Effect::Probe { reader: id });
             }
         }
         for (id, stream) in self.ahead.clone() {
-            self.tell(id, stream);
+            let output = &self.readers[&id].output;
+            if output.stalled_ns(now) <= BEAT_NS && output.has_room(u64::MAX) {
+                self.tell(id, stream);
+            }
+        }
+    }
+
+    /// Somebody is refused memory: of those that hold some and acknowledge nothing, the one that
+    /// has been at it longest is ended. Who moves, however slowly, stays.
+    fn press(&mut self) {
+        let mut oldest: Option<(u64, ReaderId)> = None;
+        for (&id, reader) in &self.readers {
+            if reader.closing || !reader.output.presses() {
+                continue;
+            }
+            self.effects.push(Effect::Probe { reader: id });
+            // What was seen before the last ticks says nothing.
+            let idle = reader.output.idle_ns(self.now, PRESSURE_NS);
+            let idle = idle.filter(|idle| *idle > PRESSURE_NS);
+            oldest = oldest.max(idle.map(|idle| (idle, id)));
+        }
+        if let Some((_, id)) = oldest {
+            self.stats.pressed += 1;
+            self.close(id, CloseReason::Stalled);
         }
     }
 
@@ -511,7 +633,8 @@ impl Readers {
     pub fn next_time(&self) -> Option<Nanos> {
         let beat = (!self.readers.is_empty()).then(|| self.beat_at.after(BEAT_NS));
         let later = (!self.later.is_empty()).then(|| self.now.after(RETRY_NS));
-        beat.into_iter().chain(later).chain(self.turns.next_release()).min()
+        let press = (!self.refused.is_empty()).then_some(self.press_at);
+        beat.into_iter().chain(later).chain(press).chain(self.turns.next_release()).min()
     }
 
     /// The node stops: every cursor ends.
@@ -536,6 +659,9 @@ impl Readers {
             let Some(id) = self.turns.pop() else { break };
             self.take_turn(id);
         }
+        self.offer_room();
+        let ask = |(shard, request)| Effect::Ask { shard, request };
+        effects.extend(self.take_asks().into_iter().map(ask));
         effects.append(&mut self.effects);
         !self.turns.is_empty()
     }
@@ -549,11 +675,18 @@ impl Readers {
             return reader.let_go(kept);
         }
         reader.in_turn = false;
+        // Since it came into the round it may have stopped taking what waits.
+        if !reader.output.has_room(self.limits.output_bytes) {
+            return reader.let_go(0);
+        }
         let Some(stream) = reader.ready.pop_front() else { return };
+        trim(&mut reader.ready);
         let cursor = reader.cursors.get_mut(&stream).expect("a ready cursor is there");
         assert!(std::mem::take(&mut cursor.listed), "a ready cursor is listed");
         let committed = self.streams.get(&stream).and_then(|stream| stream.committed);
-        let step = cursor.step(stream, committed, &mut self.tail, self.limits.chunk_bytes);
+        let segment = self.limits.chunk_bytes;
+        let targets = Targets { memory: segment.min(MEMORY_CHUNK_BYTES), segment };
+        let step = cursor.step(stream, committed, &mut self.tail, targets);
         self.take_step(id, stream, step);
         self.enlist(id);
     }
@@ -565,10 +698,12 @@ impl Readers {
                 self.send(id, stream, cut, source);
             }
             Step::Read(extent, want) => {
-                let (reader, ticket) = (id, self.number());
+                let ticket = self.number();
                 self.set_phase(id, stream, Phase::Waiting(ticket));
+                let reader = self.readers.get_mut(&id).expect("it has a turn");
+                reader.output.begin_read(&mut self.shared);
                 self.charge(id, stream, want.bytes_max.min(want.bytes_target.into()));
-                self.effects.push(Effect::Read { reader, stream, ticket, extent, want });
+                self.effects.push(Effect::Read { reader: id, stream, ticket, extent, want });
             }
             Step::Locate => self.locate(id, stream),
             Step::Park(Phase::Tail) => self.wait_at_end(id, stream),
@@ -601,7 +736,10 @@ impl Readers {
         let now = self.now;
         let reader = self.readers.get_mut(&id).expect("a cursor has a reader");
         reader.cursors.get_mut(&stream).expect("a chunk has a cursor").advance(&cut);
-        reader.queue(FRAME_BULK_HEAD_BYTES as u64 + u64::from(head.body_len), now);
+        let bytes = FRAME_BULK_HEAD_BYTES as u64 + u64::from(head.body_len);
+        let cost = Cost::chunk(&source, head.body_len.into());
+        reader.output.queue(bytes, cost, now, &mut self.shared);
+        reader.row += 1;
         self.turns.on_sent(reader.cluster, head.body_len.into(), now);
         self.ahead.remove(&(id, stream));
         self.effects.push(Effect::Send { reader: id, head, source });
@@ -617,7 +755,7 @@ impl Readers {
     fn wait_at_end(&mut self, id: ReaderId, stream: u64) {
         self.set_phase(id, stream, Phase::Tail);
         let known = self.streams.get_mut(&stream).expect("a cursor has a stream");
-        known.waiting.insert(id);
+        known.readers.wait(id);
         let committed = known.committed;
         let Some(cursor) = self.cursor(id, stream) else { return };
         let ahead = committed.is_none_or(|committed| cursor.position > committed);
@@ -635,7 +773,7 @@ impl Readers {
         let Some(known) = self.streams.get(&stream) else { return };
         let committed = known.committed.unwrap_or(known.base);
         let status = Status { stream, committed, base: known.base };
-        self.say(id, FromForwarder::Status(status).encode());
+        self.say_if_free(id, FromForwarder::Status(status).encode());
     }
 
     fn locate(&mut self, id: ReaderId, stream: u64) {
@@ -650,8 +788,10 @@ impl Readers {
             return;
         }
         let (question, shard) = (self.number(), (self.route)(stream, self.shards.len()));
-        self.open
-            .insert(question, Open { stream, from, shard, missed, waiters: vec![(id, ticket)] });
+        self.open.insert(
+            question,
+            Open { stream, from, shard, asked: false, missed, waiters: vec![(id, ticket)] },
+        );
         self.open_by_place.insert((stream, from), question);
         self.shards[shard].1.push_back(question);
         self.ask_waiting(shard);
@@ -660,23 +800,20 @@ impl Readers {
     fn ask_waiting(&mut self, shard: usize) {
         while self.shards[shard].0 < self.limits.locates {
             let Some(id) = self.shards[shard].1.pop_front() else { break };
-            let open = &self.open[&id];
-            if open.waiters.is_empty() {
-                self.open.remove(&id);
-                continue;
-            }
+            let Some(open) = self.open.get_mut(&id) else { continue };
+            open.asked = true;
             let (stream, from, missed) = (open.stream, open.from, open.missed);
             let request = LocateRequest { id, stream, from, max_bytes: LOCATE_BYTES, missed };
             self.shards[shard].0 += 1;
             self.stats.locates += 1;
             let request = ForwardRequest::Locate(request);
-            self.effects.push(Effect::Ask { shard, request });
+            self.asks.push((shard, request));
         }
     }
 
     fn ask(&mut self, stream: u64, request: ForwardRequest) {
         let shard = (self.route)(stream, self.shards.len());
-        self.effects.push(Effect::Ask { shard, request });
+        self.asks.push((shard, request));
     }
 
     fn end(&mut self, id: ReaderId, stream: u64, reason: EndReason) {
@@ -686,9 +823,33 @@ impl Readers {
             EndReason::Recycled { base } => base,
             _ => known.map_or(Lsn::ZERO, |known| known.base),
         };
-        let end = FromForwarder::End(End { stream, reason, committed, base });
-        self.drop_cursor(id, stream);
-        self.say(id, end.encode());
+        let end = FromForwarder::End(End { stream, reason, committed, base }).encode();
+        if self.has_room_for(id, end.len()) {
+            self.drop_cursor(id, stream);
+            self.say(id, end);
+        } else if let Some(cursor) = self.cursor(id, stream) {
+            // It hears of it in its turn, when there is room.
+            cursor.over = Some(reason);
+            let (place, phase) = ((stream, cursor.position), cursor.phase);
+            self.withdraw(id, place, phase);
+            self.ready(id, stream);
+        } else {
+            self.close(id, CloseReason::Flood);
+        }
+    }
+
+    fn has_room_for(&self, id: ReaderId, len: usize) -> bool {
+        let Some(reader) = self.readers.get(&id) else { return false };
+        let few = reader.output.frames() < OUTPUT_FRAMES_MAX;
+        few && reader.output.fits(Cost::small(len).own, &self.shared)
+    }
+
+    /// For what is said again anyway: it takes no memory that others need.
+    fn say_if_free(&mut self, id: ReaderId, frame: Vec<u8>) {
+        let cost = Cost::small(frame.len()).own;
+        if self.readers.get(&id).is_some_and(|reader| reader.output.fits_alone(cost)) {
+            self.say(id, frame);
+        }
     }
 
     fn say(&mut self, id: ReaderId, frame: Vec<u8>) {
@@ -696,10 +857,8 @@ impl Readers {
         let Some(reader) = self.readers.get_mut(&id).filter(|reader| !reader.closing) else {
             return;
         };
-        if reader.out_frames >= OUTPUT_FRAMES_MAX {
-            return self.close(id, CloseReason::Flood);
-        }
-        reader.queue(frame.len() as u64, now);
+        let (bytes, cost) = (frame.len() as u64, Cost::small(frame.len()));
+        reader.output.queue(bytes, cost, now, &mut self.shared);
         self.effects.push(Effect::Say { reader: id, frame });
     }
 
@@ -716,18 +875,19 @@ impl Readers {
             if cursor.listed {
                 reader.ready.retain(|&ready| ready != stream);
             }
-            self.forget(id, stream);
+            self.more_cursors -= u64::from(!reader.cursors.is_empty());
+            self.forget(id, stream, &cursor);
         }
     }
 
     /// What the rest knows of a cursor that is gone.
-    fn forget(&mut self, id: ReaderId, stream: u64) {
+    fn forget(&mut self, id: ReaderId, stream: u64, cursor: &Cursor) {
         self.stats.cursors -= 1;
+        self.withdraw(id, (stream, cursor.position), cursor.phase);
         self.ahead.remove(&(id, stream));
         self.later.remove(&(id, stream));
         let known = self.streams.get_mut(&stream).expect("a cursor has a stream");
-        known.waiting.remove(&id);
-        known.readers.remove(&id);
+        known.readers.remove(id);
         if known.readers.is_empty() {
             self.streams.remove(&stream);
             self.tail.forget(stream);
@@ -737,7 +897,7 @@ impl Readers {
     }
 
     fn cursor(&mut self, id: ReaderId, stream: u64) -> Option<&mut Cursor> {
-        self.readers.get_mut(&id)?.cursors.get_mut(&stream)
+        self.readers.get_mut(&id)?.cursors.get_mut(&stream).map(Box::as_mut)
     }
 
     fn set_phase(&mut self, id: ReaderId, stream: u64, phase: Phase) {
@@ -762,15 +922,22 @@ impl Readers {
         if reader.in_turn || reader.closing || reader.ready.is_empty() {
             return;
         }
-        if reader.out_bytes >= self.limits.output_bytes {
+        if !reader.output.has_room(self.limits.output_bytes) {
             return reader.let_go(0);
         }
         reader.in_turn = true;
-        let first = reader.ready.front().and_then(|stream| {
-            let committed = self.streams.get(stream)?.committed?;
-            Some(committed.0.saturating_sub(reader.cursors[stream].position.0))
+        let near = reader.ready.front().is_some_and(|stream| {
+            let committed = self.streams.get(stream).and_then(|stream| stream.committed);
+            committed.is_some_and(|end| keeps_up(&reader.cursors[stream], end))
         });
-        self.turns.push(id, first.is_some_and(|behind| behind <= TAIL_NEAR_BYTES));
+        // What is in memory for a reader that catches up is used before it goes.
+        let again = !near && (1..BEHIND_TURNS_MAX).contains(&reader.row);
+        if again {
+            self.turns.push_again(id);
+        } else {
+            reader.row = 0;
+            self.turns.push(id, near);
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -784,15 +951,12 @@ impl Reader {
     /// streams.
     fn let_go(&mut self, kept: usize) {
         for stream in self.ready.iter().skip(kept) {
-            self.cursors.get_mut(stream).into_iter().for_each(Cursor::let_go);
+            self.cursors.get_mut(stream).into_iter().for_each(|cursor| cursor.let_go());
         }
     }
+}
 
-    fn queue(&mut self, bytes: u64, now: Nanos) {
-        if self.out_bytes == 0 {
-            self.moved = now;
-        }
-        self.out_bytes += bytes;
-        self.out_frames += 1;
-    }
+/// Whether a reader is near the committed end.
+fn keeps_up(cursor: &Cursor, committed: Lsn) -> bool {
+    committed.0.saturating_sub(cursor.position.0) <= TAIL_NEAR_BYTES
 }

@@ -190,6 +190,8 @@ impl World {
                     panic!("nobody asks where to take logs from")
                 }
                 Effect::Read { .. } => self.reads.push(effect),
+                Effect::Probe { reader } => self.readers.on_probed(reader, 0, self.now),
+                Effect::Retry { .. } => {}
                 Effect::Close { .. } => panic!("nobody misbehaves"),
             }
         }

@@ -48,6 +48,11 @@ impl Turns {
         queue.push_back(reader);
     }
 
+    /// A reader that catches up goes on before others of its kind.
+    pub(crate) fn push_again(&mut self, reader: ReaderId) {
+        self.behind.push_front(reader);
+    }
+
     /// The reader whose turn it is, if no cap [holds](Turns::hold) it.
     pub(crate) fn pop(&mut self) -> Option<ReaderId> {
         let first = self.tail.is_empty() || self.streak >= TAIL_TURNS_MAX;

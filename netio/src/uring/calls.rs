@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -31,6 +31,21 @@ pub fn adopt_tcp(handle: Handle) -> TcpStream {
 /// Gives a socket into the ring's world. Who has the handle has to close it.
 pub fn release_tcp(stream: TcpStream) -> Handle {
     Handle::from_raw(stream.into_raw_fd())
+}
+
+/// Bytes that were written to a socket and that its peer has not acknowledged yet.
+///
+/// # Errors
+/// When it is no socket.
+pub fn unacknowledged_bytes(socket: impl AsFd) -> std::io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY: the request writes one `int`, which lives until the call returns.
+    let done = unsafe { libc::ioctl(descriptor, libc::TIOCOUTQ, &raw mut bytes) };
+    match done {
+        0 => Ok(u64::try_from(bytes).unwrap_or(0)),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// A handle for the length of a call.

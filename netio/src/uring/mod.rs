@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use calls::{adopt_tcp, release_tcp};
+pub use calls::{adopt_tcp, release_tcp, unacknowledged_bytes};
 use io_uring::types::CancelBuilder;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 

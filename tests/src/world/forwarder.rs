@@ -5,14 +5,13 @@
 //! a sealed segment, and its lease keeps it in place.
 
 use std::collections::BTreeMap;
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use palisade::forward::exchange::{Arrival, Exchange, ForwarderConfig, Load, Need, Work};
 use palisade::forward::flow::{Inflow, Outflow};
-use palisade::forward::maps::Mapped;
+use palisade::forward::windows::Warming;
 use palisade::forward::{ForwarderSide, ReaderId, Socket, Stats};
 use palisade_netio::{
     Completion, Errno, Handle, Nanos, Op, OpenHow, Payload, Pool, Purpose, Quotas, Ring, Run,
@@ -82,7 +81,7 @@ struct Conn {
 /// What a file is opened for.
 enum Goal {
     Map(Arc<Path>),
-    Warm(Rc<Mapped<Segment>>, Range<usize>),
+    Warm(Warming<Segment>),
 }
 
 struct Loading {
@@ -204,13 +203,17 @@ impl Forwarder {
                         conn.out.push(head, body);
                     }
                 }
+                // Each connection is moved in each turn.
+                Work::Ring { .. } => {}
+                // A peer has what it was sent.
+                Work::Probe { reader } => self.exchange.on_probed(reader, 0, now),
                 Work::Abort { reader } => {
                     if let Some(&id) = self.of_reader.get(&reader) {
                         self.end(id);
                     }
                 }
                 Work::Load(load) => more |= self.go_on(load, now),
-                Work::Ahead(mapped, range) => self.open(None, Goal::Warm(mapped, range)),
+                Work::Ahead(warming) => self.open(None, Goal::Warm(warming)),
             }
         }
         more
@@ -297,11 +300,15 @@ impl Forwarder {
                 }
                 continue;
             }
-            let receive = !std::mem::replace(&mut conn.receiving, true);
+            let listens = conn.reader.is_none_or(|reader| self.exchange.listens(reader));
+            let receive = listens && !std::mem::replace(&mut conn.receiving, true);
             let len = conn.inflow.space().len().min(PAGE) as u32;
             let mut prefix = Vec::new();
             if conn.sending {
-                conn.out.on_blocked();
+                let copies = |reader| self.exchange.on_blocked(reader);
+                if !conn.out.is_blocked() && conn.reader.is_none_or(copies) {
+                    conn.out.on_blocked();
+                }
             } else {
                 let next = conn.out.next_bytes();
                 prefix.extend_from_slice(&next[..next.len().min(SOCKET_BYTES_MAX)]);
@@ -368,7 +375,7 @@ impl Forwarder {
     fn go_on(&mut self, mut load: Load<Segment>, now: Nanos) -> bool {
         let goal = match self.exchange.load(&mut load, now) {
             Need::Map(path) => Goal::Map(path),
-            Need::Warm(mapped, range) => Goal::Warm(mapped, range),
+            Need::Warm(warming) => Goal::Warm(warming),
             Need::Nothing => return true,
         };
         self.open(Some(load), goal);
@@ -378,7 +385,7 @@ impl Forwarder {
     fn open(&mut self, load: Option<Load<Segment>>, goal: Goal) {
         let path = match &goal {
             Goal::Map(path) => path.clone(),
-            Goal::Warm(mapped, _) => mapped.map.path.clone(),
+            Goal::Warm(warming) => warming.mapped.map.path.clone(),
         };
         let id = self.number();
         let slot = self.pool.take(Purpose::Read, PAGE).expect("one read per cursor");
@@ -391,6 +398,9 @@ impl Forwarder {
         let (Ok(_), Payload::Handle(handle)) = (done.result, done.payload) else {
             let loading = self.loads.remove(&id).expect("it was just there");
             self.pool.release(loading.slot);
+            if let Goal::Warm(warming) = &loading.goal {
+                self.exchange.on_warmed(warming, false);
+            }
             return self.fail(loading.load);
         };
         loading.handle = Some(handle);
@@ -414,8 +424,8 @@ impl Forwarder {
     /// A page stands for the range: it takes its time, and fails where the disk fails.
     fn read(&mut self, id: u64) {
         let loading = &self.loads[&id];
-        let Goal::Warm(_, range) = &loading.goal else { return };
-        let (offset, handle) = (range.start as u64, loading.handle.expect("it is open"));
+        let Goal::Warm(warming) = &loading.goal else { return };
+        let (offset, handle) = (warming.range.start as u64, loading.handle.expect("it is open"));
         let run = Run { slot: loading.slot, at: 0, len: PAGE as u32 };
         self.submit(id, Kind::Read, Op::Read { handle, offset, run });
     }
@@ -426,13 +436,15 @@ impl Forwarder {
         }
         let loading = self.loads.get_mut(&id).expect("an operation keeps it");
         let (load, handle) = (loading.load.take(), loading.handle.expect("it is open"));
-        if let (Ok(_), Goal::Warm(mapped, range)) = (result, &loading.goal) {
-            mapped.set_warm(range);
-            load.into_iter().for_each(|load| {
+        if let Goal::Warm(warming) = &loading.goal {
+            self.exchange.on_warmed(warming, result.is_ok());
+        }
+        match (result, load) {
+            (_, None) => {}
+            (Ok(_), Some(load)) => {
                 self.go_on(load, now);
-            });
-        } else {
-            self.fail(load);
+            }
+            (Err(_), load) => self.fail(load),
         }
         self.submit(id, Kind::CloseFile, Op::Close { handle });
     }

@@ -2,8 +2,9 @@
 //! `sendfile` on the same file.
 //!
 //! A node as a process, and one stream in sealed segments. Some readers read it again and again as
-//! fast as they can; others follow its end, where a record is appended each millisecond. Counted
-//! are the bytes of the first, and how long the second wait for a record.
+//! fast as they can, each from a place of its own on; others follow its end, where a record is
+//! appended each millisecond. Counted are the bytes of the first, how long the second wait for a
+//! record, and how far the node's memory grows meanwhile.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use palisade_wal::{GroupHeader, GroupKind, Lsn, entries, parse_body};
 use zerocopy::FromBytes;
 
 use super::append::{Window, append_one};
-use super::machine::cpu_us_of;
+use super::machine::{cpu_us_of, resident_bytes_of};
 use super::report::Measured;
 use super::sendfile;
 use crate::cli::BenchForward;
@@ -49,6 +50,10 @@ struct Shared {
     stop: AtomicBool,
     /// Bytes that readers got while it was measured.
     bytes: AtomicU64,
+    /// The node's process.
+    process: u32,
+    /// The most memory that it had.
+    memory: AtomicU64,
 }
 
 /// Runs the benchmark.
@@ -80,11 +85,14 @@ pub(super) fn run(options: &BenchForward) -> Result<Measured, Failure> {
         measuring: AtomicBool::new(false),
         stop: AtomicBool::new(false),
         bytes: AtomicU64::new(0),
+        process: cluster.nodes[0].process().unwrap_or(0),
+        memory: AtomicU64::new(0),
     };
     let mut measured = Measured::new("forward", 1, &load)?;
     measured.environment.sends(layout.zero_copy);
-    let process = cluster.nodes[0].process().unwrap_or(0);
-    let lags = measure(options, &shared, process, &interrupt, &mut measured)?;
+    let before = resident_bytes_of(shared.process);
+    let lags = measure(options, &shared, &interrupt, &mut measured)?;
+    measured.memory_grew = Some(shared.memory.load(Ordering::SeqCst).saturating_sub(before));
     lags.into_iter().for_each(|lag| measured.record(lag, 1));
     measured.bare = Some(sendfile::run(dir.path(), Duration::from_secs(load.run.seconds))?);
     Ok(measured)
@@ -94,23 +102,29 @@ pub(super) fn run(options: &BenchForward) -> Result<Measured, Failure> {
 fn measure(
     options: &BenchForward,
     shared: &Shared,
-    process: u32,
     interrupt: &Interrupt,
     measured: &mut Measured,
 ) -> Result<Vec<Duration>, Failure> {
+    // One after another: a node greets a few at a time, and hangs up on others.
+    let open = |count| (0..count).map(|_| Reading::open(shared)).collect::<Result<Vec<_>, _>>();
+    let (readers, followers) = (open(options.readers)?, open(options.followers)?);
+    // Evenly over what is there.
+    let age = |at: u32| Lsn(shared.end.0 / u64::from(options.readers) * u64::from(at));
     std::thread::scope(|scope| {
-        let readers: Vec<_> =
-            (0..options.readers).map(|_| scope.spawn(|| read_again_and_again(shared))).collect();
+        let readers: Vec<_> = (0u32..)
+            .zip(readers)
+            .map(|(at, reading)| scope.spawn(move || read_from(reading, age(at))))
+            .collect();
         let followers: Vec<_> =
-            (0..options.followers).map(|_| scope.spawn(|| follow(shared))).collect();
+            followers.into_iter().map(|reading| scope.spawn(|| follow(reading))).collect();
         let appender = (options.followers > 0).then(|| scope.spawn(|| append_slowly(shared)));
         let waited = wait(shared, WARM_UP, interrupt);
         shared.measuring.store(true, Ordering::SeqCst);
-        let (since, cpu) = (Instant::now(), cpu_us_of(process));
+        let (since, cpu) = (Instant::now(), cpu_us_of(shared.process));
         let waited =
             waited.and_then(|()| wait(shared, Duration::from_secs(options.run.seconds), interrupt));
         measured.took = since.elapsed();
-        measured.cpu_us = cpu_us_of(process).saturating_sub(cpu);
+        measured.cpu_us = cpu_us_of(shared.process).saturating_sub(cpu);
         measured.forwarded = Some(shared.bytes.load(Ordering::SeqCst));
         shared.stop.store(true, Ordering::SeqCst);
         let mut lags = Vec::new();
@@ -136,6 +150,7 @@ fn wait(shared: &Shared, time: Duration, interrupt: &Interrupt) -> Result<(), Fa
     let until = Instant::now() + time;
     while let Some(left) = until.checked_duration_since(Instant::now()) {
         interrupt.check()?;
+        shared.memory.fetch_max(resident_bytes_of(shared.process), Ordering::SeqCst);
         if shared.stop.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -213,10 +228,11 @@ fn guard<T>(shared: &Shared, work: impl FnOnce() -> Result<T, Failure>) -> Resul
     done
 }
 
-fn read_again_and_again(shared: &Shared) -> Result<(), Failure> {
+/// Reads from somewhere to the end, then again and again from the start.
+fn read_from(mut reading: Reading<'_>, from: Lsn) -> Result<(), Failure> {
+    let shared = reading.shared;
     guard(shared, || {
-        let mut reading = Reading::open(shared)?;
-        reading.fetch(Lsn::ZERO, false)?;
+        reading.fetch(from, false)?;
         while !shared.stop.load(Ordering::Relaxed) {
             match reading.take(false)? {
                 Came::Bytes(bytes) if shared.measuring.load(Ordering::Relaxed) => {
@@ -231,9 +247,9 @@ fn read_again_and_again(shared: &Shared) -> Result<(), Failure> {
 }
 
 /// Follows the end of the stream; how long each record was on its way.
-fn follow(shared: &Shared) -> Result<Vec<Duration>, Failure> {
+fn follow(mut reading: Reading<'_>) -> Result<Vec<Duration>, Failure> {
+    let shared = reading.shared;
     guard(shared, || {
-        let mut reading = Reading::open(shared)?;
         reading.fetch(shared.end, true)?;
         let mut lags = Vec::new();
         while !shared.stop.load(Ordering::Relaxed) {

@@ -30,6 +30,8 @@ pub(crate) struct Measured {
     /// Bytes that were forwarded, where that is what was measured; latencies are then those of
     /// records at the end of the stream.
     pub(crate) forwarded: Option<u64>,
+    /// How much the resident memory of the node grew at most since nobody read, in bytes.
+    pub(crate) memory_grew: Option<u64>,
     /// What forwarding is compared with.
     pub(crate) bare: Option<Bare>,
     /// Where and by what.
@@ -54,6 +56,7 @@ impl Measured {
             took: Duration::ZERO,
             cpu_us: 0,
             forwarded: None,
+            memory_grew: None,
             bare: None,
             environment: Environment::of(&load.run.dir),
         })
@@ -112,6 +115,10 @@ impl Measured {
             more.insert("sendfile_mb_per_s".to_owned(), rounded(bare.bytes_per_s / 1e6));
             more.insert("sendfile_cpu_s_per_gib".to_owned(), rounded(bare.cpu_s_per_gib));
         }
+        if let Some(grew) = self.memory_grew {
+            let more = line.as_object_mut().expect("made of fields");
+            more.insert("memory_growth_mib".to_owned(), tenth(mib(grew)).into());
+        }
         line.to_string()
     }
 
@@ -142,6 +149,13 @@ impl Measured {
                 bare.cpu_s_per_gib
             );
         }
+        if let Some(grew) = self.memory_grew {
+            text += &format!("\nthe node's resident memory grew by {:.1} MiB at most", mib(grew));
+        }
         text
     }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
