@@ -186,8 +186,9 @@ fn what_is_forwarded_comes_with_what_a_bare_loop_does() {
     let json = run(command, Duration::from_secs(90)).json();
     let fields = "what nodes streams record_bytes in_flight per_s mb_per_s p50_us p90_us p99_us \
                   p999_us max_us cpu_us_per_append environment cpu_s_per_gib sendfile_mb_per_s \
-                  sendfile_cpu_s_per_gib";
+                  sendfile_cpu_s_per_gib memory_growth_mib";
     assert_fields(&json, fields);
+    assert!(json["memory_growth_mib"].as_f64().is_some_and(|mib| mib < 64.0), "{json}");
     assert_eq!((&json["what"], &json["in_flight"]), (&"forward".into(), &4.into()));
     // Both kinds of readers got something, and so did the bare loop.
     for figure in ["per_s", "p50_us", "sendfile_mb_per_s"] {
