@@ -23,6 +23,7 @@ use super::queue::{Feed, ForwardEvent, ForwardRequest, ForwarderSide, SealedExte
 use super::sender::{Effect, Limits, ReaderId, Readers, Route, Stats};
 use super::wire::FromReader;
 use crate::control::Registry;
+use crate::paxos::Publisher;
 
 /// Until requests that found no room are tried again.
 const AGAIN_NS: u64 = 1_000_000;
@@ -104,6 +105,8 @@ pub enum Need<M> {
 
 struct Port {
     side: ForwarderSide,
+    /// Tells standbys what is closed in the streams of the shard.
+    closing: Publisher<ReaderId>,
     /// Requests that found no room.
     backlog: VecDeque<ForwardRequest>,
 }
@@ -129,7 +132,8 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// No readers yet; one port per log shard, in the order of the shards.
     pub fn new(sides: Vec<ForwarderSide>, config: &ForwarderConfig) -> Exchange<M> {
         let readers = Readers::new(config.limits, sides.len(), config.route);
-        let port = |side| Port { side, backlog: VecDeque::new() };
+        let boot = config.identity.boot;
+        let port = |side| Port { side, closing: Publisher::new(boot), backlog: VecDeque::new() };
         Exchange {
             identity: config.identity,
             readers,
@@ -157,6 +161,10 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             if let Some(registry) = self.ports[at].side.pop_registry() {
                 self.on_registry(registry);
             }
+            if let Some(closed) = self.ports[at].side.pop_closed() {
+                self.ports[at].closing.on_known(&closed);
+                self.tell_closed(at);
+            }
             let mut taken = 0;
             while taken < EVENTS_PER_TURN {
                 let Some(event) = self.ports[at].side.pop_event() else { break };
@@ -182,8 +190,9 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
                 };
                 arrivals.push(Arrival { socket, reader, answer });
             }
-            ForwardEvent::Committed { stream, upto, base } => {
+            ForwardEvent::Committed { stream, upto, shown, base } => {
                 self.readers.on_committed(stream, upto, base);
+                self.readers.on_shown(stream, shown);
             }
             ForwardEvent::Tail(recent) => self.readers.on_tail(recent),
             ForwardEvent::StreamGone { stream } => self.readers.on_gone(stream),
@@ -219,6 +228,27 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         }
     }
 
+    /// Tells standbys what is new of what is closed.
+    fn tell_closed(&mut self, port: usize) {
+        let mut news = Vec::new();
+        self.ports[port].closing.poll(&mut news);
+        for (reader, news) in news {
+            self.readers.on_closed_news(reader, &news, port);
+        }
+    }
+
+    /// A standby takes streams here: it hears what is closed in them.
+    fn tell_anew(&mut self, reader: ReaderId) {
+        for at in 0..self.ports.len() {
+            let port = &mut self.ports[at];
+            if !port.closing.tells(reader) {
+                port.closing.on_link_up(reader);
+                port.side.want_closed();
+                self.tell_closed(at);
+            }
+        }
+    }
+
     /// What other clusters take here, for status.
     fn report_feeds(&mut self, now: Nanos) {
         let mut feeds: BTreeMap<u32, Feed> = BTreeMap::new();
@@ -240,7 +270,12 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// A reader said something.
     pub fn on_said(&mut self, reader: ReaderId, said: FromReader) {
         match said {
-            FromReader::Fetch(fetch) => self.readers.on_fetch(reader, &fetch),
+            FromReader::Fetch(fetch) => {
+                self.readers.on_fetch(reader, &fetch);
+                if self.clusters.contains_key(&reader) {
+                    self.tell_anew(reader);
+                }
+            }
             FromReader::Credit { stream, bytes } => self.readers.on_credit(reader, stream, bytes),
             FromReader::Stop { stream } => self.readers.on_stop(reader, stream),
             FromReader::Ask(question) => self.readers.on_ask(reader, &question),
@@ -256,6 +291,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     pub fn on_closed(&mut self, reader: ReaderId) {
         self.readers.on_closed(reader);
         if self.clusters.remove(&reader).is_some() {
+            self.ports.iter_mut().for_each(|port| port.closing.on_link_down(reader));
             self.report_feeds(self.reported);
         }
     }

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use palisade_netio::Nanos;
 use palisade_netio::limits::FRAME_BULK_HEAD_BYTES;
+use palisade_netio::{FrameHead, Nanos};
 use palisade_wal::Lsn;
 
 pub use super::cursor::Source;
@@ -22,6 +22,8 @@ use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply, Sealed
 use super::tail::Tail;
 use super::turns::Turns;
 use super::wire::{Beat, ChunkHead, End, EndReason, Fetch, FromForwarder, Status};
+use crate::kinds::KIND_CLOSED;
+use crate::paxos::ClosedNews;
 use crate::transfer::facts::{Facts, Question, Wanted};
 
 /// Names one connection of a reader.
@@ -154,11 +156,16 @@ pub type Route = fn(u64, usize) -> usize;
 #[derive(Debug, Default)]
 struct Stream {
     committed: Option<Lsn>,
+    /// Readers of no other cluster get what is below, and nothing before it was said.
+    shown: Option<Shown>,
     base: Lsn,
     readers: BTreeSet<ReaderId>,
     /// Those of `readers` at the committed end.
     waiting: BTreeSet<ReaderId>,
 }
+
+/// How far a stream is shown; none: as far as it is committed.
+type Shown = Option<Lsn>;
 
 #[derive(Debug)]
 struct Reader {
@@ -333,6 +340,14 @@ impl Readers {
         }
     }
 
+    /// A standby hears what is closed.
+    pub fn on_closed_news(&mut self, id: ReaderId, news: &ClosedNews, shard: usize) {
+        let mut body = Vec::new();
+        news.encode_into(&mut body);
+        let frame = FrameHead::encode(KIND_CLOSED, shard as u64, self.role_epoch, &body);
+        self.say(id, frame);
+    }
+
     /// A shard answered a standby.
     pub fn on_facts(&mut self, id: ReaderId, facts: &Facts) {
         self.say(id, facts.encode());
@@ -358,6 +373,17 @@ impl Readers {
             return;
         }
         known.committed = Some(upto);
+        for id in std::mem::take(&mut known.waiting) {
+            self.ready(id, stream);
+        }
+    }
+
+    /// How far readers of no other cluster see a stream; none: as far as it is committed.
+    pub fn on_shown(&mut self, stream: u64, shown: Option<Lsn>) {
+        let Some(known) = self.streams.get_mut(&stream) else { return };
+        if known.shown.replace(shown) == Some(shown) {
+            return;
+        }
         for id in std::mem::take(&mut known.waiting) {
             self.ready(id, stream);
         }
@@ -412,6 +438,11 @@ impl Readers {
         }
         if !matches!(reply.located, Located::Unknown | Located::Busy) {
             self.on_committed(open.stream, reply.committed, reply.base);
+            // Later on the events say it, which this answer may be older than.
+            let untold = self.streams.get(&open.stream).is_some_and(|it| it.shown.is_none());
+            if untold {
+                self.on_shown(open.stream, reply.shown);
+            }
         }
         for (id, ticket) in open.waiters {
             self.answer(id, open.stream, ticket, reply);
@@ -464,7 +495,7 @@ impl Readers {
             Err(NoCut::Credit(_)) => self.ready(id, stream),
             Err(NoCut::NotCommitted) => {
                 let looked = cursor.looked_upto();
-                if self.streams[&stream].committed > looked {
+                if self.limit(id, stream) > looked {
                     self.ready(id, stream);
                 } else {
                     self.wait_at_end(id, stream);
@@ -552,7 +583,7 @@ impl Readers {
         let Some(stream) = reader.ready.pop_front() else { return };
         let cursor = reader.cursors.get_mut(&stream).expect("a ready cursor is there");
         assert!(std::mem::take(&mut cursor.listed), "a ready cursor is listed");
-        let committed = self.streams.get(&stream).and_then(|stream| stream.committed);
+        let committed = self.streams.get(&stream).and_then(|known| known.limit(reader.cluster));
         let step = cursor.step(stream, committed, &mut self.tail, self.limits.chunk_bytes);
         self.take_step(id, stream, step);
         self.enlist(id);
@@ -586,12 +617,12 @@ impl Readers {
     }
 
     fn send(&mut self, id: ReaderId, stream: u64, cut: Cut, source: Source) {
-        let known = &self.streams[&stream];
+        let committed = self.limit(id, stream);
         let head = ChunkHead {
             stream,
             start: cut.start,
             end: cut.end,
-            committed: known.committed.unwrap_or(cut.end).max(cut.end),
+            committed: committed.unwrap_or(cut.end).max(cut.end),
             headers_crc: cut.headers_crc,
             role_epoch: self.role_epoch,
             body_len: cut.range.len() as u32,
@@ -616,9 +647,9 @@ impl Readers {
 
     fn wait_at_end(&mut self, id: ReaderId, stream: u64) {
         self.set_phase(id, stream, Phase::Tail);
+        let committed = self.limit(id, stream);
         let known = self.streams.get_mut(&stream).expect("a cursor has a stream");
         known.waiting.insert(id);
-        let committed = known.committed;
         let Some(cursor) = self.cursor(id, stream) else { return };
         let ahead = committed.is_none_or(|committed| cursor.position > committed);
         if !std::mem::replace(&mut cursor.told, true) {
@@ -633,7 +664,7 @@ impl Readers {
 
     fn tell(&mut self, id: ReaderId, stream: u64) {
         let Some(known) = self.streams.get(&stream) else { return };
-        let committed = known.committed.unwrap_or(known.base);
+        let committed = self.limit(id, stream).unwrap_or(known.base);
         let status = Status { stream, committed, base: known.base };
         self.say(id, FromForwarder::Status(status).encode());
     }
@@ -681,7 +712,7 @@ impl Readers {
 
     fn end(&mut self, id: ReaderId, stream: u64, reason: EndReason) {
         let known = self.streams.get(&stream);
-        let committed = known.and_then(|known| known.committed).unwrap_or(Lsn::ZERO);
+        let committed = self.limit(id, stream).unwrap_or(Lsn::ZERO);
         let base = match reason {
             EndReason::Recycled { base } => base,
             _ => known.map_or(Lsn::ZERO, |known| known.base),
@@ -736,6 +767,12 @@ impl Readers {
         }
     }
 
+    /// How far a reader is sent a stream.
+    fn limit(&self, id: ReaderId, stream: u64) -> Option<Lsn> {
+        let cluster = self.readers.get(&id).map_or(0, |reader| reader.cluster);
+        self.streams.get(&stream)?.limit(cluster)
+    }
+
     fn cursor(&mut self, id: ReaderId, stream: u64) -> Option<&mut Cursor> {
         self.readers.get_mut(&id)?.cursors.get_mut(&stream)
     }
@@ -767,7 +804,7 @@ impl Readers {
         }
         reader.in_turn = true;
         let first = reader.ready.front().and_then(|stream| {
-            let committed = self.streams.get(stream)?.committed?;
+            let committed = self.streams.get(stream)?.limit(reader.cluster)?;
             Some(committed.0.saturating_sub(reader.cursors[stream].position.0))
         });
         self.turns.push(id, first.is_some_and(|behind| behind <= TAIL_NEAR_BYTES));
@@ -776,6 +813,19 @@ impl Readers {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+}
+
+impl Stream {
+    /// How far readers of that cluster (0: of none but this) are sent it. Other clusters show
+    /// nothing but what they know to be replayable themselves.
+    fn limit(&self, cluster: u32) -> Option<Lsn> {
+        let committed = self.committed?;
+        match (cluster, self.shown) {
+            (0, Some(Some(shown))) => Some(shown.min(committed)),
+            (0, None) => None,
+            _ => Some(committed),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::shard::import::Imports;
 use crate::shard::jobs::Jobs;
 use crate::shard::ledger::{Ledger, OwnRecord};
 use crate::shard::net::Net;
+use crate::shard::replayable::Showing;
 use crate::shard::stream::StreamState;
 use crate::shard::token::{OWNER_LISTENER, owner_base};
 use crate::shard::{Halt, Io, Shard, ShardConfig, Shared, mesh::shard_of};
@@ -123,6 +124,7 @@ impl<R: Ring> Shard<R> {
             crossings: Default::default(),
             liveness: None,
             closing: Default::default(),
+            showing: Showing::new(NodeKey { node, incarnation: 0 }),
             floors: Floors::new(NodeKey { node, incarnation: 0 }, 0),
             effects: Default::default(),
             touched: Vec::new(),
@@ -247,6 +249,11 @@ impl<R: Ring> Shard<R> {
                 Some(floor) => self.floors.on_replayed(floor),
                 None => self.replay_corrupt(true),
             }
+            return;
+        }
+        if meta.kind == Kind::Closed {
+            // Of one that is damaged other disks know.
+            read_floor(bytes).into_iter().for_each(|it| self.showing.replayable.on_replayed(it));
             return;
         }
         let Some(stream) = streams.get_mut(&meta.stream) else { return };

@@ -96,7 +96,7 @@ fn a_standby_that_is_not_sure_to_be_one_shows_nothing_that_waits() {
     for (told, shown) in table {
         let state = seat.shard.streams.get_mut(&stream).expect("it is here");
         (state.role, state.told) = (Role::Standby, told);
-        let released = state.release(Nanos(1));
+        let released = state.release(Nanos(1), u64::MAX);
         assert_eq!(released == end, shown, "told {told:?}: {released} of {end}");
     }
 }
