@@ -97,7 +97,6 @@ impl<R: Ring> Shard<R> {
         mut shared: Shared,
     ) -> Shard<R> {
         attach(&ring, config.shard, &port, &mut shared);
-        let identity = identity_file(&config);
         let ShardConfig { cluster, node, shard, shards, fingerprint, .. } = config;
         // Incarnation and boot count are in the identity file: nothing is asked of the log before.
         let me = Peer { cluster, node, shard, shards, fingerprint, ..Peer::default() };
@@ -108,7 +107,7 @@ impl<R: Ring> Shard<R> {
             phase: Phase::Identity,
             halt: None,
             ledger: Ledger::new(Wal::open(wal).expect("bounds were checked")),
-            booting: Booting { identity, streams: BTreeMap::new() },
+            booting: Booting { identity: identity_file(&config), streams: BTreeMap::new() },
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),
             creations: Creations::default(),

@@ -116,8 +116,9 @@ impl<R: Ring> Shard<R> {
             news.encode_into(&mut body);
             let frame = FrameHead::encode(KIND_CLOSED, 0, self.role_epoch, &body);
             if !self.send_line(conn, Outgoing::inline(frame)) {
-                // As with peers.
+                // Everything anew, soon.
                 self.closing.lines.on_link_up(conn);
+                self.note_closed();
             }
         }
     }
@@ -135,8 +136,9 @@ impl<R: Ring> Shard<R> {
             }
         }
         for node in lost {
-            // With the next SCN that is closed everything is said anew.
+            // Everything is said anew, soon.
             self.closing.publisher.on_link_up(node);
+            self.note_closed();
         }
     }
 

@@ -355,7 +355,14 @@ impl<R: Ring> Shard<R> {
                 }
             }
             Ok(FromForwarder::Status(status)) => receiver.on_status(&status, now, out),
-            Ok(FromForwarder::Beat(beat)) => receiver.on_beat(beat.role_epoch, now),
+            Ok(FromForwarder::Beat(beat)) => {
+                receiver.on_beat(beat.role_epoch, now);
+                if beat.role_epoch > feed.closed_epoch {
+                    // What it said before goes for the newer role as well.
+                    feed.closed_epoch = beat.role_epoch;
+                    self.claim_fed(addr, None);
+                }
+            }
             Err(_) => self.lose(addr),
         }
     }

@@ -307,6 +307,11 @@ impl<R: Ring> Shard<R> {
                 Ok(FromForwarder::Beat(beat)) => {
                     if let Some(line) = self.line_of(conn) {
                         line.pulse = line.pulse.max(beat.number);
+                        if beat.role_epoch > line.closed_epoch {
+                            // What it said before goes for the newer role as well.
+                            line.closed_epoch = beat.role_epoch;
+                            self.claim_joined(conn, None);
+                        }
                     }
                     true
                 }

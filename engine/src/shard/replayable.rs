@@ -87,6 +87,9 @@ impl<R: Ring> Shard<R> {
             self.showing.moved = false;
             self.showing.count_at = now.after(COUNT_NS);
             self.count_closed();
+            // Who had no room for it before.
+            self.tell_closed();
+            self.tell_lines();
         }
         self.say_complete();
         self.mail_complete();
@@ -121,7 +124,6 @@ impl<R: Ring> Shard<R> {
         }
         if !led.is_empty() {
             self.closing.publisher.on_known(&led);
-            self.tell_closed();
         }
         if least < u64::MAX && !self.streams.is_empty() {
             self.showing.replayable.on_complete(least);
