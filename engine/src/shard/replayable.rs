@@ -87,6 +87,8 @@ impl<R: Ring> Shard<R> {
             self.showing.moved = false;
             self.showing.count_at = now.after(COUNT_NS);
             self.count_closed();
+            // What counts only now is relayed too.
+            self.showing.untold = true;
             // Who had no room for it before.
             self.tell_closed();
             self.tell_lines();
