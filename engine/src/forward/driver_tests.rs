@@ -71,7 +71,7 @@ impl Shard {
                 Located::Sealed(sealed)
             }
         };
-        Reply { id, stream, committed, base: Lsn(0), located }
+        Reply { id, stream, committed, shown: None, base: Lsn(0), located }
     }
 
     /// Returns whether all leases came back.

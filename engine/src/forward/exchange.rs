@@ -25,6 +25,7 @@ use super::sender::{Effect, Limits, ReaderId, Readers, Route, Stats};
 use super::windows::{Warming, Windows};
 use super::wire::FromReader;
 use crate::control::Registry;
+use crate::paxos::Publisher;
 
 /// Until requests that found no room are tried again.
 const AGAIN_NS: u64 = 1_000_000;
@@ -118,6 +119,8 @@ pub enum Need<M> {
 
 struct Port {
     side: ForwarderSide,
+    /// Tells standbys what is closed in the streams of the shard.
+    closing: Publisher<ReaderId>,
     /// Streams that the shard is to be told of: whether somebody reads them now.
     watches: BTreeMap<u64, bool>,
     /// Questions that found no room.
@@ -151,8 +154,11 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// No readers yet; one port per log shard, in the order of the shards.
     pub fn new(sides: Vec<ForwarderSide>, config: &ForwarderConfig) -> Exchange<M> {
         let readers = Readers::new(config.limits, sides.len(), config.route);
-        let port =
-            |side| Port { side, watches: BTreeMap::new(), backlog: VecDeque::new(), asks: 0 };
+        let boot = config.identity.boot;
+        let port = |side| {
+            let (closing, watches) = (Publisher::new(boot), BTreeMap::new());
+            Port { side, closing, watches, backlog: VecDeque::new(), asks: 0 }
+        };
         Exchange {
             identity: config.identity,
             readers,
@@ -183,6 +189,10 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             if let Some(registry) = self.ports[at].side.pop_registry() {
                 self.on_registry(registry);
             }
+            if let Some(closed) = self.ports[at].side.pop_closed() {
+                self.ports[at].closing.on_known(&closed);
+                self.tell_closed(at);
+            }
             let mut taken = 0;
             while taken < EVENTS_PER_TURN {
                 let Some(event) = self.ports[at].side.pop_event() else { break };
@@ -208,8 +218,9 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
                 };
                 arrivals.push(Arrival { socket, reader, answer });
             }
-            ForwardEvent::Committed { stream, upto, base } => {
+            ForwardEvent::Committed { stream, upto, shown, base } => {
                 self.readers.on_committed(stream, upto, base);
+                self.readers.on_shown(stream, shown);
             }
             ForwardEvent::Tail(recent) => self.readers.on_tail(recent),
             ForwardEvent::StreamGone { stream } => self.readers.on_gone(stream),
@@ -245,6 +256,30 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         }
     }
 
+    /// Tells standbys what is new of what is closed.
+    fn tell_closed(&mut self, port: usize) {
+        let mut news = Vec::new();
+        self.ports[port].closing.poll(&mut news);
+        for (reader, news) in news {
+            if !self.readers.on_closed_news(reader, &news, port) {
+                // With the next SCN that is closed everything is said anew.
+                self.ports[port].closing.on_link_up(reader);
+            }
+        }
+    }
+
+    /// A standby takes streams here: it hears what is closed in them.
+    fn tell_anew(&mut self, reader: ReaderId) {
+        for at in 0..self.ports.len() {
+            let port = &mut self.ports[at];
+            if !port.closing.tells(reader) {
+                port.closing.on_link_up(reader);
+                port.side.want_closed();
+                self.tell_closed(at);
+            }
+        }
+    }
+
     /// What other clusters take here, for status.
     fn report_feeds(&mut self, now: Nanos) {
         let mut feeds: BTreeMap<u32, Feed> = BTreeMap::new();
@@ -276,7 +311,12 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// A reader said something.
     pub fn on_said(&mut self, reader: ReaderId, said: FromReader) {
         match said {
-            FromReader::Fetch(fetch) => self.readers.on_fetch(reader, &fetch),
+            FromReader::Fetch(fetch) => {
+                self.readers.on_fetch(reader, &fetch);
+                if self.clusters.contains_key(&reader) {
+                    self.tell_anew(reader);
+                }
+            }
             FromReader::Credit { stream, bytes } => self.readers.on_credit(reader, stream, bytes),
             FromReader::Stop { stream } => self.readers.on_stop(reader, stream),
             FromReader::Ask(question) => self.readers.on_ask(reader, &question),
@@ -313,6 +353,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         self.take_asks();
         self.loads.retain(|load| load.reader != reader);
         if self.clusters.remove(&reader).is_some() {
+            self.ports.iter_mut().for_each(|port| port.closing.on_link_down(reader));
             self.report_feeds(self.reported);
         }
     }

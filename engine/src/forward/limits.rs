@@ -31,7 +31,7 @@ pub const FORWARD_BYTES_MAX: u64 = 64 << 20;
 /// Memory of frames that wait for one connection, whatever others do.
 pub const OUTPUT_OWN_BYTES: u64 = 20 << 10;
 /// Memory beyond that, over all connections, of what waits for those that take nothing.
-pub const OUTPUT_SHARED_BYTES: u64 = 6 << 20;
+pub const OUTPUT_SHARED_BYTES: u64 = 5632 << 10;
 /// Memory of a frame that waits, beside its bytes.
 pub const FRAME_BYTES: u64 = 192;
 /// Most memory that a chunk takes until it is written, but for copies of large bodies.
@@ -42,13 +42,13 @@ pub const READER_BYTES: u64 = OUTPUT_OWN_BYTES + CONTROL_BYTES as u64 + (2 << 10
 pub const ANSWERS_BYTES: u64 =
     (CONTROL_BYTES / FRAME_HEAD_BYTES) as u64 * (FRAME_BYTES + FRAME_HEAD_BYTES as u64 + 16);
 /// A cursor: itself, its stream, and its question or one extent.
-pub const CURSOR_BYTES: u64 = 736;
+pub const CURSOR_BYTES: u64 = 768;
 /// Connections that have room, however many cursors others have.
 pub const READERS_ROOM: usize = 256;
 /// All connections and cursors.
-pub const PEERS_BYTES_MAX: u64 = 28 << 20;
+pub const PEERS_BYTES_MAX: u64 = 29 << 20;
 /// Extents that cursors keep beyond one each.
-pub const EXTENTS_HELD_MAX: usize = 8 << 10;
+pub const EXTENTS_HELD_MAX: usize = 4 << 10;
 /// An extent.
 pub const EXTENT_BYTES: u64 = 128;
 /// Windows of mapped segments that are in memory, or on the way there, at a time.

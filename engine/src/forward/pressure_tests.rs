@@ -69,7 +69,7 @@ impl Room {
             let LocateRequest { id, stream, from, .. } = request;
             let located = located(self, from);
             let (committed, base) = (self.log.end(), Lsn(0));
-            self.readers.on_located(&Reply { id, stream, committed, base, located });
+            self.readers.on_located(&Reply { id, stream, committed, shown: None, base, located });
         }
     }
 

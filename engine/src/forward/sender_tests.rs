@@ -76,7 +76,8 @@ impl Shard {
 
     fn locate(&mut self, request: &LocateRequest, seed: &mut u64) -> Reply {
         let LocateRequest { id, stream, from, .. } = *request;
-        let reply = |committed, located| Reply { id, stream, committed, base: Lsn(0), located };
+        let (shown, base) = (None, Lsn(0));
+        let reply = |committed, located| Reply { id, stream, committed, shown, base, located };
         if !self.logs.contains_key(&stream) {
             return reply(Lsn(0), Located::Unknown);
         }

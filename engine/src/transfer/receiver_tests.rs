@@ -49,7 +49,8 @@ impl Upstream {
         let LocateRequest { id, stream, from, .. } = *request;
         let Some(log) = self.logs.get(&stream) else {
             let (committed, base) = (Lsn(0), Lsn(0));
-            return Reply { id, stream, committed, base, located: Located::Unknown };
+            let located = Located::Unknown;
+            return Reply { id, stream, committed, shown: None, base, located };
         };
         let bounds = log.bounds();
         let (upto, base) = (self.committed[&stream], bounds[*self.base.get(&stream).unwrap_or(&0)]);
@@ -64,7 +65,7 @@ impl Upstream {
             let records = log.view(&mut self.pool, start, end);
             Located::Active(Recent { stream, start, end, records })
         };
-        Reply { id, stream, committed, base, located }
+        Reply { id, stream, committed, shown: None, base, located }
     }
 
     fn pump(&mut self, reader: ReaderId, wire: &mut VecDeque<(FromForwarder, Vec<u8>)>) {
