@@ -168,9 +168,11 @@ impl StreamState {
         self.is_limited().then(|| self.shown.min(self.gate.released()))
     }
 
-    /// Whether readers of this node stop at the replayable SCN.
+    /// Whether readers of this node stop at the replayable SCN: also where it is not known yet that
+    /// this is a primary's, as after a start.
     fn is_limited(&self) -> bool {
-        self.role == Role::Standby && self.replica.stream() != SYSTEM_STREAM
+        let primary = self.role == Role::Primary && self.told.is_some();
+        !primary && self.replica.stream() != SYSTEM_STREAM
     }
 
     /// The last mark of the log as it will be when everything that waits is logged.
