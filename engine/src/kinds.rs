@@ -33,7 +33,7 @@ kinds! {
     KIND_FLOOR_ASK = 20;
     /// Between shards: a [`FloorHeld`](crate::paxos::FloorHeld).
     KIND_FLOOR_HELD = 21;
-    /// Between shards: a [`ClosedNews`](crate::paxos::ClosedNews).
+    /// Between shards, and to standbys: a [`ClosedNews`](crate::paxos::ClosedNews).
     KIND_CLOSED = 22;
     /// Between shards: what the SYNC standby holds of streams that the sender leads.
     KIND_SYNC_HELD = 23;
@@ -41,6 +41,8 @@ kinds! {
     KIND_LEVEL_ASK = 24;
     /// Between shards: a [`LevelTold`](crate::control::LevelTold), from it.
     KIND_LEVEL_TOLD = 25;
+    /// Between shards of a standby: a [`Complete`](crate::paxos::Complete).
+    KIND_COMPLETE = 26;
 
     /// From a reader: a [`Fetch`](crate::forward::wire::Fetch).
     KIND_FETCH = 64;

@@ -44,7 +44,8 @@ pub struct ClusterStatus {
     /// Why the level is not what the mode asks for; empty when it is.
     #[serde(default)]
     pub level_reason: String,
-    /// Closed SCN over all streams: what a cut at a failover would keep.
+    /// Closed SCN over all streams: what a cut at a failover would keep. At a standby it is the
+    /// replayable SCN: readers see nothing above it.
     pub sync_scn: u64,
 }
 

@@ -121,6 +121,23 @@ fn level_note(cluster: &ClusterStatus) -> String {
     format!(" since {time} UTC: {}", cluster.level_reason)
 }
 
+/// How far readers of a standby see its streams.
+fn shown_note(cluster: &ClusterStatus, now_ns: u64) -> String {
+    match (cluster.role, cluster.sync_scn) {
+        (ClusterRole::Standby, 0) => "readers see nothing yet: no SCN is replayable\n\n".to_owned(),
+        (ClusterRole::Standby, scn) => {
+            let ms = now_ns.saturating_sub(scn) / 1_000_000;
+            format!("readers see up to SCN {scn}, {ms} ms ago\n\n")
+        }
+        (ClusterRole::Primary, _) => String::new(),
+    }
+}
+
+fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
 fn page(status: &NodeStatus) -> String {
     let (cluster, node) = (&status.cluster, &status.node);
     let mut out = format!(
@@ -142,6 +159,7 @@ fn page(status: &NodeStatus) -> String {
         text::size(status.disk.limit),
         status.disk.sync_path,
     ));
+    out.push_str(&shown_note(cluster, now_ns()));
     let head = ["stream", "role", "ballot", "base", "durable", "committed", "end", "state"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for stream in &status.streams {

@@ -13,13 +13,13 @@ use palisade_wal::Lsn;
 use super::exchange::{Exchange, ForwarderConfig, Load, Need, Work};
 use super::flow::{Outflow, Part};
 use super::limits::{
-    CONTROL_BYTES, CREDIT_BYTES_MAX, CURSOR_BYTES, FORWARD_BYTES_MAX, LOADS_MAX, PREFAULT_BYTES,
-    WINDOWS_MAX,
+    CONTROL_BYTES, CREDIT_BYTES_MAX, CURSOR_BYTES, FORWARD_BYTES_MAX, LOADS_MAX, Limits,
+    PREFAULT_BYTES, WINDOWS_MAX,
 };
 use super::queue::{
     ForwardEvent, ForwardPort, Lease, LocateRequest, Located, Recent, Reply, SealedExtent, port,
 };
-use super::sender::{Limits, ReaderId};
+use super::sender::ReaderId;
 use super::testlog::{BALLOT, TestLog, mix, pool};
 use super::windows::Warming;
 use super::wire::{FROM_FORWARDER, Fetch, FromForwarder, FromReader};
@@ -112,7 +112,7 @@ impl Shard {
             let to = (at + 4).min(self.committed);
             self.recent(at, to).map_or(Located::Busy, Located::Active)
         };
-        Reply { id, stream, committed, base: Lsn(0), located }
+        Reply { id, stream, committed, shown: None, base: Lsn(0), located }
     }
 
     /// None while half of what there is for readers is held.
@@ -135,7 +135,7 @@ impl Shard {
             let upto = self.bounds[self.committed];
             let event = match self.recent(self.committed - 1, self.committed) {
                 Some(recent) => ForwardEvent::Tail(recent),
-                None => ForwardEvent::Committed { stream: STREAM, upto, base: Lsn(0) },
+                None => ForwardEvent::Committed { stream: STREAM, upto, shown: None, base: Lsn(0) },
             };
             self.port.publish(event).unwrap();
         }

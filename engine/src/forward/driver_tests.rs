@@ -14,11 +14,11 @@ use palisade_wal::Lsn;
 
 use super::driver::{Forwarder, ForwarderHandle};
 use super::exchange::ForwarderConfig;
+use super::limits::Limits;
 use super::queue::{
     ForwardEvent, ForwardPort, Lease, LocateRequest, Located, Recent, Reply, SealedExtent, Socket,
     port,
 };
-use super::sender::Limits;
 use super::testlog::{BALLOT, TestLog, mix, pool};
 use super::wire::{ChunkHead, EndReason, FROM_FORWARDER, Fetch, FromForwarder, FromReader};
 
@@ -71,7 +71,7 @@ impl Shard {
                 Located::Sealed(sealed)
             }
         };
-        Reply { id, stream, committed, base: Lsn(0), located }
+        Reply { id, stream, committed, shown: None, base: Lsn(0), located }
     }
 
     /// Returns whether all leases came back.

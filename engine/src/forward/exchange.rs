@@ -6,7 +6,7 @@
 //! left; then it sleeps until an event, a connection, the end of a read, or
 //! [`Exchange::next_time`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Deref;
 use std::path::Path;
 use std::rc::Rc;
@@ -17,17 +17,20 @@ use palisade_netio::{Identity, Nanos, Refusal, RefusalCode, Welcome};
 use super::cursor::Source;
 use super::cut::{Cut, NoCut, Want};
 use super::flow::Body;
-use super::limits::{ASKS_MAX, EVENTS_PER_TURN, LOADS_MAX, TURNS_MAX};
+use super::limits::{ASKS_MAX, EVENTS_PER_TURN, LOADS_MAX, Limits, TURNS_MAX};
 use super::maps::{Mapped, Maps};
 use super::memory::trim;
 use super::queue::{Feed, ForwardEvent, ForwardRequest, ForwarderSide, SealedExtent, Socket};
-use super::sender::{Effect, Limits, ReaderId, Readers, Route, Stats};
+use super::sender::{Effect, ReaderId, Readers, Route, Stats};
 use super::windows::{Warming, Windows};
 use super::wire::FromReader;
 use crate::control::Registry;
+use crate::paxos::Publisher;
 
 /// Until requests that found no room are tried again.
 const AGAIN_NS: u64 = 1_000_000;
+/// Until what is closed is said again to those that had no room for it.
+const SILENT_NS: u64 = 50_000_000;
 /// Until idle maps are looked for.
 const SWEEP_NS: u64 = 1_000_000_000;
 
@@ -118,6 +121,8 @@ pub enum Need<M> {
 
 struct Port {
     side: ForwarderSide,
+    /// Tells standbys what is closed in the streams of the shard.
+    closing: Publisher<ReaderId>,
     /// Streams that the shard is to be told of: whether somebody reads them now.
     watches: BTreeMap<u64, bool>,
     /// Questions that found no room.
@@ -131,6 +136,9 @@ pub struct Exchange<M> {
     identity: Identity,
     readers: Readers,
     ports: Vec<Port>,
+    /// Standbys that had no room for what is closed, and when it is said again.
+    silent: BTreeSet<ReaderId>,
+    silent_until: Option<Nanos>,
     /// Of which other cluster a reader is, and when it had everything last.
     clusters: BTreeMap<ReaderId, (u32, Nanos)>,
     registry: Arc<Registry>,
@@ -151,12 +159,17 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// No readers yet; one port per log shard, in the order of the shards.
     pub fn new(sides: Vec<ForwarderSide>, config: &ForwarderConfig) -> Exchange<M> {
         let readers = Readers::new(config.limits, sides.len(), config.route);
-        let port =
-            |side| Port { side, watches: BTreeMap::new(), backlog: VecDeque::new(), asks: 0 };
+        let boot = config.identity.boot;
+        let port = |side| {
+            let (closing, watches) = (Publisher::new(boot), BTreeMap::new());
+            Port { side, closing, watches, backlog: VecDeque::new(), asks: 0 }
+        };
         Exchange {
             identity: config.identity,
             readers,
             ports: sides.into_iter().map(port).collect(),
+            silent: BTreeSet::new(),
+            silent_until: None,
             clusters: BTreeMap::new(),
             registry: Arc::default(),
             reported: Nanos(0),
@@ -183,6 +196,10 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             if let Some(registry) = self.ports[at].side.pop_registry() {
                 self.on_registry(registry);
             }
+            if let Some(closed) = self.ports[at].side.pop_closed() {
+                self.ports[at].closing.on_known(&closed);
+                self.tell_closed(at);
+            }
             let mut taken = 0;
             while taken < EVENTS_PER_TURN {
                 let Some(event) = self.ports[at].side.pop_event() else { break };
@@ -208,8 +225,9 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
                 };
                 arrivals.push(Arrival { socket, reader, answer });
             }
-            ForwardEvent::Committed { stream, upto, base } => {
+            ForwardEvent::Committed { stream, upto, shown, base } => {
                 self.readers.on_committed(stream, upto, base);
+                self.readers.on_shown(stream, shown);
             }
             ForwardEvent::Tail(recent) => self.readers.on_tail(recent),
             ForwardEvent::StreamGone { stream } => self.readers.on_gone(stream),
@@ -245,6 +263,43 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         }
     }
 
+    /// Tells standbys what is new of what is closed.
+    fn tell_closed(&mut self, port: usize) {
+        let mut news = Vec::new();
+        self.ports[port].closing.poll(&mut news);
+        for (reader, news) in news {
+            let is_silent = self.silent.contains(&reader);
+            if is_silent || !self.readers.on_closed_news(reader, &news, port) {
+                self.ports[port].closing.on_link_down(reader);
+                self.silent.insert(reader);
+            }
+        }
+    }
+
+    /// Those that had no room for what is closed hear it now, from the start.
+    fn tell_silent(&mut self, now: Nanos) {
+        if self.silent.is_empty() {
+            return;
+        }
+        let at = *self.silent_until.get_or_insert(now.after(SILENT_NS));
+        if at <= now {
+            self.silent_until = None;
+            std::mem::take(&mut self.silent).into_iter().for_each(|reader| self.tell_anew(reader));
+        }
+    }
+
+    /// A standby takes streams here: it hears what is closed in them.
+    fn tell_anew(&mut self, reader: ReaderId) {
+        for at in 0..self.ports.len() {
+            let port = &mut self.ports[at];
+            if !port.closing.tells(reader) {
+                port.closing.on_link_up(reader);
+                port.side.want_closed();
+                self.tell_closed(at);
+            }
+        }
+    }
+
     /// What other clusters take here, for status.
     fn report_feeds(&mut self, now: Nanos) {
         let mut feeds: BTreeMap<u32, Feed> = BTreeMap::new();
@@ -276,7 +331,12 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// A reader said something.
     pub fn on_said(&mut self, reader: ReaderId, said: FromReader) {
         match said {
-            FromReader::Fetch(fetch) => self.readers.on_fetch(reader, &fetch),
+            FromReader::Fetch(fetch) => {
+                self.readers.on_fetch(reader, &fetch);
+                if self.clusters.contains_key(&reader) {
+                    self.tell_anew(reader);
+                }
+            }
             FromReader::Credit { stream, bytes } => self.readers.on_credit(reader, stream, bytes),
             FromReader::Stop { stream } => self.readers.on_stop(reader, stream),
             FromReader::Ask(question) => self.readers.on_ask(reader, &question),
@@ -313,6 +373,8 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         self.take_asks();
         self.loads.retain(|load| load.reader != reader);
         if self.clusters.remove(&reader).is_some() {
+            self.silent.remove(&reader);
+            self.ports.iter_mut().for_each(|port| port.closing.on_link_down(reader));
             self.report_feeds(self.reported);
         }
     }
@@ -320,6 +382,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     /// Time passed.
     pub fn on_time(&mut self, now: Nanos) {
         self.readers.on_time(now);
+        self.tell_silent(now);
         self.report_feeds(now);
         self.maps.sweep(now);
     }
@@ -328,7 +391,8 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
     pub fn next_time(&self, now: Nanos) -> Option<Nanos> {
         let waits = self.ports.iter().any(Port::waits);
         let again = waits.then(|| now.after(AGAIN_NS));
-        let at = self.readers.next_time().into_iter().chain(again).min();
+        let silent = (!self.silent.is_empty()).then(|| self.silent_until.unwrap_or(now));
+        let at = self.readers.next_time().into_iter().chain(again).chain(silent).min();
         at.or_else(|| (!self.maps.is_empty()).then(|| now.after(SWEEP_NS)))
     }
 

@@ -31,7 +31,7 @@ pub const FORWARD_BYTES_MAX: u64 = 64 << 20;
 /// Memory of frames that wait for one connection, whatever others do.
 pub const OUTPUT_OWN_BYTES: u64 = 20 << 10;
 /// Memory beyond that, over all connections, of what waits for those that take nothing.
-pub const OUTPUT_SHARED_BYTES: u64 = 6 << 20;
+pub const OUTPUT_SHARED_BYTES: u64 = 5632 << 10;
 /// Memory of a frame that waits, beside its bytes.
 pub const FRAME_BYTES: u64 = 192;
 /// Most memory that a chunk takes until it is written, but for copies of large bodies.
@@ -42,13 +42,13 @@ pub const READER_BYTES: u64 = OUTPUT_OWN_BYTES + CONTROL_BYTES as u64 + (2 << 10
 pub const ANSWERS_BYTES: u64 =
     (CONTROL_BYTES / FRAME_HEAD_BYTES) as u64 * (FRAME_BYTES + FRAME_HEAD_BYTES as u64 + 16);
 /// A cursor: itself, its stream, and its question or one extent.
-pub const CURSOR_BYTES: u64 = 736;
+pub const CURSOR_BYTES: u64 = 768;
 /// Connections that have room, however many cursors others have.
 pub const READERS_ROOM: usize = 256;
 /// All connections and cursors.
-pub const PEERS_BYTES_MAX: u64 = 28 << 20;
+pub const PEERS_BYTES_MAX: u64 = 29 << 20;
 /// Extents that cursors keep beyond one each.
-pub const EXTENTS_HELD_MAX: usize = 8 << 10;
+pub const EXTENTS_HELD_MAX: usize = 4 << 10;
 /// An extent.
 pub const EXTENT_BYTES: u64 = 128;
 /// Windows of mapped segments that are in memory, or on the way there, at a time.
@@ -165,3 +165,45 @@ pub const CONTROL_BYTES: usize = 4 << 10;
 pub const STOP_NS: u64 = 250_000_000;
 
 const _: () = assert!(CONTROL_BYTES >= CONTROL_BODY_MAX as usize + 64);
+
+/// Bounds of [`Readers`](super::Readers), where they are not the usual ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections.
+    pub readers: usize,
+    /// Streams of one connection.
+    pub streams_per_reader: usize,
+    /// Cursors over all connections.
+    pub cursors: usize,
+    /// Bytes on their way to one connection, beyond which it gets no further chunk.
+    pub output_bytes: u64,
+    /// Memory of frames that all connections share, beyond what each has for itself.
+    pub shared_bytes: u64,
+    /// Bytes of records in one chunk, unless one group is larger.
+    pub chunk_bytes: u32,
+    /// Bytes of recent records kept.
+    pub tail_bytes: usize,
+    /// Open questions at one shard.
+    pub locates: usize,
+    /// Bytes of records per second for all readers together; 0: no cap.
+    pub rate: u64,
+    /// Bytes of records per second for the readers of one other cluster; 0: no cap.
+    pub cluster_rate: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            readers: READERS_MAX,
+            streams_per_reader: STREAMS_PER_READER_MAX,
+            cursors: CURSORS_MAX,
+            output_bytes: OUTPUT_BYTES_MAX.into(),
+            shared_bytes: OUTPUT_SHARED_BYTES,
+            chunk_bytes: CHUNK_BYTES_TARGET,
+            tail_bytes: TAIL_BYTES_MAX,
+            locates: LOCATES_MAX,
+            rate: 0,
+            cluster_rate: 0,
+        }
+    }
+}

@@ -38,9 +38,9 @@ pub mod wire;
 
 pub use driver::{ForwardError, Forwarder, ForwarderHandle};
 pub use exchange::{Exchange, ForwarderConfig};
-pub use limits::EXTENTS_MAX;
+pub use limits::{EXTENTS_MAX, Limits};
 pub use queue::{
     Feed, ForwardEvent, ForwardPort, ForwarderSide, Lease, LocateRequest, Located, Recent, Reply,
     SealedExtent, Socket, port,
 };
-pub use sender::{Effect, Limits, ReaderId, Readers, Source, Stats};
+pub use sender::{Effect, ReaderId, Readers, Source, Stats};

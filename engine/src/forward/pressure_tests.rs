@@ -8,9 +8,9 @@ use palisade_netio::{FrameHead, Nanos, Pool, Purpose};
 use palisade_wal::Lsn;
 
 use super::cut::{Want, block_body, cut};
-use super::limits::{BEAT_NS, LEASE_NS_MAX, PRESSURE_NS, PRESSURE_TICK_NS};
+use super::limits::{BEAT_NS, LEASE_NS_MAX, Limits, PRESSURE_NS, PRESSURE_TICK_NS};
 use super::queue::{ForwardRequest, Lease, LocateRequest, Located, Recent, Reply, SealedExtent};
-use super::sender::{CloseReason, Effect, Limits, ReaderId, Readers};
+use super::sender::{CloseReason, Effect, ReaderId, Readers};
 use super::testlog::{BALLOT, TestLog, pool};
 use super::wire::{EndReason, FROM_FORWARDER, Fetch, FromForwarder};
 use crate::config::Role;
@@ -69,7 +69,7 @@ impl Room {
             let LocateRequest { id, stream, from, .. } = request;
             let located = located(self, from);
             let (committed, base) = (self.log.end(), Lsn(0));
-            self.readers.on_located(&Reply { id, stream, committed, base, located });
+            self.readers.on_located(&Reply { id, stream, committed, shown: None, base, located });
         }
     }
 

@@ -17,6 +17,7 @@ use palisade_wal::{Ballot, Expect, Lsn};
 use super::limits::{EVENTS_MAX, FACTS_MAX, LOCATES_MAX, REQUESTS_MAX};
 use super::sender::ReaderId;
 use crate::control::Registry;
+use crate::paxos::Closed;
 use crate::transfer::{Facts, Question};
 
 /// A socket that is handed over; whoever holds it closes it.
@@ -44,6 +45,8 @@ pub enum ForwardEvent {
         stream: u64,
         /// The committed end.
         upto: Lsn,
+        /// Readers of no other cluster see what is below; none: all that is committed.
+        shown: Option<Lsn>,
         /// First byte still kept.
         base: Lsn,
     },
@@ -117,6 +120,8 @@ pub struct Reply {
     pub stream: u64,
     /// Committed end, also when the bytes are not here.
     pub committed: Lsn,
+    /// Readers of no other cluster see what is below; none: all that is committed.
+    pub shown: Option<Lsn>,
     /// First byte still kept.
     pub base: Lsn,
     /// Where the bytes are.
@@ -192,6 +197,11 @@ struct Shared {
     /// Who may be served, by the newest catalogue; counted, so that a look costs no lock.
     registry: Mutex<Arc<Registry>>,
     registry_set: AtomicU64,
+    /// What is closed in the streams that somebody reads; counted too.
+    scns: Mutex<Arc<BTreeMap<u64, Closed>>>,
+    scns_set: AtomicU64,
+    /// Other clusters take streams here.
+    scns_wanted: AtomicBool,
     feeds: Mutex<Vec<Feed>>,
     /// The forwarder is gone.
     closed: AtomicBool,
@@ -226,6 +236,9 @@ pub fn port() -> (ForwardPort, ForwarderSide) {
         role_epoch: AtomicU64::new(0),
         registry: Mutex::default(),
         registry_set: AtomicU64::new(0),
+        scns: Mutex::default(),
+        scns_set: AtomicU64::new(0),
+        scns_wanted: AtomicBool::new(false),
         feeds: Mutex::default(),
         closed: AtomicBool::new(false),
         waker: OnceLock::new(),
@@ -236,9 +249,10 @@ pub fn port() -> (ForwardPort, ForwarderSide) {
         watched: HashSet::new(),
         questions: VecDeque::new(),
         missed: BTreeMap::new(),
+        tells_closed: false,
         rung: true,
     };
-    (port, ForwarderSide { shared, registry_seen: 0 })
+    (port, ForwarderSide { shared, registry_seen: 0, closed_seen: 0 })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -248,8 +262,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 struct Missed {
     gone: bool,
-    committed: Option<(Lsn, Lsn)>,
+    committed: Option<Missing>,
 }
+
+/// The committed end, what is shown, and the base.
+type Missing = (Lsn, Option<Lsn>, Lsn);
 
 /// The shard's end.
 pub struct ForwardPort {
@@ -260,6 +277,8 @@ pub struct ForwardPort {
     questions: VecDeque<(ReaderId, Question)>,
     /// What did not fit, of watched streams only.
     missed: BTreeMap<u64, Missed>,
+    /// What is closed was told, of the streams that are read now.
+    tells_closed: bool,
     rung: bool,
 }
 
@@ -278,6 +297,31 @@ impl ForwardPort {
     pub fn set_registry(&mut self, registry: Arc<Registry>) {
         *lock(&self.shared.registry) = registry;
         self.shared.registry_set.fetch_add(1, Ordering::SeqCst);
+        self.rung = false;
+        self.flush();
+    }
+
+    /// Whether another cluster wants to know what is closed, in streams of which it was not told:
+    /// say it by [`set_closed`](ForwardPort::set_closed).
+    pub fn lacks_closed(&self) -> bool {
+        !self.tells_closed && self.tells_clusters()
+    }
+
+    /// Whether another cluster ever took streams here.
+    pub fn tells_clusters(&self) -> bool {
+        self.shared.scns_wanted.load(Ordering::Relaxed)
+    }
+
+    /// The streams that somebody reads.
+    pub fn watched(&self) -> impl Iterator<Item = u64> {
+        self.watched.iter().copied()
+    }
+
+    /// Says what is closed in the streams that somebody reads. Only the newest counts.
+    pub fn set_closed(&mut self, closed: BTreeMap<u64, Closed>) {
+        *lock(&self.shared.scns) = Arc::new(closed);
+        self.shared.scns_set.fetch_add(1, Ordering::SeqCst);
+        self.tells_closed = true;
         self.rung = false;
         self.flush();
     }
@@ -329,16 +373,18 @@ impl ForwardPort {
     fn miss(&mut self, event: ForwardEvent) {
         match event {
             ForwardEvent::Connection { .. } => {}
-            ForwardEvent::Committed { stream, upto, base } => {
-                self.missed.entry(stream).or_default().committed = Some((upto, base));
+            ForwardEvent::Committed { stream, upto, shown, base } => {
+                self.missed.entry(stream).or_default().committed = Some((upto, shown, base));
             }
             ForwardEvent::StreamGone { stream } => {
                 self.missed.insert(stream, Missed { gone: true, committed: None });
             }
             ForwardEvent::Tail(recent) => {
                 let missed = self.missed.entry(recent.stream).or_default();
-                let base = missed.committed.map_or(Lsn::ZERO, |(_, base)| base);
-                missed.committed = Some((recent.end, base));
+                // Readers see nothing of it before they are told how far.
+                let (_, shown, base) =
+                    missed.committed.unwrap_or((Lsn::ZERO, Some(Lsn::ZERO), Lsn::ZERO));
+                missed.committed = Some((recent.end, shown, base));
                 self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -368,8 +414,8 @@ impl ForwardPort {
         if missed.gone && self.shared.events.push(ForwardEvent::StreamGone { stream }).is_err() {
             return Some(missed);
         }
-        let (upto, base) = missed.committed?;
-        let event = ForwardEvent::Committed { stream, upto, base };
+        let (upto, shown, base) = missed.committed?;
+        let event = ForwardEvent::Committed { stream, upto, shown, base };
         self.shared.events.push(event).err().map(|_| Missed { gone: false, ..missed })
     }
 
@@ -384,6 +430,7 @@ impl ForwardPort {
                 }
                 ForwardRequest::Watch { stream } => {
                     self.watched.insert(stream);
+                    self.tells_closed = false;
                 }
                 ForwardRequest::Unwatch { stream } => {
                     self.watched.remove(&stream);
@@ -449,6 +496,7 @@ pub struct Feed {
 pub struct ForwarderSide {
     shared: Arc<Shared>,
     registry_seen: u64,
+    closed_seen: u64,
 }
 
 impl ForwarderSide {
@@ -482,7 +530,9 @@ impl ForwarderSide {
         fence(Ordering::SeqCst);
         let seen = self.shared.registry_set.load(Ordering::SeqCst) == self.registry_seen;
         let Shared { events, replies, facts, .. } = &*self.shared;
-        events.is_empty() && replies.is_empty() && facts.is_empty() && seen
+        let closed_seen = self.shared.scns_set.load(Ordering::SeqCst) == self.closed_seen;
+        let told = seen && closed_seen;
+        events.is_empty() && replies.is_empty() && facts.is_empty() && told
     }
 
     /// The registry of clusters, if it was set since the last call.
@@ -493,6 +543,23 @@ impl ForwarderSide {
         }
         self.registry_seen = set;
         Some(lock(&self.shared.registry).clone())
+    }
+
+    /// What is closed in the streams of the shard, if it was set since the last call.
+    pub fn pop_closed(&mut self) -> Option<Arc<BTreeMap<u64, Closed>>> {
+        let set = self.shared.scns_set.load(Ordering::SeqCst);
+        if set == self.closed_seen {
+            return None;
+        }
+        self.closed_seen = set;
+        Some(lock(&self.shared.scns).clone())
+    }
+
+    /// Another cluster takes streams here: it is to hear what is closed.
+    pub fn want_closed(&self) {
+        if !self.shared.scns_wanted.swap(true, Ordering::SeqCst) {
+            self.wake();
+        }
     }
 
     /// Says what other clusters take here.
@@ -583,7 +650,7 @@ mod tests {
     }
 
     fn committed(stream: u64, upto: u64) -> ForwardEvent {
-        ForwardEvent::Committed { stream, upto: Lsn(upto), base: Lsn(0) }
+        ForwardEvent::Committed { stream, upto: Lsn(upto), shown: None, base: Lsn(0) }
     }
 
     #[test]

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use palisade_netio::Nanos;
 use palisade_netio::limits::FRAME_BULK_HEAD_BYTES;
+use palisade_netio::{FrameHead, Nanos};
 use palisade_wal::Lsn;
 
 pub use super::cursor::Source;
@@ -15,10 +15,9 @@ use super::cursor::{Cursor, Phase, Step, Targets};
 use super::cut::{Cut, NoCut};
 pub use super::effect::{CloseReason, Effect};
 use super::limits::{
-    BEAT_NS, BEHIND_TURNS_MAX, CHUNK_BYTES_TARGET, CREDIT_BYTES_MAX, CURSOR_BYTES, CURSORS_MAX,
-    HOLD_NS_MAX, LEASE_NS_MAX, LOCATE_BYTES, LOCATES_MAX, MEMORY_CHUNK_BYTES, OUTPUT_BYTES_MAX,
-    OUTPUT_FRAMES_MAX, OUTPUT_SHARED_BYTES, PRESSURE_NS, PRESSURE_TICK_NS, READERS_MAX,
-    READERS_ROOM, RETRY_NS, STALL_NS, STREAMS_PER_READER_MAX, TAIL_BYTES_MAX, TAIL_NEAR_BYTES,
+    BEAT_NS, BEHIND_TURNS_MAX, CREDIT_BYTES_MAX, CURSOR_BYTES, HOLD_NS_MAX, LEASE_NS_MAX,
+    LOCATE_BYTES, LOCATES_MAX, Limits, MEMORY_CHUNK_BYTES, OUTPUT_FRAMES_MAX, PRESSURE_NS,
+    PRESSURE_TICK_NS, READERS_ROOM, RETRY_NS, STALL_NS, TAIL_NEAR_BYTES,
 };
 use super::memory::{Cost, ExtentCount, Output, Shared, admits, peers_bytes, trim};
 use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply};
@@ -26,53 +25,13 @@ use super::tail::Tail;
 use super::turns::Turns;
 use super::watchers::Watchers;
 use super::wire::{Beat, ChunkHead, End, EndReason, Fetch, FromForwarder, Status};
+use crate::kinds::KIND_CLOSED;
+use crate::paxos::ClosedNews;
 use crate::transfer::facts::{Facts, Question, Wanted};
 
 /// Names one connection of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReaderId(pub u64);
-
-/// Bounds of [`Readers`]; see [`limits`](super::limits).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections.
-    pub readers: usize,
-    /// Streams of one connection.
-    pub streams_per_reader: usize,
-    /// Cursors over all connections.
-    pub cursors: usize,
-    /// Bytes on their way to one connection, beyond which it gets no further chunk.
-    pub output_bytes: u64,
-    /// Memory of frames that all connections share, beyond what each has for itself.
-    pub shared_bytes: u64,
-    /// Bytes of records in one chunk, unless one group is larger.
-    pub chunk_bytes: u32,
-    /// Bytes of recent records kept.
-    pub tail_bytes: usize,
-    /// Open questions at one shard.
-    pub locates: usize,
-    /// Bytes of records per second for all readers together; 0: no cap.
-    pub rate: u64,
-    /// Bytes of records per second for the readers of one other cluster; 0: no cap.
-    pub cluster_rate: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            readers: READERS_MAX,
-            streams_per_reader: STREAMS_PER_READER_MAX,
-            cursors: CURSORS_MAX,
-            output_bytes: OUTPUT_BYTES_MAX.into(),
-            shared_bytes: OUTPUT_SHARED_BYTES,
-            chunk_bytes: CHUNK_BYTES_TARGET,
-            tail_bytes: TAIL_BYTES_MAX,
-            locates: LOCATES_MAX,
-            rate: 0,
-            cluster_rate: 0,
-        }
-    }
-}
 
 /// Counters since the start, except the first two and the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -105,9 +64,14 @@ pub type Route = fn(u64, usize) -> usize;
 #[derive(Debug, Default)]
 struct Stream {
     committed: Option<Lsn>,
+    /// Readers of no other cluster get what is below, and nothing before it was said.
+    shown: Option<Shown>,
     base: Lsn,
     readers: Watchers,
 }
+
+/// How far a stream is shown; none: as far as it is committed.
+type Shown = Option<Lsn>;
 
 #[derive(Debug)]
 struct Reader {
@@ -327,6 +291,20 @@ impl Readers {
         }
     }
 
+    /// A standby hears what is closed. False when there is no room for that.
+    pub fn on_closed_news(&mut self, id: ReaderId, news: &ClosedNews, shard: usize) -> bool {
+        let mut body = Vec::new();
+        news.encode_into(&mut body);
+        let frame = FrameHead::encode(KIND_CLOSED, shard as u64, self.role_epoch, &body);
+        let cost = Cost::small(frame.len()).own;
+        let fits = |reader: &Reader| reader.output.fits(cost, &self.shared);
+        let said = self.readers.get(&id).is_some_and(fits);
+        if said {
+            self.say(id, frame);
+        }
+        said
+    }
+
     /// What shards are to be asked, without waiting for a turn.
     pub(crate) fn take_asks(&mut self) -> Vec<(usize, ForwardRequest)> {
         std::mem::take(&mut self.asks)
@@ -418,6 +396,17 @@ impl Readers {
         }
     }
 
+    /// How far readers of no other cluster see a stream; none: as far as it is committed.
+    pub fn on_shown(&mut self, stream: u64, shown: Option<Lsn>) {
+        let Some(known) = self.streams.get_mut(&stream) else { return };
+        if known.shown.replace(shown) == Some(shown) {
+            return;
+        }
+        for id in known.readers.take_waiting() {
+            self.ready(id, stream);
+        }
+    }
+
     /// Records were committed.
     pub fn on_tail(&mut self, recent: Recent) {
         let (stream, end) = (recent.stream, recent.end);
@@ -494,6 +483,11 @@ impl Readers {
         }
         if !matches!(reply.located, Located::Unknown | Located::Busy) {
             self.on_committed(open.stream, reply.committed, reply.base);
+            // Later on the events say it, which this answer may be older than.
+            let untold = self.streams.get(&open.stream).is_some_and(|it| it.shown.is_none());
+            if untold {
+                self.on_shown(open.stream, reply.shown);
+            }
         }
         for (id, ticket) in open.waiters {
             self.answer(id, open.stream, ticket, reply);
@@ -553,7 +547,7 @@ impl Readers {
             Err(NoCut::Credit(_)) => self.ready(id, stream),
             Err(NoCut::NotCommitted) => {
                 let looked = cursor.looked_upto();
-                if self.streams[&stream].committed > looked {
+                if self.limit(id, stream) > looked {
                     self.ready(id, stream);
                 } else {
                     self.wait_at_end(id, stream);
@@ -683,7 +677,7 @@ impl Readers {
         trim(&mut reader.ready);
         let cursor = reader.cursors.get_mut(&stream).expect("a ready cursor is there");
         assert!(std::mem::take(&mut cursor.listed), "a ready cursor is listed");
-        let committed = self.streams.get(&stream).and_then(|stream| stream.committed);
+        let committed = self.streams.get(&stream).and_then(|known| known.limit(reader.cluster));
         let segment = self.limits.chunk_bytes;
         let targets = Targets { memory: segment.min(MEMORY_CHUNK_BYTES), segment };
         let step = cursor.step(stream, committed, &mut self.tail, targets);
@@ -721,12 +715,12 @@ impl Readers {
     }
 
     fn send(&mut self, id: ReaderId, stream: u64, cut: Cut, source: Source) {
-        let known = &self.streams[&stream];
+        let committed = self.limit(id, stream);
         let head = ChunkHead {
             stream,
             start: cut.start,
             end: cut.end,
-            committed: known.committed.unwrap_or(cut.end).max(cut.end),
+            committed: committed.unwrap_or(cut.end).max(cut.end),
             headers_crc: cut.headers_crc,
             role_epoch: self.role_epoch,
             body_len: cut.range.len() as u32,
@@ -754,9 +748,9 @@ impl Readers {
 
     fn wait_at_end(&mut self, id: ReaderId, stream: u64) {
         self.set_phase(id, stream, Phase::Tail);
+        let committed = self.limit(id, stream);
         let known = self.streams.get_mut(&stream).expect("a cursor has a stream");
         known.readers.wait(id);
-        let committed = known.committed;
         let Some(cursor) = self.cursor(id, stream) else { return };
         let ahead = committed.is_none_or(|committed| cursor.position > committed);
         if !std::mem::replace(&mut cursor.told, true) {
@@ -771,7 +765,7 @@ impl Readers {
 
     fn tell(&mut self, id: ReaderId, stream: u64) {
         let Some(known) = self.streams.get(&stream) else { return };
-        let committed = known.committed.unwrap_or(known.base);
+        let committed = self.limit(id, stream).unwrap_or(known.base);
         let status = Status { stream, committed, base: known.base };
         self.say_if_free(id, FromForwarder::Status(status).encode());
     }
@@ -818,7 +812,7 @@ impl Readers {
 
     fn end(&mut self, id: ReaderId, stream: u64, reason: EndReason) {
         let known = self.streams.get(&stream);
-        let committed = known.and_then(|known| known.committed).unwrap_or(Lsn::ZERO);
+        let committed = self.limit(id, stream).unwrap_or(Lsn::ZERO);
         let base = match reason {
             EndReason::Recycled { base } => base,
             _ => known.map_or(Lsn::ZERO, |known| known.base),
@@ -896,6 +890,12 @@ impl Readers {
         }
     }
 
+    /// How far a reader is sent a stream.
+    fn limit(&self, id: ReaderId, stream: u64) -> Option<Lsn> {
+        let cluster = self.readers.get(&id).map_or(0, |reader| reader.cluster);
+        self.streams.get(&stream)?.limit(cluster)
+    }
+
     fn cursor(&mut self, id: ReaderId, stream: u64) -> Option<&mut Cursor> {
         self.readers.get_mut(&id)?.cursors.get_mut(&stream).map(Box::as_mut)
     }
@@ -927,7 +927,8 @@ impl Readers {
         }
         reader.in_turn = true;
         let near = reader.ready.front().is_some_and(|stream| {
-            let committed = self.streams.get(stream).and_then(|stream| stream.committed);
+            let known = self.streams.get(stream);
+            let committed = known.and_then(|known| known.limit(reader.cluster));
             committed.is_some_and(|end| keeps_up(&reader.cursors[stream], end))
         });
         // What is in memory for a reader that catches up is used before it goes.
@@ -943,6 +944,19 @@ impl Readers {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+}
+
+impl Stream {
+    /// How far readers of that cluster (0: of none but this) are sent it. Other clusters show
+    /// nothing but what they know to be replayable themselves.
+    fn limit(&self, cluster: u32) -> Option<Lsn> {
+        let committed = self.committed?;
+        match (cluster, self.shown) {
+            (0, Some(Some(shown))) => Some(shown.min(committed)),
+            (0, None) => None,
+            _ => Some(committed),
+        }
     }
 }
 

@@ -8,8 +8,9 @@ use palisade_netio::{Nanos, Pool};
 use palisade_wal::Lsn;
 
 use super::cut::{block_body, cut};
+use super::limits::Limits;
 use super::queue::{ForwardRequest, Lease, LocateRequest, Located, Recent, Reply, SealedExtent};
-use super::sender::{Effect, Limits, ReaderId, Readers, Source};
+use super::sender::{Effect, ReaderId, Readers, Source};
 use super::testlog::{BALLOT, TestLog, groups, mix, pool};
 use super::wire::{EndReason, FROM_FORWARDER, Fetch, FromForwarder};
 use palisade_netio::FrameHead;
@@ -76,7 +77,8 @@ impl Shard {
 
     fn locate(&mut self, request: &LocateRequest, seed: &mut u64) -> Reply {
         let LocateRequest { id, stream, from, .. } = *request;
-        let reply = |committed, located| Reply { id, stream, committed, base: Lsn(0), located };
+        let (shown, base) = (None, Lsn(0));
+        let reply = |committed, located| Reply { id, stream, committed, shown, base, located };
         if !self.logs.contains_key(&stream) {
             return reply(Lsn(0), Located::Unknown);
         }

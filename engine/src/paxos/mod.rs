@@ -51,6 +51,7 @@ mod prepare;
 mod progress;
 mod publication;
 mod repair;
+mod replayable;
 mod replica;
 mod start;
 mod status;
@@ -75,6 +76,7 @@ pub use message::{
     Body, FetchRequest, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEAD_BYTES, Message, Promise, Want,
 };
 pub use publication::{ClosedNews, ENDS_MAX, Published, Publisher};
+pub use replayable::{Claims, Complete, REPLAYABLE_NS, Replayable, ReplayableEffect};
 pub use replica::Replica;
 pub use status::{RoleName, Status};
 pub use tuning::{

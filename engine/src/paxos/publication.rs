@@ -47,15 +47,24 @@ pub struct ClosedNews {
     pub ends: Vec<(u64, Option<Lsn>)>,
 }
 
-/// The sender's side.
-#[derive(Debug, Default)]
-pub struct Publisher {
+/// The sender's side. `K` names a receiver: a node, or a connection.
+#[derive(Debug)]
+pub struct Publisher<K = u32> {
     boot: u64,
     sessions: u64,
     scn: u64,
     ends: BTreeMap<u64, Lsn>,
-    /// By node: what it was told.
-    told: BTreeMap<u32, Told>,
+    /// Streams with less than what was said of the others, which wait until they have it.
+    left_out: BTreeSet<u64>,
+    /// By receiver: what it was told.
+    told: BTreeMap<K, Told>,
+}
+
+impl<K> Default for Publisher<K> {
+    fn default() -> Publisher<K> {
+        let (ends, left_out, told) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Publisher { boot: 0, sessions: 0, scn: 0, ends, left_out, told }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -83,9 +92,9 @@ struct Heard {
     ends: BTreeMap<u64, Lsn>,
 }
 
-impl Publisher {
+impl<K: Ord + Copy> Publisher<K> {
     /// Nothing is closed. `boot` is how often this node was started.
-    pub fn new(boot: u64) -> Publisher {
+    pub fn new(boot: u64) -> Publisher<K> {
         Publisher { boot, ..Publisher::default() }
     }
 
@@ -120,6 +129,32 @@ impl Publisher {
         assert!(self.ends.keys().all(|stream| streams.contains_key(stream)));
     }
 
+    /// As [`on_closed`](Publisher::on_closed), where nobody closes more of a stream because it is
+    /// left out: for that of which less is known than was said of the others, everything is said
+    /// anew, with less.
+    pub fn on_known(&mut self, streams: &BTreeMap<u64, Closed>) {
+        self.on_closed(streams);
+        let out = streams.iter().filter(|(stream, _)| !self.ends.contains_key(stream));
+        let out: BTreeSet<u64> =
+            out.filter(|(_, closed)| closed.scn > 0).map(|(stream, _)| *stream).collect();
+        let before = std::mem::replace(&mut self.left_out, out);
+        if self.left_out.is_subset(&before) {
+            return;
+        }
+        self.left_out.clear();
+        (self.scn, self.ends) = (0, BTreeMap::new());
+        let receivers: Vec<K> = self.told.keys().copied().collect();
+        receivers.into_iter().for_each(|receiver| self.on_link_up(receiver));
+        self.on_closed(streams);
+        assert!(self.ends.len() == streams.values().filter(|closed| closed.scn > 0).count());
+        assert!(self.told.values().all(|told| told.number == 0), "begins anew with everyone");
+    }
+
+    /// Whether that receiver is told.
+    pub fn tells(&self, receiver: K) -> bool {
+        self.told.contains_key(&receiver)
+    }
+
     fn moved(&mut self, stream: u64) {
         for told in self.told.values_mut() {
             told.moved.insert(stream);
@@ -134,25 +169,28 @@ impl Publisher {
     }
 
     /// A peer can be told: everything anew.
-    pub fn on_link_up(&mut self, node: u32) {
+    pub fn on_link_up(&mut self, node: K) {
         self.sessions += 1;
         let session = (self.boot << 32) + self.sessions;
         let moved = self.ends.keys().copied().collect();
         let told = Told { session, moved, ..Told::default() };
         self.told.insert(node, told);
-        assert!(self.told[&node].number == 0, "its first frame is to come");
+        assert!(
+            self.told.get(&node).is_some_and(|told| told.number == 0),
+            "its first frame is to come"
+        );
         assert!(session >> 32 == self.boot, "more sessions than a start has numbers");
     }
 
     /// A peer cannot be told.
-    pub fn on_link_down(&mut self, node: u32) {
+    pub fn on_link_down(&mut self, node: K) {
         let told = self.told.remove(&node);
         assert!(told.is_none_or(|told| told.scn <= self.scn), "told more than is closed");
     }
 
     /// What is to be sent. A frame that cannot be sent ends the session: say
     /// [`on_link_up`](Publisher::on_link_up).
-    pub fn poll(&mut self, out: &mut Vec<(u32, ClosedNews)>) {
+    pub fn poll(&mut self, out: &mut Vec<(K, ClosedNews)>) {
         for (&node, told) in &mut self.told {
             if self.scn == 0 || (told.scn == self.scn && told.moved.is_empty()) {
                 continue;
@@ -180,7 +218,7 @@ impl Publisher {
 }
 
 impl Published {
-    /// A peer says what is closed. False when it says what makes no sense.
+    /// A sender says what is closed. False when it says what makes no sense.
     pub fn on_news(&mut self, from: u32, news: &ClosedNews) -> bool {
         let heard = self.heard.entry(from).or_default();
         if news.number == 1 && news.session > heard.session {
@@ -340,6 +378,26 @@ mod tests {
         from.on_closed(&streams(&[(6, 15, 128), (7, 50, 0)]));
         pass(&mut from, &mut to, &[]);
         assert_eq!(to.closed(6), Some(Closed { scn: 40, end: Lsn(64) }));
+    }
+
+    #[test]
+    fn a_relay_says_everything_anew_for_a_stream_that_came_late() {
+        let (mut from, mut to) = (Publisher::new(1), Published::default());
+        from.on_link_up(2);
+        from.on_known(&streams(&[(5, 30, 64)]));
+        pass(&mut from, &mut to, &[]);
+        // Its leader closes no more: nothing is given there.
+        let both = streams(&[(5, 30, 64), (6, 20, 128)]);
+        from.on_known(&both);
+        pass(&mut from, &mut to, &[]);
+        assert_eq!(to.closed(5), Some(Closed { scn: 30, end: Lsn(64) }), "nothing is forgotten");
+        assert_eq!(to.closed(6), Some(Closed { scn: 20, end: Lsn(128) }));
+        from.on_known(&both);
+        assert_eq!(pass(&mut from, &mut to, &[]), 0, "once");
+        // What is not closed at all is waited for.
+        from.on_known(&streams(&[(5, 40, 64), (6, 40, 128), (7, 0, 0)]));
+        assert_eq!(pass(&mut from, &mut to, &[]), 1);
+        assert_eq!((to.closed(6).unwrap().scn, to.closed(7)), (40, None));
     }
 
     #[test]

@@ -226,7 +226,7 @@ impl<R: Ring> Shard<R> {
 
     fn await_original(&mut self, stream: u64, original: Appended, reply: Reply) {
         let state = self.streams.get_mut(&stream).expect("admitted");
-        if original.end_lsn <= state.visible() {
+        if original.end_lsn <= state.gate.released() {
             let level = self.worth(stream, original.lsn);
             return self.settle(reply, Ok(Appended { level, ..original }));
         }
@@ -476,7 +476,7 @@ impl<R: Ring> Shard<R> {
         }
         // What waits for a SYNC standby may wait for long.
         let state = &self.streams[&meta.stream];
-        let waits = meta.lsn.0.saturating_sub(state.visible().0) > SYNC_RUNS_BYTES_MAX;
+        let waits = meta.lsn.0.saturating_sub(state.gate.released().0) > SYNC_RUNS_BYTES_MAX;
         if waits && state.gate.waits().is_some() {
             return;
         }

@@ -27,6 +27,7 @@ use crate::shard::import::Imports;
 use crate::shard::jobs::Jobs;
 use crate::shard::ledger::{Ledger, OwnRecord};
 use crate::shard::net::Net;
+use crate::shard::replayable::Showing;
 use crate::shard::stream::StreamState;
 use crate::shard::token::{OWNER_LISTENER, owner_base};
 use crate::shard::{Halt, Io, Shard, ShardConfig, Shared, mesh::shard_of};
@@ -96,7 +97,6 @@ impl<R: Ring> Shard<R> {
         mut shared: Shared,
     ) -> Shard<R> {
         attach(&ring, config.shard, &port, &mut shared);
-        let identity = identity_file(&config);
         let ShardConfig { cluster, node, shard, shards, fingerprint, .. } = config;
         // Incarnation and boot count are in the identity file: nothing is asked of the log before.
         let me = Peer { cluster, node, shard, shards, fingerprint, ..Peer::default() };
@@ -107,7 +107,7 @@ impl<R: Ring> Shard<R> {
             phase: Phase::Identity,
             halt: None,
             ledger: Ledger::new(Wal::open(wal).expect("bounds were checked")),
-            booting: Booting { identity, streams: BTreeMap::new() },
+            booting: Booting { identity: identity_file(&config), streams: BTreeMap::new() },
             streams: BTreeMap::new(),
             catalogue: Catalogue::default(),
             creations: Creations::default(),
@@ -123,6 +123,7 @@ impl<R: Ring> Shard<R> {
             crossings: Default::default(),
             liveness: None,
             closing: Default::default(),
+            showing: Showing::new(NodeKey { node, incarnation: 0 }),
             floors: Floors::new(NodeKey { node, incarnation: 0 }, 0),
             effects: Default::default(),
             touched: Vec::new(),
@@ -247,6 +248,11 @@ impl<R: Ring> Shard<R> {
                 Some(floor) => self.floors.on_replayed(floor),
                 None => self.replay_corrupt(true),
             }
+            return;
+        }
+        if meta.kind == Kind::Closed {
+            // Of one that is damaged other disks know.
+            read_floor(bytes).into_iter().for_each(|it| self.showing.replayable.on_replayed(it));
             return;
         }
         let Some(stream) = streams.get_mut(&meta.stream) else { return };

@@ -42,9 +42,12 @@ const RECORD_BYTES: usize = RECORD_HEADER_BYTES + 64;
 pub(crate) const BASE_MOVED: u8 = 1;
 
 fixed! {
-    /// What a Begin says: whether hard state was lost, and the SCN floor.
-    ShardImage: 16 { lost: U64, floor: U64 }
+    /// What a Begin says: whether hard state was lost, the SCN floor, and what is complete.
+    ShardImage: 24 { lost: U64, floor: U64, complete: U64 }
 }
+
+/// Bytes of one that does not say what is complete.
+const SHARD_IMAGE_SHORT: usize = 16;
 
 const _: () = assert!(CHECKPOINT_PART_BYTES + RECORD_BYTES <= SLICE_BYTES);
 
@@ -255,7 +258,8 @@ impl<R: Ring> Shard<R> {
     /// What goes for every stream of the shard. Records of these things may be let go.
     fn shard_image(&self) -> Vec<u8> {
         assert!(!self.ledger.has_own(), "what was said before stands before it");
-        put_shard_image(self.lost_hard_state, self.floors.logged())
+        let complete = self.showing.replayable.logged();
+        put_shard_image(self.lost_hard_state, self.floors.logged(), complete)
     }
 
     /// Tells as many streams as fit a slice, or the end.
@@ -435,7 +439,7 @@ impl<R: Ring> Shard<R> {
         let checkpoints = &mut self.checkpoints;
         match record {
             CheckpointRecord::Begin { id, bytes } => {
-                let Some((lost, floor)) = read_shard_image(bytes) else {
+                let Some((lost, floor, complete)) = read_shard_image(bytes) else {
                     return self.break_checkpoint();
                 };
                 checkpoints.reading = Reading { open: Some((id, 0)), stream: None };
@@ -443,6 +447,7 @@ impl<R: Ring> Shard<R> {
                 // Streams that were opened after that loss may have been lost before it.
                 self.lost_hard_state |= lost;
                 self.floors.on_replayed(floor);
+                self.showing.replayable.on_replayed(complete);
             }
             CheckpointRecord::Part { id, part, parts, bytes } => {
                 let reading = &mut checkpoints.reading;
@@ -541,15 +546,22 @@ impl<R: Ring> Shard<R> {
     }
 }
 
-fn put_shard_image(lost: bool, floor: u64) -> Vec<u8> {
-    ShardImage { lost: u64::from(lost).into(), floor: floor.into() }.as_bytes().to_vec()
+fn put_shard_image(lost: bool, floor: u64, complete: u64) -> Vec<u8> {
+    let (lost, floor, complete) = (u64::from(lost).into(), floor.into(), complete.into());
+    ShardImage { lost, floor, complete }.as_bytes().to_vec()
 }
 
-/// Whether hard state was lost, and the SCN floor, as a Begin says them.
-fn read_shard_image(bytes: &[u8]) -> Option<(bool, u64)> {
-    let ShardImage { lost, floor } = ShardImage::ref_from_bytes(bytes).ok()?;
+/// Whether hard state was lost, the SCN floor, and what is complete, as a Begin says them. One that
+/// was written before anything was known to be complete is shorter.
+fn read_shard_image(bytes: &[u8]) -> Option<(bool, u64, u64)> {
+    let mut whole = [0; size_of::<ShardImage>()];
+    if bytes.len() != whole.len() && bytes.len() != SHARD_IMAGE_SHORT {
+        return None;
+    }
+    whole[..bytes.len()].copy_from_slice(bytes);
+    let ShardImage { lost, floor, complete } = ShardImage::ref_from_bytes(&whole).ok()?;
     match lost.get() {
-        lost @ 0..=1 => Some((lost == 1, floor.get())),
+        lost @ 0..=1 => Some((lost == 1, floor.get(), complete.get())),
         _ => None,
     }
 }
@@ -560,10 +572,11 @@ mod tests {
 
     #[test]
     fn what_goes_for_the_whole_shard_reads_back() {
-        for (lost, floor) in [(false, 0), (true, 77), (false, u64::MAX)] {
-            let bytes = put_shard_image(lost, floor);
-            assert_eq!(read_shard_image(&bytes), Some((lost, floor)));
-            for len in 0..bytes.len() {
+        for (lost, floor, complete) in [(false, 0, 0), (true, 77, 70), (false, u64::MAX, 5)] {
+            let bytes = put_shard_image(lost, floor, complete);
+            assert_eq!(read_shard_image(&bytes), Some((lost, floor, complete)));
+            assert_eq!(read_shard_image(&bytes[..SHARD_IMAGE_SHORT]), Some((lost, floor, 0)));
+            for len in (0..bytes.len()).filter(|len| *len != SHARD_IMAGE_SHORT) {
                 assert_eq!(read_shard_image(&bytes[..len]), None, "{len}");
             }
             assert_eq!(read_shard_image(&[&[2], &bytes[1..]].concat()), None);

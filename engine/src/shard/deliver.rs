@@ -242,10 +242,12 @@ impl<R: Ring> Shard<R> {
 
     /// Answers the forwarder.
     pub(crate) fn reply_forward(&mut self, id: u64, stream: u64, located: Located) {
-        let committed = self.streams.get(&stream).map_or(Lsn::ZERO, StreamState::visible);
+        let state = self.streams.get(&stream);
+        let committed = state.map_or(Lsn::ZERO, |state| state.gate.released());
+        let shown = state.and_then(StreamState::limit);
         let base = self.floor_of(stream);
         if let Some(port) = &mut self.forward {
-            port.reply(Reply { id, stream, committed, base, located });
+            port.reply(Reply { id, stream, committed, shown, base, located });
         }
     }
 

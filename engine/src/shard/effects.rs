@@ -154,6 +154,7 @@ impl<R: Ring> Shard<R> {
         state.gate.restart(now);
         if state.role == Role::Standby {
             self.start_import(stream);
+            self.note_closed();
             // While it hands the role over.
             self.ship_anew(stream);
         } else if stream != SYSTEM_STREAM {
@@ -199,6 +200,7 @@ impl<R: Ring> Shard<R> {
         self.ship(stream);
         self.release(stream);
         self.on_import_committed(stream, upto);
+        self.note_counts(stream);
     }
 
     /// A lost range was filled: what it implies is known now.
@@ -331,6 +333,7 @@ impl<R: Ring> Shard<R> {
                 if let Some(peer) = self.net.peers.get(&node).and_then(|peer| peer.key) {
                     self.floors.on_link_up(peer);
                     self.closing.publisher.on_link_up(node);
+                    self.showing.replayable.on_link_up(peer);
                 }
                 if replaced {
                     liveness.on_replaced(node, &mut effects);
@@ -341,6 +344,7 @@ impl<R: Ring> Shard<R> {
             PeerChange::Down(node) => {
                 self.floors.on_link_down(node);
                 self.closing.publisher.on_link_down(node);
+                self.showing.replayable.on_link_down(node);
                 liveness.on_link_down(node, &mut effects);
             }
         }

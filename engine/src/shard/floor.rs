@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use palisade_netio::{Frame, Ring};
+use palisade_netio::{Frame, FrameHead, Outgoing, Ring};
 use palisade_wal::{Ballot, Kind, Lsn};
 
 use crate::config::Role;
@@ -21,6 +21,8 @@ pub(crate) struct Closing {
     /// Streams that give SCNs here: led, of a primary, and read by others.
     pub(crate) streams: BTreeSet<u64>,
     pub(crate) publisher: Publisher,
+    /// The same, by connection, for SYNC standbys.
+    pub(crate) lines: Publisher,
     /// What other nodes closed, and this one before others led.
     pub(crate) published: Published,
 }
@@ -99,7 +101,26 @@ impl<R: Ring> Shard<R> {
         }
         self.floors.on_closed(least);
         self.closing.publisher.on_closed(&all);
+        self.closing.lines.on_closed(&all);
         self.tell_closed();
+        self.tell_lines();
+        self.note_closed();
+    }
+
+    /// Tells the shards of SYNC standbys what is closed, as far as they are not told.
+    pub(crate) fn tell_lines(&mut self) {
+        let mut news = Vec::new();
+        self.closing.lines.poll(&mut news);
+        for (conn, news) in news {
+            let mut body = Vec::new();
+            news.encode_into(&mut body);
+            let frame = FrameHead::encode(KIND_CLOSED, 0, self.role_epoch, &body);
+            if !self.send_line(conn, Outgoing::inline(frame)) {
+                // Everything anew, soon.
+                self.closing.lines.on_link_up(conn);
+                self.note_closed();
+            }
+        }
     }
 
     /// Tells peers what is closed.
@@ -115,8 +136,9 @@ impl<R: Ring> Shard<R> {
             }
         }
         for node in lost {
-            // With the next SCN that is closed everything is said anew.
+            // Everything is said anew, soon.
             self.closing.publisher.on_link_up(node);
+            self.note_closed();
         }
     }
 
@@ -124,6 +146,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn on_closed_news(&mut self, from: NodeKey, frame: &Frame) -> bool {
         let body = self.bytes_of(frame.slot, frame.body.at, frame.body.len);
         let Ok(news) = ClosedNews::decode(body) else { return false };
+        self.note_closed();
         self.closing.published.on_news(from.node, &news)
     }
 
@@ -139,11 +162,18 @@ impl<R: Ring> Shard<R> {
     pub fn closed(&self, stream: u64) -> Option<Closed> {
         let own = Some(stream).filter(|stream| self.closing.streams.contains(stream));
         let own = own.and_then(|stream| self.closing.publisher.closed(stream));
-        own.into_iter().chain(self.closing.published.closed(stream)).max_by_key(|c| c.scn)
+        let claims = self.streams.get(&stream).map(|state| state.claims.counted());
+        let counted = claims.filter(|closed| closed.scn > 0);
+        let known = own.into_iter().chain(counted);
+        known.chain(self.closing.published.closed(stream)).max_by_key(|c| c.scn)
     }
 
-    /// The least closed SCN of the streams here that others read; 0 when one is not known.
+    /// The least closed SCN of the streams here that others read; 0 when one is not known. At a
+    /// standby, up to where they are shown.
     pub(crate) fn closed_scn(&self) -> u64 {
+        if self.role() == Role::Standby {
+            return self.showing.scn;
+        }
         let streams = self.streams.keys().filter(|stream| **stream != SYSTEM_STREAM);
         streams.map(|id| self.closed(*id).map_or(0, |closed| closed.scn)).min().unwrap_or(u64::MAX)
     }

@@ -8,7 +8,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::kinds::{
-    HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_CLOSED, KIND_FETCHED, KIND_FLOOR_ASK,
+    HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_CLOSED, KIND_COMPLETE, KIND_FETCHED, KIND_FLOOR_ASK,
     KIND_FLOOR_HELD, KIND_GROUPS, KIND_HEARTBEAT, KIND_LEVEL_ASK, KIND_LEVEL_TOLD, KIND_MESSAGES,
     KIND_SYNC_HELD,
 };
@@ -105,6 +105,7 @@ impl<R: Ring> Shard<R> {
             KIND_MESSAGES => self.on_messages(from, frame),
             KIND_HEARTBEAT => self.on_heartbeat(from, frame),
             KIND_CLOSED => self.on_closed_news(from, frame),
+            KIND_COMPLETE => self.on_complete_said(from, frame),
             KIND_SYNC_HELD => self.on_held_news(from, frame),
             KIND_LEVEL_ASK => self.on_level_ask(from, frame),
             KIND_LEVEL_TOLD => self.on_level_told(frame),

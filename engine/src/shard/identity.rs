@@ -8,6 +8,7 @@ use crate::config::Role;
 use crate::paxos::{Floors, NodeKey, Publisher, ROUND_MAX};
 use crate::shard::boot::{Phase, wal_config};
 use crate::shard::ledger::Ledger;
+use crate::shard::replayable::Showing;
 use crate::shard::token::{OWNER_IDENTITY, local_of, local_token};
 use crate::shard::{Format, Halt, Shard, ShardConfig};
 
@@ -96,6 +97,8 @@ impl<R: Ring> Shard<R> {
                 let key = NodeKey { node: self.me.node, incarnation: self.me.incarnation };
                 self.floors = Floors::new(key, self.me.boot);
                 self.closing.publisher = Publisher::new(self.me.boot);
+                self.closing.lines = Publisher::new(self.me.boot);
+                self.showing = Showing::new(key);
                 self.phase = Phase::Recovering;
             }
             Err(error) => self.halt = Some(Halt::Identity(error.to_string())),

@@ -15,7 +15,8 @@ use zerocopy::FromBytes;
 use crate::config::Role;
 use crate::control::Hold;
 use crate::forward::wire::{EndReason, FromForwarder, FromReader, KIND_CHUNK};
-use crate::paxos::GroupMark;
+use crate::kinds::KIND_CLOSED;
+use crate::paxos::{ClosedNews, GroupMark, Published};
 use crate::shard::Shard;
 use crate::shard::batch::has_room_for_groups;
 use crate::shard::ledger::{Claim, group_items};
@@ -41,6 +42,9 @@ struct Feed {
     conn: Option<u32>,
     peer: Option<Identity>,
     outputs: Vec<Output>,
+    /// What is closed there, and the role epoch under which it said so.
+    closed: Published,
+    closed_epoch: u64,
 }
 
 /// Imports of a shard. On a primary it only knows who asks.
@@ -128,7 +132,9 @@ impl<R: Ring> Shard<R> {
         }
         let limits = ReceiverLimits { total: FEED_BYTES_MAX, ..ReceiverLimits::default() };
         let receiver = Receiver::new(limits, 1, self.io.ring.random());
-        let feed = Feed { receiver, conn: None, peer: None, outputs: Vec::new() };
+        let (closed, closed_epoch) = (Published::default(), 0);
+        let (conn, peer, outputs) = (None, None, Vec::new());
+        let feed = Feed { receiver, conn, peer, outputs, closed, closed_epoch };
         self.imports.feeds.insert(addr, feed);
         let (hold, now) = (self.hold(), self.io.now);
         self.with_feed(addr, |receiver, out| receiver.on_hold(hold, now, out));
@@ -192,7 +198,7 @@ impl<R: Ring> Shard<R> {
         let Some(addr) = self.feed_of(conn) else { return };
         let now = self.io.now;
         if let Some(feed) = self.imports.feeds.get_mut(&addr) {
-            feed.peer = peer;
+            (feed.peer, feed.closed, feed.closed_epoch) = (peer, Published::default(), 0);
         }
         if peer.is_some() {
             return self.with_feed(addr, |receiver, out| receiver.on_link_up(now, out));
@@ -264,8 +270,10 @@ impl<R: Ring> Shard<R> {
         let why = match state {
             State::Wait | State::CheckNetwork | State::Suspended => return,
             State::Sync => {
-                let chooser = self.imports.chooser.as_mut();
-                return chooser.into_iter().for_each(|chooser| chooser.on_served(stream, addr));
+                if let Some(chooser) = &mut self.imports.chooser {
+                    chooser.on_served(stream, addr);
+                }
+                return self.claim_fed(addr, Some(stream));
             }
             State::SourceHasAGap => Ending::Gap,
             State::LogNotMatch => Ending::Diverged,
@@ -292,9 +300,49 @@ impl<R: Ring> Shard<R> {
         }
     }
 
+    /// An upstream says what is closed in its streams. False when that makes no sense.
+    fn on_upstream_closed(&mut self, addr: SocketAddr, frame: &Frame) -> bool {
+        let run = frame.body;
+        let news = ClosedNews::decode(self.bytes_of(frame.slot, run.at, run.len));
+        let (Ok(news), Ok(shard)) = (news, u16::try_from(frame.head.tag)) else { return false };
+        let Some(feed) = self.imports.feeds.get_mut(&addr) else { return true };
+        feed.closed_epoch = feed.closed_epoch.max(frame.head.tag2);
+        let good = feed.closed.on_news(shard.into(), &news);
+        self.claim_fed(addr, None);
+        good
+    }
+
+    /// What is closed in the streams that come from there, or in one of them, where both logs are
+    /// known to be one. Who knows of an older role is not believed: its log may be another from
+    /// some position on.
+    fn claim_fed(&mut self, addr: SocketAddr, only: Option<u64>) {
+        let known = self.role_epoch;
+        let feed = self.imports.feeds.get_mut(&addr);
+        let Some(feed) = feed.filter(|feed| feed.closed_epoch >= known) else { return };
+        let is_one = |stream: &u64| {
+            let report = feed.receiver.report(*stream);
+            report.is_some_and(|report| report.state == State::Sync)
+        };
+        let fed = self.imports.fed.iter().filter(|(_, from)| **from == addr);
+        let fed = fed.map(|(stream, _)| *stream);
+        let wanted = fed.filter(|stream| only.is_none_or(|only| only == *stream));
+        let streams: Vec<u64> = wanted.filter(is_one).collect();
+        let said = std::mem::take(&mut feed.closed);
+        streams.into_iter().for_each(|stream| self.claim(stream, &said));
+        if let Some(feed) = self.imports.feeds.get_mut(&addr) {
+            feed.closed = said;
+        }
+    }
+
     /// An upstream sent something.
     pub(crate) fn on_upstream_frame(&mut self, conn: u32, frame: &Frame) {
         let Some(addr) = self.feed_of(conn) else { return };
+        if frame.head.kind == KIND_CLOSED {
+            if !self.on_upstream_closed(addr, frame) {
+                self.lose(addr);
+            }
+            return;
+        }
         let run = if frame.head.kind == KIND_CHUNK { frame.prefix } else { frame.body };
         let bytes = self.io.pool.bytes(frame.slot);
         let said = FromForwarder::parse(&frame.head, part(bytes, run));
@@ -313,7 +361,14 @@ impl<R: Ring> Shard<R> {
                 }
             }
             Ok(FromForwarder::Status(status)) => receiver.on_status(&status, now, out),
-            Ok(FromForwarder::Beat(beat)) => receiver.on_beat(beat.role_epoch, now),
+            Ok(FromForwarder::Beat(beat)) => {
+                receiver.on_beat(beat.role_epoch, now);
+                if beat.role_epoch > feed.closed_epoch {
+                    // What it said before goes for the newer role as well.
+                    feed.closed_epoch = beat.role_epoch;
+                    self.claim_fed(addr, None);
+                }
+            }
             Err(_) => self.lose(addr),
         }
     }

@@ -195,7 +195,8 @@ impl<R: Ring> Shard<R> {
             Destination::Peer { .. } | Destination::Anchor { .. } => job.upto.min(log.end().lsn),
             // What is not released is shipped, and is moved, all the same.
             Destination::Standby { .. } | Destination::Move { .. } => log.committed().lsn,
-            Destination::Embedder { .. } | Destination::Forward { .. } => state.visible(),
+            Destination::Forward { .. } => state.gate.released(),
+            Destination::Embedder { .. } => state.visible(),
         };
         let floor = match &job.destination {
             Destination::Embedder { .. } | Destination::Forward { .. } => {

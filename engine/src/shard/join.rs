@@ -10,7 +10,8 @@ use palisade_wal::{Ballot, Boundary, Lsn};
 
 use crate::config::Role;
 use crate::forward::wire::{ChunkHead, FromForwarder};
-use crate::kinds::{KIND_BEAT, KIND_CHUNK, KIND_SYNC_CHUNK};
+use crate::kinds::{KIND_BEAT, KIND_CHUNK, KIND_CLOSED, KIND_SYNC_CHUNK};
+use crate::paxos::{ClosedNews, Published};
 use crate::shard::Shard;
 use crate::shard::mesh::shard_of;
 use crate::shard::net::Duty;
@@ -30,6 +31,16 @@ struct Line {
     beat: Nanos,
     /// Of its leaders.
     pulse: u64,
+    /// What its leaders closed, and the role epoch under which they said so.
+    closed: Published,
+    closed_epoch: u64,
+}
+
+impl Line {
+    fn new(conn: u32, now: Nanos) -> Line {
+        let (peer, closed, closed_epoch) = (None, Published::default(), 0);
+        Line { conn, peer, heard: now, beat: now, pulse: 0, closed, closed_epoch }
+    }
 }
 
 /// A stream that is shipped here.
@@ -210,7 +221,7 @@ impl<R: Ring> Shard<R> {
             let now = self.io.now;
             let (ring, pool) = (&mut self.io.ring, &mut self.io.pool);
             let conn = self.net.dial(ring, pool, now, addr, target, Class::Sync, Duty::Leader);
-            let line = Line { conn, peer: None, heard: now, beat: now, pulse: 0 };
+            let line = Line::new(conn, now);
             self.joins.lines.insert((addr, shard), line);
         }
     }
@@ -240,7 +251,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn on_leader_link(&mut self, conn: u32, peer: Option<Identity>) {
         let now = self.io.now;
         let Some(line) = self.line_of(conn) else { return };
-        (line.peer, line.heard, line.beat, line.pulse) = (peer, now, now, 0);
+        *line = Line { peer, ..Line::new(conn, now) };
         let Some(peer) = peer else { return self.lose_line(conn) };
         let here = |stream: &u64| shard_of(*stream, peer.shards) == peer.shard;
         let streams: Vec<u64> = self.joins.wanted.iter().copied().filter(here).collect();
@@ -292,6 +303,14 @@ impl<R: Ring> Shard<R> {
         let mut head = frame.head;
         let run = if head.kind == KIND_SYNC_CHUNK { frame.prefix } else { frame.body };
         let bytes = self.bytes_of(frame.slot, run.at, run.len);
+        if head.kind == KIND_CLOSED {
+            let Ok(news) = ClosedNews::decode(bytes) else { return false };
+            let Some(line) = self.line_of(conn) else { return true };
+            line.closed_epoch = head.tag2;
+            let good = line.closed.on_news(0, &news);
+            self.claim_joined(conn, None);
+            return good;
+        }
         if matches!(head.kind, KIND_SYNC_CHUNK | KIND_BEAT) {
             if head.kind == KIND_SYNC_CHUNK {
                 head.kind = KIND_CHUNK;
@@ -304,6 +323,11 @@ impl<R: Ring> Shard<R> {
                 Ok(FromForwarder::Beat(beat)) => {
                     if let Some(line) = self.line_of(conn) {
                         line.pulse = line.pulse.max(beat.number);
+                        if beat.role_epoch > line.closed_epoch {
+                            // What it said before goes for the newer role as well.
+                            line.closed_epoch = beat.role_epoch;
+                            self.claim_joined(conn, None);
+                        }
                     }
                     true
                 }
@@ -316,6 +340,21 @@ impl<R: Ring> Shard<R> {
             Err(_) => return false,
         }
         true
+    }
+
+    /// What is closed in streams that are shipped by a connection, or in one of them. Who knows of
+    /// an older role is not believed.
+    fn claim_joined(&mut self, conn: u32, only: Option<u64>) {
+        let streams = self.joins.joined.iter().filter(|(_, join)| join.conn == conn);
+        let streams: Vec<u64> =
+            streams.map(|(id, _)| *id).filter(|id| only.is_none_or(|only| only == *id)).collect();
+        let known = self.role_epoch;
+        let line = self.line_of(conn).filter(|line| line.closed_epoch >= known);
+        let Some(said) = line.map(|line| std::mem::take(&mut line.closed)) else { return };
+        streams.into_iter().for_each(|stream| self.claim(stream, &said));
+        if let Some(line) = self.line_of(conn) {
+            line.closed = said;
+        }
     }
 
     /// A shard of the primary ships a stream no more, or cannot.
@@ -367,6 +406,7 @@ impl<R: Ring> Shard<R> {
         self.joins.gaps.remove(&stream);
         self.joins.unsaid.insert(stream);
         self.tell_chooser(stream);
+        self.claim_joined(conn, Some(stream));
     }
 
     /// Who fetches here, and who chooses upstreams, hears whether a stream is shipped.

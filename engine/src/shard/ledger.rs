@@ -31,6 +31,8 @@ pub(crate) enum Durable {
     Record { stream: u64, id: u64 },
     /// The SCN floor of the shard.
     Floor { floor: u64 },
+    /// What is complete in the shard.
+    Complete { scn: u64 },
     /// Groups of a stream, logged under `ballot`.
     Groups { stream: u64, ballot: Ballot, upto: Lsn },
 }
@@ -135,6 +137,8 @@ impl Ledger {
                 items.extend(id.map(|id| Durable::Record { stream: *stream, id }));
                 if *kind == Kind::ScnFloor {
                     items.extend(read_floor(body).map(|floor| Durable::Floor { floor }));
+                } else if *kind == Kind::Closed {
+                    items.extend(read_floor(body).map(|scn| Durable::Complete { scn }));
                 }
                 self.own.pop_front();
             }

@@ -421,8 +421,8 @@ impl<R: Ring> Shard<R> {
             }
             let last = state.derived.marks.last().map(|last| last.mark);
             marked |= last.is_some_and(|m| m.cluster().is_some() && m.epoch() >= want.epoch());
-            let waits =
-                !state.pending.is_empty() || state.visible() < state.replica.log().end().lsn;
+            let end = state.replica.log().end().lsn;
+            let waits = !state.pending.is_empty() || state.gate.released() < end;
             // As long as a mark names another cluster, the stream is shipped to that one.
             let named = last.and_then(Mark::cluster);
             let moves = named.is_some() && wanted.is_some() && wanted != named;

@@ -24,6 +24,9 @@ pub(crate) enum Mail {
     Led { stream: u64 },
     /// An SCN was given that the streams of other shards are to close.
     Scn { scn: u64 },
+    /// How far a shard lets its node show streams of a standby, and what counts in the catalogue
+    /// if that is its stream.
+    Complete { from: u16, scn: u64, catalogue: u64 },
     /// A client of another shard asks how this one is.
     Report { to: u16, number: u64 },
     /// The answer: the state is on the board.
@@ -122,6 +125,9 @@ impl<R: Ring> Shard<R> {
                     self.answer_led();
                 }
                 Mail::Scn { scn } => self.floors.on_spread(scn),
+                Mail::Complete { from, scn, catalogue } => {
+                    self.on_complete_mail(from, scn, catalogue);
+                }
                 Mail::Report { to, number } => self.report_to(to, number),
                 Mail::Reported { shard, number } => self.on_reported(shard, number),
                 Mail::Blind(is_blind) => self.note_blind(is_blind),

@@ -38,6 +38,7 @@ mod mesh;
 mod moving;
 mod net;
 mod publish;
+mod replayable;
 mod report;
 mod retention;
 mod role;
@@ -199,6 +200,7 @@ pub struct Shard<R: Ring> {
     pub(crate) liveness: Option<Liveness>,
     pub(crate) floors: Floors,
     pub(crate) closing: floor::Closing,
+    pub(crate) showing: replayable::Showing,
     pub(crate) effects: Effects,
     pub(crate) touched: Vec<u64>,
     pub(crate) timers: BTreeSet<(Nanos, u64)>,

@@ -19,6 +19,7 @@ impl<R: Ring> Shard<R> {
     /// What is released of a stream moved; `runs` are its bytes that are still in memory.
     pub(crate) fn publish_committed(&mut self, stream: u64, upto: Lsn, runs: &[TailRun]) {
         let base = self.floor_of(stream);
+        let shown = self.streams[&stream].limit();
         let Some(port) = self.forward.as_mut().filter(|port| port.wants(stream)) else { return };
         for run in runs {
             let range = run.at..run.at + run.len.next_multiple_of(8);
@@ -27,7 +28,7 @@ impl<R: Ring> Shard<R> {
             let recent = Recent { stream, start: run.start, end: run.end, records };
             let _ = port.publish(ForwardEvent::Tail(recent));
         }
-        let _ = port.publish(ForwardEvent::Committed { stream, upto, base });
+        let _ = port.publish(ForwardEvent::Committed { stream, upto, shown, base });
     }
 
     /// First position that readers of this node are served.
@@ -54,6 +55,10 @@ impl<R: Ring> Shard<R> {
             let lost = match state.derived.is_whole() {
                 true => "",
                 false => "; a range of it is lost: see range-lost in OPERATIONS.md",
+            };
+            let lost = match state.limit() == Some(shown) && shown < state.gate.released() {
+                true => "; at a standby they stop at its replayable SCN",
+                false => lost,
             };
             let text = format!(
                 "stream {stream} cannot be truncated to {to}: readers are shown what is below \
@@ -99,7 +104,7 @@ impl<R: Ring> Shard<R> {
             return self.reply_forward(id, stream, Located::Unknown);
         };
         let log = state.replica.log();
-        let committed = state.visible();
+        let committed = state.gate.released();
         if from < state.floor.max(log.base().lsn) {
             return self.reply_forward(id, stream, Located::Recycled);
         }

@@ -122,6 +122,8 @@ impl<R: Ring> Shard<R> {
         if state.leading {
             self.lead_as_primary(stream);
         }
+        // What is released is shown from now on.
+        self.release(stream);
     }
 
     /// This node leads a stream of a primary from now on.
@@ -163,6 +165,7 @@ impl<R: Ring> Shard<R> {
             self.start_import(stream);
         }
         self.release(stream);
+        self.note_closed();
     }
 
     /// Answers what waits for a group and will be in none.

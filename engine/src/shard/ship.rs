@@ -54,9 +54,12 @@ impl<R: Ring> Shard<R> {
             Some(Identity { cluster, node, .. }) => {
                 let line = Line { cluster, node, heard: now, beat: now };
                 self.shipping.lines.insert(conn, line);
+                self.closing.lines.on_link_up(conn);
+                self.tell_lines();
             }
             None => {
                 self.shipping.lines.remove(&conn);
+                self.closing.lines.on_link_down(conn);
                 self.shipping.ships.on_down(conn);
             }
         }
@@ -195,7 +198,7 @@ impl<R: Ring> Shard<R> {
     }
 
     /// False when the connection takes nothing now.
-    fn send_line(&mut self, conn: u32, frame: Outgoing) -> bool {
+    pub(super) fn send_line(&mut self, conn: u32, frame: Outgoing) -> bool {
         let Some(conn) = self.net.conns.get_mut(&conn) else { return false };
         let io = &mut self.io;
         conn.link.send(&mut io.ring, &mut io.pool, frame).is_ok()

@@ -8,7 +8,7 @@ use palisade_wal::{Ballot, GroupKind, Lsn};
 
 use crate::append::{Appended, Promise};
 use crate::config::Role;
-use crate::paxos::{HaltReason, Replica};
+use crate::paxos::{Claims, HaltReason, Replica};
 use crate::stream::derived::Derived;
 use crate::stream::mark::Gate;
 use crate::stream::producers::Verdict;
@@ -70,8 +70,14 @@ pub(crate) struct StreamState {
     /// The epoch up to which the role is known, once it is.
     pub(crate) told: Option<u64>,
     pub(crate) derived: Derived,
-    /// How far what is committed is acked and shown.
+    /// How far what is committed is acked, and shown at a primary.
     pub(crate) gate: Gate,
+    /// At a standby: what is closed, and counts here.
+    pub(crate) claims: Claims,
+    /// At a standby: readers of this node see what is below.
+    pub(super) shown: Lsn,
+    /// What of both the forwarding shard and readers in this process were told.
+    pub(super) published: (Lsn, Option<Lsn>),
     pub(crate) pending: VecDeque<Pending>,
     pub(crate) pending_bytes: usize,
     /// Highest sequence of each producer in `pending`.
@@ -102,6 +108,7 @@ pub(crate) struct StreamState {
 
 impl StreamState {
     pub(crate) fn new(replica: Replica, role: Role, derived: Derived, wall_ns: u64) -> StreamState {
+        let (last_scn, end) = (replica.log().last_scn(), replica.log().end().lsn);
         let mut state = StreamState {
             hinted: replica.log().committed().lsn,
             replica,
@@ -109,6 +116,9 @@ impl StreamState {
             told: None,
             derived,
             gate: Gate::default(),
+            claims: Claims::default(),
+            shown: Lsn::ZERO,
+            published: (Lsn::ZERO, None),
             pending: VecDeque::new(),
             pending_bytes: 0,
             queued: BTreeMap::new(),
@@ -125,7 +135,10 @@ impl StreamState {
             since_wall_ns: wall_ns,
             led_since: Nanos(0),
         };
-        state.release(Nanos(0));
+        if last_scn > 0 {
+            state.derived.scns.on_logged(last_scn, end);
+        }
+        state.release(Nanos(0), 0);
         state
     }
 

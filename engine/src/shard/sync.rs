@@ -112,10 +112,11 @@ impl<R: Ring> Shard<R> {
     /// What is committed, marked or held of a stream changed: who may be answered is, and readers
     /// go on.
     pub(crate) fn release(&mut self, stream: u64) {
-        let now = self.io.now;
+        let (now, replayable) = (self.io.now, self.showing.scn);
         let state = self.state(stream);
-        let before = state.visible();
-        let released = state.release(now);
+        let released = state.release(now, replayable);
+        let published = (released, state.limit());
+        let moved = std::mem::replace(&mut state.published, published) != published;
         let settled = state.settle(released);
         let waits = state.gate.waits().is_some();
         self.note_waiting(stream, waits);
@@ -128,7 +129,7 @@ impl<R: Ring> Shard<R> {
             appended.level = self.worth(stream, appended.lsn);
             self.settle(reply, Ok(appended));
         }
-        if released > before || !runs.is_empty() {
+        if moved || !runs.is_empty() {
             self.publish_committed(stream, released, &runs);
             self.jobs.on_committed(stream);
         }
@@ -156,9 +157,23 @@ impl<R: Ring> Shard<R> {
 }
 
 impl StreamState {
-    /// Readers of this node, and whoever waits for an ack, see what is below.
+    /// Readers of this node see what is below.
     pub(crate) fn visible(&self) -> Lsn {
-        self.gate.released()
+        self.limit().unwrap_or(self.gate.released())
+    }
+
+    /// What that is at a standby, which may be less than what others get who take the stream from
+    /// here.
+    pub(crate) fn limit(&self) -> Option<Lsn> {
+        self.is_limited().then(|| self.shown.min(self.gate.released()))
+    }
+
+    /// Whether readers of this node stop at the replayable SCN: also where what is known of the
+    /// role is older than the log, as after a start.
+    pub(crate) fn is_limited(&self) -> bool {
+        let last = self.derived.marks.standing().map_or(0, |standing| standing.mark.epoch());
+        let primary = self.role == Role::Primary && self.told.is_some_and(|told| last <= told);
+        !primary && self.replica.stream() != SYSTEM_STREAM
     }
 
     /// The last mark of the log as it will be when everything that waits is logged.
@@ -207,11 +222,26 @@ impl StreamState {
         for (by, held) in held {
             self.gate.on_told(*by, *held, Nanos(0));
         }
-        self.release(Nanos(0));
+        self.release(Nanos(0), 0);
     }
 
-    /// Moves the gate on.
-    pub(crate) fn release(&mut self, now: Nanos) -> Lsn {
+    /// Moves on what is released, and what is shown of it where that is up to an SCN.
+    pub(crate) fn release(&mut self, now: Nanos, replayable: u64) -> Lsn {
+        let released = self.move_gate(now);
+        let log = self.replica.log();
+        let upto = match self.is_limited() && log.last_scn() > replayable {
+            true => self.derived.scns.upto(replayable, released),
+            // All of it is below, or there is no limit.
+            false => released,
+        };
+        let before = self.shown;
+        self.shown = before.max(upto);
+        self.derived.scns.on_shown(self.shown);
+        assert!(self.shown >= before, "what somebody was shown stays shown");
+        released
+    }
+
+    fn move_gate(&mut self, now: Nanos) -> Lsn {
         let committed = self.replica.log().committed().lsn;
         if self.is_passing() {
             // What is imported was released by the primary, or comes to its SYNC standby.

@@ -10,6 +10,7 @@
 
 use palisade_netio::{Completion, ListenEvent, Nanos, Ring, Wait};
 
+use crate::forward::ForwardPort;
 use crate::handle::Command;
 use crate::limits::COMMANDS_MAX;
 use crate::shard::boot::Phase;
@@ -101,6 +102,7 @@ impl<R: Ring> Shard<R> {
         self.end_turn();
         self.run_levels();
         self.run_floors();
+        self.run_replayable();
         self.seal();
         self.flush_own();
         self.end_turn();
@@ -227,6 +229,7 @@ impl<R: Ring> Shard<R> {
                     self.step(stream, |replica, now, fx| replica.on_durable(id, now, fx));
                 }
                 Durable::Floor { floor } => self.floors.on_durable(floor),
+                Durable::Complete { scn } => self.showing.replayable.on_durable(scn),
                 Durable::Groups { stream, ballot, upto } => {
                     self.step(stream, |replica, now, fx| {
                         replica.on_group_durable(ballot, upto, now, fx);
@@ -351,7 +354,8 @@ impl<R: Ring> Shard<R> {
             return false;
         }
         let mesh = self.mesh.as_ref().is_some_and(|mesh| mesh.has_mail(self.me.shard));
-        let forward = self.forward.as_ref().is_some_and(|port| port.has_requests());
+        let asked = |port: &ForwardPort| port.has_requests() || port.lacks_closed();
+        let forward = self.forward.as_ref().is_some_and(asked);
         let sealable = !self.seal_stuck
             && !self.dirty.is_empty()
             && self.ledger.wal.wants_block(self.pending_bytes);
@@ -372,7 +376,7 @@ impl<R: Ring> Shard<R> {
             .into_iter()
             .chain([self.next_import(), self.next_floor(), self.surveys.next_deadline(), again])
             .chain([self.hand_overs.next_deadline(), self.next_shipping(), self.next_join()])
-            .chain([self.next_level()])
+            .chain([self.next_level(), self.next_replayable()])
             .flatten()
             .min()
     }

@@ -209,8 +209,8 @@ impl<R: Ring> Shard<R> {
         let leads = state.replica.serving().is_some();
         let standing = if leads { Standing::Leader } else { Standing::Follower };
         // Who asks gets what is released, and no more: of a standby too, which may not be sure that
-        // it is one.
-        let facts = StreamFacts { committed: state.visible(), standing, ..nothing };
+        // it is one. What readers of a standby are not shown yet other clusters get.
+        let facts = StreamFacts { committed: state.gate.released(), standing, ..nothing };
         match (state.role, &self.imports.chooser) {
             (Role::Primary, _) => StreamFacts {
                 pulse: self.pulse(state),

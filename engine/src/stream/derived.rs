@@ -11,6 +11,7 @@ use zerocopy::FromBytes;
 use super::catalogue::{CATALOGUE_STREAM, Change};
 use super::mark::{Mark as SyncMark, Marked, Marks};
 use super::producers::{Mark, Producers};
+use super::scns::Scns;
 use crate::control;
 
 /// What one logged group implies.
@@ -18,6 +19,7 @@ use crate::control;
 struct Implied {
     start: Lsn,
     end: Lsn,
+    scn: u64,
     marks: Vec<Mark>,
     changes: Vec<Change>,
     registry: Vec<Entry>,
@@ -40,6 +42,8 @@ pub struct Derived {
     pub producers: Producers,
     /// What acks wait for.
     pub marks: Marks,
+    /// Where which SCN is; no checkpoint tells it.
+    pub scns: Scns,
     /// Catalogue changes above the committed cursor.
     pub(super) changes: VecDeque<(Lsn, Change)>,
     /// Changes of the registry above the committed cursor, by the ends of their groups.
@@ -148,6 +152,7 @@ impl Derived {
         let kept = from.max(self.committed);
         self.producers.on_voided(from);
         self.marks.on_voided(kept);
+        self.scns.on_voided(kept);
         while self.changes.back().is_some_and(|(at, _)| *at > kept) {
             self.changes.pop_back();
         }
@@ -269,6 +274,7 @@ impl Derived {
     }
 
     fn adopt(&mut self, group: Implied) {
+        self.scns.on_logged(group.scn, group.end);
         for mark in group.marks {
             self.producers.on_logged(mark);
         }
@@ -309,7 +315,8 @@ fn is_in(ranges: &[(Lsn, Lsn)], at: Lsn) -> bool {
 
 fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Implied {
     let (changes, registry) = (Vec::new(), Vec::new());
-    let mut group = Implied { start, end, marks: Vec::new(), changes, registry, sync: None };
+    let marks = Vec::new();
+    let mut group = Implied { start, end, scn, marks, changes, registry, sync: None };
     // A group of that kind in another stream is the work of a peer or a client that errs.
     let header = GroupHeader::read_from_prefix(bytes);
     let of_catalogue = header.is_ok_and(|(header, _)| header.stream.get() == CATALOGUE_STREAM);

@@ -8,6 +8,7 @@ use super::catalogue::{CATALOGUE_STREAM, Catalogue, Change, FIRST_STREAM};
 use super::derived::{Derived, GAPS_MAX};
 use super::mark::{MARK_BYTES, Mark as SyncMark, Marked, Marks, WORDS_MAX};
 use super::producers::{Mark, Producer, Producers};
+use super::scns::{Scns, TOLD_MAX};
 use crate::config::Role;
 use crate::control::{self, Registry};
 use crate::limits::{PRODUCERS_LAST_MAX, PRODUCERS_MAX, STREAMS_MAX};
@@ -41,6 +42,7 @@ fixed! {
     RawMarked: 32 { start: U64, end: U64, mark: [u8; MARK_BYTES] }
     RawHeld: 16 { by: U64, held: U64 }
     RawGap: 16 { start: U64, end: U64 }
+    RawScn: 16 { scn: U64, end: U64 }
     ProducersHead: 16 { expired: U64, settled: U64 }
     /// So many records follow.
     ProducerHead: 32 { id: U64, last: U64, scn: U64, recent: U64 }
@@ -98,6 +100,10 @@ impl StreamImage {
         for (start, end) in &derived.gaps {
             put(&mut out, &RawGap { start: start.0.into(), end: end.0.into() });
         }
+        put(&mut out, &number(derived.scns.told().count()));
+        for (scn, end) in derived.scns.told() {
+            put(&mut out, &RawScn { scn: scn.into(), end: end.0.into() });
+        }
         put_producers(&mut out, producers);
         if let Some((catalogue, registry)) = &self.catalogue {
             let streams: Vec<u64> = catalogue.streams().collect();
@@ -141,6 +147,9 @@ impl StreamImage {
             let gap = (lsn(*start)?, lsn(*end)?);
             derived.gaps.push(Some(gap).filter(|(start, end)| start < end)?);
         }
+        let told = counted(&mut rest, TOLD_MAX)?.iter();
+        let told = told.map(|RawScn { scn, end }| Some((scn.get(), lsn(*end)?)));
+        derived.scns = Scns::restore(&told.collect::<Option<Vec<_>>>()?)?;
         derived.producers = take_producers(&mut rest)?;
         let mut catalogue = None;
         if stream == CATALOGUE_STREAM {

@@ -7,3 +7,4 @@ pub mod derived;
 pub mod image;
 pub mod mark;
 pub mod producers;
+pub mod scns;

@@ -8,8 +8,9 @@ use palisade_wal::{Boundary, CHAIN_START, Lsn};
 
 use super::check::{BadChunk, Continuation, continues};
 use super::receiver::{Output, Receiver, ReceiverLimits, State};
+use crate::forward::limits::Limits;
 use crate::forward::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply};
-use crate::forward::sender::{Effect, Limits, ReaderId, Readers, Source};
+use crate::forward::sender::{Effect, ReaderId, Readers, Source};
 use crate::forward::testlog::{TestLog, mix, pool};
 use crate::forward::wire::{ChunkHead, FROM_FORWARDER, FromForwarder};
 
@@ -49,7 +50,8 @@ impl Upstream {
         let LocateRequest { id, stream, from, .. } = *request;
         let Some(log) = self.logs.get(&stream) else {
             let (committed, base) = (Lsn(0), Lsn(0));
-            return Reply { id, stream, committed, base, located: Located::Unknown };
+            let located = Located::Unknown;
+            return Reply { id, stream, committed, shown: None, base, located };
         };
         let bounds = log.bounds();
         let (upto, base) = (self.committed[&stream], bounds[*self.base.get(&stream).unwrap_or(&0)]);
@@ -64,7 +66,7 @@ impl Upstream {
             let records = log.view(&mut self.pool, start, end);
             Located::Active(Recent { stream, start, end, records })
         };
-        Reply { id, stream, committed, base, located }
+        Reply { id, stream, committed, shown: None, base, located }
     }
 
     fn pump(&mut self, reader: ReaderId, wire: &mut VecDeque<(FromForwarder, Vec<u8>)>) {

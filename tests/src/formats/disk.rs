@@ -517,8 +517,9 @@ fn stream_image() -> Vec<u8> {
     numbers(&mut out, &[320, 352]);
     mark(&mut out, Some(alone));
     numbers(&mut out, &[1, 2, 256]);
-    // One gap.
+    // One gap; where one SCN ends that was shown, and one above it.
     numbers(&mut out, &[1, 72, 80]);
+    numbers(&mut out, &[2, 900, 64, 1_000, 160]);
     // Producers: none expired; one with its last place; one whose place is forgotten; one mark
     // that is not committed.
     numbers(&mut out, &[0, 1, 7, 3, 1_000, 1, 3, 128, 160, 1_000]);

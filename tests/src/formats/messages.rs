@@ -1,8 +1,8 @@
 //! What replicas and shards of one cluster say to each other, and what of it is logged.
 
 use palisade::paxos::{
-    Body, ClosedNews, Config, FetchRequest, FloorAsk, FloorHeld, Heartbeat, Member, Message,
-    Promise, TakeoverBody, View, Want,
+    Body, ClosedNews, Complete, Config, FetchRequest, FloorAsk, FloorHeld, Heartbeat, Member,
+    Message, Promise, TakeoverBody, View, Want,
 };
 use palisade_wal::{Ballot, Boundary, Lsn};
 
@@ -41,6 +41,13 @@ pub(super) const ALL: &[Format] = &[
         name: "closed",
         samples: news,
         again: |bytes| encoded(ClosedNews::decode(bytes).ok()?, ClosedNews::encode_into),
+        mend: leave,
+        is_exact: true,
+    },
+    Format {
+        name: "complete",
+        samples: completes,
+        again: |bytes| encoded(Complete::decode(bytes).ok()?, Complete::encode_into),
         mend: leave,
         is_exact: true,
     },
@@ -159,6 +166,11 @@ fn news() -> Vec<Sample> {
     let ends = vec![(7, Some(Lsn(128))), (9, None)];
     let news = ClosedNews { session: 3, number: 4, scn: 1_000, ends };
     vec![Sample::new("closed", encoded(news, ClosedNews::encode_into).expect("it is encoded"))]
+}
+
+fn completes() -> Vec<Sample> {
+    let complete = Complete { scn: 1_000 };
+    vec![Sample::new("complete", encoded(complete, Complete::encode_into).expect("it is encoded"))]
 }
 
 fn takeovers() -> Vec<Sample> {

@@ -14,6 +14,7 @@ use palisade::shard::{
     Board, Format, Halt, Mesh, Shard, ShardConfig, ShardPort, Shared, quotas, shard_of,
 };
 use palisade_netio::{LinkTiming, Ring};
+use palisade_wal::Lsn;
 
 use super::check::Violation;
 use super::forwarder::{Forwarder, Sides};
@@ -372,6 +373,13 @@ impl Fleet {
     pub fn port(&self, node: usize, stream: u64) -> Option<Arc<ShardPort>> {
         let shard = self.shard_of(node, stream);
         self.nodes[node].ports.get(shard).cloned()
+    }
+
+    /// How far a node shows a stream, if it runs and knows it.
+    pub fn shown(&self, node: usize, stream: u64) -> Option<Lsn> {
+        let shard = self.shard_of(node, stream);
+        self.replica(node, stream)?;
+        Some(self.nodes[node].shards.get(shard)?.shard.shown(stream))
     }
 
     /// The replica of a stream on a node, if the node runs and knows the stream.

@@ -99,10 +99,10 @@ impl Truncation {
         self.reading = asked.map(|answer| (stream, answer));
     }
 
-    /// Tells the nodes to begin at some record that all have committed and all readers have read.
+    /// Tells the nodes to begin at some record that all nodes show and all readers have read.
     fn truncate(&mut self, stream: u64, fleet: &Fleet, read: Option<Lsn>) {
-        let committed = |node| fleet.replica(node, stream).map(|r| r.log().committed().lsn);
-        let all: Option<Vec<Lsn>> = (0..fleet.nodes.len()).map(committed).collect();
+        let shown = |node| fleet.shown(node, stream);
+        let all: Option<Vec<Lsn>> = (0..fleet.nodes.len()).map(shown).collect();
         let Some(most) = all.and_then(|all| all.into_iter().chain(read).min()) else { return };
         let archive = self.archives.entry(stream).or_default();
         let count = archive.records.partition_point(|r| r.lsn <= most && r.lsn < archive.upto);

@@ -9,7 +9,7 @@ use palisade_netio::Nanos;
 use palisade_wal::Lsn;
 
 use super::agenda::Agenda;
-use super::check::{Checks, FullCopy, Seat, Violation};
+use super::check::{Checks, FullCopy, Seat, Shown, Violation};
 use super::faults::{Faults, Step, is_contest};
 use super::fleet::{Fleet, Node, Turned};
 use super::marker::Marker;
@@ -449,6 +449,10 @@ impl World {
                 let accepting = replica.log().accepting();
                 self.checks.on_sync_status(seat, accepting, &status, logged);
             }
+            let (scn, upto) = (shard.replayable_scn(), shard.shown(replica.stream()));
+            let counted = shard.counted(replica.stream());
+            let acts = !shard.is_limited(replica.stream());
+            self.checks.on_shown(seat, Shown { acts, scn, upto, counted })?;
             if let Some(closed) = shard.closed(replica.stream()) {
                 self.checks.on_closed(seat, closed)?;
             }

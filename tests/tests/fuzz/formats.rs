@@ -65,6 +65,7 @@ targets! {
     floor_ask: "floor-ask",
     floor_held: "floor-held",
     closed: "closed",
+    complete: "complete",
     takeover: "takeover",
     append: "append",
     appended: "appended",

@@ -334,7 +334,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Waits until every node has every acked byte; how long the standby took.
+    /// Waits until every node has and shows every acked byte; how long the standby took.
     fn catch_up(&mut self) -> Result<Option<u64>, Failure> {
         let (end, last_ack) = {
             let state = self.ledger.lock();
@@ -361,7 +361,11 @@ impl Run<'_> {
             let status = ask_status(node, cluster);
             let stream = status.as_ref().ok().and_then(|status| status.stream(self.stream));
             let committed = stream.map_or(0, |stream| stream.committed_lsn);
-            if committed >= end {
+            // A standby shows what is closed in all streams, which is a moment after it arrived.
+            let shown = stream.zip(status.as_ref().ok()).is_some_and(|(stream, status)| {
+                cluster == self.primary.id || stream.scn <= status.cluster.sync_scn
+            });
+            if committed >= end && shown {
                 return Ok(());
             }
             if Instant::now() >= self.deadline {

@@ -30,7 +30,7 @@ const MORE_WALKS: &str = "paxos::tests::walk::three_nodes_keep_what_is_committed
 const MORE_SEEDS: &str = "40000";
 const LEVEL: &str = "control::tests::walk::";
 
-const BUGS: [Bug; 22] = [
+const BUGS: [Bug; 23] = [
     Bug {
         name: "candidate_promise_not_durable",
         trace: "paxos::tests::cases::a_candidate_that_forgets_its_promise_has_asked_for_none",
@@ -72,6 +72,12 @@ const BUGS: [Bug; 22] = [
         trace: "transfer::receiver_tests::a_chunk_is_checked_whole",
         walks: "",
         is_found_in_worlds: false,
+    },
+    Bug {
+        name: "closed_ahead_of_log",
+        trace: "paxos::replayable::tests::a_closed_scn_counts_when_the_log_has_the_position",
+        walks: "",
+        is_found_in_worlds: true,
     },
     Bug {
         name: "standby_log_unproven",

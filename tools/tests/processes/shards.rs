@@ -155,7 +155,12 @@ fn three_nodes_with_two_shards_and_a_standby_with_one() {
     settle(&cluster, &ends);
     eventually("the standby has everything", PATIENCE, || {
         let status = standby.nodes[0].status()?;
-        let has = |(id, end): &(u64, u64)| Some(status.stream(*id)?.committed_lsn >= *end);
+        // It shows what is closed in all streams, which is a moment after it arrived.
+        let replayable = status.cluster.sync_scn;
+        let has = |(id, end): &(u64, u64)| {
+            let stream = status.stream(*id)?;
+            Some(stream.committed_lsn >= *end && stream.scn <= replayable)
+        };
         ends.iter().all(|end| has(end) == Some(true)).then_some(())
     });
     let all: Vec<&Node> = cluster.nodes.iter().chain(&standby.nodes).collect();

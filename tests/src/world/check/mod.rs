@@ -12,6 +12,7 @@ mod failed_is_absent;
 mod no_duplicate;
 mod one_value_per_lsn;
 mod reader_saw_all;
+mod shown_is_replayable;
 mod standby_is_prefix;
 mod sync_held;
 
@@ -23,6 +24,7 @@ use palisade_wal::{Ballot, Lsn};
 use super::history::{History, Stretch};
 
 pub use ballot_monotonic::Raised;
+pub use shown_is_replayable::Shown;
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +87,7 @@ pub struct Checks {
     order: ack_order::AckOrder,
     prefixes: standby_is_prefix::StandbyIsPrefix,
     closed: closed_holds::ClosedHolds,
+    shown: shown_is_replayable::ShownIsReplayable,
     sync: sync_held::SyncHeld,
 }
 
@@ -142,6 +145,16 @@ impl Checks {
         self.closed.on_closed(seat, closed)
     }
 
+    /// Looks at what a shard shows of a stream.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn on_shown(&mut self, seat: Seat, shown: Shown) -> Result<(), Violation> {
+        let committed = self.sync.committed(seat.cluster, seat.stream);
+        let wrote = self.prefixes.wrote(seat, shown.upto);
+        self.shown.on_shown(seat, shown, committed, wrote)
+    }
+
     /// A candidate counts on the promise of a node.
     pub fn on_counted(&mut self, node: usize, stream: u64, ballot: Ballot) {
         self.ballots.on_counted(node, stream, ballot);
@@ -194,6 +207,7 @@ impl Checks {
             self.on_read(copy.seat, Lsn::ZERO, &copy.records)?;
             self.values.at_end(copy)?;
             self.closed.at_end(copy)?;
+            self.shown.at_end(copy)?;
             acked_survives::at_end(history, copy)?;
             failed_is_absent::at_end(history, copy)?;
             no_duplicate::at_end(history, copy)?;

@@ -73,6 +73,13 @@ impl StandbyIsPrefix {
         by.is_some_and(|(_, cluster)| *cluster == seat.cluster)
     }
 
+    /// Whether a leader of the same cluster logged a group with this end as a primary.
+    pub(super) fn wrote(&self, seat: Seat, end: Lsn) -> bool {
+        let logged = self.streams.get(&seat.stream).map(|stream| &stream.logged);
+        let mut at_end = logged.into_iter().flat_map(|it| it.range((end, 0)..=(end, u64::MAX)));
+        at_end.any(|(_, (_, cluster))| *cluster == seat.cluster)
+    }
+
     /// Looks at a committed end that moved; `own`: of a group of the same cluster.
     pub(super) fn on_committed(
         &mut self,

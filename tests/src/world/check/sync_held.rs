@@ -79,6 +79,11 @@ impl SyncHeld {
         self.check(seat.stream, last, upto, "taken by a standby").map(drop)
     }
 
+    /// What any node of a cluster has committed of a stream, and so a majority of it.
+    pub(super) fn committed(&self, cluster: usize, stream: u64) -> Lsn {
+        self.committed.get(&(cluster, stream)).copied().unwrap_or_default()
+    }
+
     /// An acknowledgement.
     pub(super) fn on_acked(
         &mut self,
