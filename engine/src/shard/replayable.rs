@@ -1,4 +1,4 @@
-//! Drives what a standby may show ([`Replayable`](crate::paxos::Replayable)): what is closed comes
+//! Drives what a standby may show ([`Replayable`]): what is closed comes
 //! from the upstream or from the leader here, counts where the log has the position, and is shown
 //! when it is complete in every stream of the node.
 //!
