@@ -15,6 +15,7 @@ use crate::hole::{Hole, Moving};
 use crate::limits::HOLES_MAX;
 use crate::lsn::{Ballot, Lsn};
 use crate::segment::Place;
+use crate::starts::Starts;
 
 /// A run of a stream's bytes in one block: its records of this stream and `ballot` whose LSN is
 /// in the run.
@@ -100,6 +101,7 @@ pub struct StreamLog {
     pub(crate) dangling: bool,
     pub(crate) moving: Option<Box<Moving>>,
     pub(crate) last_scn: u64,
+    pub(crate) starts: Starts,
 }
 
 impl Default for StreamLog {
@@ -128,6 +130,7 @@ impl StreamLog {
             dangling: false,
             moving: None,
             last_scn: 0,
+            starts: Starts::default(),
         }
     }
 
@@ -261,8 +264,12 @@ impl StreamLog {
     ) {
         assert!(place.block > 0, "a group stands in a block");
         let gap = self.holes.last().is_some_and(|hole| hole.end == start);
-        let split = self.split || gap;
+        let (split, before) = (self.split || gap, self.end());
         push_extent(&mut self.extents, (split, gap), start, end.lsn, ballot, place);
+        let begins = self.extents.back().is_some_and(|run| run.start == start);
+        if begins && before.lsn == start {
+            self.starts.push(before);
+        }
         self.split = false;
         self.boundaries.push_back(end);
         // A voided group may have had a higher one; the highest ever seen is the safe floor.
@@ -419,6 +426,7 @@ impl StreamLog {
 
     pub(crate) fn void_above(&mut self, lsn: Lsn) {
         self.cut_holes(lsn);
+        self.starts.void_above(lsn);
         while self.boundaries.back().is_some_and(|b| b.lsn > lsn) {
             self.boundaries.pop_back();
         }

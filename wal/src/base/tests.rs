@@ -143,3 +143,23 @@ fn a_staged_run_stands_in_for_runs_that_an_image_left_out() {
     log.truncate(lsn(2));
     assert_eq!(back.image(0), log.image(0));
 }
+
+/// A log that is told to another one begins where the chain is known, if need be one run early.
+#[test]
+fn a_log_begins_where_its_chain_is_known() {
+    let (mut log, all) = log_of(6);
+    let mut back = StreamLog::restore(log.image(0).unwrap());
+    for (log, begin) in [(&mut log, 2), (&mut back, 1)] {
+        assert_eq!(log.base_within(lsn(9)), all[4].end(), "up to what is committed");
+        let to = log.base_within(Lsn(2 * LEN + 8));
+        log.truncate(to);
+        log.learn_base();
+        assert_eq!(log.base().lsn, lsn(begin), "group 2 is needed");
+    }
+    assert_eq!(log.base().chain, all[1].chain.get());
+    assert_eq!(back.base().chain, 0, "the end of group 1 tells what follows");
+    back.tell_base(Boundary { lsn: lsn(1), chain: all[0].chain.get() });
+    assert_eq!(back.base().chain, all[0].chain.get());
+    back.tell_base(log.base());
+    assert_eq!(back.base().lsn, lsn(1), "it is the base of another log");
+}
