@@ -152,6 +152,7 @@ impl Reader {
             from: self.position,
             to: self.options.to.map_or(Lsn::MAX, Lsn),
             follow: self.options.follow,
+            base: false,
             credit_bytes: CREDIT_BYTES,
         };
         connection.send(&FromReader::Fetch(fetch).encode())?;
@@ -186,6 +187,10 @@ impl Reader {
         let said = FromForwarder::parse(&frame.head, rest);
         let said = said.map_err(|error| protocol(error.to_string()))?;
         match said {
+            FromForwarder::Chunk(head) if head.stream == self.options.stream && head.base => {
+                // The log goes on further up: what was between is not kept.
+                Err(ClientError::Recycled { base_lsn: head.end.0 })
+            }
             FromForwarder::Chunk(head) if head.stream == self.options.stream => {
                 self.heard = Instant::now();
                 self.unpaid += frame.body.len() as u64;

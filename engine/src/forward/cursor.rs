@@ -8,7 +8,7 @@ use palisade_wal::Lsn;
 use super::cut::{Cut, NoCut, Want, cut};
 use super::limits::LEASE_NS_MAX;
 use super::memory::{ExtentCount, Extents};
-use super::queue::{Recent, SealedExtent};
+use super::queue::{Depth, Recent, SealedExtent};
 use super::tail::Tail;
 use super::wire::{EndReason, Fetch};
 
@@ -77,6 +77,7 @@ pub(crate) struct Cursor {
     pub(crate) told: bool,
     pub(crate) position: Lsn,
     pub(crate) credit: u64,
+    pub(crate) depth: Depth,
     chain: Option<u64>,
     to: Lsn,
     follow: bool,
@@ -99,13 +100,20 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    pub(crate) fn new(fetch: &Fetch, extents: ExtentCount) -> Cursor {
+    /// Of a reader of another cluster (0: of none).
+    pub(crate) fn new(fetch: &Fetch, cluster: u32, extents: ExtentCount) -> Cursor {
+        let depth = match (cluster, fetch.base) {
+            (0, _) => Depth::Shown,
+            (_, false) => Depth::Kept,
+            (_, true) => Depth::Based,
+        };
         Cursor {
             phase: Phase::Ready,
             listed: false,
             told: false,
             position: fetch.from,
             credit: fetch.credit_bytes,
+            depth,
             chain: None,
             to: fetch.to,
             follow: fetch.follow,

@@ -20,7 +20,7 @@ use super::limits::{
     PRESSURE_TICK_NS, READERS_ROOM, RETRY_NS, STALL_NS, TAIL_NEAR_BYTES,
 };
 use super::memory::{Cost, ExtentCount, Output, Shared, admits, peers_bytes, trim};
-use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply};
+use super::queue::{Depth, ForwardRequest, LocateRequest, Located, Recent, Reply};
 use super::tail::Tail;
 use super::turns::Turns;
 use super::watchers::Watchers;
@@ -97,6 +97,7 @@ struct Open {
     asked: bool,
     /// Something was not where a shard had said.
     missed: bool,
+    depth: Depth,
     waiters: Vec<(ReaderId, u64)>,
 }
 
@@ -254,7 +255,8 @@ impl Readers {
         self.drop_cursor(id, stream);
         self.stats.cursors += 1;
         let reader = self.readers.get_mut(&id).expect("it was just there");
-        reader.cursors.insert(stream, Box::new(Cursor::new(fetch, self.extents.clone())));
+        let cursor = Cursor::new(fetch, reader.cluster, self.extents.clone());
+        reader.cursors.insert(stream, Box::new(cursor));
         self.more_cursors += u64::from(reader.cursors.len() > 1);
         if !self.streams.contains_key(&stream) {
             self.ask(stream, ForwardRequest::Watch { stream });
@@ -490,11 +492,11 @@ impl Readers {
             }
         }
         for (id, ticket) in open.waiters {
-            self.answer(id, open.stream, ticket, reply);
+            self.answer(id, open.stream, ticket, reply, open.depth);
         }
     }
 
-    fn answer(&mut self, id: ReaderId, stream: u64, ticket: u64, reply: &Reply) {
+    fn answer(&mut self, id: ReaderId, stream: u64, ticket: u64, reply: &Reply, depth: Depth) {
         let Some(cursor) = self.cursor(id, stream) else { return };
         if cursor.phase != Phase::Waiting(ticket) {
             return;
@@ -504,12 +506,15 @@ impl Readers {
             Located::Active(recent) => cursor.on_recent(recent),
             Located::NotYet if reply.committed > cursor.position => cursor.on_miss(),
             Located::NotYet => {}
-            Located::Busy => {
+            Located::Recycled(Some(base)) if cursor.depth == Depth::Based => cursor.on_recent(base),
+            Located::Busy | Located::Recycled(_)
+                if cursor.depth > depth || matches!(reply.located, Located::Busy) =>
+            {
                 cursor.phase = Phase::Later;
                 self.later.insert((id, stream));
                 return;
             }
-            Located::Recycled => {
+            Located::Recycled(_) | Located::Busy => {
                 return self.end(id, stream, EndReason::Recycled { base: reply.base });
             }
             Located::Unknown => return self.end(id, stream, EndReason::UnknownStream),
@@ -724,6 +729,7 @@ impl Readers {
             headers_crc: cut.headers_crc,
             role_epoch: self.role_epoch,
             body_len: cut.range.len() as u32,
+            base: cut.base,
         };
         self.stats.chunks += 1;
         self.stats.bytes += u64::from(head.body_len);
@@ -774,17 +780,18 @@ impl Readers {
         let ticket = self.number();
         self.set_phase(id, stream, Phase::Waiting(ticket));
         let cursor = self.cursor(id, stream).expect("a cursor asks");
-        let (from, missed) = (cursor.position, cursor.has_missed());
+        let (from, missed, depth) = (cursor.position, cursor.has_missed(), cursor.depth);
         if let Some(open) = self.open_by_place.get(&(stream, from)) {
             let open = self.open.get_mut(open).expect("an open question");
             open.waiters.push((id, ticket));
             open.missed |= missed;
+            open.depth = open.depth.max(depth);
             return;
         }
         let (question, shard) = (self.number(), (self.route)(stream, self.shards.len()));
         self.open.insert(
             question,
-            Open { stream, from, shard, asked: false, missed, waiters: vec![(id, ticket)] },
+            Open { stream, from, shard, asked: false, missed, depth, waiters: vec![(id, ticket)] },
         );
         self.open_by_place.insert((stream, from), question);
         self.shards[shard].1.push_back(question);
@@ -796,8 +803,9 @@ impl Readers {
             let Some(id) = self.shards[shard].1.pop_front() else { break };
             let Some(open) = self.open.get_mut(&id) else { continue };
             open.asked = true;
-            let (stream, from, missed) = (open.stream, open.from, open.missed);
-            let request = LocateRequest { id, stream, from, max_bytes: LOCATE_BYTES, missed };
+            let Open { stream, from, missed, depth, .. } = *open;
+            let max_bytes = LOCATE_BYTES;
+            let request = LocateRequest { id, stream, from, max_bytes, missed, depth };
             self.shards[shard].0 += 1;
             self.stats.locates += 1;
             let request = ForwardRequest::Locate(request);

@@ -18,6 +18,9 @@
 //! The body of a chunk is `[RecordHeader][group][pad]` again and again: groups of one stream,
 //! each starting where the one before ended, byte for byte as in a block. The first group of the
 //! first chunk is the one that holds `from`. All numbers are little-endian.
+//!
+//! Flags of a FETCH: 1 to follow, 2 for a base where `from` is let go. Flags of a CHUNK, in its
+//! prefix: 2 when its body is one base, which stands for positions that nobody keeps.
 
 use palisade_netio::limits::FRAME_PREFIX_BYTES;
 use palisade_netio::{FrameHead, FrameLimits};
@@ -41,6 +44,8 @@ pub const FROM_FORWARDER: FrameLimits =
     FrameLimits { body_bytes_max: CHUNK_BYTES_MAX, plain: true, bulk: true };
 
 const FLAG_FOLLOW: u64 = 1;
+/// Of a FETCH and of a CHUNK.
+const FLAG_BASE: u64 = 2;
 
 /// Why a frame says nothing valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,9 +86,18 @@ pub struct Fetch {
     pub to: Lsn,
     /// Go on with what is committed later, instead of ending at what is committed now.
     pub follow: bool,
+    /// Where the first byte is not kept any more: send a base that stands for what is gone. Only
+    /// standbys get one.
+    pub base: bool,
     /// Bytes of chunk bodies that may be sent. Below [`CHUNK_BYTES_MAX`] a large group waits
     /// for more.
     pub credit_bytes: u64,
+}
+
+impl Fetch {
+    fn flags(&self) -> u64 {
+        u64::from(self.follow) * FLAG_FOLLOW + u64::from(self.base) * FLAG_BASE
+    }
 }
 
 /// What a reader says.
@@ -124,6 +138,8 @@ pub struct ChunkHead {
     pub role_epoch: u64,
     /// Bytes of the body.
     pub body_len: u32,
+    /// The body is one base: it takes more positions than it has bytes, or fewer.
+    pub base: bool,
 }
 
 /// Why the forwarder ended a stream.
@@ -258,7 +274,7 @@ struct ChunkPrefix {
     committed: U64,
     role_epoch: U64,
     headers_crc: U32,
-    reserved: U32,
+    flags: U32,
 }
 
 const _: () = assert!(size_of::<FetchBody>() <= CONTROL_BODY_MAX as usize);
@@ -273,7 +289,7 @@ impl FromReader {
                 let body = FetchBody {
                     to: fetch.to.0.into(),
                     credit: fetch.credit_bytes.into(),
-                    flags: if fetch.follow { FLAG_FOLLOW } else { 0 }.into(),
+                    flags: fetch.flags().into(),
                 };
                 FrameHead::encode(KIND_FETCH, fetch.stream, fetch.from.0, body.as_bytes())
             }
@@ -292,7 +308,7 @@ impl FromReader {
         match head.kind {
             KIND_FETCH => {
                 let wire: &FetchBody = exact(head.kind, body)?;
-                if wire.flags.get() & !FLAG_FOLLOW != 0 {
+                if wire.flags.get() & !(FLAG_FOLLOW | FLAG_BASE) != 0 {
                     return Err(range("fetch flags", wire.flags.get()));
                 }
                 // A reader may ask for any position inside of a group, so `from` and `to` need
@@ -303,6 +319,7 @@ impl FromReader {
                     from,
                     to,
                     follow: wire.flags.get() & FLAG_FOLLOW != 0,
+                    base: wire.flags.get() & FLAG_BASE != 0,
                     credit_bytes: credit(wire.credit.get())?,
                 }))
             }
@@ -333,7 +350,7 @@ impl ChunkHead {
             committed: self.committed.0.into(),
             role_epoch: self.role_epoch.into(),
             headers_crc: self.headers_crc.into(),
-            reserved: 0.into(),
+            flags: if self.base { FLAG_BASE as u32 } else { 0 }.into(),
         };
         let (stream, start, len) = (self.stream, self.start.0, self.body_len as usize);
         FrameHead::encode_bulk(kind, stream, start, prefix.as_bytes(), len)
@@ -349,8 +366,14 @@ impl ChunkHead {
         if end <= start || end > committed {
             return Err(range("chunk end", end.0));
         }
-        // Every group takes as many bytes in the stream as in the body, and a header besides.
-        if end.since(start) >= u64::from(head.body_len) || head.body_len > CHUNK_BYTES_MAX {
+        let base = u64::from(wire.flags.get()) == FLAG_BASE;
+        if !base && wire.flags.get() != 0 {
+            return Err(range("chunk flags", wire.flags.get().into()));
+        }
+        // Every group takes as many bytes in the stream as in the body, and a header besides; but
+        // for a base.
+        let short = !base && end.since(start) >= u64::from(head.body_len);
+        if short || head.body_len > CHUNK_BYTES_MAX {
             return Err(range("chunk body", head.body_len.into()));
         }
         Ok(ChunkHead {
@@ -361,6 +384,7 @@ impl ChunkHead {
             headers_crc: wire.headers_crc.get(),
             role_epoch: wire.role_epoch.get(),
             body_len: head.body_len,
+            base,
         })
     }
 }
@@ -467,6 +491,7 @@ mod tests {
             headers_crc: 5,
             role_epoch: 3,
             body_len: 256,
+            base: false,
         }
     }
 
@@ -482,11 +507,13 @@ mod tests {
             from: Lsn(13),
             to: Lsn::MAX,
             follow: true,
+            base: false,
             credit_bytes: CREDIT_BYTES_MAX,
         };
         for said in [
             FromReader::Fetch(fetch),
             FromReader::Fetch(Fetch { follow: false, ..fetch }),
+            FromReader::Fetch(Fetch { base: true, ..fetch }),
             FromReader::Credit { stream: 2, bytes: 77 },
             FromReader::Stop { stream: 3 },
         ] {
@@ -500,6 +527,7 @@ mod tests {
         };
         for said in [
             FromForwarder::Chunk(chunk()),
+            FromForwarder::Chunk(ChunkHead { base: true, end: Lsn(1000), ..chunk() }),
             end(EndReason::ReachedTo, Lsn(0)),
             end(EndReason::Recycled { base: Lsn(40) }, Lsn(40)),
             end(EndReason::UnknownStream, Lsn(0)),

@@ -185,6 +185,7 @@ impl<R: Ring> Shard<R> {
         let state = self.state(stream);
         let (local, named) = (state.settle_local(upto), state.derived.marks.named());
         let changes = state.derived.on_committed(upto);
+        let based = state.derived.take_based();
         self.create_committed(changes);
         let stale = self.on_registry_committed(stream);
         for Waiting { appended, reply } in local {
@@ -199,6 +200,7 @@ impl<R: Ring> Shard<R> {
         self.note_started(stream);
         self.ship(stream);
         self.release(stream);
+        based.into_iter().for_each(|end| self.on_based(stream, end));
         self.on_import_committed(stream, upto);
         self.note_counts(stream);
     }

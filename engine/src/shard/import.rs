@@ -2,7 +2,7 @@
 //! this cluster's own replicas, at the same LSN and SCN. There is one receiver, with a connection,
 //! for each upstream that a stream is taken from.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use palisade_netio::{
@@ -59,6 +59,8 @@ pub(crate) struct Imports {
     feeds: BTreeMap<SocketAddr, Feed>,
     /// The feed of each stream that has one.
     pub(crate) fed: BTreeMap<u64, SocketAddr>,
+    /// Streams that are to begin anew, as an operator says to their leader here.
+    pub(crate) anew: BTreeSet<u64>,
     /// Bounded by the credit that the receivers give.
     waiting: VecDeque<Incoming>,
     /// The shard of the catalogue has said whether this standby is held back.
@@ -90,6 +92,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn stop_import(&mut self, stream: u64) {
         self.stop_join(stream);
         self.stop_feed(stream);
+        self.imports.anew.remove(&stream);
         if let Some(chooser) = &mut self.imports.chooser {
             chooser.on_not_leading(stream);
         }
@@ -116,7 +119,13 @@ impl<R: Ring> Shard<R> {
         self.imports.fed.insert(stream, addr);
         let position = self.streams[&stream].replica.log().end();
         let now = self.io.now;
-        self.with_feed(addr, |receiver, out| receiver.on_leading(stream, position, now, out));
+        let anew = self.imports.anew.contains(&stream);
+        self.with_feed(addr, |receiver, out| {
+            receiver.on_leading(stream, position, now, out);
+            if anew {
+                receiver.on_rebuild(stream, out);
+            }
+        });
     }
 
     /// False when there are too many.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use palisade_wal::{Ballot, GroupHeader, GroupKind, Hole, Lsn, entries};
 use zerocopy::FromBytes;
 
+use super::base::Base;
 use super::catalogue::{CATALOGUE_STREAM, Change};
 use super::mark::{Mark as SyncMark, Marked, Marks};
 use super::producers::{Mark, Producers};
@@ -24,6 +25,7 @@ struct Implied {
     changes: Vec<Change>,
     registry: Vec<Entry>,
     sync: Option<Marked>,
+    base: Option<Base>,
 }
 
 /// A change of the registry, and where its entry ends.
@@ -57,6 +59,10 @@ pub struct Derived {
     pub(super) gaps: Vec<(Lsn, Lsn)>,
     /// Groups that were logged again, until their range is whole.
     moved: Vec<Implied>,
+    /// Bases above the committed cursor, by their ends.
+    pub(super) bases: VecDeque<(Lsn, Base)>,
+    /// The end of one that was committed and not taken yet.
+    based: Option<Lsn>,
 }
 
 impl Derived {
@@ -65,9 +71,9 @@ impl Derived {
         Derived { marks: Marks::born(mark), ..Derived::default() }
     }
 
-    /// Whether groups wait for their takeover.
+    /// Whether groups wait for their takeover, or a base for its commit.
     pub(crate) fn is_staging(&self) -> bool {
-        self.staged.is_some()
+        self.staged.is_some() || !self.bases.is_empty()
     }
 
     /// A group was logged at the end of the log. Returns the changes in it.
@@ -159,6 +165,7 @@ impl Derived {
         while self.registry.back().is_some_and(|(at, _)| *at > kept) {
             self.registry.pop_back();
         }
+        self.bases.retain(|(end, _)| *end <= kept);
         self.gaps.retain(|(start, _)| *start < from);
         if let Some((_, end)) = self.gaps.last_mut() {
             *end = from.min(*end);
@@ -229,9 +236,33 @@ impl Derived {
     /// with the end of its group.
     pub fn on_committed(&mut self, upto: Lsn) -> Vec<(Lsn, Change)> {
         self.committed = self.committed.max(upto);
+        while let Some((end, base)) = self.bases.pop_front_if(|(end, _)| *end <= upto) {
+            self.producers.on_committed(end);
+            self.rebase(&base, end);
+        }
         self.producers.on_committed(upto);
         self.marks.on_committed(self.known());
         self.take_committed()
+    }
+
+    /// A base was logged that ends here.
+    pub(super) fn take_base(&mut self, base: Base, end: Lsn) {
+        assert!(self.bases.back().is_none_or(|(last, _)| *last < end), "in the order of the log");
+        self.bases.push_back((end, base));
+    }
+
+    /// What stood before a base is let go with it.
+    fn rebase(&mut self, base: &Base, end: Lsn) {
+        assert!(end <= self.committed, "a base counts when it is committed");
+        self.marks.on_committed(end.min(self.known()));
+        self.producers.rebase(base.expired, &base.producers);
+        self.marks.rebase(base, end);
+        self.based = self.based.max(Some(end));
+    }
+
+    /// The end of a base that was committed since this was asked last: nothing below is read.
+    pub fn take_based(&mut self) -> Option<Lsn> {
+        self.based.take()
     }
 
     /// How far the log is committed, and known without a gap. What changes the meaning of
@@ -286,6 +317,7 @@ impl Derived {
             self.registry.push_back((group.end, entry));
         }
         group.sync.into_iter().for_each(|marked| self.marks.on_logged(marked));
+        group.base.into_iter().for_each(|base| self.take_base(base, group.end));
     }
 
     /// As [`adopt`](Derived::adopt), for a group that is not the last one.
@@ -303,6 +335,14 @@ impl Derived {
             self.registry.insert(at, (group.end, entry));
         }
         group.sync.into_iter().for_each(|marked| self.marks.on_logged(marked));
+        let Some(base) = group.base else { return };
+        if group.end > self.committed {
+            let at = self.bases.partition_point(|(end, _)| *end < group.end);
+            return self.bases.insert(at, (group.end, base));
+        }
+        // What followed it is known, and says more than it does.
+        base.producers.iter().for_each(|told| self.producers.on_told_late(*told));
+        self.based = self.based.max(Some(group.end));
     }
 }
 
@@ -316,7 +356,8 @@ fn is_in(ranges: &[(Lsn, Lsn)], at: Lsn) -> bool {
 fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Implied {
     let (changes, registry) = (Vec::new(), Vec::new());
     let marks = Vec::new();
-    let mut group = Implied { start, end, scn, marks, changes, registry, sync: None };
+    let (sync, base) = (None, None);
+    let mut group = Implied { start, end, scn, marks, changes, registry, sync, base };
     // A group of that kind in another stream is the work of a peer or a client that errs.
     let header = GroupHeader::read_from_prefix(bytes);
     let of_catalogue = header.is_ok_and(|(header, _)| header.stream.get() == CATALOGUE_STREAM);
@@ -333,6 +374,10 @@ fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Imp
         if kind == GroupKind::Mark {
             let mark = SyncMark::decode(entry.payload).map(|mark| Marked { mark, start, end });
             group.sync = mark.or(group.sync);
+        }
+        if kind == GroupKind::Base {
+            // One that cannot be read implies nothing, and is one all the same.
+            group.base = Some(Base::decode(entry.payload, end).unwrap_or_default());
         }
         if kind == GroupKind::Catalogue && of_catalogue {
             group.changes.extend(Change::decode(entry.payload));

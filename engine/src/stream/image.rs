@@ -68,7 +68,8 @@ pub struct StreamImage {
 }
 
 impl StreamImage {
-    /// The bytes. None while the stream cannot be told: it has too much that is not committed.
+    /// The bytes. None while the stream cannot be told: it has too much that is not committed, or a
+    /// base is not.
     pub fn encode(&self) -> Option<Vec<u8>> {
         let (derived, producers) = (&self.derived, &self.derived.producers);
         let long = producers.overlay.len() > OVERLAY_MAX

@@ -59,6 +59,9 @@ pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Conti
         let group = &body[meta.range()][..GROUP_HEADER_BYTES];
         let group = GroupHeader::ref_from_bytes(group).map_err(|_| BadChunk::Damaged)?;
         let follows = group.follows(end.chain) || is_seeded("chunk_chain_unchecked");
+        if group.is_base() != head.base {
+            return Err(BadChunk::Damaged);
+        }
         if meta.lsn < end.lsn || !follows {
             return Err(BadChunk::NotMatch(meta.lsn));
         }

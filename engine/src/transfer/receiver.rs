@@ -4,6 +4,7 @@
 //! where its log ends, grants credit, checks that every chunk continues its log and hands it out
 //! to be imported at the same LSN. No I/O, no clock, no randomness but the seed.
 
+mod base;
 mod hold;
 
 use std::cmp::Reverse;
@@ -67,7 +68,9 @@ impl State {
             State::Sync => "",
             State::Wait => "waits for the upstream",
             State::CheckNetwork => "dials the upstreams in turn; check the network",
-            State::SourceHasAGap => "tries the other upstreams; else rebuild the standby",
+            State::SourceHasAGap => {
+                "tries the other upstreams; else `palisade standby rebuild` at the standby"
+            }
             State::LogNotMatch => "tries the other upstreams; else export and flash back",
             State::SourceUnknown => "tries again and tries the other upstreams",
             State::SourceDamaged => "tries again and tries the other upstreams; scrub the source",
@@ -199,6 +202,8 @@ struct Inbound {
     position: Boundary,
     imported: Lsn,
     phase: Phase,
+    /// What an upstream does not keep any more a base may stand for.
+    takes_base: bool,
     /// Bytes that the upstream may still send.
     credit: u64,
     /// Received and not imported: ends and sizes.
@@ -298,6 +303,8 @@ impl Receiver {
             position,
             imported: position.lsn,
             phase: Phase::Idle,
+            // Nothing is there that would be let go.
+            takes_base: position.lsn == Lsn::ZERO,
             credit: 0,
             pending: VecDeque::new(),
             pending_bytes: 0,
@@ -429,6 +436,10 @@ impl Receiver {
         inbound.upstream = inbound.upstream.max(head.committed);
         inbound.moved = now;
         let position = inbound.position;
+        if head.base && !inbound.takes_base {
+            out.push(Output::Skip { stream });
+            return self.refuse_base(stream, head, now, out);
+        }
         match continues(head, body, position) {
             Ok(found) if found.metas.is_empty() => {
                 out.push(Output::Skip { stream });
@@ -449,6 +460,7 @@ impl Receiver {
                 }
                 let inbound = self.streams.get_mut(&stream).expect("it is expected");
                 inbound.position = found.end;
+                inbound.takes_base = false;
                 inbound.pending.push_back((found.end.lsn, len));
                 inbound.pending_bytes += len;
                 inbound.behind_since = None;
@@ -667,7 +679,8 @@ impl Receiver {
         inbound.credit = room.min(self.limits.window_first).min(free);
         self.held += inbound.credit;
         let (from, credit_bytes) = (inbound.position.lsn, inbound.credit);
-        out.push(Output::Fetch(Fetch { stream, from, to: Lsn::MAX, follow: true, credit_bytes }));
+        let (to, follow, base) = (Lsn::MAX, true, inbound.takes_base);
+        out.push(Output::Fetch(Fetch { stream, from, to, follow, base, credit_bytes }));
     }
 
     /// A stream that used most of its window gets a larger one.

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use palisade_netio::limits::FRAME_HEAD_BYTES;
-use palisade_netio::{FrameHead, Nanos, Pool};
-use palisade_wal::{Boundary, CHAIN_START, Lsn};
+use palisade_netio::{FrameHead, HEAD_BYTES, Nanos, Pool, Purpose};
+use palisade_wal::{Ballot, BodyBuilder, Boundary, CHAIN_START, GroupKind, Lsn, Origin};
 
 use super::check::{BadChunk, Continuation, continues};
 use super::receiver::{Output, Receiver, ReceiverLimits, State};
 use crate::forward::limits::Limits;
-use crate::forward::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply};
+use crate::forward::queue::{Depth, ForwardRequest, LocateRequest, Located, Recent, Reply};
 use crate::forward::sender::{Effect, ReaderId, Readers, Source};
 use crate::forward::testlog::{TestLog, mix, pool};
 use crate::forward::wire::{ChunkHead, FROM_FORWARDER, FromForwarder};
+use crate::stream::base::Base;
 
 const START: Boundary = Boundary { lsn: Lsn(0), chain: CHAIN_START };
 
@@ -23,7 +24,23 @@ struct Upstream {
     logs: BTreeMap<u64, TestLog>,
     committed: BTreeMap<u64, usize>,
     base: BTreeMap<u64, usize>,
+    offers_bases: bool,
     now: Nanos,
+}
+
+/// A base in memory of a shard.
+fn made_base(pool: &mut Pool, stream: u64, from: Lsn, end: Boundary) -> Recent {
+    let slot = pool.take(Purpose::Tail, 4096).expect("a slot");
+    let mut builder = BodyBuilder::new(&mut pool.bytes_mut(slot)[HEAD_BYTES..]);
+    let (ballot, origin) = (Ballot { round: 1, node: 1, incarnation: 1 }, Origin::default());
+    builder.begin_group(stream, from, ballot, GroupKind::Base, origin, 0).unwrap();
+    builder.push_entry(&Base::default().encode(), 0, 0).unwrap();
+    builder.end_base(1, end.lsn, end.chain);
+    let len = builder.finish().len;
+    let range = HEAD_BYTES as u32..HEAD_BYTES as u32 + len;
+    let records = pool.view(slot, range).expect("a view");
+    pool.release(slot);
+    Recent { stream, start: from, end: end.lsn, records }
 }
 
 impl Upstream {
@@ -31,8 +48,9 @@ impl Upstream {
         let committed = logs.keys().map(|&s| (s, mix(seed) as usize % 20)).collect();
         let limits = Limits { chunk_bytes: 1500, output_bytes: 4000, ..Limits::default() };
         let readers = Readers::new(limits, 1, |_, _| 0);
-        let base = BTreeMap::new();
-        Upstream { readers, pool: pool(), logs: logs.clone(), committed, base, now: Nanos(0) }
+        let (base, offers_bases, now) = (BTreeMap::new(), false, Nanos(0));
+        let (pool, logs) = (pool(), logs.clone());
+        Upstream { readers, pool, logs, committed, base, offers_bases, now }
     }
 
     fn end(&self, stream: u64) -> Lsn {
@@ -59,7 +77,9 @@ impl Upstream {
         let located = if from >= committed {
             Located::NotYet
         } else if from < base {
-            Located::Recycled
+            let wanted = request.depth == Depth::Based && self.offers_bases;
+            let base = Boundary { lsn: base, chain: log.chain(base) };
+            Located::Recycled(wanted.then(|| made_base(&mut self.pool, stream, from, base)))
         } else {
             let at = bounds.iter().rposition(|&start| start <= from).unwrap();
             let (start, end) = (bounds[at], bounds[(at + 7).min(upto)]);
@@ -355,6 +375,79 @@ fn a_gap_at_one_upstream_is_filled_from_another() {
     assert_eq!(world.receiver.report(1).unwrap().imported, world.upstreams[2].end(1));
 }
 
+/// A world of one stream that every upstream has let go below its group 30, the standby having
+/// everything below group `has`.
+fn recycled(has: usize) -> World {
+    let mut world = World::new(4, 1);
+    let log = &world.upstreams[0].logs[&1];
+    let lsn = log.bounds()[has];
+    let end = Boundary { lsn, chain: if has > 0 { log.chain(lsn) } else { CHAIN_START } };
+    world.imported.insert(1, end);
+    for upstream in &mut world.upstreams {
+        upstream.commit(1, 50);
+        (upstream.offers_bases, _) = (true, upstream.base.insert(1, 30));
+    }
+    world.lead(1);
+    world
+}
+
+#[test]
+fn a_stream_with_nothing_yet_begins_at_the_base_of_its_upstream() {
+    let mut world = recycled(0);
+    settle(&mut world);
+    let report = world.receiver.report(1).unwrap();
+    assert_eq!((report.state, report.imported), (State::Sync, world.upstreams[0].end(1)));
+}
+
+/// What it has is let go only by the word of an operator.
+#[test]
+fn a_stream_that_has_something_begins_anew_when_it_is_told_to() {
+    let mut world = recycled(10);
+    settle(&mut world);
+    let report = world.receiver.report(1).unwrap();
+    let has = world.upstreams[0].logs[&1].bounds()[10];
+    assert_eq!((report.state, report.position), (State::SourceHasAGap, has));
+    assert!(report.state.action().contains("palisade standby rebuild"), "{report:?}");
+    world.receiver.on_rebuild(1, &mut world.out);
+    world.do_outputs();
+    settle(&mut world);
+    let report = world.receiver.report(1).unwrap();
+    assert_eq!((report.state, report.imported), (State::Sync, world.upstreams[0].end(1)));
+}
+
+/// The upstream was built anew itself: its log goes on further up than this one ends.
+#[test]
+fn a_base_that_was_not_asked_for_is_not_taken() {
+    let mut world = recycled(10);
+    let mut pool = pool();
+    let log = world.upstreams[0].logs[&1].clone();
+    let (from, lsn) = (log.bounds()[10], log.bounds()[30]);
+    let base = made_base(&mut pool, 1, from, Boundary { lsn, chain: log.chain(lsn) });
+    for _ in 0..20 {
+        world.time(20_000_000);
+        world.dial(true);
+    }
+    let body = base.records.to_vec();
+    let head = ChunkHead {
+        stream: 1,
+        start: from,
+        end: lsn,
+        committed: lsn,
+        headers_crc: crc32c::crc32c(&body[..palisade_wal::RECORD_HEADER_BYTES]),
+        role_epoch: 1,
+        body_len: body.len() as u32,
+        base: true,
+    };
+    let end = Boundary { lsn: from, chain: log.chain(from) };
+    assert_eq!(continues(&head, &body, end).unwrap().end.lsn, lsn, "it is a good one");
+    let lie = ChunkHead { base: false, ..head };
+    assert_eq!(continues(&lie, &body, end), Err(BadChunk::Damaged));
+    world.receiver.on_chunk(&head, &body, world.now, &mut world.out);
+    assert!(world.out.contains(&Output::Skip { stream: 1 }));
+    let report = world.receiver.report(1).unwrap();
+    assert_eq!((report.state, report.position), (State::SourceHasAGap, from));
+}
+
 /// Until nothing moves any more.
 fn settle(world: &mut World) {
     for _ in 0..400 {
@@ -468,6 +561,7 @@ fn a_chunk_is_checked_whole() {
     let bounds = log.bounds();
     let body = log.records(bounds[0], bounds[4]).to_vec();
     let head = ChunkHead {
+        base: false,
         stream: 1,
         start: bounds[0],
         end: bounds[4],
@@ -513,6 +607,7 @@ fn a_chunk_with_an_scn_that_nothing_can_follow_is_refused() {
         let end = builder.end_group(scn, START.chain).end;
         let body = builder.finish();
         let head = ChunkHead {
+            base: false,
             stream: 1,
             start: START.lsn,
             end,

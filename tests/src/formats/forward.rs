@@ -27,8 +27,14 @@ fn place(node: u32) -> Place {
 }
 
 fn asked() -> Vec<Sample> {
-    let fetch =
-        Fetch { stream: 7, from: Lsn(128), to: Lsn::MAX, follow: true, credit_bytes: 4 << 20 };
+    let fetch = Fetch {
+        stream: 7,
+        from: Lsn(128),
+        to: Lsn::MAX,
+        follow: true,
+        base: false,
+        credit_bytes: 4 << 20,
+    };
     let streams = vec![Wanted { stream: 7, across: true }, Wanted { stream: 8, across: false }];
     let question = Question { number: 5, from: place(3), streams };
     let sample = |(name, said): (_, FromReader)| Sample::new(name, said.encode());
@@ -57,6 +63,7 @@ fn sent() -> Vec<Sample> {
         headers_crc: 0xAABB_CCDD,
         role_epoch: 2,
         body_len: 184,
+        base: false,
     };
     let mut all = vec![Sample::new("CHUNK", chunk.encode())];
     // Its body is opaque here.

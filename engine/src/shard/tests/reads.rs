@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::forward::{LocateRequest, Located};
+use crate::forward::{Depth, LocateRequest, Located};
 
 /// Cursors at different places of one block share a read, and each gets what it asked for.
 #[test]
@@ -25,7 +25,14 @@ fn cursors_in_one_extent_share_a_read() {
     let places = [ends[0], ends[1], ends[3]];
     for (id, from) in places.iter().enumerate() {
         let (id, stream) = (id as u64, stream.id());
-        let request = LocateRequest { id, stream, from: *from, max_bytes: 1 << 18, missed: false };
+        let request = LocateRequest {
+            id,
+            stream,
+            from: *from,
+            max_bytes: 1 << 18,
+            missed: false,
+            depth: Depth::Shown,
+        };
         seat.forwarder.request(ForwardRequest::Locate(request)).expect("room");
     }
     let mut most = 0;
