@@ -804,11 +804,10 @@ impl Readers {
             let Some(open) = self.open.get_mut(&id) else { continue };
             open.asked = true;
             let Open { stream, from, missed, depth, .. } = *open;
-            let max_bytes = LOCATE_BYTES;
-            let request = LocateRequest { id, stream, from, max_bytes, missed, depth };
+            let ask = LocateRequest { id, stream, from, missed, depth, max_bytes: LOCATE_BYTES };
             self.shards[shard].0 += 1;
             self.stats.locates += 1;
-            let request = ForwardRequest::Locate(request);
+            let request = ForwardRequest::Locate(ask);
             self.asks.push((shard, request));
         }
     }
