@@ -212,8 +212,8 @@ catalogue goes on. What it has already stays.")]
     /// Let a stream of a standby begin anew, where its upstream's log begins
     #[command(after_help = "Example:\n  palisade standby rebuild --stream 2 --at 127.0.0.1:7101
 
-At the standby, for a stream in state source-has-a-gap: nobody has what comes next any more. What the
-standby has of it stays until a majority of its nodes has the new begin, and is let go then.")]
+At the standby, for a stream in state source-has-a-gap: nobody has what comes next any more. What
+the standby has of it stays until a majority of its nodes has the new begin, and is let go then.")]
     Rebuild {
         #[command(flatten)]
         nodes: Nodes,

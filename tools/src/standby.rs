@@ -1,4 +1,5 @@
-//! `palisade standby add | set | remove | list | suspend | resume | rebuild`, and `palisade primary set`.
+//! `palisade standby add | set | remove | list | suspend | resume | rebuild`, and
+//! `palisade primary set`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
