@@ -323,9 +323,11 @@ impl<R: Ring> Shard<R> {
             let report = feed.receiver.report(*stream);
             report.is_some_and(|report| report.state == State::Sync)
         };
-        let fed = self.imports.fed.iter().filter(|(_, from)| **from == addr);
-        let fed = fed.map(|(stream, _)| *stream);
-        let wanted = fed.filter(|stream| only.is_none_or(|only| only == *stream));
+        let wanted = match only {
+            Some(stream) => self.imports.fed.range(stream..=stream),
+            None => self.imports.fed.range(..),
+        };
+        let wanted = wanted.filter(|(_, from)| **from == addr).map(|(stream, _)| *stream);
         let streams: Vec<u64> = wanted.filter(is_one).collect();
         let said = std::mem::take(&mut feed.closed);
         streams.into_iter().for_each(|stream| self.claim(stream, &said));
