@@ -74,19 +74,19 @@ pub struct Claims {
 impl Claims {
     /// Somebody knows this to be closed.
     pub fn offer(&mut self, closed: Closed) {
-        let newest = self.waiting.back().map_or(self.counted.scn, |last| last.scn);
-        if closed.scn <= newest || closed.scn > SCN_MAX {
+        // More is closed below a position that is not higher.
+        let says_more = |known: &Closed| known.scn >= closed.scn && known.end <= closed.end;
+        let counts = self.counted.scn >= closed.scn;
+        if counts || closed.scn > SCN_MAX || self.waiting.iter().any(says_more) {
             return;
         }
-        // More is closed below a position that is not higher.
-        while self.waiting.back().is_some_and(|last| last.end >= closed.end) {
-            self.waiting.pop_back();
-        }
+        self.waiting.retain(|known| known.scn > closed.scn || known.end < closed.end);
         if self.waiting.len() == CLAIMS_MAX {
             // The first ones are the next to count, and the last one is what counts in the end.
             self.waiting.pop_back();
         }
-        self.waiting.push_back(closed);
+        let at = self.waiting.partition_point(|known| known.scn < closed.scn);
+        self.waiting.insert(at, closed);
         assert!(self.waiting.len() <= CLAIMS_MAX, "more than are kept");
         assert!(self.waiting.iter().is_sorted_by(|a, b| a.scn < b.scn && a.end < b.end));
     }
@@ -342,6 +342,20 @@ mod tests {
         claims.offer(at(30, 128));
         assert_eq!(claims.count(Lsn(512)), at(30, 128), "an idle stream is closed further");
         assert!(!claims.is_waiting());
+    }
+
+    /// A standby that is held back knows what is closed where it stops, after it heard of more.
+    #[test]
+    fn less_that_counts_sooner_is_not_held_up_by_more() {
+        let mut claims = Claims::default();
+        claims.offer(at(50, 512));
+        claims.offer(at(30, 128));
+        claims.offer(at(20, 128));
+        claims.offer(at(40, 600));
+        assert_eq!(claims.count(Lsn(128)), at(30, 128));
+        claims.offer(at(10, 128));
+        assert_eq!(claims.count(Lsn(256)), at(30, 128), "a closed SCN goes up");
+        assert_eq!(claims.count(Lsn(512)), at(50, 512));
     }
 
     #[test]
