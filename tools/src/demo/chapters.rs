@@ -18,8 +18,10 @@ use super::verify::Acked;
 use crate::exit::{Exit, Failure};
 use crate::switchover::{hand_over, verify};
 
+/// The catalogue is a stream too.
+const CATALOGUE: u64 = 1;
 /// Records of the burst whose way over the border is measured.
-const BURST_RECORDS: u64 = 2000;
+const BURST_RECORDS: u64 = 1000;
 /// Bytes of each.
 const BURST_BYTES: usize = 2048;
 /// So many in flight.
@@ -109,7 +111,7 @@ fn switch(stage: &Stage, pulse: &Pulse, from: &Cluster, to: &Cluster) -> Result<
 
 /// Waits for the tree of the figure, appends a burst, and compares it with what crossed the border.
 pub(super) fn measure(stage: &Stage, stream: u64) -> Result<Measured, Failure> {
-    settle(stage, stream)?;
+    settle(stage)?;
     let look = || stage.look();
     let looks = stage.course.wait("every node", look)?;
     let (before, begin) = (crossed(&looks.nodes(), "SH", "HZ"), end(&looks.primary, stream));
@@ -127,7 +129,7 @@ pub(super) fn measure(stage: &Stage, stream: u64) -> Result<Measured, Failure> {
     for cluster in stage.clusters() {
         stage.wait_held(cluster, stream, last)?;
     }
-    wait_tree(stage, stream)?;
+    wait_tree(stage)?;
     let looks = stage.course.wait("every node", look)?;
     let border_bytes = crossed(&looks.nodes(), "SH", "HZ").saturating_sub(before);
     let crossing = Crossing { border_bytes, log_bytes: last - begin };
@@ -136,20 +138,20 @@ pub(super) fn measure(stage: &Stage, stream: u64) -> Result<Measured, Failure> {
 }
 
 /// Everybody takes from whom the figure says, from now on.
-pub(super) fn settle(stage: &Stage, stream: u64) -> Result<(), Failure> {
+pub(super) fn settle(stage: &Stage) -> Result<(), Failure> {
     stage.gather_leaders()?;
-    wait_tree(stage, stream)
+    wait_tree(stage)
 }
 
-/// Waits until the stream and the catalogue go as the figure says.
-fn wait_tree(stage: &Stage, stream: u64) -> Result<(), Failure> {
+/// Waits until the catalogue and every stream go as the figure says.
+fn wait_tree(stage: &Stage) -> Result<(), Failure> {
     let name = name(stage.figure);
     stage.course.say(&format!("figure {name}: waiting for everybody's upstream"));
     let mut last = "a node does not answer".to_owned();
     let found = stage.course.within(FOUND_MAX, &format!("figure {name}"), || {
         let looks = stage.look()?;
-        let objection = |stream| stage.figure.objection(looks.scene(), stream);
-        let wrong = objection(1).or_else(|| objection(stream));
+        let mut streams = [CATALOGUE].iter().chain(&stage.streams);
+        let wrong = streams.find_map(|stream| stage.figure.objection(looks.scene(), *stream));
         let is_found = wrong.is_none();
         last = wrong.unwrap_or_default();
         is_found.then_some(())

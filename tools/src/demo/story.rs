@@ -209,7 +209,7 @@ impl Run {
         let (degrade_ms, return_ms) = chapters::degrade_and_return(stage, &pulse)?;
         (report.degrade_ms, report.return_ms) = (Some(degrade_ms), Some(return_ms));
         report.switchovers = Some(chapters::switch_over(stage, &pulse)?);
-        if let Err(failure) = chapters::settle(stage, pulsed) {
+        if let Err(failure) = chapters::settle(stage) {
             course.interrupt.check()?;
             report.figure_a = Some(FigureReport::Missed(failure.text));
         }
