@@ -58,6 +58,7 @@ impl Complete {
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<Complete, DecodeError> {
         let RawComplete { scn } = exact(bytes)?;
+        assert!(bytes.len() == size_of::<RawComplete>(), "exactly one");
         let complete = Complete { scn: scn.get() };
         if complete.scn <= SCN_MAX { Ok(complete) } else { Err(DecodeError::Inconsistent) }
     }
@@ -112,6 +113,8 @@ impl Claims {
 
     /// Whether something counts when more is committed.
     pub fn is_waiting(&self) -> bool {
+        assert!(self.waiting.len() <= CLAIMS_MAX, "more than are kept");
+        assert!(self.counted.scn <= SCN_MAX, "an SCN above them all");
         !self.waiting.is_empty()
     }
 }
@@ -179,6 +182,7 @@ impl Replayable {
         assert!(self.peers.is_empty(), "replayed after the start");
         self.known = self.known.max(scn.min(SCN_MAX));
         (self.logged, self.durable) = (self.known, self.known);
+        assert!(self.logged >= scn.min(SCN_MAX), "what a record says is logged");
         self.assert_invariants();
     }
 
@@ -186,6 +190,7 @@ impl Replayable {
     pub fn on_complete(&mut self, scn: u64) {
         assert!(scn <= SCN_MAX, "an SCN above them all");
         self.known = self.known.max(scn);
+        assert!(self.known >= scn, "found, and not known");
         self.assert_invariants();
     }
 
@@ -193,6 +198,7 @@ impl Replayable {
     pub fn on_durable(&mut self, scn: u64) {
         assert!(scn <= self.logged, "durable before it is logged");
         self.durable = self.durable.max(scn);
+        assert!(self.durable >= scn, "durable, and not counted");
         self.assert_invariants();
     }
 
@@ -203,6 +209,7 @@ impl Replayable {
         let said = known.map_or(0, |peer| peer.said);
         self.peers.insert(key.node, Peer { key, linked: true, said, told: 0 });
         assert!(self.peers.len() <= PEERS_MAX, "more peers than there may be");
+        assert!(said <= self.known, "said, and not known");
     }
 
     /// The links to a node are down. What it said stays true.
@@ -210,6 +217,7 @@ impl Replayable {
         if let Some(peer) = self.peers.get_mut(&node) {
             (peer.linked, peer.told) = (false, 0);
         }
+        assert!(self.peers.get(&node).is_none_or(|peer| !peer.linked), "still told");
         assert!(node != self.me.node, "its own peer");
     }
 
@@ -219,6 +227,8 @@ impl Replayable {
             peer.told = 0;
             self.again_at = Some(now.after(AGAIN_NS));
         }
+        let again = self.again_at.is_some() || !self.peers.contains_key(&node);
+        assert!(again, "lost, and not said again");
         assert!(node != self.me.node, "its own peer");
     }
 
@@ -230,6 +240,7 @@ impl Replayable {
         peer.said = peer.said.max(complete.scn);
         // A fact is one whoever found it.
         self.known = self.known.max(complete.scn);
+        assert!(self.known >= complete.scn, "heard of, and not known");
         self.assert_invariants();
     }
 
@@ -250,6 +261,8 @@ impl Replayable {
             }
         }
         self.held = self.held.max(self.on_majority(config));
+        let told = |peer: &Peer| peer.told <= self.durable;
+        assert!(self.peers.values().all(told), "told what is not durable");
         self.assert_invariants();
     }
 
@@ -280,12 +293,14 @@ impl Replayable {
     /// The highest in the log.
     pub fn logged(&self) -> u64 {
         assert!(self.durable <= self.logged, "durable before it is logged");
+        assert!(self.logged <= self.known, "logged what is not known");
         self.logged
     }
 
     /// What is durable on a majority: up to there the shard shows its streams.
     pub fn held(&self) -> u64 {
         assert!(self.held <= self.known, "held by others and not heard of");
+        assert!(self.held <= SCN_MAX, "an SCN above them all");
         self.held
     }
 
