@@ -31,7 +31,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a primary cluster and a standby on this machine, kill processes, and prove the promise
+    /// Run clusters on this machine, kill processes, move the role, and prove the promise
     Demo(Demo),
     /// Make the data directory of a node
     Format(Format),
@@ -102,8 +102,15 @@ pub(crate) struct Yes {
   palisade demo --input /var/log --json
   palisade demo --keep /tmp/palisade-demo
 
-Exit code 0 only when every acknowledged record came back from every node, else 1. More records than
-usual, or files, have more than 40 seconds: one per 10 MiB.")]
+A primary of three nodes in two regions, a SYNC and an ASYNC standby. Records are appended while
+the leader and the ASYNC standby are killed; the mode is raised; the SYNC standby is stopped until
+acks go on without it, and comes back; the role is handed to it and back. Then, with other clusters,
+both standbys are across the border. Of both, who takes the log from whom and what crosses the
+border is looked at.
+
+Exit code 0 only when all of that went as it should, and every acknowledged record came back from
+every node, else 1. It takes less than 90 seconds. More records than usual, or files, have more: a
+second for each 20,000 records or 4 MiB.")]
 pub(crate) struct Demo {
     /// Replicate these bytes instead of generated records (of a directory: files in name order)
     #[arg(long, value_name = "FILE|DIR")]

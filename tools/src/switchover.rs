@@ -23,14 +23,12 @@ pub(crate) fn run(command: &Switchover) -> Result<Exit, Failure> {
         let text = format!("cluster {} is the primary already", command.to);
         return Err(Failure::new(Exit::Failed, text));
     }
-    let began = Instant::now();
-    ask(&mut primary, &Request::Switchover { cluster: command.to }, command.verify)?;
-    let mut target = target(&before, command.to)?;
     if command.verify {
-        return verified(&mut target, command);
+        return verified(&mut primary, &before, command);
     }
+    let began = Instant::now();
     let limit = Duration::from_millis(command.timeout);
-    let ended = wait(&mut primary, &mut target, &before, command.to, limit)?;
+    let ended = hand_over(&mut primary, &before, command.to, limit)?;
     let ms = began.elapsed().as_millis() as u64;
     let Some(mode) = ended else {
         let text = format!(
@@ -51,6 +49,28 @@ pub(crate) fn run(command: &Switchover) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// Hands the role to a standby, which serves then: its mode. None when the primary took its role
+/// back.
+pub(crate) fn hand_over(
+    primary: &mut Client,
+    before: &RegistryView,
+    to: u32,
+    limit: Duration,
+) -> Result<Option<ModeView>, Failure> {
+    ask(primary, &Request::Switchover { cluster: to }, false)?;
+    wait(primary, &mut target(before, to)?, before, to, limit)
+}
+
+/// What can be known without doing anything: that no rule forbids it, and what the target says.
+pub(crate) fn verify(
+    primary: &mut Client,
+    before: &RegistryView,
+    to: u32,
+) -> Result<RegistryView, Failure> {
+    ask(primary, &Request::Switchover { cluster: to }, true)?;
+    Ok(target(before, to)?.registry()?)
+}
+
 fn target(registry: &RegistryView, to: u32) -> Result<Client, Failure> {
     let known = registry.standbys.iter().find(|standby| standby.cluster == to);
     let Some(known) = known else {
@@ -61,9 +81,12 @@ fn target(registry: &RegistryView, to: u32) -> Result<Client, Failure> {
     Ok(Client::new(&known.endpoints, options)?)
 }
 
-/// What can be known without doing anything.
-fn verified(target: &mut Client, command: &Switchover) -> Result<Exit, Failure> {
-    let status = target.registry()?;
+fn verified(
+    primary: &mut Client,
+    before: &RegistryView,
+    command: &Switchover,
+) -> Result<Exit, Failure> {
+    let status = verify(primary, before, command.to)?;
     let line = json!({"primary": command.to, "verified": true, "version": status.version});
     let said = format!("cluster {} answers, and no rule forbids it; nothing changed\n", command.to);
     text::say(if command.json { format!("{line}\n") } else { said })?;

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// The fields of the verdict that scripts read.
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 16] = [
     "verdict",
     "acked",
     "lost",
@@ -19,6 +19,12 @@ const FIELDS: [&str; 10] = [
     "appends_per_s",
     "p50_us",
     "p99_us",
+    "figure_a",
+    "figure_b",
+    "border_bytes_ratio",
+    "degrade_ms",
+    "return_ms",
+    "switchover_ms",
 ];
 
 fn demo(arguments: &[&str]) -> Command {
@@ -79,7 +85,16 @@ fn what_is_kept_is_whole_and_verifies() {
     assert_eq!(verdict["verdict"], "ok");
     assert_eq!((&verdict["acked"], &verdict["lost"]), (&300.into(), &0.into()));
     assert_eq!(verdict["error"], Value::Null);
-    for name in ["sh1", "sh2", "hz1", "standby"] {
+    assert_chapters(&verdict);
+    let names: Vec<&str> = verdict["nodes"]
+        .as_array()
+        .expect("nodes")
+        .iter()
+        .filter_map(|n| n["name"].as_str())
+        .collect();
+    assert_eq!(names, ["sh1", "sh2", "hz1", "s1", "s2"]);
+    let of_b = ["sh1", "sh2", "sh3", "s1", "s2"].map(|name| format!("figure-b/{name}"));
+    for name in names.into_iter().chain(of_b.iter().map(String::as_str)) {
         let home = kept.join(name);
         for part in ["node.toml", "node.log", "data"] {
             assert!(home.join(part).exists(), "{name}/{part} is missing");
@@ -87,6 +102,20 @@ fn what_is_kept_is_whole_and_verifies() {
         let mut inspect = Command::new(env!("CARGO_BIN_EXE_palisade"));
         let done = inspect.args(["inspect", "verify"]).arg(home.join("data")).output();
         assert!(done.expect("it runs").status.success(), "{name}");
+    }
+}
+
+/// What the chapters came to, in `verdict`.
+#[track_caller]
+fn assert_chapters(verdict: &Value) {
+    assert_eq!((&verdict["figure_a"], &verdict["figure_b"]), (&"ok".into(), &"ok".into()));
+    let ratio = verdict["border_bytes_ratio"].as_f64().expect("a ratio");
+    assert!((1.0..=1.1).contains(&ratio), "{verdict}");
+    let ms = |name: &str| verdict[name].as_u64().unwrap_or_else(|| panic!("{name}: {verdict}"));
+    let net_timeout_ms = verdict["timers"]["net_timeout_ms"].as_u64().expect("a timer");
+    assert!(ms("degrade_ms") >= net_timeout_ms, "acks went on too early: {verdict}");
+    for name in ["return_ms", "switchover_ms"] {
+        assert!(ms(name) < 90_000, "{name}: {verdict}");
     }
 }
 

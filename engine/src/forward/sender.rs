@@ -134,8 +134,9 @@ pub struct Readers {
     /// Of each shard: questions asked, and questions to be asked when there is room.
     shards: Vec<(usize, VecDeque<u64>)>,
     later: BTreeSet<(ReaderId, u64)>,
-    /// Cursors beyond the committed end here: their readers are told of each beat.
-    ahead: BTreeSet<(ReaderId, u64)>,
+    /// Cursors whose readers are told with each beat where the log ends: those beyond the committed
+    /// end here, and those that found no room for that.
+    untold: BTreeSet<(ReaderId, u64)>,
     effects: Vec<Effect>,
     asks: Vec<(usize, ForwardRequest)>,
     role_epoch: u64,
@@ -166,7 +167,7 @@ impl Readers {
             open_by_place: BTreeMap::new(),
             shards: (0..shards).map(|_| (0, VecDeque::new())).collect(),
             later: BTreeSet::new(),
-            ahead: BTreeSet::new(),
+            untold: BTreeSet::new(),
             effects: Vec::new(),
             asks: Vec::new(),
             role_epoch: 0,
@@ -600,12 +601,7 @@ impl Readers {
                 self.effects.push(Effect::Probe { reader: id });
             }
         }
-        for (id, stream) in self.ahead.clone() {
-            let output = &self.readers[&id].output;
-            if output.stalled_ns(now) <= BEAT_NS && output.has_room(u64::MAX) {
-                self.tell(id, stream);
-            }
-        }
+        self.tell_untold();
     }
 
     /// Somebody is refused memory: of those that hold some and acknowledge nothing, the one that
@@ -741,7 +737,7 @@ impl Readers {
         reader.output.queue(bytes, cost, now, &mut self.shared);
         reader.row += 1;
         self.turns.on_sent(reader.cluster, head.body_len.into(), now);
-        self.ahead.remove(&(id, stream));
+        self.untold.remove(&(id, stream));
         self.effects.push(Effect::Send { reader: id, head, source });
         self.ready(id, stream);
     }
@@ -749,7 +745,9 @@ impl Readers {
     /// The reader learns that there is more than its credit allows.
     fn wait_for_credit(&mut self, id: ReaderId, stream: u64, phase: Phase) {
         self.set_phase(id, stream, phase);
-        self.tell(id, stream);
+        if !self.tell(id, stream) {
+            self.untold.insert((id, stream));
+        }
     }
 
     fn wait_at_end(&mut self, id: ReaderId, stream: u64) {
@@ -759,21 +757,38 @@ impl Readers {
         known.readers.wait(id);
         let Some(cursor) = self.cursor(id, stream) else { return };
         let ahead = committed.is_none_or(|committed| cursor.position > committed);
-        if !std::mem::replace(&mut cursor.told, true) {
-            self.tell(id, stream);
-        }
-        if ahead {
-            self.ahead.insert((id, stream));
-        } else {
-            self.ahead.remove(&(id, stream));
+        let told = std::mem::replace(&mut cursor.told, true);
+        let was_untold = self.untold.remove(&(id, stream));
+        // Who was ahead waits to hear that it is no more.
+        let is_due = !told || (was_untold && !ahead);
+        let said = !is_due || self.tell(id, stream);
+        if ahead || !said {
+            self.untold.insert((id, stream));
         }
     }
 
-    fn tell(&mut self, id: ReaderId, stream: u64) {
-        let Some(known) = self.streams.get(&stream) else { return };
+    /// Says where the log ends. False when there was no room for it.
+    fn tell(&mut self, id: ReaderId, stream: u64) -> bool {
+        let Some(known) = self.streams.get(&stream) else { return true };
         let committed = self.limit(id, stream).unwrap_or(known.base);
         let status = Status { stream, committed, base: known.base };
-        self.say_if_free(id, FromForwarder::Status(status).encode());
+        self.say_if_free(id, FromForwarder::Status(status).encode())
+    }
+
+    /// Says again where the log ends to those that are ahead of it, or found no room.
+    fn tell_untold(&mut self) {
+        for (id, stream) in self.untold.clone() {
+            let output = &self.readers[&id].output;
+            if output.stalled_ns(self.now) > BEAT_NS || !output.has_room(u64::MAX) {
+                continue;
+            }
+            let said = self.tell(id, stream);
+            let limit = self.limit(id, stream);
+            let Some(cursor) = self.cursor(id, stream) else { continue };
+            if said && limit.is_some_and(|limit| cursor.position <= limit) {
+                self.untold.remove(&(id, stream));
+            }
+        }
     }
 
     fn locate(&mut self, id: ReaderId, stream: u64) {
@@ -846,11 +861,13 @@ impl Readers {
     }
 
     /// For what is said again anyway: it takes no memory that others need.
-    fn say_if_free(&mut self, id: ReaderId, frame: Vec<u8>) {
+    fn say_if_free(&mut self, id: ReaderId, frame: Vec<u8>) -> bool {
         let cost = Cost::small(frame.len()).own;
-        if self.readers.get(&id).is_some_and(|reader| reader.output.fits_alone(cost)) {
+        let fits = self.readers.get(&id).is_some_and(|reader| reader.output.fits_alone(cost));
+        if fits {
             self.say(id, frame);
         }
+        fits
     }
 
     fn say(&mut self, id: ReaderId, frame: Vec<u8>) {
@@ -885,7 +902,7 @@ impl Readers {
     fn forget(&mut self, id: ReaderId, stream: u64, cursor: &Cursor) {
         self.stats.cursors -= 1;
         self.withdraw(id, (stream, cursor.position), cursor.phase);
-        self.ahead.remove(&(id, stream));
+        self.untold.remove(&(id, stream));
         self.later.remove(&(id, stream));
         let known = self.streams.get_mut(&stream).expect("a cursor has a stream");
         known.readers.remove(id);

@@ -472,3 +472,49 @@ fn unknown_streams_and_too_many_streams_end_at_once() {
     assert!(matches!(effects.last(), Some(Effect::Say { .. })));
     assert_eq!(readers.stats().cursors, 0);
 }
+
+/// A shard that just started knows less of what is committed than a standby has. Who asked it then
+/// must hear of it when it knows, though no byte comes: it waits for that word.
+#[test]
+fn who_was_ahead_of_the_log_hears_that_it_is_no_more() {
+    let (stream, from, mut now) = (1, Lsn(64), Nanos(1));
+    let mut readers = Readers::new(Limits::default(), 1, |_, _| 0);
+    let reader = readers.on_open(2, now).expect("there is room");
+    readers.on_fetch(
+        reader,
+        &Fetch { stream, from, to: Lsn::MAX, follow: true, credit_bytes: 1 << 20 },
+    );
+    let mut heard = Vec::new();
+    let mut turn = |readers: &mut Readers, now: Nanos| {
+        let (mut effects, mut asked) = (Vec::new(), None);
+        readers.on_time(now);
+        while readers.poll(now, 8, &mut effects) {}
+        for effect in effects {
+            match effect {
+                Effect::Ask { request: ForwardRequest::Locate(request), .. } => {
+                    asked = Some(request);
+                }
+                Effect::Say { reader: to, frame } => {
+                    readers.on_sent(to, frame.len() as u64, 1, now);
+                    let head = FrameHead::parse(&frame, &FROM_FORWARDER).unwrap();
+                    let said = FromForwarder::parse(&head, &frame[FRAME_HEAD_BYTES..]);
+                    if let Ok(FromForwarder::Status(status)) = said {
+                        heard.push(status.committed);
+                    }
+                }
+                _ => {}
+            }
+        }
+        asked
+    };
+    let request = turn(&mut readers, now).expect("it asks where that is");
+    let (shown, base, located) = (None, Lsn(0), Located::NotYet);
+    readers.on_located(&Reply { id: request.id, stream, committed: Lsn(8), shown, base, located });
+    turn(&mut readers, now);
+    readers.on_committed(stream, from, base);
+    for _ in 0..4 {
+        turn(&mut readers, now);
+        now = now.after(super::limits::BEAT_NS);
+    }
+    assert_eq!(heard, [Lsn(8), from], "once each, for nothing moved since");
+}

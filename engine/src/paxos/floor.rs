@@ -381,8 +381,17 @@ impl Floors {
 
     /// When [`on_time`](Floors::on_time) is due, if nothing else happens.
     pub fn next_deadline(&self, leads: bool) -> Option<Nanos> {
-        let due = leads && (self.wanted > self.settled || self.led_anew);
-        (due || self.wanted > self.spread).then_some(self.next_at)
+        (self.is_due(leads) || self.wanted > self.spread).then_some(self.next_at)
+    }
+
+    /// Whether peers are to be asked: for what is closed here, or for what they are to close.
+    fn is_due(&self, leads: bool) -> bool {
+        assert!(self.settled <= self.bound, "closes what it may still give");
+        let unheard = |peer: &Peer| peer.linked && peer.held.floor < self.asked;
+        let due = self.wanted > self.settled || self.led_anew;
+        // A majority is enough to close; but who missed the question may close too little for
+        // a standby, and gives no SCNs that would let it ask.
+        leads && (due || self.peers.values().any(unheard))
     }
 
     fn ask(&mut self, now: Nanos, wall_ns: u64, leads: bool, fx: &mut Vec<FloorEffect>) {
@@ -391,7 +400,7 @@ impl Floors {
             assert!(self.spread <= SCN_MAX, "an SCN above them all");
             fx.push(FloorEffect::Spread { scn: self.wanted });
         }
-        if !leads || !(self.wanted > self.settled || self.led_anew) {
+        if !self.is_due(leads) {
             return;
         }
         if !self.looked {

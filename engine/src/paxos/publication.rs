@@ -152,6 +152,8 @@ impl<K: Ord + Copy> Publisher<K> {
 
     /// Whether that receiver is told.
     pub fn tells(&self, receiver: K) -> bool {
+        let told = |told: &Told| told.scn <= self.scn;
+        assert!(self.told.get(&receiver).is_none_or(told), "told more than is closed");
         self.told.contains_key(&receiver)
     }
 

@@ -58,6 +58,7 @@ impl Complete {
     /// Bytes that are none.
     pub fn decode(bytes: &[u8]) -> Result<Complete, DecodeError> {
         let RawComplete { scn } = exact(bytes)?;
+        assert!(bytes.len() == size_of::<RawComplete>(), "exactly one");
         let complete = Complete { scn: scn.get() };
         if complete.scn <= SCN_MAX { Ok(complete) } else { Err(DecodeError::Inconsistent) }
     }
@@ -74,19 +75,19 @@ pub struct Claims {
 impl Claims {
     /// Somebody knows this to be closed.
     pub fn offer(&mut self, closed: Closed) {
-        let newest = self.waiting.back().map_or(self.counted.scn, |last| last.scn);
-        if closed.scn <= newest || closed.scn > SCN_MAX {
+        // More is closed below a position that is not higher.
+        let says_more = |known: &Closed| known.scn >= closed.scn && known.end <= closed.end;
+        let counts = self.counted.scn >= closed.scn;
+        if counts || closed.scn > SCN_MAX || self.waiting.iter().any(says_more) {
             return;
         }
-        // More is closed below a position that is not higher.
-        while self.waiting.back().is_some_and(|last| last.end >= closed.end) {
-            self.waiting.pop_back();
-        }
+        self.waiting.retain(|known| known.scn > closed.scn || known.end < closed.end);
         if self.waiting.len() == CLAIMS_MAX {
             // The first ones are the next to count, and the last one is what counts in the end.
             self.waiting.pop_back();
         }
-        self.waiting.push_back(closed);
+        let at = self.waiting.partition_point(|known| known.scn < closed.scn);
+        self.waiting.insert(at, closed);
         assert!(self.waiting.len() <= CLAIMS_MAX, "more than are kept");
         assert!(self.waiting.iter().is_sorted_by(|a, b| a.scn < b.scn && a.end < b.end));
     }
@@ -112,6 +113,8 @@ impl Claims {
 
     /// Whether something counts when more is committed.
     pub fn is_waiting(&self) -> bool {
+        assert!(self.waiting.len() <= CLAIMS_MAX, "more than are kept");
+        assert!(self.counted.scn <= SCN_MAX, "an SCN above them all");
         !self.waiting.is_empty()
     }
 }
@@ -179,6 +182,7 @@ impl Replayable {
         assert!(self.peers.is_empty(), "replayed after the start");
         self.known = self.known.max(scn.min(SCN_MAX));
         (self.logged, self.durable) = (self.known, self.known);
+        assert!(self.logged >= scn.min(SCN_MAX), "what a record says is logged");
         self.assert_invariants();
     }
 
@@ -186,6 +190,7 @@ impl Replayable {
     pub fn on_complete(&mut self, scn: u64) {
         assert!(scn <= SCN_MAX, "an SCN above them all");
         self.known = self.known.max(scn);
+        assert!(self.known >= scn, "found, and not known");
         self.assert_invariants();
     }
 
@@ -193,6 +198,7 @@ impl Replayable {
     pub fn on_durable(&mut self, scn: u64) {
         assert!(scn <= self.logged, "durable before it is logged");
         self.durable = self.durable.max(scn);
+        assert!(self.durable >= scn, "durable, and not counted");
         self.assert_invariants();
     }
 
@@ -203,6 +209,7 @@ impl Replayable {
         let said = known.map_or(0, |peer| peer.said);
         self.peers.insert(key.node, Peer { key, linked: true, said, told: 0 });
         assert!(self.peers.len() <= PEERS_MAX, "more peers than there may be");
+        assert!(said <= self.known, "said, and not known");
     }
 
     /// The links to a node are down. What it said stays true.
@@ -210,6 +217,7 @@ impl Replayable {
         if let Some(peer) = self.peers.get_mut(&node) {
             (peer.linked, peer.told) = (false, 0);
         }
+        assert!(self.peers.get(&node).is_none_or(|peer| !peer.linked), "still told");
         assert!(node != self.me.node, "its own peer");
     }
 
@@ -219,6 +227,8 @@ impl Replayable {
             peer.told = 0;
             self.again_at = Some(now.after(AGAIN_NS));
         }
+        let again = self.again_at.is_some() || !self.peers.contains_key(&node);
+        assert!(again, "lost, and not said again");
         assert!(node != self.me.node, "its own peer");
     }
 
@@ -230,6 +240,7 @@ impl Replayable {
         peer.said = peer.said.max(complete.scn);
         // A fact is one whoever found it.
         self.known = self.known.max(complete.scn);
+        assert!(self.known >= complete.scn, "heard of, and not known");
         self.assert_invariants();
     }
 
@@ -250,6 +261,8 @@ impl Replayable {
             }
         }
         self.held = self.held.max(self.on_majority(config));
+        let told = |peer: &Peer| peer.told <= self.durable;
+        assert!(self.peers.values().all(told), "told what is not durable");
         self.assert_invariants();
     }
 
@@ -280,12 +293,14 @@ impl Replayable {
     /// The highest in the log.
     pub fn logged(&self) -> u64 {
         assert!(self.durable <= self.logged, "durable before it is logged");
+        assert!(self.logged <= self.known, "logged what is not known");
         self.logged
     }
 
     /// What is durable on a majority: up to there the shard shows its streams.
     pub fn held(&self) -> u64 {
         assert!(self.held <= self.known, "held by others and not heard of");
+        assert!(self.held <= SCN_MAX, "an SCN above them all");
         self.held
     }
 
@@ -342,6 +357,20 @@ mod tests {
         claims.offer(at(30, 128));
         assert_eq!(claims.count(Lsn(512)), at(30, 128), "an idle stream is closed further");
         assert!(!claims.is_waiting());
+    }
+
+    /// A standby that is held back knows what is closed where it stops, after it heard of more.
+    #[test]
+    fn less_that_counts_sooner_is_not_held_up_by_more() {
+        let mut claims = Claims::default();
+        claims.offer(at(50, 512));
+        claims.offer(at(30, 128));
+        claims.offer(at(20, 128));
+        claims.offer(at(40, 600));
+        assert_eq!(claims.count(Lsn(128)), at(30, 128));
+        claims.offer(at(10, 128));
+        assert_eq!(claims.count(Lsn(256)), at(30, 128), "a closed SCN goes up");
+        assert_eq!(claims.count(Lsn(512)), at(50, 512));
     }
 
     #[test]

@@ -91,7 +91,11 @@ impl<R: Ring> Shard<R> {
             return Err(Error::new(ErrorKind::Forbidden, text));
         }
         let state = self.streams.get_mut(&stream).expect("checked");
-        if let Some(original) = judge(state, record)? {
+        let judged = judge(state, record);
+        if matches!(&judged, Err(error) if error.kind() == ErrorKind::SequenceGap) {
+            self.check_lacks(stream)?;
+        }
+        if let Some(original) = judged? {
             return Ok(Some(original));
         }
         if self.ledger.wal.space().refuse_appends && !is_step {
@@ -173,7 +177,7 @@ impl<R: Ring> Shard<R> {
     }
 
     /// A node of the primary, another one each time: one of them may be down.
-    fn any_primary(&self) -> Option<String> {
+    pub(super) fn any_primary(&self) -> Option<String> {
         let primary = self.other_primary()?;
         let at = self.io.now.0 as usize % primary.endpoints.len().max(1);
         primary.endpoints.get(at).cloned()

@@ -228,6 +228,7 @@ impl<R: Ring> Shard<R> {
         self.note_mode(&registry);
         self.registry = registry.clone();
         self.review_roles(&registry);
+        self.expect_primary();
         self.tell_streams();
         self.hold_imports();
         self.choose_upstreams();

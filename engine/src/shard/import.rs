@@ -277,7 +277,8 @@ impl<R: Ring> Shard<R> {
     /// What the receiver says of a stream, for the choice of its upstream.
     fn on_transfer_state(&mut self, stream: u64, addr: SocketAddr, state: State) {
         let why = match state {
-            State::Wait | State::CheckNetwork | State::Suspended => return,
+            State::Wait | State::CheckNetwork => return,
+            State::Suspended => return self.claim_held(stream, addr),
             State::Sync => {
                 if let Some(chooser) = &mut self.imports.chooser {
                     chooser.on_served(stream, addr);
@@ -332,14 +333,32 @@ impl<R: Ring> Shard<R> {
             let report = feed.receiver.report(*stream);
             report.is_some_and(|report| report.state == State::Sync)
         };
-        let fed = self.imports.fed.iter().filter(|(_, from)| **from == addr);
-        let fed = fed.map(|(stream, _)| *stream);
-        let wanted = fed.filter(|stream| only.is_none_or(|only| only == *stream));
-        let streams: Vec<u64> = wanted.filter(is_one).collect();
+        let is_held = |stream: &u64| feed.receiver.held_at(*stream).is_some();
+        let wanted = match only {
+            Some(stream) => self.imports.fed.range(stream..=stream),
+            None => self.imports.fed.range(..),
+        };
+        let wanted = wanted.filter(|(_, from)| **from == addr).map(|(stream, _)| *stream);
+        let wanted: Vec<u64> = wanted.collect();
+        let held: Vec<u64> = wanted.iter().copied().filter(is_held).collect();
+        let streams: Vec<u64> = wanted.into_iter().filter(is_one).collect();
         let said = std::mem::take(&mut feed.closed);
         streams.into_iter().for_each(|stream| self.claim(stream, &said));
         if let Some(feed) = self.imports.feeds.get_mut(&addr) {
             feed.closed = said;
+        }
+        held.into_iter().for_each(|stream| self.claim_held(stream, addr));
+    }
+
+    /// A stream is held back at an SCN: all that is not above it is here.
+    fn claim_held(&mut self, stream: u64, addr: SocketAddr) {
+        let known = self.role_epoch;
+        let feed = self.imports.feeds.get(&addr).filter(|feed| feed.closed_epoch >= known);
+        let held = feed.and_then(|feed| feed.receiver.held_at(stream));
+        let state = self.streams.get_mut(&stream).filter(|state| state.leading);
+        if let (Some(closed), Some(state)) = (held, state) {
+            state.claims.offer(closed);
+            self.note_closed();
         }
     }
 

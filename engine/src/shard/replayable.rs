@@ -23,6 +23,8 @@ use crate::stream::catalogue::{CATALOGUE_STREAM, SYSTEM_STREAM};
 
 /// Between two looks at what counts.
 const COUNT_NS: u64 = 20_000_000;
+/// Between two words to the forwarding shard, which look at every stream that is read.
+const TELL_NS: u64 = 20_000_000;
 
 /// What a shard knows of how far its node may show streams of a standby.
 pub(crate) struct Showing {
@@ -32,6 +34,7 @@ pub(crate) struct Showing {
     count_at: Nanos,
     /// What is closed may be more than the forwarding shard was told.
     untold: bool,
+    tell_at: Nanos,
     /// What counts in the catalogue, whose shard says so after it told of the streams that were
     /// created before: so that no stream is left out of what is complete.
     catalogue: u64,
@@ -49,6 +52,7 @@ impl Showing {
             moved: false,
             count_at: Nanos(0),
             untold: true,
+            tell_at: Nanos(0),
             catalogue: 0,
             others: BTreeMap::new(),
             mailed: (0, 0),
@@ -65,9 +69,8 @@ impl<R: Ring> Shard<R> {
 
     /// More of a stream of a standby is committed: what waits for that may count.
     pub(crate) fn note_counts(&mut self, stream: u64) {
-        if self.streams[&stream].claims.is_waiting() {
-            self.note_closed();
-        }
+        // What counts then is told then.
+        self.showing.moved |= self.streams[&stream].claims.is_waiting();
     }
 
     /// An upstream says what is closed in a stream that is led here and taken from it.
@@ -101,7 +104,9 @@ impl<R: Ring> Shard<R> {
 
     pub(crate) fn next_replayable(&self) -> Option<Nanos> {
         let count = self.showing.moved.then_some(self.showing.count_at);
-        count.into_iter().chain(self.showing.replayable.next_deadline()).min()
+        let told = self.forward.as_ref().is_some_and(|port| port.tells_clusters());
+        let tell = (self.showing.untold && told).then_some(self.showing.tell_at);
+        count.into_iter().chain(tell).chain(self.showing.replayable.next_deadline()).min()
     }
 
     fn is_catalogue_here(&self) -> bool {
@@ -237,12 +242,13 @@ impl<R: Ring> Shard<R> {
 
     /// Other clusters that take streams here hear what is closed in them.
     fn tell_clusters(&mut self) {
+        let now = self.io.now;
         let Some(port) = &self.forward else { return };
-        let due = port.lacks_closed() || (self.showing.untold && port.tells_clusters());
-        self.showing.untold = false;
-        if !due {
+        let news = self.showing.untold && now >= self.showing.tell_at && port.tells_clusters();
+        if !news && !port.lacks_closed() {
             return;
         }
+        (self.showing.untold, self.showing.tell_at) = (false, now.after(TELL_NS));
         let closed = port.watched().filter_map(|stream| Some((stream, self.closed(stream)?)));
         let closed: BTreeMap<u64, _> = closed.collect();
         let role_epoch = self.role_epoch;

@@ -10,7 +10,7 @@ use palisade_netio::Ring;
 use palisade_wal::GroupKind;
 
 use crate::config::Role;
-use crate::control::{Act, Change, Cluster, Registry, RoleStep, What};
+use crate::control::{Act, Change, Cluster, Next, Registry, RoleStep, What};
 use crate::error::{Error, ErrorKind};
 use crate::handle::NewRecord;
 use crate::shard::Shard;
@@ -212,6 +212,19 @@ impl<R: Ring> Shard<R> {
             return Err(Error::new(ErrorKind::Standby, text).with_leader(hint));
         }
         Ok(())
+    }
+
+    /// Whether what a stream's log lacks was never appended. A leader that may not write does not
+    /// know: another cluster may be the primary, and have it.
+    pub(crate) fn check_lacks(&self, stream: u64) -> Result<(), Error> {
+        let last = self.streams[&stream].derived.marks.last().map(|last| last.mark);
+        let may = self.levels.by_hand || self.levels.lease.next(last, self.io.now) != Next::Hold;
+        if may || stream == SYSTEM_STREAM {
+            return Ok(());
+        }
+        let text = "another cluster may be the primary by now, and have what is missing here; try \
+                    again";
+        Err(Error::new(ErrorKind::Standby, text).with_leader(self.any_primary()))
     }
 
     /// A stream's START is committed: that is worth a word at once.

@@ -60,6 +60,14 @@ impl<R: Ring> Shard<R> {
         }
     }
 
+    /// Who hands the role over hears at once who has taken it up: at a SYNC level acks wait for it.
+    pub(crate) fn expect_primary(&mut self) {
+        let (now, moves) = (self.io.now, self.is_handing_over());
+        if let Some(chooser) = self.imports.chooser.as_mut().filter(|_| moves) {
+            chooser.hurry(now);
+        }
+    }
+
     /// Asks candidates, and acts on what the chooser wants.
     pub(crate) fn run_choices(&mut self) {
         let now = self.io.now;

@@ -10,7 +10,9 @@ use palisade_netio::Nanos;
 use palisade_wal::Lsn;
 
 use super::facts::{Facts, Path, Place, Pulse, Standing, Wanted};
-use super::limits::{ASK_STREAMS_MAX, CANDIDATES_MAX, GATHER_NS, NAMED_NS, POLL_NS, SILENT_NS};
+use super::limits::{
+    ASK_STREAMS_MAX, CANDIDATES_MAX, GATHER_NS, HASTE_NS, NAMED_NS, POLL_NS, SILENT_NS,
+};
 use crate::config::Role;
 
 /// What a candidate said last of a stream.
@@ -169,6 +171,8 @@ impl Candidate {
 pub struct Candidates {
     known: BTreeMap<SocketAddr, Candidate>,
     number: u64,
+    /// They are asked more often until then.
+    hasty_until: Nanos,
 }
 
 /// A question that is to be asked.
@@ -256,6 +260,12 @@ impl Candidates {
         }
     }
 
+    /// One of them will be another than it was, soon: they are asked now, and often until then.
+    pub fn hurry(&mut self, now: Nanos, until: Nanos) {
+        self.hasty_until = until;
+        self.known.values_mut().for_each(|candidate| candidate.due = now);
+    }
+
     /// Questions that are due. `streams` are led here, with what their questions say and with
     /// since when an answer is wanted; `end` says where their logs end. Those that wait are
     /// `urgent`: whoever has not answered yet is asked at once.
@@ -266,7 +276,8 @@ impl Candidates {
         urgent: &BTreeSet<u64>,
         end: impl Fn(u64) -> Lsn,
     ) -> Vec<Asking> {
-        let mut asking = Vec::new();
+        let (mut asking, hasty) = (Vec::new(), now < self.hasty_until);
+        let pause = if hasty { HASTE_NS } else { POLL_NS };
         for (&addr, candidate) in &mut self.known {
             let overdue = candidate.open.as_ref().is_some_and(|o| now.since(o.at) >= SILENT_NS);
             let busy = candidate.open.is_some() && !overdue;
@@ -284,7 +295,7 @@ impl Candidates {
             let open = chosen.iter().map(|wanted| (wanted.stream, end(wanted.stream))).collect();
             candidate.open = Some(Open { number: self.number, at: now, streams: open });
             candidate.owes.get_or_insert(now);
-            candidate.due = now.after(POLL_NS);
+            candidate.due = now.after(pause);
             asking.push(Asking { addr, number: self.number, streams: chosen });
         }
         asking
@@ -436,6 +447,26 @@ mod tests {
             assert_eq!(asking.streams[0].stream, 200);
             candidates.on_link(addr(1), true, now);
         }
+    }
+
+    /// Who handed the role over at a SYNC level has acks wait for what it hears.
+    #[test]
+    fn while_the_role_moves_everybody_is_asked_often() {
+        let mut candidates = asked(1);
+        let ask = |candidates: &mut Candidates, now: Nanos| {
+            let asking = candidates.ask(now, &led(1, Nanos(0)), &BTreeSet::new(), |_| Lsn(0));
+            for asking in &asking {
+                let all = vec![said(2, 0, 1)];
+                candidates.on_facts(addr(1), &facts(asking.number, all), now);
+            }
+            asking.len()
+        };
+        assert_eq!(ask(&mut candidates, Nanos(0)), 1);
+        let until = Nanos(100 * MS);
+        candidates.hurry(Nanos(MS), until);
+        let asked: Vec<u64> =
+            (1..=1000).filter(|ms| ask(&mut candidates, Nanos(ms * MS)) > 0).collect();
+        assert_eq!(asked, [1, 21, 41, 61, 81, 101]);
     }
 
     #[test]

@@ -72,6 +72,10 @@ pub const SYNC_LOOK_NS: u64 = 200_000_000;
 
 /// Each candidate is asked this often.
 pub const POLL_NS: u64 = 1_000_000_000;
+/// The same by who hands the primary role over, and waits for its next holder to take it up.
+pub const HASTE_NS: u64 = 20_000_000;
+/// For so long.
+pub const HASTY_NS: u64 = 2_000_000_000;
 /// A candidate that leaves a question open for this long is silent.
 pub const SILENT_NS: u64 = 1_500_000_000;
 /// An upstream whose pulse stands still for this long, while another's is ahead, is stalled.

@@ -21,7 +21,8 @@ use palisade_wal::Lsn;
 use super::candidates::{Asking, Candidate, Candidates};
 use super::facts::{Facts, Path, Pulse, Wanted};
 use super::limits::{
-    BAN_NS_MAX, BANS_MAX, BETTER_NS, GATHER_NS, KEEP_NS, LOOK_NS, PATIENCE_NS, PAUSE_NS, STALL_NS,
+    BAN_NS_MAX, BANS_MAX, BETTER_NS, GATHER_NS, HASTY_NS, KEEP_NS, LOOK_NS, PATIENCE_NS, PAUSE_NS,
+    STALL_NS,
 };
 use super::rank::{Me, Rank, Unfit, fit, may_choose, rank};
 use super::receiver::State;
@@ -187,6 +188,12 @@ impl Chooser {
         self.me.named = named;
         self.candidates.configure(endpoints, now);
         self.candidates.configure_fixed(self.me.fixed, now);
+        self.look_at = self.look_at.min(now);
+    }
+
+    /// Another cluster is about to be the primary.
+    pub fn hurry(&mut self, now: Nanos) {
+        self.candidates.hurry(now, now.after(HASTY_NS));
         self.look_at = self.look_at.min(now);
     }
 

@@ -11,6 +11,7 @@ use palisade_netio::Nanos;
 
 use super::check::Raised;
 use super::fleet::Fleet;
+use super::rot::Vouched;
 use super::settings::{MS, SECOND, pick};
 use crate::sim::{FaultKind, FaultPlan, HostId, Latency, ProcessId, Random, Universe};
 
@@ -500,8 +501,15 @@ impl Faults {
             let bytes = universe.read_durable(host, &path).unwrap_or_default();
             // Behind the last byte that is not zero nothing was written.
             let end = bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0) as u64;
-            if end > SPARED_BYTES {
-                let offset = SPARED_BYTES + self.random.below(end - SPARED_BYTES + 1);
+            if end <= SPARED_BYTES {
+                continue;
+            }
+            let offset = SPARED_BYTES + self.random.below(end - SPARED_BYTES + 1);
+            let mut vouched = Vouched::default();
+            for segment in segments.iter().filter(|it| it.parent() == path.parent()) {
+                vouched.take(segment, &universe.read_durable(host, segment).unwrap_or_default());
+            }
+            if vouched.is_noticed(&path, offset) {
                 universe.flip(host, &path, offset);
                 self.rotten.insert((host, path));
             }

@@ -25,6 +25,7 @@ mod operator;
 mod payload;
 mod registrar;
 mod report;
+mod rot;
 mod run;
 mod settings;
 mod switcher;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use palisade::Config;
 use palisade::config::{Member, Role, TimingConfig, ZeroCopy};
 use palisade_netio::{Sample, SyncPath, Timing, decide, probe_sync};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::exit::{Exit, Failure};
 use crate::host::UNREGISTERED;
@@ -271,6 +272,22 @@ impl NodeProcess {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// SIGSTOP: it keeps its connections and does nothing.
+    pub(crate) fn pause(&self) -> Result<(), Failure> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT: it goes on.
+    pub(crate) fn resume(&self) -> Result<(), Failure> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        let Some(child) = &self.child else { return Err(self.broken("it does not run")) };
+        let failed = |error: rustix::io::Errno| Failure::io(self.place.name, &error.into());
+        kill_process(Pid::from_child(child), signal).map_err(failed)
     }
 
     /// What it said of memory that the kernel does not let it register.

@@ -4,6 +4,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use palisade::status::Protection;
 
 use super::verify::Acked;
 use crate::exit::{Exit, Failure};
@@ -17,6 +18,15 @@ const LATENCY_US_MAX: u64 = 120_000_000;
 pub(crate) struct Ledger {
     state: Mutex<State>,
     changed: Condvar,
+}
+
+/// An ack, as whoever waits for it sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Beat {
+    /// When it came.
+    pub(crate) at: Instant,
+    /// What it said that it was worth.
+    pub(crate) level: Protection,
 }
 
 /// See [`Ledger`].
@@ -36,6 +46,8 @@ pub(crate) struct State {
     pub(crate) ended: bool,
     /// Microseconds per append.
     pub(crate) latency: Histogram<u64>,
+    /// Every ack in order, where somebody looks at them.
+    pub(crate) beats: Option<Vec<Beat>>,
 }
 
 impl Ledger {
@@ -51,8 +63,16 @@ impl Ledger {
             last_ack: None,
             ended: false,
             latency,
+            beats: None,
         };
         Ledger { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// One that has no gate and keeps when each ack came.
+    pub(crate) fn with_beats() -> Ledger {
+        let ledger = Ledger::new(u64::MAX);
+        ledger.lock().beats = Some(Vec::new());
+        ledger
     }
 
     /// The state, for as long as the guard lives.

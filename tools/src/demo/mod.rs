@@ -1,15 +1,24 @@
 //! `palisade demo`: real processes, real directories, real kills, and a proof at the end.
 //!
-//! Three nodes of a primary cluster (two in SH, one in HZ) and a standby of one node in HZ. While
-//! records are appended through the leader, the leader is killed and restarted, then the standby.
-//! At the end every acked record is compared with what each replica and the standby return.
+//! First the clusters of figure (a): a primary of three nodes (two in SH, one in HZ), a SYNC
+//! standby in SH and an ASYNC one in HZ. While records are appended, the leader is killed and
+//! restarted, then the ASYNC standby. The mode changes, the SYNC standby stands still and comes
+//! back, the role is handed to it and back. Then those of figure (b): the primary in SH, both
+//! standbys in HZ. Of either, what crosses the border is measured, and every acked record is
+//! compared with what each node of each cluster returns.
 
+mod chapters;
 mod cluster;
+mod course;
+pub mod figure;
 mod input;
+mod judge;
 mod ledger;
 mod load;
 mod picture;
+mod pulse;
 mod report;
+mod stage;
 mod story;
 pub mod verify;
 

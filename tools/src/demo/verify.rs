@@ -92,6 +92,17 @@ impl Findings {
         self.lost + self.diverged + self.duplicated + self.reordered == 0
     }
 
+    /// Adds what is wrong with another stream.
+    pub fn merge(&mut self, other: Findings) {
+        self.lost += other.lost;
+        self.diverged += other.diverged;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        for text in other.examples {
+            self.example(|| text);
+        }
+    }
+
     fn example(&mut self, text: impl FnOnce() -> String) {
         if self.examples.len() < EXAMPLES_MAX {
             self.examples.push(text());

@@ -397,6 +397,18 @@ fn who_is_refused_again_says_so_again() {
     }
 }
 
+/// A standby shows what is closed in all streams, which is a moment after it arrived.
+pub(super) fn wait_shown(of: &Cluster, stream: u64, end: u64) {
+    eventually("it is shown", SEEN_MAX, || {
+        let (id, to, at) = (stream.to_string(), end.to_string(), of.at());
+        let words = ["read", "--stream", &id, "--to", &to, "--output", "jsonl", "--at", &at];
+        // It may not know the stream yet.
+        let records = palisade(&words).out;
+        let last: Value = serde_json::from_str(records.lines().last()?).ok()?;
+        (last["end_lsn"].as_u64()? >= end).then_some(())
+    });
+}
+
 #[test]
 fn a_suspended_standby_stops_where_it_is_told_and_goes_on() {
     let cluster = Cluster::start("suspend", 1);
@@ -419,12 +431,14 @@ fn a_suspended_standby_stops_where_it_is_told_and_goes_on() {
     at(&nodes, &format!("standby suspend --cluster 2 --until-scn {until}")).ok();
     wait_committed(&standby, stream, kept);
     wait_state(&standby, stream, "suspended");
+    wait_shown(&standby, stream, kept);
     standby.nodes[0].kill();
     standby.nodes[0].spawn();
     standby.nodes[0].wait_ready();
     let (_, reason, committed) = wait_state(&standby, stream, "suspended");
     assert!(reason.contains(&until.to_string()), "{reason}");
     assert_eq!(committed, kept);
+    wait_shown(&standby, stream, kept);
 
     at(&nodes, "standby resume --cluster 2").ok();
     wait_committed(&standby, stream, end_of(&second));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::cluster::{Cluster, directory};
-use super::registry::{append, at, end_of, standby_of};
+use super::registry::{append, at, end_of, standby_of, wait_shown};
 use super::run::{Done, eventually, palisade, program, run};
 
 /// Until something arrives that is on its way: processes run beside other tests.
@@ -44,18 +44,6 @@ fn read(of: &Cluster, stream: u64, to: u64) -> String {
     let (stream, to, at) = (stream.to_string(), to.to_string(), of.at());
     let words = ["read", "--stream", &stream, "--to", &to, "--output", "jsonl", "--at", &at];
     palisade(&words).ok()
-}
-
-/// A standby shows what is closed in all streams, which is a moment after it arrived.
-fn wait_shown(of: &Cluster, stream: u64, end: u64) {
-    eventually("it is shown", ARRIVED, || {
-        let (id, to, at) = (stream.to_string(), end.to_string(), of.at());
-        let words = ["read", "--stream", &id, "--to", &to, "--output", "jsonl", "--at", &at];
-        // It may not know the stream yet.
-        let records = palisade(&words).out;
-        let last: Value = serde_json::from_str(records.lines().last()?).ok()?;
-        (last["end_lsn"].as_u64()? >= end).then_some(())
-    });
 }
 
 #[test]

@@ -31,6 +31,32 @@ fn talk(c: &mut Cluster, nodes: &[usize], wall: u64) {
     }
 }
 
+/// A majority closes without a peer whose question got lost. It is asked again: the streams that
+/// it leads are to be closed as far, and idle ones give no SCN that would let it ask by itself.
+#[test]
+fn who_missed_a_question_is_asked_again_also_when_a_majority_answered() {
+    let mut c = closed_once(4);
+    c.nodes[0].floors.on_spread(1000);
+    for _ in 0..100 {
+        c.now = c.now.after(1_000_000);
+        for at in [0, 1] {
+            c.sync(at, usize::MAX);
+            c.floors(at, 1000);
+        }
+        for packet in std::mem::take(&mut c.network) {
+            if matches!(packet.load, Load::Ask(_) | Load::Held(_)) && packet.to != 3 {
+                c.deliver(packet);
+            }
+        }
+    }
+    assert!(c.oracle.closed() >= 1000 && c.nodes[2].floors.durable() < 1000);
+    for _ in 0..25 {
+        talk(&mut c, &[0, 1, 2], 1000);
+    }
+    assert!(c.nodes[2].floors.durable() >= 1000, "it never heard of it");
+    c.rest(50);
+}
+
 #[test]
 fn a_floor_that_came_after_a_promise_to_another_closes_nothing() {
     let mut c = closed_once(1);

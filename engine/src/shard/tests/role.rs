@@ -1,8 +1,11 @@
 //! Shards while the role of the primary goes from one cluster to another.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::control::tests::switchover::handed_over;
 use crate::control::{LevelTold, Mode, Office, Phase};
+use crate::handle::NewRecord;
 use crate::stream::derived::Derived;
 use crate::transfer::Question;
 use crate::transfer::facts::{Place, Wanted};
@@ -63,6 +66,32 @@ fn who_handed_the_role_over_writes_no_start() {
         }
         assert_eq!(seat.last_mark(stream), Some(last), "{mode:?}");
     }
+}
+
+/// Seed 1795453353000122: a node of the primary that was starts again, with the role of its format,
+/// and leads a stream that ended. What its log lacks may stand in that of the new primary.
+#[test]
+fn who_leads_a_stream_that_ended_calls_no_sequence_missing() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let stream = seat.create(1).remove(0);
+    let ask = |seat: &mut Seat, sequence: u64| {
+        let payload = Bytes::from_static(b"record");
+        let record = NewRecord { payload, producer: 7, sequence, ..NewRecord::default() };
+        let mut asked = stream.append_record(record);
+        seat.until(|_| asked.try_take())
+    };
+    ask(&mut seat, 1).expect("it leads");
+    let gap = ask(&mut seat, 9).expect_err("it follows nothing");
+    assert_eq!((gap.kind(), gap.expected_sequence()), (ErrorKind::SequenceGap, Some(2)));
+
+    seat.shard.write_mark(stream.id(), END).expect("it leads");
+    seat.until(|seat| (seat.last_mark(stream.id()) == Some(END)).then_some(()));
+    seat.shard.levels.by_hand = false;
+    let unknown = ask(&mut seat, 9).expect_err("it may not write");
+    assert_eq!((unknown.kind(), unknown.expected_sequence()), (ErrorKind::Standby, None));
+    seat.hold(stream.id());
+    ask(&mut seat, 1).expect("the original is in its log");
 }
 
 /// What it closed, the next primary could not give.

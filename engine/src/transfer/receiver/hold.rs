@@ -5,6 +5,7 @@ use palisade_netio::Nanos;
 use palisade_wal::RecordMeta;
 
 use super::{Link, Output, Phase, Receiver, State};
+use crate::paxos::Closed;
 use crate::stream::catalogue::FIRST_STREAM;
 
 impl Receiver {
@@ -51,6 +52,13 @@ impl Receiver {
             };
             self.set_state(stream, State::Suspended, &reason, now, out);
         }
+    }
+
+    /// Where a stream is held back at an SCN: the upstream goes on there with a higher one.
+    pub fn held_at(&self, stream: u64) -> Option<Closed> {
+        let inbound = self.streams.get(&stream).filter(|inbound| inbound.phase == Phase::Held)?;
+        let scn = self.hold.filter(|scn| *scn > 0)?;
+        Some(Closed { scn, end: inbound.position.lsn })
     }
 
     /// How many of these groups may be imported.

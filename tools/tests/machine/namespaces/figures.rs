@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use super::super::cluster::Cluster;
+use palisade::status::Status;
+use palisade_tools::demo::figure::{BORDER_RATIO_MAX, Figure, Scene, crossed};
+
+use super::super::cluster::{Cluster, Node};
 use super::super::producer::Clock;
+use super::super::run::within;
 use super::load::{Load, assert_sound, end_of};
 use super::region::Regions;
-use super::topology::{
-    FOUND, SYNC, ask, leader, primary, set_mode, standby, wait_committed, wait_upstream,
-};
+use super::topology::{FOUND, SYNC, ask, leader, primary, set_mode, standby, wait_committed};
 
-/// Bytes over the border for each byte of the log.
-const RATIO_MAX: f64 = 1.1;
 /// Records of one burst, which the border takes in before the next one. A replica that is not
 /// needed for acks may be left behind by more than waits for it in memory; then it fetches.
 const BURST: Load =
@@ -32,12 +32,11 @@ struct Border {
 impl Border {
     fn now(regions: &Regions, clusters: &[&Cluster]) -> Border {
         let nodes = clusters.iter().flat_map(|cluster| &cluster.nodes);
-        let there = nodes.filter(|node| node.config.node.region == "hz");
-        let borders = there.flat_map(|node| node.status().expect("it runs").borders);
+        let nodes: Vec<Status> = nodes.map(|node| node.status().expect("it runs")).collect();
         Border {
             packets: regions.crossed("sh", "hz"),
             back: regions.crossed("hz", "sh"),
-            frames: borders.filter(|border| border.from == "sh").map(|border| border.bytes).sum(),
+            frames: crossed(&nodes, "sh", "hz"),
         }
     }
 
@@ -53,8 +52,27 @@ impl Border {
             ratio(self.back, before.back),
         );
         assert!(packets >= 1.0 && frames >= 1.0, "the log came by another way");
-        assert!(packets <= RATIO_MAX && frames <= RATIO_MAX, "more than one copy crossed");
+        assert!(
+            packets <= BORDER_RATIO_MAX && frames <= BORDER_RATIO_MAX,
+            "more than one copy crossed"
+        );
     }
+}
+
+/// Waits until the catalogue and a stream go from cluster to cluster as the figure says.
+fn wait_tree(figure: Figure, clusters: &[&Cluster; 3], stream: u64) {
+    let mut last = None;
+    let of = |cluster: &&Cluster| -> Option<Vec<Status>> {
+        cluster.nodes.iter().map(Node::status).collect()
+    };
+    let found = within(FOUND, || {
+        let [primary, sync, follower] = clusters.each_ref().map(of);
+        let (primary, sync, follower) = (primary?, sync?, follower?);
+        let scene = Scene { primary: &primary, sync: &sync, follower: &follower };
+        last = [1, stream].into_iter().find_map(|stream| figure.objection(scene, stream));
+        last.is_none().then_some(())
+    });
+    assert!(found.is_some(), "not as in figure {figure:?} in {FOUND:?}: {last:?}");
 }
 
 /// Appends, with every burst waited for in all three clusters.
@@ -86,12 +104,10 @@ fn a_replica_of_the_primary_across_the_border_feeds_the_standby_there() {
             ask(&primary, &format!("leader transfer --stream {stream} --to 1"));
         }
     }
-    let wait_replica = || {
-        [1, stream].iter().for_each(|stream| wait_upstream(&s2, *stream, &[(1, 3)], FOUND));
-    };
-    wait_replica();
-    measure(&regions, &[&primary, &s1, &s2], stream);
-    wait_replica();
+    let clusters = [&primary, &s1, &s2];
+    wait_tree(Figure::A, &clusters, stream);
+    measure(&regions, &clusters, stream);
+    wait_tree(Figure::A, &clusters, stream);
 }
 
 #[test]
@@ -102,15 +118,8 @@ fn a_sync_standby_across_the_border_feeds_the_other_one_there() {
     let s1 = standby(&regions, 2, "hz", &primary, SYNC);
     let s2 = standby(&regions, 3, "hz", &primary, "--transfer async");
     set_mode(&primary, "availability");
-    let wait_chain = || {
-        for stream in [1, stream] {
-            let lead = leader(&primary, stream).expect("it has a leader").0.config.node.id;
-            wait_upstream(&s1, stream, &[(1, lead)], FOUND);
-            let lead = leader(&s1, stream).expect("it has a leader").0.config.node.id;
-            wait_upstream(&s2, stream, &[(2, lead)], FOUND);
-        }
-    };
-    wait_chain();
-    measure(&regions, &[&primary, &s1, &s2], stream);
-    wait_chain();
+    let clusters = [&primary, &s1, &s2];
+    wait_tree(Figure::B, &clusters, stream);
+    measure(&regions, &clusters, stream);
+    wait_tree(Figure::B, &clusters, stream);
 }
