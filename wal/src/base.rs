@@ -40,9 +40,13 @@ impl StreamLog {
         Some(image)
     }
 
-    /// Whether nothing is staged, missing or in doubt: an image says what is, no more.
+    /// Whether nothing is staged, missing or in doubt, and no base is open: an image says what is,
+    /// no more.
     pub fn can_be_told(&self) -> bool {
-        self.staged.is_none() && !self.unknown && self.is_whole()
+        let open = self.end().lsn > self.committed.lsn;
+        assert!(open || self.bases.is_empty(), "an open base is above the committed position");
+        let settled = self.staged.is_none() && self.bases.is_empty();
+        settled && !self.unknown && self.is_whole()
     }
 
     /// The log of an image that was decoded. Its older runs are holes.
@@ -96,6 +100,7 @@ impl StreamLog {
         let first = self.extents.get(gone).map_or(to, |run| run.start.min(to));
         let Some(last) = gone.checked_sub(1).map(|last| self.extents[last]) else { return to };
         assert!(last.end <= to && to <= self.end().lsn, "a run of what is not needed");
+        assert!(first <= to, "the first run that is kept holds what is needed");
         // Behind a lost range the chain is told by whoever gives that back.
         let joins = last.end == first && self.holes.is_empty();
         if joins && self.known_chain(first).is_none() { last.start } else { to }
@@ -108,6 +113,7 @@ impl StreamLog {
     /// The log was let go up to its base, where a run started that was seen.
     pub fn learn_base(&mut self) {
         let lsn = self.base.lsn;
+        assert!(lsn <= self.committed.lsn, "only what is committed is let go");
         if let Some(chain) = self.starts.chain_at(lsn) {
             self.tell_base(Boundary { lsn, chain });
         }
@@ -119,6 +125,7 @@ impl StreamLog {
         if self.base.lsn == base.lsn && self.base.chain == 0 && self.committed.lsn > base.lsn {
             self.base = base;
         }
+        assert!(self.base.lsn <= self.committed.lsn, "what is committed is kept");
         self.assert_invariants();
     }
 

@@ -8,6 +8,7 @@ use crate::group::{
     Origin, RECORD_BYTES_MAX, chain, entry_bytes, proof,
 };
 use crate::limits::{BLOCK_ALIGN, BLOCK_HEAD_BYTES, BODY_BYTES_MAX, block_bytes};
+use crate::log::Boundary;
 use crate::lsn::{Ballot, Lsn};
 use crate::parse::{BadRecord, parse_group};
 use crate::record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
@@ -336,18 +337,19 @@ impl<'a> BodyBuilder<'a> {
         meta
     }
 
-    /// Closes the open group, a base: it ends at `end`, where the chain of the bytes that it
-    /// stands for is `chain`.
+    /// Closes the open group, a base for a log that ends with the chain value `before`. The bytes
+    /// that it stands for end at `end`.
     ///
     /// # Panics
     /// When no base is open, or it does not end above its start.
-    pub fn end_base(&mut self, scn: u64, end: Lsn, chain: u64) -> RecordMeta {
+    pub fn end_base(&mut self, scn: u64, end: Boundary, before: u64) -> RecordMeta {
         let mut open = self.state.open.take().expect("a group is open");
         let start = self.state.len + RECORD_HEADER_BYTES;
         open.assert_invariants(start);
         let len = open.end - start;
         let group = &mut open.group;
         assert!(group.is_base(), "only a base takes positions without bytes");
+        let Boundary { lsn: end, chain } = end;
         assert!(end.0.is_multiple_of(Lsn::ALIGN) && end <= Lsn::MAX, "a base to {end}");
         group.len = (len as u32).into();
         group.records = open.records.into();
@@ -356,10 +358,10 @@ impl<'a> BodyBuilder<'a> {
         assert!(end > group.lsn(), "a base takes positions");
         group.span = end.since(group.lsn()).into();
         group.chain = chain.into();
-        group.proof = proof(group).into();
+        group.proof = proof(before, group).into();
         self.bytes[start..start + GROUP_HEADER_BYTES].copy_from_slice(group.as_bytes());
         open.record.len = (len as u32).into();
-        assert!(open.group.follows(chain), "a reader will believe it");
+        assert!(open.group.follows(before), "a reader will find the group in its chain");
         let meta = self.seal_group(open.record, &open.group);
         assert!(meta.end == end && meta.chain == chain, "the log goes on behind it");
         meta

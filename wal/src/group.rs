@@ -143,13 +143,15 @@ pub fn chain(before: u64, header: &GroupHeader) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(&bytes[..GROUP_HEADER_BYTES - 8], before)
 }
 
-/// What binds a base to the chain at its end: a hash of that and of the header up to the proof.
-pub fn proof(header: &GroupHeader) -> u64 {
-    let bytes = header.as_bytes();
-    xxhash_rust::xxh3::xxh3_64_with_seed(
-        &bytes[..offset_of!(GroupHeader, proof)],
-        header.chain.get(),
-    )
+/// What binds a base to the one log that it follows, which ends with the chain value `before`, and
+/// to the chain at its end: a hash of that and of the header up to the proof.
+pub fn proof(before: u64, header: &GroupHeader) -> u64 {
+    const UPTO: usize = offset_of!(GroupHeader, proof);
+    assert!(header.is_base(), "other groups follow by their chain");
+    let mut bytes = [0; UPTO + size_of::<u64>()];
+    bytes[..UPTO].copy_from_slice(&header.as_bytes()[..UPTO]);
+    bytes[UPTO..].copy_from_slice(header.chain.as_bytes());
+    xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, before)
 }
 
 /// Positions that a group of `len` bytes takes in its stream.
@@ -195,10 +197,10 @@ impl GroupHeader {
     }
 
     /// Whether this header follows a log that ends with the chain value `before`. A base follows
-    /// every log that ends where it starts: what came before is let go with it.
+    /// the one that it was made for, though what came before is let go with it.
     pub fn follows(&self, before: u64) -> bool {
         match self.is_base() {
-            true => proof(self) == self.proof.get(),
+            true => proof(before, self) == self.proof.get(),
             false => chain(before, self) == self.chain.get(),
         }
     }
@@ -208,6 +210,7 @@ impl GroupHeader {
 mod tests {
     use super::*;
     use crate::body::{Body, BodyBuilder};
+    use crate::log::Boundary;
     use crate::parse::parse_body;
 
     const BALLOT: Ballot = Ballot { round: 3, node: 1, incarnation: 7 };
@@ -218,7 +221,7 @@ mod tests {
         let origin = Origin { role_epoch: 1, cluster: 1, ballot: BALLOT };
         builder.begin_group(5, Lsn(from), BALLOT, GroupKind::Base, origin, 0).unwrap();
         builder.push_entry(&[7; 40], 0, 0).unwrap();
-        builder.end_base(77, Lsn(to), 0xc0ffee);
+        builder.end_base(77, Boundary { lsn: Lsn(to), chain: 0xc0ffee }, CHAIN_START);
         builder.finish()
     }
 
@@ -232,7 +235,8 @@ mod tests {
             let found = (metas[0].lsn, metas[0].end, metas[0].chain, metas[0].scn);
             assert_eq!(found, (Lsn(from), Lsn(to), 0xc0ffee, 77));
             let (group, _) = GroupHeader::read_from_prefix(&bytes[metas[0].range()]).unwrap();
-            assert!(group.is_base() && group.follows(1) && group.follows(CHAIN_START));
+            assert!(group.is_base() && group.follows(CHAIN_START));
+            assert!(!group.follows(1) && !group.follows(0xc0ffee), "it was made for one log");
         }
     }
 
@@ -259,8 +263,10 @@ mod tests {
             change(&mut group);
             let mut bad = bytes[body.metas[0].range()].to_vec();
             bad[..GROUP_HEADER_BYTES].copy_from_slice(group.as_bytes());
-            assert!(crate::parse::parse_group(&bad).is_err(), "{number}");
+            let read = crate::parse::parse_group(&bad);
+            assert!(read.is_err() || !group.follows(CHAIN_START), "{number}");
         }
+        assert!(good.follows(CHAIN_START));
     }
 
     #[test]

@@ -36,6 +36,7 @@
 
 mod adopt;
 mod base;
+mod bases;
 mod block;
 mod body;
 mod checkpoint;

@@ -163,9 +163,6 @@ pub fn parse_group(bytes: &[u8]) -> Result<GroupHeader, BadRecord> {
     if GroupKind::from_code(group.kind).is_none() {
         return Err(BadRecord::Kind);
     }
-    if group.is_base() && !group.follows(0) {
-        return Err(BadRecord::Group);
-    }
     if crc32c::crc32c(rest) != group.entries_crc.get() {
         return Err(BadRecord::EntriesChecksum);
     }
@@ -308,6 +305,7 @@ fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
         let span = header.span.get();
         check_position(lsn.0, len, span)?;
         end = lsn.advance(positions(len, span));
+        assert!(end > lsn && end <= Lsn::MAX, "a group takes positions");
     } else if lsn > Lsn::MAX {
         return Err(BadRecord::Position);
     }

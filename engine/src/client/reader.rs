@@ -152,7 +152,7 @@ impl Reader {
             from: self.position,
             to: self.options.to.map_or(Lsn::MAX, Lsn),
             follow: self.options.follow,
-            base: false,
+            base: None,
             credit_bytes: CREDIT_BYTES,
         };
         connection.send(&FromReader::Fetch(fetch).encode())?;

@@ -48,7 +48,7 @@ impl Room {
 
     fn fetch(&mut self, id: ReaderId, stream: u64, credit_bytes: u64) {
         let fetch =
-            Fetch { stream, from: Lsn(0), to: Lsn::MAX, follow: true, base: false, credit_bytes };
+            Fetch { stream, from: Lsn(0), to: Lsn::MAX, follow: true, base: None, credit_bytes };
         self.readers.on_fetch(id, &fetch);
     }
 

@@ -111,10 +111,12 @@ pub struct LocateRequest {
     pub missed: bool,
     /// What is wanted where they are let go.
     pub depth: Depth,
+    /// The chain at `from` in the log that a base is for; else 0.
+    pub chain: u64,
 }
 
 /// How far down a log is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Depth {
     /// As far as readers are shown it.
     #[default]

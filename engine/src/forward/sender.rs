@@ -92,7 +92,8 @@ struct Reader {
 struct Open {
     stream: u64,
     from: Lsn,
-    shard: usize,
+    chain: u64,
+    shard: u32,
     /// Whether the shard has it.
     asked: bool,
     /// Something was not where a shard had said.
@@ -458,7 +459,7 @@ impl Readers {
         if open.asked {
             return;
         }
-        let shard = open.shard;
+        let shard = open.shard as usize;
         self.open.remove(&id);
         let queue = &mut self.shards[shard].1;
         if queue.len() > 2 * self.open.len() + LOCATES_MAX {
@@ -474,8 +475,8 @@ impl Readers {
     /// A shard answered.
     pub fn on_located(&mut self, reply: &Reply) {
         let Some(open) = self.open.remove(&reply.id) else { return };
-        self.shards[open.shard].0 -= 1;
-        self.ask_waiting(open.shard);
+        self.shards[open.shard as usize].0 -= 1;
+        self.ask_waiting(open.shard as usize);
         let place = (open.stream, open.from);
         if self.open_by_place.get(&place) != Some(&reply.id) {
             return;
@@ -493,31 +494,24 @@ impl Readers {
             }
         }
         for (id, ticket) in open.waiters {
-            self.answer(id, open.stream, ticket, reply, open.depth);
+            self.answer(id, open.stream, ticket, reply);
         }
     }
 
-    fn answer(&mut self, id: ReaderId, stream: u64, ticket: u64, reply: &Reply, depth: Depth) {
+    fn answer(&mut self, id: ReaderId, stream: u64, ticket: u64, reply: &Reply) {
         let Some(cursor) = self.cursor(id, stream) else { return };
         if cursor.phase != Phase::Waiting(ticket) {
             return;
         }
+        let base = reply.base;
         match &reply.located {
             Located::Sealed(extents) => cursor.on_sealed(extents),
             Located::Active(recent) => cursor.on_recent(recent),
             Located::NotYet if reply.committed > cursor.position => cursor.on_miss(),
             Located::NotYet => {}
-            Located::Recycled(Some(base)) if cursor.depth == Depth::Based => cursor.on_recent(base),
-            Located::Busy | Located::Recycled(_)
-                if cursor.depth > depth || matches!(reply.located, Located::Busy) =>
-            {
-                cursor.phase = Phase::Later;
-                self.later.insert((id, stream));
-                return;
-            }
-            Located::Recycled(_) | Located::Busy => {
-                return self.end(id, stream, EndReason::Recycled { base: reply.base });
-            }
+            Located::Recycled(Some(base)) => cursor.on_recent(base),
+            Located::Busy => return self.ask_later(id, stream),
+            Located::Recycled(None) => return self.end(id, stream, EndReason::Recycled { base }),
             Located::Unknown => return self.end(id, stream, EndReason::UnknownStream),
             Located::Damaged => return self.end(id, stream, EndReason::Damaged),
         }
@@ -795,22 +789,28 @@ impl Readers {
         let ticket = self.number();
         self.set_phase(id, stream, Phase::Waiting(ticket));
         let cursor = self.cursor(id, stream).expect("a cursor asks");
-        let (from, missed, depth) = (cursor.position, cursor.has_missed(), cursor.depth);
+        let (from, missed, (depth, chain)) = (cursor.position, cursor.has_missed(), cursor.depth());
         if let Some(open) = self.open_by_place.get(&(stream, from)) {
             let open = self.open.get_mut(open).expect("an open question");
+            if (open.depth, open.chain) != (depth, chain) {
+                return self.ask_later(id, stream); // What answers one does not answer the other.
+            }
             open.waiters.push((id, ticket));
             open.missed |= missed;
-            open.depth = open.depth.max(depth);
             return;
         }
         let (question, shard) = (self.number(), (self.route)(stream, self.shards.len()));
-        self.open.insert(
-            question,
-            Open { stream, from, shard, asked: false, missed, depth, waiters: vec![(id, ticket)] },
-        );
+        let (at, asked, waiters) = (shard as u32, false, vec![(id, ticket)]);
+        let open = Open { stream, from, chain, shard: at, asked, missed, depth, waiters };
+        self.open.insert(question, open);
         self.open_by_place.insert((stream, from), question);
         self.shards[shard].1.push_back(question);
         self.ask_waiting(shard);
+    }
+
+    fn ask_later(&mut self, id: ReaderId, stream: u64) {
+        self.set_phase(id, stream, Phase::Later);
+        self.later.insert((id, stream));
     }
 
     fn ask_waiting(&mut self, shard: usize) {
@@ -818,12 +818,12 @@ impl Readers {
             let Some(id) = self.shards[shard].1.pop_front() else { break };
             let Some(open) = self.open.get_mut(&id) else { continue };
             open.asked = true;
-            let Open { stream, from, missed, depth, .. } = *open;
-            let ask = LocateRequest { id, stream, from, missed, depth, max_bytes: LOCATE_BYTES };
+            let Open { stream, from, missed, depth, chain, .. } = *open;
+            let max_bytes = LOCATE_BYTES;
+            let ask = LocateRequest { id, stream, from, missed, depth, chain, max_bytes };
             self.shards[shard].0 += 1;
             self.stats.locates += 1;
-            let request = ForwardRequest::Locate(ask);
-            self.asks.push((shard, request));
+            self.asks.push((shard, ForwardRequest::Locate(ask)));
         }
     }
 

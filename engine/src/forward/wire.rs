@@ -19,8 +19,9 @@
 //! each starting where the one before ended, byte for byte as in a block. The first group of the
 //! first chunk is the one that holds `from`. All numbers are little-endian.
 //!
-//! Flags of a FETCH: 1 to follow, 2 for a base where `from` is let go. Flags of a CHUNK, in its
-//! prefix: 2 when its body is one base, which stands for positions that nobody keeps.
+//! Flags of a FETCH: 1 to follow, 2 for a base where `from` is let go, for a log that ends there
+//! with the chain that is the last field; without it that is 0. Flags of a CHUNK, in its prefix: 2
+//! when its body is one base, which stands for positions that nobody keeps.
 
 use palisade_netio::limits::FRAME_PREFIX_BYTES;
 use palisade_netio::{FrameHead, FrameLimits};
@@ -86,9 +87,9 @@ pub struct Fetch {
     pub to: Lsn,
     /// Go on with what is committed later, instead of ending at what is committed now.
     pub follow: bool,
-    /// Where the first byte is not kept any more: send a base that stands for what is gone. Only
-    /// standbys get one.
-    pub base: bool,
+    /// Where the first byte is not kept any more: send a base that stands for what is gone, for a
+    /// log that ends at `from` with this chain. Only standbys get one.
+    pub base: Option<u64>,
     /// Bytes of chunk bodies that may be sent. Below [`CHUNK_BYTES_MAX`] a large group waits
     /// for more.
     pub credit_bytes: u64,
@@ -96,7 +97,7 @@ pub struct Fetch {
 
 impl Fetch {
     fn flags(&self) -> u64 {
-        u64::from(self.follow) * FLAG_FOLLOW + u64::from(self.base) * FLAG_BASE
+        u64::from(self.follow) * FLAG_FOLLOW + u64::from(self.base.is_some()) * FLAG_BASE
     }
 }
 
@@ -257,6 +258,7 @@ struct FetchBody {
     to: U64,
     credit: U64,
     flags: U64,
+    chain: U64,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -290,6 +292,7 @@ impl FromReader {
                     to: fetch.to.0.into(),
                     credit: fetch.credit_bytes.into(),
                     flags: fetch.flags().into(),
+                    chain: fetch.base.unwrap_or_default().into(),
                 };
                 FrameHead::encode(KIND_FETCH, fetch.stream, fetch.from.0, body.as_bytes())
             }
@@ -311,6 +314,11 @@ impl FromReader {
                 if wire.flags.get() & !(FLAG_FOLLOW | FLAG_BASE) != 0 {
                     return Err(range("fetch flags", wire.flags.get()));
                 }
+                let chain = wire.chain.get();
+                let base = (wire.flags.get() & FLAG_BASE != 0).then_some(chain);
+                if base.is_none() && chain != 0 {
+                    return Err(range("fetch chain", chain));
+                }
                 // A reader may ask for any position inside of a group, so `from` and `to` need
                 // no alignment.
                 let (from, to) = (position("from", head.tag2)?, position("to", wire.to.get())?);
@@ -319,7 +327,7 @@ impl FromReader {
                     from,
                     to,
                     follow: wire.flags.get() & FLAG_FOLLOW != 0,
-                    base: wire.flags.get() & FLAG_BASE != 0,
+                    base,
                     credit_bytes: credit(wire.credit.get())?,
                 }))
             }
@@ -507,13 +515,14 @@ mod tests {
             from: Lsn(13),
             to: Lsn::MAX,
             follow: true,
-            base: false,
+            base: None,
             credit_bytes: CREDIT_BYTES_MAX,
         };
         for said in [
             FromReader::Fetch(fetch),
             FromReader::Fetch(Fetch { follow: false, ..fetch }),
-            FromReader::Fetch(Fetch { base: true, ..fetch }),
+            FromReader::Fetch(Fetch { base: Some(0), ..fetch }),
+            FromReader::Fetch(Fetch { base: Some(u64::MAX), ..fetch }),
             FromReader::Credit { stream: 2, bytes: 77 },
             FromReader::Stop { stream: 3 },
         ] {

@@ -343,6 +343,9 @@ pub fn replay_group(
             return Replayed::Nothing;
         }
         log.stage(start, end, ballot, scn, place);
+        if header.is_base() {
+            log.mark_staged_base(start);
+        }
         assert!(log.staged_end(ballot) == Some(end), "staged elsewhere");
         return Replayed::Staged;
     }
@@ -358,6 +361,9 @@ pub fn replay_group(
         return Replayed::Nothing;
     }
     log.append(start, end, ballot, scn, place);
+    if header.is_base() {
+        log.mark_base(start);
+    }
     assert!(log.end() == end && log.accepting() == ballot, "a group stands at its place");
     Replayed::Logged
 }

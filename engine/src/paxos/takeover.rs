@@ -96,9 +96,14 @@ impl Replica {
             self.halt(HaltReason::CommittedMismatch { ballot, committed }, fx);
             return;
         }
-        let held = self.log.is_held_for(ballot, end);
+        // An own tail is what it is; another's is compared by the chain at its end.
+        let held = match pending.source == self.me.node {
+            true => self.log.is_held_for(ballot, end),
+            false => self.log.is_proven_for(ballot, end),
+        };
         match self.log.check_takeover(ballot, end) {
-            // Every byte above the committed is there, or its Accepted would say too much.
+            // Every byte above the committed is there, and is the one that the leader has, or its
+            // Accepted would say too much.
             Ok(()) if !held => self.fetch_instead(now, fx),
             Ok(()) if ballot.node == self.me.node || room => {
                 self.take_over(now, fx);

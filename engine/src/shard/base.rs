@@ -30,12 +30,19 @@ impl<R: Ring> Shard<R> {
         self.raise_floor(stream, end);
     }
 
+    /// Below that nothing of a stream is sent as it stands to anybody, readers or standbys: it is
+    /// let go, or a base stands there, which is for this log alone, or what was let go with it.
+    pub(crate) fn kept_from(&self, stream: u64) -> Lsn {
+        let state = &self.streams[&stream];
+        state.replica.log().base().lsn.max(state.derived.rebased_end())
+    }
+
     /// An operator wants a stream to begin anew, of which nobody has what comes next. Above where
     /// its log ends now.
     ///
     /// # Errors
     /// Why it is not to.
-    pub(crate) fn rebuild(&mut self, stream: u64) -> Result<Lsn, Error> {
+    pub fn rebuild(&mut self, stream: u64) -> Result<Lsn, Error> {
         let state = self.check_stream(stream)?;
         if state.role != Role::Standby || stream < FIRST_STREAM {
             let text = match stream < FIRST_STREAM {
@@ -48,7 +55,7 @@ impl<R: Ring> Shard<R> {
         let end = state.replica.log().end().lsn;
         let gap = State::SourceHasAGap.name();
         let known = self.import_state(stream).map_or("not fetched", |it| it.state);
-        if known != gap && !self.imports.anew.contains(&stream) {
+        if known != gap && self.imports.anew.get(&stream) != Some(&end) {
             let text = format!(
                 "stream {stream} is in state {known}, not {gap}: what an upstream can bring on is \
                  not built anew"
@@ -57,21 +64,24 @@ impl<R: Ring> Shard<R> {
         }
         // Every upstream is asked again, those that had a gap too.
         self.stop_import(stream);
-        self.imports.anew.insert(stream);
+        self.imports.anew.insert(stream, end);
         self.start_import(stream);
         Ok(end)
     }
 
     /// A standby whose log ends at `from` asks for bytes that are gone: the first group that is
-    /// left tells where it may go on.
-    pub(crate) fn offer_base(&mut self, id: u64, stream: u64, from: Lsn) {
+    /// left tells where it may go on, or the base that this log has itself.
+    pub(crate) fn offer_base(&mut self, id: u64, stream: u64, from: Boundary) {
+        assert!(from.lsn < self.kept_from(stream), "what is kept is sent as it is");
         let state = &self.streams[&stream];
         let log = state.replica.log();
-        assert!(from < log.base().lsn, "what is kept is sent as it is");
-        if stream < FIRST_STREAM || !from.0.is_multiple_of(Lsn::ALIGN) {
+        if stream < FIRST_STREAM || !from.lsn.0.is_multiple_of(Lsn::ALIGN) {
             return self.reply_forward(id, stream, Located::Recycled(None));
         }
         let (base, committed) = (log.base().lsn, log.committed());
+        if let Some(own) = state.derived.rebased().filter(|own| own.end.lsn >= base) {
+            return self.hand_base(id, stream, from, own.end, own.scn);
+        }
         if base == committed.lsn {
             return self.hand_base(id, stream, from, committed, log.last_scn());
         }
@@ -82,16 +92,15 @@ impl<R: Ring> Shard<R> {
     /// known, else behind it; readers need that group no more then.
     pub(crate) fn on_first_group(
         &mut self,
-        (id, stream, from): (u64, u64, Lsn),
+        (id, stream, from): (u64, u64, Boundary),
         first: &Found,
-        kind: GroupKind,
     ) {
         let Some(state) = self.streams.get(&stream) else {
             return self.reply_forward(id, stream, Located::Unknown);
         };
         let base = state.replica.log().base();
         let (lsn, chain) = (first.meta.end, first.chain);
-        let known = base.chain != 0 && base.lsn == first.meta.lsn && kind != GroupKind::Base;
+        let known = base.chain != 0 && base.lsn == first.meta.lsn;
         let (end, scn) = match known {
             // SCNs grow from group to group.
             true => (base, first.meta.scn.saturating_sub(1)),
@@ -104,7 +113,7 @@ impl<R: Ring> Shard<R> {
     }
 
     /// The log goes on at `end` here; the SCN of the group before it is at most `scn`.
-    fn hand_base(&mut self, id: u64, stream: u64, from: Lsn, end: Boundary, scn: u64) {
+    fn hand_base(&mut self, id: u64, stream: u64, from: Boundary, end: Boundary, scn: u64) {
         let located = match self.make_base(stream, from, end, scn) {
             None => Located::Recycled(None),
             Some(None) => Located::Busy,
@@ -117,12 +126,12 @@ impl<R: Ring> Shard<R> {
     fn make_base(
         &mut self,
         stream: u64,
-        from: Lsn,
+        from: Boundary,
         end: Boundary,
         scn: u64,
     ) -> Option<Option<Recent>> {
         let state = self.streams.get(&stream)?;
-        if end.lsn <= from || end.lsn > state.gate.released() {
+        if end.lsn <= from.lsn || end.lsn > state.gate.released() {
             return None;
         }
         let told = Base::of(&state.derived, end.lsn, scn)?.encode();
@@ -134,13 +143,13 @@ impl<R: Ring> Shard<R> {
         let Some(slot) = pool.take(Purpose::Tail, bytes) else { return Some(None) };
         let mut builder = BodyBuilder::new(&mut pool.bytes_mut(slot)[HEAD_BYTES..]);
         let origin = Origin { role_epoch, cluster, ballot };
-        let opened = builder.begin_group(stream, from, ballot, GroupKind::Base, origin, 0);
+        let opened = builder.begin_group(stream, from.lsn, ballot, GroupKind::Base, origin, 0);
         opened.expect("the slot was taken for it");
         builder.push_entry(&told, 0, 0).expect("the slot was taken for it");
-        builder.end_base(scn, end.lsn, end.chain);
+        builder.end_base(scn, end, from.chain);
         let body = builder.finish();
         let view = pool.view(slot, HEAD_BYTES as u32..HEAD_BYTES as u32 + body.len);
         pool.release(slot);
-        Some(view.map(|records| Recent { stream, start: from, end: end.lsn, records }))
+        Some(view.map(|records| Recent { stream, start: from.lsn, end: end.lsn, records }))
     }
 }

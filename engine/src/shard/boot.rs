@@ -376,7 +376,7 @@ impl<R: Ring> Shard<R> {
                 self.catalogue.on_committed(change);
             }
             let Replaying { log, config, role, mut derived, floor, .. } = stream;
-            let floor = floor.max(derived.take_based().unwrap_or_default());
+            let floor = floor.max(derived.rebased_end());
             if log.is_lossy() {
                 self.checkpoints.forget();
             }

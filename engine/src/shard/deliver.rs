@@ -135,8 +135,7 @@ impl<R: Ring> Shard<R> {
             }
             Destination::Forward { .. } => self.hand_to_forwarder(job, slot, found, next),
             Destination::Base { id, from } => {
-                let kind = group_kind(&self.io.pool.bytes(slot)[found[0].at..]);
-                self.on_first_group((*id, job.stream, *from), &found[0], kind);
+                self.on_first_group((*id, job.stream, *from), &found[0]);
             }
             Destination::Standby { due } => {
                 let due = *due;

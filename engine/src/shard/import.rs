@@ -2,7 +2,7 @@
 //! this cluster's own replicas, at the same LSN and SCN. There is one receiver, with a connection,
 //! for each upstream that a stream is taken from.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use palisade_netio::{
@@ -59,8 +59,9 @@ pub(crate) struct Imports {
     feeds: BTreeMap<SocketAddr, Feed>,
     /// The feed of each stream that has one.
     pub(crate) fed: BTreeMap<u64, SocketAddr>,
-    /// Streams that are to begin anew, as an operator says to their leader here.
-    pub(crate) anew: BTreeSet<u64>,
+    /// Streams that are to begin anew, as an operator says to their leader here: where their logs
+    /// ended then. The word is for the next group that is imported there, and for no later one.
+    pub(crate) anew: BTreeMap<u64, Lsn>,
     /// Bounded by the credit that the receivers give.
     waiting: VecDeque<Incoming>,
     /// The shard of the catalogue has said whether this standby is held back.
@@ -119,7 +120,7 @@ impl<R: Ring> Shard<R> {
         self.imports.fed.insert(stream, addr);
         let position = self.streams[&stream].replica.log().end();
         let now = self.io.now;
-        let anew = self.imports.anew.contains(&stream);
+        let anew = self.imports.anew.get(&stream) == Some(&position.lsn);
         self.with_feed(addr, |receiver, out| {
             receiver.on_leading(stream, position, now, out);
             if anew {
@@ -525,6 +526,14 @@ impl<R: Ring> Shard<R> {
             .is_some_and(|group| group.lsn() == end.lsn && group.follows(end.chain))
     }
 
+    /// A base comes alone.
+    fn is_base(&self, incoming: &Incoming) -> bool {
+        let first = first_group(self.io.pool.bytes(incoming.slot), &incoming.body);
+        let base = first.is_some_and(|group| group.is_base());
+        assert!(!base || incoming.body.metas.len() == 1, "a chunk is a base, or has none");
+        base
+    }
+
     fn log_incoming(&mut self, incoming: Incoming) -> Result<(), Incoming> {
         let Some(state) = self.streams.get(&incoming.stream) else { return Err(incoming) };
         let Ok(position) = state.replica.import_position() else { return Err(incoming) };
@@ -532,7 +541,12 @@ impl<R: Ring> Shard<R> {
         if ballot != position.ballot || !self.continues_log(&incoming) {
             return Err(incoming);
         }
+        let base = self.is_base(&incoming);
         let Incoming { stream, slot, body } = incoming;
+        if !base {
+            // Something less brings it on.
+            self.imports.anew.remove(&stream);
+        }
         let run = Run { slot, at: HEAD_BYTES as u32, len: body.len };
         let (metas, crc): (Vec<RecordMeta>, u32) = (body.metas.clone(), body.headers_crc);
         self.io.pool.retain(slot);
@@ -542,7 +556,7 @@ impl<R: Ring> Shard<R> {
             assert!(meta.kind == Kind::Group && meta.stream == stream);
             self.note_logged(slot, meta);
             let end = Boundary { lsn: meta.end, chain: meta.chain };
-            let mark = GroupMark { start: meta.lsn, end, scn: meta.scn, place };
+            let mark = GroupMark { start: meta.lsn, end, scn: meta.scn, place, base };
             let now = self.io.now;
             self.state(stream).replica.on_proposed(mark, now);
         }

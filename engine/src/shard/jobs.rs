@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 
 use palisade_netio::{Completion, Errno, Handle, Op, OpenHow, Payload, Purpose, Ring, Run, SlotId};
-use palisade_wal::{Anchor, Ballot, Extent, GroupHeader, Lsn};
+use palisade_wal::{Anchor, Ballot, Boundary, Extent, GroupHeader, Lsn};
 use zerocopy::FromBytes;
 
 use crate::error::{Error, ErrorKind};
@@ -32,7 +32,7 @@ pub(crate) enum Destination {
     /// The forwarding shard.
     Forward { id: u64, max_bytes: u32, depth: Depth },
     /// The same, a base: for a standby whose log ends at `from`, below the first group here.
-    Base { id: u64, from: Lsn },
+    Base { id: u64, from: Boundary },
     /// A SYNC standby.
     Standby { due: Due },
     /// This log again: the segment is to be emptied.
@@ -208,6 +208,9 @@ impl<R: Ring> Shard<R> {
                 state.floor.max(log.base().lsn)
             }
             // What readers let go is theirs while it is here.
+            Destination::Forward { .. } | Destination::Standby { .. } => {
+                log.base().lsn.max(state.derived.rebased_end())
+            }
             _ => log.base().lsn,
         };
         if job.from < floor {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use palisade_netio::Ring;
-use palisade_wal::{Ballot, Extent, Kind, Lsn};
+use palisade_wal::{Ballot, Boundary, Extent, Kind, Lsn};
 
 use crate::error::{Error, ErrorKind};
 use crate::forward::{
@@ -106,16 +106,15 @@ impl<R: Ring> Shard<R> {
     }
 
     fn locate(&mut self, request: LocateRequest) {
-        let LocateRequest { id, stream, from, max_bytes, missed, depth } = request;
+        let LocateRequest { id, stream, from, max_bytes, missed, depth, chain } = request;
         let Some(state) = self.streams.get(&stream) else {
             return self.reply_forward(id, stream, Located::Unknown);
         };
-        let log = state.replica.log();
         let committed = state.gate.released();
         let floor = if depth == Depth::Shown { state.floor } else { Lsn::ZERO };
-        if from < floor.max(log.base().lsn) {
+        if from < floor.max(self.kept_from(stream)) {
             return match depth {
-                Depth::Based => self.offer_base(id, stream, from),
+                Depth::Based => self.offer_base(id, stream, Boundary { lsn: from, chain }),
                 _ => self.reply_forward(id, stream, Located::Recycled(None)),
             };
         }

@@ -5,7 +5,7 @@
 //! out, and is known again from its next record on; a mark that may have been another one is left
 //! out too, and nobody is promised anything by it.
 
-use palisade_wal::Lsn;
+use palisade_wal::{Boundary, Lsn};
 use zerocopy::little_endian::U64;
 
 use super::derived::Derived;
@@ -30,6 +30,31 @@ fixed! {
     RawProducer: 24 { id: U64, last: U64, scn: U64 }
 }
 
+/// Where a log goes on behind a base: the bytes that it stands for end there, and no group of them
+/// had a higher SCN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rebased {
+    /// The end, and the chain there.
+    pub end: Boundary,
+    /// The SCN.
+    pub scn: u64,
+}
+
+/// A base in a log: what it says, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Logged {
+    pub(super) start: Lsn,
+    pub(super) rebased: Rebased,
+    pub(super) told: Base,
+}
+
+impl Logged {
+    pub(super) fn end(&self) -> Lsn {
+        assert!(self.start < self.rebased.end.lsn, "a base takes positions");
+        self.rebased.end.lsn
+    }
+}
+
 /// See the [module](self).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Base {
@@ -46,7 +71,7 @@ impl Base {
     /// Of a log that goes on at `end`, the group before it having `scn`, by what is known further
     /// up. None when that is not enough.
     pub fn of(derived: &Derived, end: Lsn, scn: u64) -> Option<Base> {
-        if !derived.is_whole() || derived.bases.iter().any(|(at, _)| *at > derived.committed) {
+        if !derived.is_whole() || derived.bases.iter().any(|base| base.end() > derived.committed) {
             return None;
         }
         assert!(end <= derived.committed, "what is not committed is told by its groups");
@@ -103,6 +128,16 @@ impl Marks {
     pub(super) fn rebase(&mut self, base: &Base, end: Lsn) {
         self.logged.retain(|known| known.start >= end);
         (self.standing, self.floor) = (base.mark, base.floor);
+        assert!(self.standing.is_none_or(|mark| mark.end <= end), "it stood at the base");
+    }
+
+    /// The same of a base from `start` on that was lost, and what follows it was seen: a mark from
+    /// there stands, one from before it does not.
+    pub(super) fn rebase_late(&mut self, base: &Base, start: Lsn, end: Lsn) {
+        self.logged.retain(|known| known.start >= end);
+        if self.standing.is_none_or(|mark| mark.end <= start) {
+            (self.standing, self.floor) = (base.mark, base.floor);
+        }
     }
 }
 
@@ -117,6 +152,11 @@ mod tests {
     fn place(producer: u64, sequence: u64, at: u64) -> Place {
         let (lsn, end_lsn) = (Lsn(at), Lsn(at + 80));
         Place { producer, sequence, lsn, end_lsn, scn: at }
+    }
+
+    fn logged(told: Base) -> Logged {
+        let end = Boundary { lsn: END, chain: 5 };
+        Logged { start: Lsn(168), rebased: Rebased { end, scn: 3999 }, told }
     }
 
     fn marked(at: u64) -> Marked {
@@ -165,7 +205,7 @@ mod tests {
         derived.producers.on_logged(place(5, 1, 8));
         derived.marks.on_logged(Marked { mark: Mark::Async { epoch: 1 }, ..marked(88) });
         derived.on_committed(Lsn(168));
-        derived.take_base(told.clone(), END);
+        derived.take_base(logged(told));
         derived.producers.on_logged(place(8, 2, 4080));
         assert_eq!(derived.producers.check(7, 3, None), Verdict::Gap { expected: 1 });
         assert_eq!(derived.on_committed(Lsn(3992)), []);
@@ -178,6 +218,39 @@ mod tests {
         assert_eq!(derived.producers.check(8, 3, None), Verdict::Fresh);
         assert_eq!(derived.producers.check(5, 2, None), Verdict::Gap { expected: 1 });
         assert_eq!(derived.marks.standing(), Some(marked(320)));
+        assert_eq!(derived.rebased_end(), END);
+    }
+
+    /// A base that comes late, with what follows it known, puts an end to the marks before it; and
+    /// what comes late below a base is let go.
+    #[test]
+    fn nothing_below_a_base_comes_back() {
+        let older = Marked { mark: Mark::Async { epoch: 1 }, ..marked(88) };
+        let mut derived = Derived::default();
+        derived.marks.on_logged(older);
+        derived.on_committed(Lsn(168));
+        derived.on_lost(Lsn(168), END);
+        derived.producers.on_logged(place(9, 1, 4160));
+        derived.on_committed(Lsn(4240));
+        assert_eq!((derived.marks.standing(), derived.known()), (Some(older), Lsn(168)));
+        let mut late = derived.clone();
+        late.adopt_base_late(logged(Base::of(&lived(320), END, 3999).unwrap()));
+        assert_eq!((late.marks.standing(), late.known()), (Some(marked(320)), Lsn(4240)));
+        assert_eq!((late.take_based(), late.rebased_end()), (Some(END), END));
+        assert_eq!(late.producers.check(7, 3, None), Verdict::Fresh);
+        // A mark that stands above it stays.
+        let mut late = derived.clone();
+        late.marks.standing = Some(marked(4100));
+        late.adopt_base_late(logged(Base::of(&lived(320), END, 3999).unwrap()));
+        assert_eq!(late.marks.standing(), Some(marked(4100)));
+        // A range below a base that is committed is lost: nobody waits for it.
+        derived.on_lost(Lsn(4240), Lsn(5000));
+        let mut other = logged(Base::default());
+        (other.start, other.rebased.end.lsn) = (Lsn(5000), Lsn(6000));
+        derived.take_base(other);
+        derived.on_committed(Lsn(6000));
+        assert_eq!((derived.known(), derived.is_whole()), (Lsn(6000), true));
+        assert_eq!((derived.marks.standing(), derived.rebased_end()), (None, Lsn(6000)));
     }
 
     #[test]
@@ -185,7 +258,7 @@ mod tests {
         let mut derived = Derived::default();
         derived.producers.on_logged(place(5, 1, 8));
         derived.on_committed(Lsn(88));
-        derived.take_base(Base::of(&lived(320), END, 3999).unwrap(), END);
+        derived.take_base(logged(Base::of(&lived(320), END, 3999).unwrap()));
         derived.on_takeover(palisade_wal::Ballot { round: 2, node: 1, incarnation: 1 }, Lsn(88));
         derived.on_committed(Lsn(88));
         assert_eq!(derived.take_based(), None);

@@ -32,7 +32,7 @@ fn asked() -> Vec<Sample> {
         from: Lsn(128),
         to: Lsn::MAX,
         follow: true,
-        base: false,
+        base: None,
         credit_bytes: 4 << 20,
     };
     let streams = vec![Wanted { stream: 7, across: true }, Wanted { stream: 8, across: false }];
@@ -41,6 +41,7 @@ fn asked() -> Vec<Sample> {
     [
         ("FETCH, to follow", FromReader::Fetch(fetch)),
         ("FETCH", FromReader::Fetch(Fetch { follow: false, to: Lsn(256), ..fetch })),
+        ("FETCH, or a base", FromReader::Fetch(Fetch { base: Some(0x0C0F_FEE0), ..fetch })),
         ("CREDIT", FromReader::Credit { stream: 7, bytes: 65_536 }),
         ("STOP", FromReader::Stop { stream: 7 }),
         ("ASK", FromReader::Ask(Box::new(question))),
@@ -68,6 +69,10 @@ fn sent() -> Vec<Sample> {
     let mut all = vec![Sample::new("CHUNK", chunk.encode())];
     // Its body is opaque here.
     all[0].bytes.resize(512 + 184, 0x5A);
+    let base = ChunkHead { base: true, end: Lsn(144), ..chunk };
+    let mut based = Sample::new("CHUNK of a base", base.encode());
+    based.bytes.resize(512 + 184, 0x5A);
+    all.push(based);
     let reasons = [
         ("END, reached", EndReason::ReachedTo),
         ("END, recycled", EndReason::Recycled { base: Lsn(64) }),
