@@ -1,5 +1,9 @@
 //! One seed from the first format to the last check.
 
+mod latecomer;
+
+use latecomer::REBUILD_NS;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -45,6 +49,8 @@ enum Entry {
     Marker,
     Switcher,
     Truncation,
+    /// Streams of a standby that fell behind what is kept are to begin anew.
+    Rebuild,
 }
 
 /// Nodes that a standby fetches from, in the order of its list.
@@ -137,7 +143,7 @@ impl World {
     /// # Errors
     /// A broken invariant.
     pub fn live(&mut self) -> Result<(), Violation> {
-        self.begin()?;
+        self.begin(&[])?;
         self.suffer()?;
         self.recover()?;
         self.check_copies()?;
@@ -231,9 +237,10 @@ impl World {
 
 /// The parts of a run.
 impl World {
-    /// A good day: nodes start, streams are created, the first records are acknowledged.
-    fn begin(&mut self) -> Result<(), Violation> {
-        for node in 0..self.fleet.nodes.len() {
+    /// A good day: nodes start but for some, streams are created, the first records are
+    /// acknowledged.
+    fn begin(&mut self, but: &[usize]) -> Result<(), Violation> {
+        for node in (0..self.fleet.nodes.len()).filter(|node| !but.contains(node)) {
             self.fleet.start(node);
         }
         let now = self.universe.now();
@@ -284,7 +291,7 @@ impl World {
         self.faults.over = true;
         self.marker.calm = true;
         self.universe.calm();
-        self.agenda.retain(|entry| matches!(entry, Entry::Wake(_)));
+        self.agenda.retain(|entry| matches!(entry, Entry::Wake(_) | Entry::Rebuild));
         if self.marker.is_busy() {
             self.agenda.add(self.universe.now(), Entry::Marker);
         }
@@ -389,6 +396,10 @@ impl World {
                 if let Some(next) = self.operator.wake(now, &self.fleet)? {
                     self.agenda.add(next, Entry::Operator);
                 }
+            }
+            Entry::Rebuild => {
+                self.rebuild_last();
+                self.agenda.add(now.after(REBUILD_NS), Entry::Rebuild);
             }
             Entry::Truncation => {
                 let workload = &self.workload;
