@@ -1,7 +1,7 @@
 //! How it works: the body of a chunk, three groups that continue a log, changed, with its checksums
 //! set right or not. What a standby takes of it is whole groups that follow its log by position and
-//! chain; without a change it takes all of them. The same body compressed, changed and cut: it gives as
-//! many bytes as it should, or is refused.
+//! chain; without a change it takes all of them. The same body compressed, changed and cut gives
+//! as many bytes as it should, or is refused.
 
 use palisade::forward::compress::{compress, decompress};
 use palisade::forward::wire::ChunkHead;

@@ -3,7 +3,8 @@
 //!
 //! One node as a process, which compresses what goes to other regions, and one stream of each kind
 //! of records. Some connections of one registered standby read a stream again and again. First they
-//! do not say that they read LZ4, then they do.
+//! do not say that they read LZ4, then they do: each from a place of its own on, and all of them
+//! from the start, where what is compressed for one is there for the others.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -92,8 +93,11 @@ impl Figures {
         self.cpu_us as f64 / 1e6 / (self.records as f64 / f64::from(1 << 30)).max(1e-9)
     }
 
-    fn json(&self) -> Value {
+    /// With what it is of what goes as it is.
+    fn json(&self, plain: &Figures) -> Value {
         json!({
+            "bytes_ratio": thousandth(self.bytes_per_byte() / plain.bytes_per_byte()),
+            "cpu_ratio": thousandth(self.cpu_s_per_gib() / plain.cpu_s_per_gib()),
             "bytes_per_byte": thousandth(self.bytes_per_byte()),
             "cpu_s_per_gib": thousandth(self.cpu_s_per_gib()),
             "mb_per_s": thousandth(self.records as f64 / 1e6 / self.seconds.max(1e-9)),
@@ -118,18 +122,16 @@ pub(super) fn run(options: &BenchForward) -> Result<Exit, Failure> {
 
 /// The same for people.
 fn table(measured: &Value) -> String {
-    let head = ["records", "lz4", "sent bytes per byte", "CPU s per GiB", "MB/s"];
+    let head = ["records", "sent", "bytes per byte", "ratio", "CPU s per GiB", "ratio", "MB/s"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for kind in ["text", "random"] {
-        for how in ["off", "lz4"] {
-            let figures = &measured[kind][how];
-            let figure = |name: &str| figures[name].to_string();
-            let [sent, cpu, speed] = ["bytes_per_byte", "cpu_s_per_gib", "mb_per_s"].map(figure);
-            rows.push(vec![kind.to_owned(), how.to_owned(), sent, cpu, speed]);
+        for how in ["off", "lz4_apart", "lz4_together"] {
+            let figures = ["bytes_per_byte", "bytes_ratio", "cpu_s_per_gib", "cpu_ratio"];
+            let figures = figures.into_iter().chain(["mb_per_s"]);
+            let figures = figures.map(|name| measured[kind][how][name].to_string());
+            let row = [kind, how].into_iter().map(str::to_owned).chain(figures);
+            rows.push(row.collect());
         }
-        let ratio = |name: &str| format!("x {}", measured[kind]["ratio"][name]);
-        rows.push(vec![kind.to_owned(), "ratio".to_owned(), ratio("bytes"), ratio("cpu")]);
-        rows.last_mut().into_iter().for_each(|row| row.push(String::new()));
     }
     text::table(&rows)
 }
@@ -158,13 +160,15 @@ fn measure(options: &BenchForward) -> Result<Value, Failure> {
             "text" => words(&mut seed, options.record_bytes as usize),
             _ => random(&mut seed, options.record_bytes as usize),
         })?;
-        let plain = read(&cluster, (stream, end), 0, options, &interrupt)?;
-        let lz4 = read(&cluster, (stream, end), FEATURE_LZ4, options, &interrupt)?;
-        let ratios = json!({
-            "bytes": thousandth(lz4.bytes_per_byte() / plain.bytes_per_byte()),
-            "cpu": thousandth(lz4.cpu_s_per_gib() / plain.cpu_s_per_gib()),
+        let read =
+            |features, apart| read(&cluster, (stream, end), features, apart, options, &interrupt);
+        let plain = read(0, true)?;
+        let (apart, together) = (read(FEATURE_LZ4, true)?, read(FEATURE_LZ4, false)?);
+        let kind = json!({
+            "off": plain.json(&plain),
+            "lz4_apart": apart.json(&plain),
+            "lz4_together": together.json(&plain),
         });
-        let kind = json!({ "off": plain.json(), "lz4": lz4.json(), "ratio": ratios });
         all.insert(name.to_owned(), kind);
     }
     let status = client.status_json()?;
@@ -239,6 +243,7 @@ fn read(
     cluster: &Cluster,
     (stream, end): (u64, Lsn),
     features: u8,
+    apart: bool,
     options: &BenchForward,
     interrupt: &Interrupt,
 ) -> Result<Figures, Failure> {
@@ -253,7 +258,7 @@ fn read(
     let readers = (0..options.readers).map(|_| open()).collect::<Result<Vec<_>, _>>()?;
     std::thread::scope(|scope| {
         let (stop, records, sent) = (&stop, &records, &sent);
-        let each = end.0 / u64::from(options.readers);
+        let each = if apart { end.0 / u64::from(options.readers) } else { 0 };
         let threads: Vec<_> = (0u64..)
             .zip(readers)
             .map(|(at, connection)| {
