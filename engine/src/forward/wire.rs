@@ -18,6 +18,10 @@
 //! The body of a chunk is `[RecordHeader][group][pad]` again and again: groups of one stream,
 //! each starting where the one before ended, byte for byte as in a block. The first group of the
 //! first chunk is the one that holds `from`. All numbers are little-endian.
+//!
+//! To a reader that says [`FEATURE_LZ4`] in its greeting the body may be sent as one LZ4 block of
+//! fewer bytes; the prefix has the length of the records then, which is 0 otherwise. Credit counts
+//! records.
 
 use palisade_netio::limits::FRAME_PREFIX_BYTES;
 use palisade_netio::{FrameHead, FrameLimits};
@@ -41,6 +45,8 @@ pub const FROM_FORWARDER: FrameLimits =
     FrameLimits { body_bytes_max: CHUNK_BYTES_MAX, plain: true, bulk: true };
 
 const FLAG_FOLLOW: u64 = 1;
+/// In a greeting: its sender reads chunks that are compressed with LZ4.
+pub const FEATURE_LZ4: u8 = 1;
 
 /// Why a frame says nothing valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -122,8 +128,10 @@ pub struct ChunkHead {
     pub headers_crc: u32,
     /// Role epoch that the sender knows.
     pub role_epoch: u64,
-    /// Bytes of the body.
+    /// Bytes of the records.
     pub body_len: u32,
+    /// Bytes that are sent of them, if they are compressed.
+    pub compressed: Option<u32>,
 }
 
 /// Why the forwarder ended a stream.
@@ -259,6 +267,8 @@ struct ChunkPrefix {
     role_epoch: U64,
     headers_crc: U32,
     reserved: U32,
+    /// 0 when the body is not compressed.
+    plain_len: U32,
 }
 
 const _: () = assert!(size_of::<FetchBody>() <= CONTROL_BODY_MAX as usize);
@@ -321,7 +331,12 @@ impl FromReader {
 }
 
 impl ChunkHead {
-    /// The 512-byte head; the body of `body_len` bytes follows.
+    /// Bytes of the body as it is sent.
+    pub fn wire_len(&self) -> u32 {
+        self.compressed.unwrap_or(self.body_len)
+    }
+
+    /// The 512-byte head; the body of [`wire_len`](ChunkHead::wire_len) bytes follows.
     pub fn encode(&self) -> Vec<u8> {
         self.encode_as(KIND_CHUNK)
     }
@@ -334,8 +349,9 @@ impl ChunkHead {
             role_epoch: self.role_epoch.into(),
             headers_crc: self.headers_crc.into(),
             reserved: 0.into(),
+            plain_len: self.compressed.map_or(0, |_| self.body_len).into(),
         };
-        let (stream, start, len) = (self.stream, self.start.0, self.body_len as usize);
+        let (stream, start, len) = (self.stream, self.start.0, self.wire_len() as usize);
         FrameHead::encode_bulk(kind, stream, start, prefix.as_bytes(), len)
     }
 
@@ -350,8 +366,13 @@ impl ChunkHead {
             return Err(range("chunk end", end.0));
         }
         // Every group takes as many bytes in the stream as in the body, and a header besides.
-        if end.since(start) >= u64::from(head.body_len) || head.body_len > CHUNK_BYTES_MAX {
-            return Err(range("chunk body", head.body_len.into()));
+        let (body_len, compressed) = match wire.plain_len.get() {
+            0 => (head.body_len, None),
+            plain if head.body_len < plain => (plain, Some(head.body_len)),
+            plain => return Err(range("plain length", plain.into())),
+        };
+        if end.since(start) >= u64::from(body_len) || body_len > CHUNK_BYTES_MAX {
+            return Err(range("chunk body", body_len.into()));
         }
         Ok(ChunkHead {
             stream: head.tag,
@@ -360,7 +381,8 @@ impl ChunkHead {
             committed,
             headers_crc: wire.headers_crc.get(),
             role_epoch: wire.role_epoch.get(),
-            body_len: head.body_len,
+            body_len,
+            compressed,
         })
     }
 }
@@ -467,6 +489,7 @@ mod tests {
             headers_crc: 5,
             role_epoch: 3,
             body_len: 256,
+            compressed: None,
         }
     }
 
@@ -500,6 +523,7 @@ mod tests {
         };
         for said in [
             FromForwarder::Chunk(chunk()),
+            FromForwarder::Chunk(ChunkHead { compressed: Some(100), ..chunk() }),
             end(EndReason::ReachedTo, Lsn(0)),
             end(EndReason::Recycled { base: Lsn(40) }, Lsn(40)),
             end(EndReason::UnknownStream, Lsn(0)),
@@ -518,13 +542,18 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_are_refused() {
-        let wrong: [fn(&mut ChunkHead); 6] = [
+        let wrong: [fn(&mut ChunkHead); 10] = [
             |c| c.end = c.start,
             |c| c.end = Lsn(1032),
             |c| c.start = Lsn(63),
             |c| c.committed = Lsn(!7),
             |c| c.body_len = 200,
             |c| c.body_len = 0,
+            // Not smaller, shorter than its groups, larger than any chunk.
+            |c| c.compressed = Some(256),
+            |c| (c.compressed, c.body_len) = (Some(100), 200),
+            |c| (c.compressed, c.body_len) = (Some(100), CHUNK_BYTES_MAX + 1),
+            |c| (c.compressed, c.body_len) = (Some(100), u32::MAX),
         ];
         for change in wrong {
             let mut chunk = chunk();

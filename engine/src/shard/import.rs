@@ -14,7 +14,8 @@ use zerocopy::FromBytes;
 
 use crate::config::Role;
 use crate::control::Hold;
-use crate::forward::wire::{EndReason, FromForwarder, FromReader, KIND_CHUNK};
+use crate::forward::compress::decompress;
+use crate::forward::wire::{ChunkHead, EndReason, FromForwarder, FromReader, KIND_CHUNK};
 use crate::kinds::KIND_CLOSED;
 use crate::paxos::{ClosedNews, GroupMark, Published};
 use crate::shard::Shard;
@@ -369,6 +370,9 @@ impl<R: Ring> Shard<R> {
         let Some(feed) = self.imports.feeds.get_mut(&addr) else { return };
         let (receiver, out) = (&mut feed.receiver, &mut feed.outputs);
         match said {
+            Ok(FromForwarder::Chunk(head)) if head.compressed.is_some() => {
+                self.on_compressed(addr, &head, frame);
+            }
             Ok(FromForwarder::Chunk(head)) => {
                 receiver.on_chunk(&head, part(bytes, frame.body), now, out);
                 self.take_outputs(addr, Some(frame));
@@ -390,6 +394,34 @@ impl<R: Ring> Shard<R> {
             }
             Err(_) => self.lose(addr),
         }
+    }
+
+    /// A compressed chunk came: its records get a slot of their own, as if they had come so.
+    fn on_compressed(&mut self, addr: SocketAddr, head: &ChunkHead, frame: &Frame) {
+        let now = self.io.now;
+        let Some(feed) = self.imports.feeds.get_mut(&addr) else { return };
+        let (receiver, out) = (&mut feed.receiver, &mut feed.outputs);
+        // Nothing is taken for what nobody waits for, or what is more than the credit.
+        if !receiver.takes(head) {
+            receiver.on_chunk(head, &[], now, out);
+            return self.take_outputs(addr, Some(frame));
+        }
+        let pool = &mut self.io.pool;
+        let Some(slot) = pool.take(Purpose::Receive, HEAD_BYTES + head.body_len as usize) else {
+            return self.restart_import(head.stream);
+        };
+        let body = Run { slot, at: HEAD_BYTES as u32, len: head.body_len };
+        let (from, to) = pool.pair(frame.slot, slot);
+        let (records, rest) = to[HEAD_BYTES..].split_at_mut(head.body_len as usize);
+        if decompress(part(from, frame.body), records) {
+            // As on a link: the page ends with zeroes.
+            rest.fill(0);
+            receiver.on_chunk(head, part(pool.bytes(slot), body), now, out);
+        } else {
+            receiver.on_damaged(head, now, out);
+        }
+        self.take_outputs(addr, Some(&Frame { slot, body, ..*frame }));
+        self.io.pool.release(slot);
     }
 
     /// Moves imports along, once a turn.

@@ -57,10 +57,14 @@ fn sent() -> Vec<Sample> {
         headers_crc: 0xAABB_CCDD,
         role_epoch: 2,
         body_len: 184,
+        compressed: None,
     };
     let mut all = vec![Sample::new("CHUNK", chunk.encode())];
     // Its body is opaque here.
     all[0].bytes.resize(512 + 184, 0x5A);
+    let smaller = ChunkHead { compressed: Some(90), ..chunk };
+    all.push(Sample::new("CHUNK, compressed", smaller.encode()));
+    all[1].bytes.resize(512 + 90, 0x5B);
     let reasons = [
         ("END, reached", EndReason::ReachedTo),
         ("END, recycled", EndReason::Recycled { base: Lsn(64) }),

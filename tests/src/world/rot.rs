@@ -4,7 +4,7 @@
 //! (wal/FORMAT.md, "Recovery"): a disk that lost it may not go on, as one that lost its start.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use palisade_wal::limits::BLOCK_ALIGN;
 use palisade_wal::{BlockHead, Expect, parse_block};
@@ -19,17 +19,17 @@ pub struct Vouched {
 
 impl Vouched {
     /// Takes what a segment of the log holds.
-    pub fn take(&mut self, path: &PathBuf, bytes: &[u8]) {
+    pub fn take(&mut self, path: &Path, bytes: &[u8]) {
         for (at, page) in (0u64..).step_by(BLOCK_ALIGN).zip(bytes.chunks_exact(BLOCK_ALIGN)) {
             let Some(head) = sound(page) else { continue };
             self.durable_upto = self.durable_upto.max(head.durable_upto.get());
             let range = at..at + head.bytes() as u64;
-            self.blocks.push((path.clone(), range, head.seq()));
+            self.blocks.push((path.to_path_buf(), range, head.seq()));
         }
     }
 
     /// Whether a flip at `offset` of a file would be noticed for what it is.
-    pub fn is_noticed(&self, path: &PathBuf, offset: u64) -> bool {
+    pub fn is_noticed(&self, path: &Path, offset: u64) -> bool {
         let mut last = self.blocks.iter().filter(|(_, _, seq)| *seq > self.durable_upto);
         !last.any(|(of, range, _)| of == path && range.contains(&offset))
     }

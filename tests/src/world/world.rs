@@ -92,6 +92,7 @@ impl World {
         let mut settings = Settings::draw(&mut random);
         let operator = Operator::new(seed, &mut settings);
         settings.draw_regions(&mut Random::new(seed ^ 0x0072_6567_696F));
+        settings.draw_compression(&mut Random::new(seed ^ 0x006C_7A34));
         let universe = Universe::new(seed);
         universe.set_latencies(Latencies::swarm(&mut random));
         universe.follow_frames();
