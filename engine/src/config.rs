@@ -149,11 +149,37 @@ pub struct LogConfig {
 pub struct NetworkConfig {
     /// Zero-copy sends.
     pub zero_copy: ZeroCopy,
-    /// Bytes of records per second that the forwarding shard sends to all who read there; 0 for no
-    /// cap.
+    /// Bytes per second that the forwarding shard sends to all who read there; 0 for no cap.
     pub forward_max: u64,
     /// The same for the nodes of one standby cluster.
     pub forward_max_per_standby: u64,
+    /// How what goes to clusters in other regions is compressed.
+    pub forward_compression: Compression,
+}
+
+/// How what goes to clusters in other regions is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    Off,
+    /// With LZ4, chunk by chunk.
+    Lz4,
+}
+
+impl Compression {
+    /// The words of node.toml, in the order of the variants.
+    pub const WORDS: [&str; 2] = ["off", "lz4"];
+
+    /// As in node.toml.
+    pub fn as_str(self) -> &'static str {
+        Compression::WORDS[self as usize]
+    }
+
+    /// What a word means.
+    pub fn from_word(word: &str) -> Option<Compression> {
+        [Compression::Off, Compression::Lz4].into_iter().find(|how| how.as_str() == word)
+    }
 }
 
 /// When sends are zero-copy.

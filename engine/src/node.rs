@@ -12,7 +12,7 @@ use palisade_netio::{
     raise_open_files,
 };
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Compression, Config, ConfigError};
 use crate::control::{Controlled, RegistryView, Request};
 use crate::directory::{
     DirLock, check_formatted, io_error, lock, make_dirs, sync_dir, unmake_dirs,
@@ -144,6 +144,10 @@ impl Node {
                     rate: node.config.network.forward_max,
                     cluster_rate: node.config.network.forward_max_per_standby,
                     ..crate::forward::Limits::default()
+                },
+                compressed_from: match node.config.network.forward_compression {
+                    Compression::Off => None,
+                    Compression::Lz4 => Some(node.config.node.region.clone()),
                 },
             };
             let handle = Forwarder::spawn(std::mem::take(&mut sides), config);

@@ -86,6 +86,20 @@ pub struct NodeStatus {
     pub incarnation: u64,
     /// Version of the program.
     pub version: String,
+    /// What went to other regions compressed; none while nothing did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionStatus>,
+}
+
+/// What a node's forwarding shard sent compressed, since the start of the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompressionStatus {
+    /// Chunks that were compressed: each once, however many readers got it.
+    pub compressions: u64,
+    /// Bytes of records that were sent compressed, once for each reader.
+    pub plain_bytes: u64,
+    /// Bytes that were sent of them.
+    pub sent_bytes: u64,
 }
 
 /// A replica of a stream.

@@ -97,6 +97,9 @@ pub struct Hello {
     pub target: Target,
     /// A stream, to route clients and readers to its shard; otherwise 0.
     pub stream: u64,
+    /// What the sender understands beside what each of its version does: carried, and judged by
+    /// the users of links. A version that knows none of it says 0, and does not look.
+    pub features: u8,
 }
 
 /// The answer to a [`Hello`] that was accepted.
@@ -222,7 +225,7 @@ impl Refusal {
 struct Wire {
     version: U16,
     class: u8,
-    reserved: u8,
+    features: u8,
     shard: U16,
     shards: U16,
     cluster: U32,
@@ -244,7 +247,7 @@ impl Wire {
         Wire {
             version: version.into(),
             class: 0,
-            reserved: 0,
+            features: 0,
             shard: from.shard.into(),
             shards: from.shards.into(),
             cluster: from.cluster.into(),
@@ -289,13 +292,14 @@ impl Wire {
 impl Hello {
     /// A hello of this protocol version.
     pub fn new(class: Class, from: Identity, target: Target) -> Hello {
-        Hello { version: PROTOCOL_VERSION, class, from, target, stream: 0 }
+        Hello { version: PROTOCOL_VERSION, class, from, target, stream: 0, features: 0 }
     }
 
     /// The whole frame.
     pub fn encode(&self) -> Vec<u8> {
         let mut wire = Wire::new(self.version, self.from);
         wire.class = self.class as u8;
+        wire.features = self.features;
         wire.target_cluster = self.target.cluster.into();
         wire.target_node = self.target.node.into();
         wire.target_shard = self.target.shard.into();
@@ -323,6 +327,7 @@ impl Hello {
                 shard: wire.target_shard.get(),
             },
             stream: wire.stream.get(),
+            features: wire.features,
         })
     }
 
@@ -435,10 +440,10 @@ mod tests {
 
     #[test]
     fn greetings_read_back() {
-        let frame = Hello { stream: 99, ..hello() }.encode();
+        let frame = Hello { stream: 99, features: 5, ..hello() }.encode();
         assert!(FrameHead::parse(&frame, &FrameLimits::GREETING).is_ok());
         let read = Hello::parse(&frame[FRAME_HEAD_BYTES..]).unwrap();
-        assert_eq!(read, Hello { stream: 99, ..hello() });
+        assert_eq!(read, Hello { stream: 99, features: 5, ..hello() });
         let welcome = Welcome::new(hello().from);
         assert_eq!(Welcome::parse(&welcome.encode()[FRAME_HEAD_BYTES..]), Ok(welcome));
         let refusal = Refusal::new(RefusalCode::Busy, "é".repeat(300));

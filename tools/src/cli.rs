@@ -468,6 +468,10 @@ pub(crate) struct BenchForward {
     #[arg(long, value_name = "MIB", default_value_t = 256,
           value_parser = clap::value_parser!(u64).range(16..=2_048))]
     pub(crate) fill_mib: u64,
+    /// Compare what a standby in another region is sent with LZ4 and without, of records that
+    /// compress and of such that do not; nobody follows the end
+    #[arg(long)]
+    pub(crate) compression: bool,
     #[command(flatten)]
     pub(crate) run: BenchRun,
 }

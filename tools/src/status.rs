@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use palisade::client::{Client, ClientOptions};
 use palisade::status::{
-    BorderStatus, ClusterRole, ClusterStatus, Status as NodeStatus, StreamStatus,
+    BorderStatus, ClusterRole, ClusterStatus, CompressionStatus, Status as NodeStatus, StreamStatus,
 };
 use serde_json::json;
 
@@ -200,11 +200,23 @@ fn page(status: &NodeStatus) -> String {
         out.push('\n');
         out.push_str(&text::table(&rows));
     }
+    out.push_str(&compression(node.compression));
     out.push_str(&borders(&status.borders));
     for alarm in &status.alarms {
         out.push_str(&format!("\nalarm {}: {}\n", alarm.code, alarm.hint));
     }
     out
+}
+
+/// What was sent compressed; nothing where nothing was.
+fn compression(sent: Option<CompressionStatus>) -> String {
+    let Some(sent) = sent else { return String::new() };
+    format!(
+        "\nlz4: {} sent for {} of records, {} chunks compressed\n",
+        text::size(sent.sent_bytes),
+        text::size(sent.plain_bytes),
+        sent.compressions,
+    )
 }
 
 /// What came over each border; nothing where there is none.

@@ -41,7 +41,7 @@ disk_stall_soft = "1s"
 "#;
 
 /// What is replaced, by what, the key that must be named, and a word of the message.
-const BAD: [(&str, &str, &str, &str); 65] = [
+const BAD: [(&str, &str, &str, &str); 66] = [
     ("[cluster]\nid = 1", "[cluster]\nid = 0", "cluster.id", "1 to 4294967295"),
     ("[cluster]\nid = 1", "[cluster]\nid = -1", "cluster.id", "1 to 4294967295"),
     ("[cluster]\nid = 1", "[cluster]\nid = 4294967296", "cluster.id", "1 to 4294967295"),
@@ -111,6 +111,12 @@ const BAD: [(&str, &str, &str, &str); 65] = [
     ("retain = \"0s\"", "retain = 7", "log.retain", "found a whole number"),
     ("sync_path = \"auto\"", "sync_path = \"fsync\"", "log.sync_path", "fdatasync"),
     ("zero_copy = \"auto\"", "zero_copy = \"yes\"", "network.zero_copy", "auto | always | never"),
+    (
+        "zero_copy = \"auto\"",
+        "forward_compression = \"zstd\"",
+        "network.forward_compression",
+        "off | lz4",
+    ),
     ("heartbeat = \"50ms\"", "heartbeat = \"0ms\"", "timing.heartbeat", "5ms to 5s"),
     ("heartbeat = \"50ms\"", "heartbeat = \"200ms\"", "timing.election", "600ms"),
     ("election = \"400ms\"", "election = \"100ms\"", "timing.election", "150ms"),

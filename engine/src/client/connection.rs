@@ -56,6 +56,20 @@ impl Connection {
         stream: u64,
         timeout: Duration,
     ) -> Result<Connection, ClientError> {
+        let target = Target { cluster, node: ANY_NODE, shard: ANY_SHARD };
+        let hello = Hello { stream, ..Hello::new(class, Identity::default(), target) };
+        Connection::greet_with(addr, &hello, timeout)
+    }
+
+    /// The same, with a greeting of the caller's.
+    ///
+    /// # Errors
+    /// As [`open`](Connection::open).
+    pub fn greet_with(
+        addr: SocketAddr,
+        hello: &Hello,
+        timeout: Duration,
+    ) -> Result<Connection, ClientError> {
         let io = |source| ClientError::Io { addr, source };
         let deadline = Instant::now() + timeout;
         let socket = TcpStream::connect_timeout(&addr, timeout.max(WAIT_MIN)).map_err(io)?;
@@ -71,11 +85,8 @@ impl Connection {
             end: 0,
             wait: TICK,
         };
-        let target = Target { cluster, node: ANY_NODE, shard: ANY_SHARD };
-        let mut hello = Hello::new(class, Identity::default(), target);
-        hello.stream = stream;
         connection.send(&hello.encode())?;
-        connection.greet(cluster, deadline)?;
+        connection.greet(hello.target.cluster, deadline)?;
         Ok(connection)
     }
 

@@ -187,6 +187,9 @@ impl Reader {
         let said = FromForwarder::parse(&frame.head, rest);
         let said = said.map_err(|error| protocol(error.to_string()))?;
         match said {
+            FromForwarder::Chunk(head) if head.compressed.is_some() => {
+                Err(protocol("a compressed chunk that was not asked for".to_owned()))
+            }
             FromForwarder::Chunk(head) if head.stream == self.options.stream && head.base => {
                 // The log goes on further up: what was between is not kept.
                 Err(ClientError::Recycled { base_lsn: head.end.0 })

@@ -9,9 +9,9 @@ use palisade_netio::SyncPath;
 
 use super::keys::{KEYS, Key, Preset, SECTIONS, Shape};
 use super::{
-    ClusterConfig, Config, ConfigError, HEARTBEATS_PER_ELECTION, LogConfig, MEMBERS_MAX, Member,
-    NetworkConfig, NodeConfig, Role, SEGMENTS_MIN, TimingConfig, UpstreamConfig, Value, ZeroCopy,
-    format_size, format_time, parse_size, parse_time,
+    ClusterConfig, Compression, Config, ConfigError, HEARTBEATS_PER_ELECTION, LogConfig,
+    MEMBERS_MAX, Member, NetworkConfig, NodeConfig, Role, SEGMENTS_MIN, TimingConfig,
+    UpstreamConfig, Value, ZeroCopy, format_size, format_time, parse_size, parse_time,
 };
 
 /// Most characters of a name.
@@ -220,6 +220,10 @@ impl Reader {
                     .unwrap_or(ZeroCopy::Auto),
                 forward_max: self.number("network.forward_max"),
                 forward_max_per_standby: self.number("network.forward_max_per_standby"),
+                forward_compression: Compression::from_word(
+                    &self.text("network.forward_compression"),
+                )
+                .unwrap_or_default(),
             },
             timing: TimingConfig {
                 heartbeat: self.time("timing.heartbeat"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use palisade_netio::SyncPath;
 use palisade_netio::limits::{BACKOFF_FIRST_NS, BACKOFF_LAST_NS, HANDSHAKE_NS, USER_TIMEOUT_MS};
 
-use super::{Role, ZeroCopy, format_size, format_time};
+use super::{Compression, Role, ZeroCopy, format_size, format_time};
 use crate::paxos::{ELECTION_NS, HAND_OVER_NS, HEARTBEAT_NS};
 
 /// One key of node.toml.
@@ -79,7 +79,7 @@ const fn key(path: &'static str, shape: Shape, default: Preset, purpose: &'stati
 }
 
 /// Every key, in file order.
-pub const KEYS: [Key; 35] = [
+pub const KEYS: [Key; 36] = [
     key(
         "cluster.id",
         ID,
@@ -202,7 +202,7 @@ pub const KEYS: [Key; 35] = [
         "network.forward_max",
         Shape::Size(0, 1 << 40, 1),
         Preset::Is("0B"),
-        "bytes of records a second that this node's forwarding shard sends to standbys and readers \
+        "bytes a second that this node's forwarding shard sends to standbys and readers \
          together, at least 256KiB; 0B: no cap. What a SYNC standby waits for is not counted",
     ),
     key(
@@ -210,6 +210,13 @@ pub const KEYS: [Key; 35] = [
         Shape::Size(0, 1 << 40, 1),
         Preset::Is("0B"),
         "the same for all nodes of one standby cluster",
+    ),
+    key(
+        "network.forward_compression",
+        Shape::Word(&Compression::WORDS),
+        Preset::Is("off"),
+        "how this node's forwarding shard compresses what goes to clusters that are registered in \
+         another region than the node's; those of its own region always get it as it is",
     ),
     key(
         "timing.heartbeat",

@@ -60,6 +60,8 @@ fn write_tail(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "forward_max = {}", quoted(&forward))?;
     let each = format_size(config.network.forward_max_per_standby);
     writeln!(out, "forward_max_per_standby = {}", quoted(&each))?;
+    let compression = config.network.forward_compression.as_str();
+    writeln!(out, "forward_compression = {}", quoted(compression))?;
     let timing = &config.timing;
     writeln!(out, "\n[timing]")?;
     for (name, time) in [

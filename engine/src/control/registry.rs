@@ -173,6 +173,13 @@ impl Registry {
         self.primary.as_ref()
     }
 
+    /// The region of a cluster, if that is known.
+    pub fn region(&self, id: u32) -> Option<&str> {
+        let primary = self.primary.as_ref().filter(|primary| primary.id == id);
+        let cluster = self.standbys.get(&id).or(primary)?;
+        Some(cluster.region.as_str()).filter(|region| !region.is_empty())
+    }
+
     /// Mode and level.
     pub fn mode(&self) -> Mode {
         self.mode

@@ -178,7 +178,8 @@ impl Crowd {
         assert!(segment.len() > 2 * WINDOWS_MAX * PREFAULT_BYTES);
         let (port, side) = port();
         let (identity, limits) = (Identity::default(), Limits::default());
-        let config = ForwarderConfig { identity, route: |_, _| 0, cpu: None, limits };
+        let config =
+            ForwarderConfig { identity, route: |_, _| 0, cpu: None, limits, compressed_from: None };
         let shard = Shard { port, pool: pool(), log, bounds, committed: ACTIVE, extents };
         Crowd {
             seed,
@@ -431,8 +432,13 @@ fn what_256_readers_make_the_forwarder_hold_is_bounded_and_the_tail_comes_in_tim
 
 fn exchange() -> (Vec<ForwardPort>, Exchange<Segment>) {
     let ((port, side), identity) = (port(), Identity::default());
-    let config =
-        ForwarderConfig { identity, route: |_, _| 0, cpu: None, limits: Limits::default() };
+    let config = ForwarderConfig {
+        identity,
+        route: |_, _| 0,
+        cpu: None,
+        limits: Limits::default(),
+        compressed_from: None,
+    };
     (vec![port], Exchange::new(vec![side], &config))
 }
 

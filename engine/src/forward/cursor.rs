@@ -5,6 +5,7 @@ use std::ops::Range;
 use palisade_netio::{Nanos, SlotView};
 use palisade_wal::Lsn;
 
+use super::compress::Compressed;
 use super::cut::{Cut, NoCut, Want, cut};
 use super::limits::LEASE_NS_MAX;
 use super::memory::{ExtentCount, Extents};
@@ -32,6 +33,8 @@ pub enum Source {
         /// The part of the segment that is the chunk's body.
         range: Range<usize>,
     },
+    /// Compressed, in memory that all who get it share.
+    Compressed(Compressed),
 }
 
 /// What a cursor waits for.
@@ -66,6 +69,9 @@ pub(crate) struct Targets {
     pub(crate) memory: u32,
     /// From a segment.
     pub(crate) segment: u32,
+    /// A chunk ends before the first group that starts at or behind a multiple of this: readers
+    /// that began elsewhere get the same chunks.
+    pub(crate) grid: Option<u64>,
 }
 
 /// What the next bytes come behind.
@@ -187,7 +193,7 @@ impl Cursor {
             from: self.position,
             chain: self.chain(),
             committed,
-            to,
+            to: targets.grid.map_or(to, |grid| to.min(next_multiple(self.position, grid))),
             bytes_max: self.credit,
             bytes_target: targets.memory,
             ballot: None,
@@ -322,4 +328,8 @@ impl Cursor {
             self.extents.pop_front();
         }
     }
+}
+
+fn next_multiple(position: Lsn, grid: u64) -> Lsn {
+    Lsn((position.0 / grid + 1).saturating_mul(grid))
 }

@@ -135,8 +135,13 @@ impl Node {
         std::fs::write(&path, &segment).unwrap();
         let (port, side) = port();
         let identity = Identity { cluster: 1, node: 2, shards: 1, ..Identity::default() };
-        let config =
-            ForwarderConfig { identity, route: |_, _| 0, cpu: None, limits: Limits::default() };
+        let config = ForwarderConfig {
+            identity,
+            route: |_, _| 0,
+            cpu: None,
+            limits: Limits::default(),
+            compressed_from: None,
+        };
         let handle = Forwarder::spawn(vec![side], config).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let (sockets, accepted) = crossbeam::channel::bounded(64);

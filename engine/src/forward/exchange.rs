@@ -23,9 +23,10 @@ use super::memory::trim;
 use super::queue::{Feed, ForwardEvent, ForwardRequest, ForwarderSide, SealedExtent, Socket};
 use super::sender::{Effect, ReaderId, Readers, Route, Stats};
 use super::windows::{Warming, Windows};
-use super::wire::FromReader;
+use super::wire::{FEATURE_LZ4, FromReader};
 use crate::control::Registry;
 use crate::paxos::Publisher;
+use crate::status::CompressionStatus;
 
 /// Until requests that found no room are tried again.
 const AGAIN_NS: u64 = 1_000_000;
@@ -48,6 +49,8 @@ pub struct ForwarderConfig {
     pub cpu: Option<usize>,
     /// Bounds.
     pub limits: Limits,
+    /// The region of this node, if what goes to clusters in other regions is compressed.
+    pub compressed_from: Option<String>,
 }
 
 /// A connection that a shard handed over.
@@ -141,6 +144,9 @@ pub struct Exchange<M> {
     silent_until: Option<Nanos>,
     /// Of which other cluster a reader is, and when it had everything last.
     clusters: BTreeMap<ReaderId, (u32, Nanos)>,
+    /// Those among them that read compressed chunks.
+    decompressing: BTreeSet<ReaderId>,
+    compressed_from: Option<String>,
     registry: Arc<Registry>,
     /// When the feeds were reported last.
     reported: Nanos,
@@ -171,6 +177,8 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
             silent: BTreeSet::new(),
             silent_until: None,
             clusters: BTreeMap::new(),
+            decompressing: BTreeSet::new(),
+            compressed_from: config.compressed_from.clone(),
             registry: Arc::default(),
             reported: Nanos(0),
             maps: Maps::default(),
@@ -220,7 +228,10 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         match event {
             ForwardEvent::Connection { socket, hello } => {
                 let (reader, answer) = match self.admit(hello.from.cluster, now) {
-                    Ok(reader) => (Some(reader), Welcome::new(self.identity).encode()),
+                    Ok(reader) => {
+                        self.on_features(reader, hello.features);
+                        (Some(reader), Welcome::new(self.identity).encode())
+                    }
                     Err(refusal) => (None, refusal.encode()),
                 };
                 arrivals.push(Arrival { socket, reader, answer });
@@ -253,14 +264,33 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         Ok(reader)
     }
 
+    /// What a reader understands, as it says in its greeting.
+    pub(crate) fn on_features(&mut self, reader: ReaderId, features: u8) {
+        if features & FEATURE_LZ4 != 0 && self.clusters.contains_key(&reader) {
+            self.decompressing.insert(reader);
+            self.choose_compression();
+        }
+    }
+
+    /// Who is in another region by the registry gets compressed chunks, if it can read them.
+    fn choose_compression(&mut self) {
+        let Some(own) = &self.compressed_from else { return };
+        for &reader in &self.decompressing {
+            let region = self.registry.region(self.clusters[&reader].0);
+            let is_far = region.is_some_and(|region| region != own);
+            self.readers.on_compressed(reader, is_far);
+        }
+    }
+
     /// Other clusters may be served from now on: those that may not be are hung up on.
-    fn on_registry(&mut self, registry: Arc<Registry>) {
+    pub(crate) fn on_registry(&mut self, registry: Arc<Registry>) {
         self.registry = registry;
         for (&reader, &(cluster, _)) in &self.clusters {
             if !self.registry.serves(cluster) {
                 self.readers.on_unwanted(reader);
             }
         }
+        self.choose_compression();
     }
 
     /// Tells standbys what is new of what is closed.
@@ -315,7 +345,13 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         }
         self.reported = now;
         let feeds: Vec<Feed> = feeds.into_values().collect();
-        self.ports.iter_mut().for_each(|port| port.side.set_feeds(&feeds));
+        let stats = self.readers.stats();
+        let compression = (stats.compressions > 0).then_some(CompressionStatus {
+            compressions: stats.compressions,
+            plain_bytes: stats.bytes_plain,
+            sent_bytes: stats.bytes_compressed,
+        });
+        self.ports.iter_mut().for_each(|port| port.side.set_feeds(&feeds, compression));
     }
 
     /// Whether what a reader says is to be read. If not, [`Work::Ring`] says when to ask again.
@@ -373,6 +409,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         self.take_asks();
         self.loads.retain(|load| load.reader != reader);
         if self.clusters.remove(&reader).is_some() {
+            self.decompressing.remove(&reader);
             self.silent.remove(&reader);
             self.ports.iter_mut().for_each(|port| port.closing.on_link_down(reader));
             self.report_feeds(self.reported);
@@ -463,6 +500,7 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         match effect {
             Effect::Send { reader, head, source } => {
                 let body = match source {
+                    Source::Compressed(made) => Body::Compressed(made),
                     Source::View { view, range } => Body::View(view, range),
                     Source::Mapped { extent, range } => {
                         let is_it = |known: &&(SealedExtent, _)| known.0.expect == extent.expect;
@@ -514,7 +552,9 @@ impl<M: Deref<Target = [u8]>> Exchange<M> {
         }
         self.windows.touch(&mapped, offset);
         let found = mapped.cut(&load.extent, &load.want);
-        if found.is_ok() {
+        if let Ok(found) = &found {
+            let records = &mapped.map[found.range.clone()];
+            self.readers.on_records(load.reader, load.stream, found, records);
             self.cut.push((load.extent.clone(), mapped));
         }
         self.found(load, found);
@@ -630,7 +670,8 @@ mod tests {
     fn questions_of_standbys_are_counted_by_themselves_and_bounded_at_once() {
         let (mut ports, sides): (Vec<_>, Vec<_>) = (0..SHARDS).map(|_| port()).unzip();
         let (identity, limits) = (Identity::default(), Limits::default());
-        let config = ForwarderConfig { identity, route: |_, _| 0, cpu: None, limits };
+        let config =
+            ForwarderConfig { identity, route: |_, _| 0, cpu: None, limits, compressed_from: None };
         let mut exchange: Exchange<Vec<u8>> = Exchange::new(sides, &config);
         let reader = exchange.admit(0, Nanos(0)).unwrap();
         // As many questions about places as there may be, all of one shard.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use palisade_netio::{FrameError, FrameHead, SlotView};
 
+use super::compress::Compressed;
 use super::limits::{CONTROL_BYTES, JOIN_BYTES, JOIN_MAPPED_BYTES};
 use super::maps::Mapped;
 use super::memory::trim;
@@ -23,6 +24,8 @@ pub enum Body<M> {
     View(SlotView, Range<usize>),
     /// In a sealed segment.
     Mapped(Rc<Mapped<M>>, Range<usize>),
+    /// Compressed, in memory that others share.
+    Compressed(Compressed),
 }
 
 impl<M: Deref<Target = [u8]>> Body<M> {
@@ -31,7 +34,13 @@ impl<M: Deref<Target = [u8]>> Body<M> {
             Body::None => &[],
             Body::View(view, range) => &view[range.clone()],
             Body::Mapped(mapped, range) => &mapped.map[range.clone()],
+            Body::Compressed(made) => made.bytes(),
         }
+    }
+
+    /// Whether its memory is others', who want it back.
+    fn is_borrowed(&self) -> bool {
+        matches!(self, Body::View(..) | Body::Compressed(_))
     }
 }
 
@@ -72,7 +81,7 @@ impl<M: Deref<Target = [u8]>> Outflow<M> {
         let little = |range: &Range<usize>| range.len() < JOIN_MAPPED_BYTES;
         let copied = match &body {
             Body::None => false,
-            Body::View(..) => self.blocked,
+            Body::View(..) | Body::Compressed(_) => self.blocked,
             Body::Mapped(_, range) => little(range),
         };
         let mut frame = (head, body);
@@ -122,15 +131,15 @@ impl<M: Deref<Target = [u8]>> Outflow<M> {
         self.blocked
     }
 
-    /// The reader does not take its bytes at once: it does not hold a shard's memory, what is
-    /// queued is copied.
+    /// The reader does not take its bytes at once: it does not hold memory of a shard, or what
+    /// others share; what is queued is copied.
     pub fn on_blocked(&mut self) {
         if std::mem::replace(&mut self.blocked, true) {
             return;
         }
-        let views = self.frames.iter_mut().filter(|(_, body)| matches!(body, Body::View(..)));
-        views.for_each(copy_body);
-        if matches!(self.body, Body::View(..)) {
+        let borrowed = self.frames.iter_mut().filter(|(_, body)| body.is_borrowed());
+        borrowed.for_each(copy_body);
+        if self.body.is_borrowed() {
             let body = std::mem::replace(&mut self.body, Body::None);
             append(&mut self.bytes, body.bytes());
         }
@@ -161,6 +170,9 @@ impl<M: Deref<Target = [u8]>> Outflow<M> {
             match body {
                 Body::View(view, range) if range.len() < JOIN_BYTES => {
                     join(&mut self.bytes, &view[range]);
+                }
+                Body::Compressed(made) if made.bytes().len() < JOIN_BYTES => {
+                    join(&mut self.bytes, made.bytes());
                 }
                 body => self.body = body,
             }

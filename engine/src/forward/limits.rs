@@ -1,5 +1,6 @@
 //! Every bound of the forwarder, named.
 
+use lz4_flex::block::get_maximum_output_size;
 use palisade_netio::limits::{FRAME_BULK_HEAD_BYTES, FRAME_HEAD_BYTES};
 use palisade_wal::{GROUP_BYTES_MAX, RECORD_HEADER_BYTES};
 
@@ -52,7 +53,7 @@ pub const EXTENTS_HELD_MAX: usize = 4 << 10;
 /// An extent.
 pub const EXTENT_BYTES: u64 = 128;
 /// Windows of mapped segments that are in memory, or on the way there, at a time.
-pub const WINDOWS_MAX: usize = 24;
+pub const WINDOWS_MAX: usize = 20;
 /// Reads of segments at a time that may wait for the disk; others wait for them.
 pub const LOADS_MAX: usize = 2;
 /// Windows at a time that are read before anybody needs them.
@@ -61,8 +62,19 @@ pub const AHEADS_MAX: usize = 4;
 pub const BODIES_MAX: usize = 256;
 /// Questions of standbys that wait for shards; more are dropped.
 pub const ASKS_MAX: usize = 512;
-/// Maps' own tables and questions of standbys.
-const SMALL_BYTES: u64 = 1 << 20;
+/// Memory of what is compressed, with room for the next one before it is.
+pub const COMPRESSED_BYTES_MAX: u64 = 4032 << 10;
+/// Chunks that are known to be compressed, or not to get smaller.
+pub const COMPRESSED_COUNT_MAX: usize = 512;
+/// Records below this are not compressed: heads and checksums are most of them.
+pub const COMPRESS_BYTES_MIN: usize = 256;
+/// A chunk that does not get smaller by this part of it goes as it is.
+pub const COMPRESS_GAIN: usize = 32;
+/// No compressed chunk has groups that start on both sides of a multiple of this, so that readers
+/// that began at different positions get the same chunks.
+pub const COMPRESS_GRID_BYTES: u64 = 128 << 10;
+/// Tables of maps and of what is compressed, and questions of standbys.
+const SMALL_BYTES: u64 = 1088 << 10;
 /// Time after which a connection that acknowledges nothing may be ended while memory is short.
 pub const PRESSURE_NS: u64 = 250_000_000;
 /// Time between two that are.
@@ -139,10 +151,14 @@ const _: () = {
     let block = palisade_wal::limits::BLOCK_BYTES_MAX.div_ceil(PREFAULT_BYTES) + 1;
     assert!(block * LOADS_MAX + AHEADS_MAX < WINDOWS_MAX);
     let windows = (WINDOWS_MAX * PREFAULT_BYTES) as u64;
-    let tables = (MAPS_MAX * BODIES_MAX * 64 + ASKS_MAX * CONTROL_BODY_MAX as usize) as u64;
+    let compressed = COMPRESSED_COUNT_MAX * 2 * 64;
+    let asks = ASKS_MAX * CONTROL_BODY_MAX as usize;
+    let tables = (MAPS_MAX * BODIES_MAX * 64 + compressed + asks) as u64;
     let extents = EXTENTS_HELD_MAX as u64 * EXTENT_BYTES;
     assert!(tables <= SMALL_BYTES);
-    let output = PEERS_BYTES_MAX + OUTPUT_SHARED_BYTES;
+    let output = PEERS_BYTES_MAX + OUTPUT_SHARED_BYTES + COMPRESSED_BYTES_MAX;
+    // The largest group can be compressed.
+    assert!(get_maximum_output_size(CHUNK_BYTES_MAX as usize) as u64 <= COMPRESSED_BYTES_MAX);
     assert!(TAIL_BYTES_MAX as u64 + output + windows + extents + SMALL_BYTES <= FORWARD_BYTES_MAX);
 };
 /// Part of a sealed segment that is read from the disk at once, off the forwarder's thread.
@@ -179,15 +195,17 @@ pub struct Limits {
     pub output_bytes: u64,
     /// Memory of frames that all connections share, beyond what each has for itself.
     pub shared_bytes: u64,
+    /// Memory of what is compressed.
+    pub compressed_bytes: u64,
     /// Bytes of records in one chunk, unless one group is larger.
     pub chunk_bytes: u32,
     /// Bytes of recent records kept.
     pub tail_bytes: usize,
     /// Open questions at one shard.
     pub locates: usize,
-    /// Bytes of records per second for all readers together; 0: no cap.
+    /// Bytes of chunks per second for all readers together, as they are sent; 0: no cap.
     pub rate: u64,
-    /// Bytes of records per second for the readers of one other cluster; 0: no cap.
+    /// The same for the readers of one other cluster; 0: no cap.
     pub cluster_rate: u64,
 }
 
@@ -199,6 +217,7 @@ impl Default for Limits {
             cursors: CURSORS_MAX,
             output_bytes: OUTPUT_BYTES_MAX.into(),
             shared_bytes: OUTPUT_SHARED_BYTES,
+            compressed_bytes: COMPRESSED_BYTES_MAX,
             chunk_bytes: CHUNK_BYTES_TARGET,
             tail_bytes: TAIL_BYTES_MAX,
             locates: LOCATES_MAX,

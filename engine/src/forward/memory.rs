@@ -4,7 +4,8 @@
 //! Each connection has a few KiB of its own for frames that wait. Large groups go from the memory
 //! of a shard to the socket, and nothing is held for who takes them. Of who does not they are
 //! copied, so that the shard has its memory back, into one space that all share. While somebody
-//! finds no room there, who holds much and acknowledges nothing for a while is ended. Bytes of a
+//! finds no room there, who holds much and acknowledges nothing for a while is ended. What is
+//! [compressed](super::compress) is counted by itself, and copied in the same way. Bytes of a
 //! sealed segment take no memory here: they go from the file to the socket, and the windows that
 //! are mapped are [counted](super::windows) by themselves.
 
@@ -37,7 +38,8 @@ pub(crate) fn peers_bytes(readers: usize, more_cursors: u64) -> u64 {
 pub(crate) struct Cost {
     /// Memory.
     pub(crate) own: u64,
-    /// Memory that a copy of its body takes; its body is in memory of a shard till then.
+    /// Memory that a copy of its body takes; till then its body is in memory of a shard, or in
+    /// that of what is compressed.
     pub(crate) copy: u64,
     /// Whether a sealed segment is leased for it.
     pub(crate) leased: bool,
@@ -53,7 +55,7 @@ impl Cost {
     pub(crate) fn chunk(source: &Source, len: u64) -> Cost {
         let (small, copy, leased) = match source {
             Source::Mapped { .. } => (len < JOIN_MAPPED_BYTES as u64, 0, true),
-            Source::View { .. } => (len < JOIN_BYTES as u64, len, false),
+            Source::View { .. } | Source::Compressed(_) => (len < JOIN_BYTES as u64, len, false),
         };
         let own = FRAME_BYTES + FRAME_BULK_HEAD_BYTES as u64;
         if small {

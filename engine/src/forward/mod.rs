@@ -7,6 +7,9 @@
 //! of the shard that owns the stream, so that nothing uncommitted or voided is sent; the active
 //! segment is never mapped.
 
+pub mod compress;
+#[cfg(test)]
+mod compression_tests;
 mod connection;
 #[cfg(test)]
 mod crowd_tests;

@@ -18,6 +18,7 @@ use super::limits::{EVENTS_MAX, FACTS_MAX, LOCATES_MAX, REQUESTS_MAX};
 use super::sender::ReaderId;
 use crate::control::Registry;
 use crate::paxos::Closed;
+use crate::status::CompressionStatus;
 use crate::transfer::{Facts, Question};
 
 /// A socket that is handed over; whoever holds it closes it.
@@ -218,7 +219,7 @@ struct Shared {
     scns_set: AtomicU64,
     /// Other clusters take streams here.
     scns_wanted: AtomicBool,
-    feeds: Mutex<Vec<Feed>>,
+    feeds: Mutex<(Vec<Feed>, Option<CompressionStatus>)>,
     /// The forwarder is gone.
     closed: AtomicBool,
     waker: OnceLock<Arc<dyn Wake>>,
@@ -344,7 +345,12 @@ impl ForwardPort {
 
     /// What other clusters take here, as last reported.
     pub fn feeds(&self) -> Vec<Feed> {
-        lock(&self.shared.feeds).clone()
+        lock(&self.shared.feeds).0.clone()
+    }
+
+    /// What of that went compressed.
+    pub fn compression(&self) -> Option<CompressionStatus> {
+        lock(&self.shared.feeds).1
     }
 
     /// Whether anybody reads the stream; if not, publishing for it is a waste of time.
@@ -578,12 +584,13 @@ impl ForwarderSide {
         }
     }
 
-    /// Says what other clusters take here.
-    pub fn set_feeds(&mut self, feeds: &[Feed]) {
+    /// Says what other clusters take here, and what of that went compressed.
+    pub fn set_feeds(&mut self, feeds: &[Feed], compression: Option<CompressionStatus>) {
         let mut known = lock(&self.shared.feeds);
-        if *known != feeds {
-            *known = feeds.to_vec();
+        if known.0 != feeds {
+            known.0 = feeds.to_vec();
         }
+        known.1 = compression;
     }
 
     /// Asks the shard; call [`wake`](ForwarderSide::wake) after the last one.

@@ -4,19 +4,23 @@
 //! back; it decides nothing. Readers take [turns](super::turns), one chunk each; a reader that does
 //! not take its bytes keeps its turn to itself.
 
+mod compression;
+mod pressure;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use palisade_netio::limits::FRAME_BULK_HEAD_BYTES;
 use palisade_netio::{FrameHead, Nanos};
 use palisade_wal::Lsn;
 
+use super::compress::Compressor;
 pub use super::cursor::Source;
 use super::cursor::{Cursor, Phase, Step, Targets};
 use super::cut::{Cut, NoCut};
 pub use super::effect::{CloseReason, Effect};
 use super::limits::{
-    BEAT_NS, BEHIND_TURNS_MAX, CREDIT_BYTES_MAX, CURSOR_BYTES, HOLD_NS_MAX, LEASE_NS_MAX,
-    LOCATE_BYTES, LOCATES_MAX, Limits, MEMORY_CHUNK_BYTES, OUTPUT_FRAMES_MAX, PRESSURE_NS,
+    BEAT_NS, BEHIND_TURNS_MAX, COMPRESS_GRID_BYTES, CREDIT_BYTES_MAX, CURSOR_BYTES, HOLD_NS_MAX,
+    LEASE_NS_MAX, LOCATE_BYTES, LOCATES_MAX, Limits, MEMORY_CHUNK_BYTES, OUTPUT_FRAMES_MAX,
     PRESSURE_TICK_NS, READERS_ROOM, RETRY_NS, STALL_NS, TAIL_NEAR_BYTES,
 };
 use super::memory::{Cost, ExtentCount, Output, Shared, admits, peers_bytes, trim};
@@ -46,6 +50,12 @@ pub struct Stats {
     pub chunks_recent: u64,
     /// Bytes of records sent.
     pub bytes: u64,
+    /// Chunks compressed: each once, however many readers got it.
+    pub compressions: u64,
+    /// Bytes of records that were sent compressed, and what was sent of them.
+    pub bytes_plain: u64,
+    /// See `bytes_plain`.
+    pub bytes_compressed: u64,
     /// Questions asked.
     pub locates: u64,
     /// Sources that did not hold what they should.
@@ -77,6 +87,8 @@ type Shown = Option<Lsn>;
 struct Reader {
     /// Of which other cluster it is; 0: of none.
     cluster: u32,
+    /// Its chunks are compressed.
+    compressed: bool,
     cursors: BTreeMap<u64, Box<Cursor>>,
     ready: VecDeque<u64>,
     in_turn: bool,
@@ -125,6 +137,7 @@ pub struct Readers {
     turns: Turns,
     tail: Tail,
     shared: Shared,
+    compressor: Compressor,
     extents: ExtentCount,
     /// Those that found no memory for what they do not take, or for answers.
     refused: VecDeque<ReaderId>,
@@ -161,6 +174,7 @@ impl Readers {
             turns: Turns::new(limits.rate, limits.cluster_rate),
             tail: Tail::new(limits.tail_bytes),
             shared: Shared::new(limits.shared_bytes),
+            compressor: Compressor::new(limits.compressed_bytes),
             extents: ExtentCount::default(),
             refused: VecDeque::new(),
             press_at: Nanos(0),
@@ -182,14 +196,20 @@ impl Readers {
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        Stats { readers: self.readers.len() as u64, memory: self.memory(), ..self.stats }
+        Stats {
+            readers: self.readers.len() as u64,
+            compressions: self.compressor.runs(),
+            memory: self.memory(),
+            ..self.stats
+        }
     }
 
     /// What is held for readers, but for mapped segments.
     fn memory(&self) -> u64 {
         let peers = peers_bytes(self.readers.len(), self.more_cursors);
         let extents = self.extents.bytes(self.stats.cursors);
-        peers + self.shared.used() + self.tail.bytes() as u64 + extents
+        let tail = self.tail.bytes() as u64;
+        peers + self.shared.used() + self.compressor.held() + tail + extents
     }
 
     /// A reader of another cluster (0: of none) connected. None when there are too many.
@@ -202,6 +222,7 @@ impl Readers {
         let id = ReaderId(self.number());
         let reader = Reader {
             cluster,
+            compressed: false,
             cursors: BTreeMap::new(),
             ready: VecDeque::new(),
             in_turn: false,
@@ -223,6 +244,7 @@ impl Readers {
         }
         reader.output.release(&mut self.shared);
         self.refused.retain(|refused| *refused != id);
+        self.drop_compressed();
     }
 
     /// A reader is not to be served any more.
@@ -335,55 +357,6 @@ impl Readers {
         self.now = self.now.max(now);
         let Some(reader) = self.readers.get_mut(&id) else { return };
         reader.output.on_probed(unacknowledged, now);
-    }
-
-    /// Whether what a reader says is to be read: there is room for the answers. If not,
-    /// [`Effect::Retry`] says when to ask again.
-    pub fn listens(&mut self, id: ReaderId) -> bool {
-        let Some(reader) = self.readers.get_mut(&id) else { return false };
-        let listens = reader.output.listens(&self.shared);
-        if !listens {
-            self.refuse(id);
-        }
-        listens
-    }
-
-    /// A reader takes no more for now. Whether what waits for it is to be copied out of the memory
-    /// of shards.
-    pub fn on_blocked(&mut self, id: ReaderId) -> bool {
-        let Some(reader) = self.readers.get_mut(&id) else { return false };
-        let copied = reader.output.on_blocked(&mut self.shared);
-        if !copied {
-            self.refuse(id);
-        }
-        copied
-    }
-
-    fn refuse(&mut self, id: ReaderId) {
-        let Some(reader) = self.readers.get_mut(&id) else { return };
-        if std::mem::replace(&mut reader.refused, true) {
-            return;
-        }
-        if self.refused.is_empty() {
-            self.press_at = self.now.after(PRESSURE_TICK_NS);
-        }
-        self.refused.push_back(id);
-    }
-
-    /// Memory came back: who was refused some asks again, the first ones first.
-    fn offer_room(&mut self) {
-        if !self.shared.take_grew() || self.refused.is_empty() {
-            return;
-        }
-        let mut free = self.shared.free();
-        let (readers, effects) = (&mut self.readers, &mut self.effects);
-        self.refused.retain(|&id| {
-            let Some(reader) = readers.get_mut(&id) else { return false };
-            let Some(left) = free.checked_sub(reader.output.refused()) else { return true };
-            (free, reader.refused) = (left, false);
-            effects.push(Effect::Retry { reader: id });
-            false
-        });
     }
 
     /// A stream's committed end moved. Where the records are known too, use
@@ -598,26 +571,6 @@ impl Readers {
         self.tell_untold();
     }
 
-    /// Somebody is refused memory: of those that hold some and acknowledge nothing, the one that
-    /// has been at it longest is ended. Who moves, however slowly, stays.
-    fn press(&mut self) {
-        let mut oldest: Option<(u64, ReaderId)> = None;
-        for (&id, reader) in &self.readers {
-            if reader.closing || !reader.output.presses() {
-                continue;
-            }
-            self.effects.push(Effect::Probe { reader: id });
-            // What was seen before the last ticks says nothing.
-            let idle = reader.output.idle_ns(self.now, PRESSURE_NS);
-            let idle = idle.filter(|idle| *idle > PRESSURE_NS);
-            oldest = oldest.max(idle.map(|idle| (idle, id)));
-        }
-        if let Some((_, id)) = oldest {
-            self.stats.pressed += 1;
-            self.close(id, CloseReason::Stalled);
-        }
-    }
-
     /// When [`on_time`](Readers::on_time) is due.
     pub fn next_time(&self) -> Option<Nanos> {
         let beat = (!self.readers.is_empty()).then(|| self.beat_at.after(BEAT_NS));
@@ -674,7 +627,11 @@ impl Readers {
         assert!(std::mem::take(&mut cursor.listed), "a ready cursor is listed");
         let committed = self.streams.get(&stream).and_then(|known| known.limit(reader.cluster));
         let segment = self.limits.chunk_bytes;
-        let targets = Targets { memory: segment.min(MEMORY_CHUNK_BYTES), segment };
+        let (memory, grid) = match reader.compressed {
+            true => (segment, Some(COMPRESS_GRID_BYTES)),
+            false => (segment.min(MEMORY_CHUNK_BYTES), None),
+        };
+        let targets = Targets { memory, segment, grid };
         let step = cursor.step(stream, committed, &mut self.tail, targets);
         self.take_step(id, stream, step);
         self.enlist(id);
@@ -711,6 +668,11 @@ impl Readers {
 
     fn send(&mut self, id: ReaderId, stream: u64, cut: Cut, source: Source) {
         let committed = self.limit(id, stream);
+        let source = self.compressed(id, stream, &cut, source);
+        let compressed = match &source {
+            Source::Compressed(made) => Some(made.bytes().len() as u32),
+            Source::View { .. } | Source::Mapped { .. } => None,
+        };
         let head = ChunkHead {
             stream,
             start: cut.start,
@@ -720,17 +682,23 @@ impl Readers {
             role_epoch: self.role_epoch,
             body_len: cut.range.len() as u32,
             base: cut.base,
+            compressed,
         };
+        let body = u64::from(head.wire_len());
         self.stats.chunks += 1;
         self.stats.bytes += u64::from(head.body_len);
+        if compressed.is_some() {
+            self.stats.bytes_plain += u64::from(head.body_len);
+            self.stats.bytes_compressed += body;
+        }
         let now = self.now;
         let reader = self.readers.get_mut(&id).expect("a cursor has a reader");
         reader.cursors.get_mut(&stream).expect("a chunk has a cursor").advance(&cut);
-        let bytes = FRAME_BULK_HEAD_BYTES as u64 + u64::from(head.body_len);
-        let cost = Cost::chunk(&source, head.body_len.into());
+        let bytes = FRAME_BULK_HEAD_BYTES as u64 + body;
+        let cost = Cost::chunk(&source, body);
         reader.output.queue(bytes, cost, now, &mut self.shared);
         reader.row += 1;
-        self.turns.on_sent(reader.cluster, head.body_len.into(), now);
+        self.turns.on_sent(reader.cluster, body, now);
         self.untold.remove(&(id, stream));
         self.effects.push(Effect::Send { reader: id, head, source });
         self.ready(id, stream);

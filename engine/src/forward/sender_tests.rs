@@ -7,6 +7,7 @@ use std::sync::Arc;
 use palisade_netio::{Nanos, Pool};
 use palisade_wal::Lsn;
 
+use super::compress::decompress;
 use super::cut::{block_body, cut};
 use super::limits::Limits;
 use super::queue::{ForwardRequest, Lease, LocateRequest, Located, Recent, Reply, SealedExtent};
@@ -170,9 +171,17 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Send { reader, head, source } => {
+                    assert_eq!(head.compressed.is_some(), matches!(source, Source::Compressed(_)));
                     let bytes = match &source {
                         Source::View { view, range } => view[range.clone()].to_vec(),
                         Source::Mapped { range, .. } => self.shard.segment[range.clone()].to_vec(),
+                        Source::Compressed(made) => {
+                            assert_eq!(head.wire_len() as usize, made.bytes().len());
+                            assert!(head.wire_len() < head.body_len);
+                            let mut records = vec![0; head.body_len as usize];
+                            assert!(decompress(made.bytes(), &mut records));
+                            records
+                        }
                     };
                     self.got(reader, head, &bytes);
                 }
@@ -208,7 +217,8 @@ impl World {
         let Some(client) = self.clients.iter_mut().find(|client| client.id == reader) else {
             return;
         };
-        client.unsent.push((512 + bytes.len() as u64, 1));
+        assert!(head.compressed.is_none() || client.id.0 % 2 == 1);
+        client.unsent.push((512 + u64::from(head.wire_len()), 1));
         let got = client.wants.get_mut(&head.stream).expect("nothing comes unasked");
         let expected = got.next.unwrap_or_else(|| log.floor(got.fetch.from));
         assert_eq!(head.start, expected, "a gap or a repeat");
@@ -273,6 +283,10 @@ impl World {
             found.range = found.range.start + body.start..found.range.end + body.start;
             Ok(found)
         });
+        if let Ok(found) = &found {
+            let records = &self.shard.segment[found.range.clone()];
+            self.readers.on_records(reader, stream, found, records);
+        }
         self.readers.on_read(reader, stream, ticket, found);
     }
 
@@ -298,6 +312,8 @@ impl World {
             9 if self.clients.len() < 6 => {
                 let cluster = self.pick(3) as u32;
                 let id = self.readers.on_open(cluster, self.now).unwrap();
+                // Some of them.
+                self.readers.on_compressed(id, id.0 % 2 == 1);
                 self.clients.push(Client { id, wants: BTreeMap::new(), unsent: Vec::new() });
             }
             10 if at < self.clients.len() => {
@@ -325,7 +341,7 @@ impl World {
 
 #[test]
 fn readers_get_exactly_what_is_committed_in_any_order_of_events() {
-    let (mut ended, mut held) = (0, 0);
+    let (mut ended, mut held, mut saved) = (0, 0, 0);
     for seed in 0..150 {
         let mut world = World::new(seed);
         (0..1500).for_each(|_| world.step(false));
@@ -351,6 +367,7 @@ fn readers_get_exactly_what_is_committed_in_any_order_of_events() {
         let stats = world.readers.stats();
         assert_eq!((stats.readers, stats.cursors, stats.misses), (0, 0, 0));
         held += stats.held;
+        saved += stats.bytes_plain - stats.bytes_compressed;
         world.turn();
         assert!(world.shard.watched.is_empty());
         drop(world.readers);
@@ -360,6 +377,7 @@ fn readers_get_exactly_what_is_committed_in_any_order_of_events() {
     }
     assert!(ended > 50, "{ended} fetches ended");
     assert!(held > 1000, "caps held {held} turns");
+    assert!(saved > 1 << 20, "{saved} bytes were not sent");
 }
 
 #[test]

@@ -66,14 +66,21 @@ impl TestLog {
 
     /// Adds a group with payloads of these lengths and returns its record.
     pub fn push(&mut self, lens: &[usize]) -> &[u8] {
+        let first = self.end().0 as u8;
+        let payloads = lens.iter().enumerate().map(|(i, &len)| vec![i as u8 + first; len]);
+        self.push_payloads(&payloads.collect::<Vec<_>>())
+    }
+
+    /// Adds a group with these payloads and returns its record.
+    pub fn push_payloads(&mut self, payloads: &[Vec<u8>]) -> &[u8] {
         let (lsn, at) = *self.groups.last().unwrap();
-        let sum: usize = lens.iter().map(|len| len + 64).sum();
+        let sum: usize = payloads.iter().map(|payload| payload.len() + 64).sum();
         let mut space = vec![0; sum + 512];
         let mut body = BodyBuilder::new(&mut space);
         let origin = Origin { role_epoch: 1, cluster: 1, ballot: BALLOT };
         body.begin_group(self.stream, lsn, BALLOT, GroupKind::Data, origin, 0).unwrap();
-        for (i, &len) in lens.iter().enumerate() {
-            body.push_entry(&vec![i as u8 + lsn.0 as u8; len], 0, 0).unwrap();
+        for payload in payloads {
+            body.push_entry(payload, 0, 0).unwrap();
         }
         let meta = body.end_group(lsn.0 + 1, *self.chains.last().unwrap());
         let made = body.finish();

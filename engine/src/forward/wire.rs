@@ -22,6 +22,10 @@
 //! Flags of a FETCH: 1 to follow, 2 for a base where `from` is let go, for a log that ends there
 //! with the chain that is the last field; without it that is 0. Flags of a CHUNK, in its prefix: 2
 //! when its body is one base, which stands for positions that nobody keeps.
+//!
+//! To a reader that says [`FEATURE_LZ4`] in its greeting the body may be sent as one LZ4 block of
+//! fewer bytes; the prefix has the length of the records then, which is 0 otherwise. Credit counts
+//! records.
 
 use palisade_netio::limits::FRAME_PREFIX_BYTES;
 use palisade_netio::{FrameHead, FrameLimits};
@@ -47,6 +51,8 @@ pub const FROM_FORWARDER: FrameLimits =
 const FLAG_FOLLOW: u64 = 1;
 /// Of a FETCH and of a CHUNK.
 const FLAG_BASE: u64 = 2;
+/// In a greeting: its sender reads chunks that are compressed with LZ4.
+pub const FEATURE_LZ4: u8 = 1;
 
 /// Why a frame says nothing valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,10 +143,12 @@ pub struct ChunkHead {
     pub headers_crc: u32,
     /// Role epoch that the sender knows.
     pub role_epoch: u64,
-    /// Bytes of the body.
+    /// Bytes of the records.
     pub body_len: u32,
     /// The body is one base: it takes more positions than it has bytes, or fewer.
     pub base: bool,
+    /// Bytes that are sent of them, if they are compressed.
+    pub compressed: Option<u32>,
 }
 
 /// Why the forwarder ended a stream.
@@ -277,6 +285,8 @@ struct ChunkPrefix {
     role_epoch: U64,
     headers_crc: U32,
     flags: U32,
+    /// 0 when the body is not compressed.
+    plain_len: U32,
 }
 
 const _: () = assert!(size_of::<FetchBody>() <= CONTROL_BODY_MAX as usize);
@@ -346,7 +356,12 @@ impl FromReader {
 }
 
 impl ChunkHead {
-    /// The 512-byte head; the body of `body_len` bytes follows.
+    /// Bytes of the body as it is sent.
+    pub fn wire_len(&self) -> u32 {
+        self.compressed.unwrap_or(self.body_len)
+    }
+
+    /// The 512-byte head; the body of [`wire_len`](ChunkHead::wire_len) bytes follows.
     pub fn encode(&self) -> Vec<u8> {
         self.encode_as(KIND_CHUNK)
     }
@@ -359,8 +374,9 @@ impl ChunkHead {
             role_epoch: self.role_epoch.into(),
             headers_crc: self.headers_crc.into(),
             flags: if self.base { FLAG_BASE as u32 } else { 0 }.into(),
+            plain_len: self.compressed.map_or(0, |_| self.body_len).into(),
         };
-        let (stream, start, len) = (self.stream, self.start.0, self.body_len as usize);
+        let (stream, start, len) = (self.stream, self.start.0, self.wire_len() as usize);
         FrameHead::encode_bulk(kind, stream, start, prefix.as_bytes(), len)
     }
 
@@ -378,11 +394,16 @@ impl ChunkHead {
         if !base && wire.flags.get() != 0 {
             return Err(range("chunk flags", wire.flags.get().into()));
         }
+        let (body_len, compressed) = match wire.plain_len.get() {
+            0 => (head.body_len, None),
+            plain if head.body_len < plain => (plain, Some(head.body_len)),
+            plain => return Err(range("plain length", plain.into())),
+        };
         // Every group takes as many bytes in the stream as in the body, and a header besides; but
         // for a base.
-        let short = !base && end.since(start) >= u64::from(head.body_len);
-        if short || head.body_len > CHUNK_BYTES_MAX {
-            return Err(range("chunk body", head.body_len.into()));
+        let short = !base && end.since(start) >= u64::from(body_len);
+        if short || body_len > CHUNK_BYTES_MAX {
+            return Err(range("chunk body", body_len.into()));
         }
         Ok(ChunkHead {
             stream: head.tag,
@@ -391,8 +412,9 @@ impl ChunkHead {
             committed,
             headers_crc: wire.headers_crc.get(),
             role_epoch: wire.role_epoch.get(),
-            body_len: head.body_len,
+            body_len,
             base,
+            compressed,
         })
     }
 }
@@ -500,6 +522,7 @@ mod tests {
             role_epoch: 3,
             body_len: 256,
             base: false,
+            compressed: None,
         }
     }
 
@@ -537,6 +560,7 @@ mod tests {
         for said in [
             FromForwarder::Chunk(chunk()),
             FromForwarder::Chunk(ChunkHead { base: true, end: Lsn(1000), ..chunk() }),
+            FromForwarder::Chunk(ChunkHead { compressed: Some(100), ..chunk() }),
             end(EndReason::ReachedTo, Lsn(0)),
             end(EndReason::Recycled { base: Lsn(40) }, Lsn(40)),
             end(EndReason::UnknownStream, Lsn(0)),
@@ -555,13 +579,18 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_are_refused() {
-        let wrong: [fn(&mut ChunkHead); 6] = [
+        let wrong: [fn(&mut ChunkHead); 10] = [
             |c| c.end = c.start,
             |c| c.end = Lsn(1032),
             |c| c.start = Lsn(63),
             |c| c.committed = Lsn(!7),
             |c| c.body_len = 200,
             |c| c.body_len = 0,
+            // Not smaller, shorter than its groups, larger than any chunk.
+            |c| c.compressed = Some(256),
+            |c| (c.compressed, c.body_len) = (Some(100), 200),
+            |c| (c.compressed, c.body_len) = (Some(100), CHUNK_BYTES_MAX + 1),
+            |c| (c.compressed, c.body_len) = (Some(100), u32::MAX),
         ];
         for change in wrong {
             let mut chunk = chunk();

@@ -155,8 +155,10 @@ impl Replica {
         let (before, committed) = (self.log.end(), self.log.committed());
         assert!(self.log.accepting() < ballot || is_seeded("takeover_below_committed"));
         assert!(committed.lsn <= end.lsn, "committed bytes would be void");
+        // What the own base held is void, though the chains behind both are the same.
+        let replaced = self.log.has_open_base() && pending.run_start.is_some();
         let common = match self.log.chain_at(end.lsn) {
-            Some(chain) if chain == end.chain => end.lsn,
+            Some(chain) if chain == end.chain && !replaced => end.lsn,
             // A run may begin below what was committed since: the same bytes stand there.
             _ => pending.run_start.map_or(committed.lsn, |start| start.max(committed.lsn)),
         };
@@ -180,7 +182,7 @@ impl Replica {
         if let Some(void) = self.void.take() {
             fx.push(Effect::UnsettledVoid { from: void.from });
         }
-        if self.log.chain_at(before.lsn) != Some(before.chain) {
+        if replaced || self.log.chain_at(before.lsn) != Some(before.chain) {
             assert!(common >= committed.lsn, "committed bytes are said to be void");
             self.void = Some(Void { from: common, ballot, settled_at: end.lsn });
             fx.push(Effect::Voided { from: common });

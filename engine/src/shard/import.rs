@@ -2,7 +2,7 @@
 //! this cluster's own replicas, at the same LSN and SCN. There is one receiver, with a connection,
 //! for each upstream that a stream is taken from.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use palisade_netio::{
@@ -14,7 +14,8 @@ use zerocopy::FromBytes;
 
 use crate::config::Role;
 use crate::control::Hold;
-use crate::forward::wire::{EndReason, FromForwarder, FromReader, KIND_CHUNK};
+use crate::forward::compress::decompress;
+use crate::forward::wire::{ChunkHead, EndReason, FromForwarder, FromReader, KIND_CHUNK};
 use crate::kinds::KIND_CLOSED;
 use crate::paxos::{ClosedNews, GroupMark, Published};
 use crate::shard::Shard;
@@ -379,6 +380,9 @@ impl<R: Ring> Shard<R> {
         let Some(feed) = self.imports.feeds.get_mut(&addr) else { return };
         let (receiver, out) = (&mut feed.receiver, &mut feed.outputs);
         match said {
+            Ok(FromForwarder::Chunk(head)) if head.compressed.is_some() => {
+                self.on_compressed(addr, &head, frame);
+            }
             Ok(FromForwarder::Chunk(head)) => {
                 receiver.on_chunk(&head, part(bytes, frame.body), now, out);
                 self.take_outputs(addr, Some(frame));
@@ -400,6 +404,34 @@ impl<R: Ring> Shard<R> {
             }
             Err(_) => self.lose(addr),
         }
+    }
+
+    /// A compressed chunk came: its records get a slot of their own, as if they had come so.
+    fn on_compressed(&mut self, addr: SocketAddr, head: &ChunkHead, frame: &Frame) {
+        let now = self.io.now;
+        let Some(feed) = self.imports.feeds.get_mut(&addr) else { return };
+        let (receiver, out) = (&mut feed.receiver, &mut feed.outputs);
+        // Nothing is taken for what nobody waits for, or what is more than the credit.
+        if !receiver.takes(head) {
+            receiver.on_chunk(head, &[], now, out);
+            return self.take_outputs(addr, Some(frame));
+        }
+        let pool = &mut self.io.pool;
+        let Some(slot) = pool.take(Purpose::Receive, HEAD_BYTES + head.body_len as usize) else {
+            return self.restart_import(head.stream);
+        };
+        let body = Run { slot, at: HEAD_BYTES as u32, len: head.body_len };
+        let (from, to) = pool.pair(frame.slot, slot);
+        let (records, rest) = to[HEAD_BYTES..].split_at_mut(head.body_len as usize);
+        if decompress(part(from, frame.body), records) {
+            // As on a link: the page ends with zeroes.
+            rest.fill(0);
+            receiver.on_chunk(head, part(pool.bytes(slot), body), now, out);
+        } else {
+            receiver.on_damaged(head, now, out);
+        }
+        self.take_outputs(addr, Some(&Frame { slot, body, ..*frame }));
+        self.io.pool.release(slot);
     }
 
     /// Moves imports along, once a turn.
@@ -499,25 +531,32 @@ impl<R: Ring> Shard<R> {
     }
 
     fn log_waiting(&mut self) {
-        while let Some(incoming) = self.imports.waiting.front() {
+        // Of streams whose window is full; what is committed next opens it. Others go on.
+        let (mut later, mut full) = (VecDeque::new(), BTreeSet::new());
+        while let Some(incoming) = self.imports.waiting.pop_front() {
+            let Incoming { stream, slot, .. } = incoming;
+            if full.contains(&stream) {
+                later.push_back(incoming);
+                continue;
+            }
             let len = incoming.body.len as usize;
             if !self.flush_own() || !self.ledger.has_room(len, Claim::Groups) {
-                return;
+                self.imports.waiting.push_front(incoming);
+                break;
             }
-            let incoming = self.imports.waiting.pop_front().expect("it is the front");
-            let stream = incoming.stream;
-            let slot = incoming.slot;
             if let Err(incoming) = self.log_incoming(incoming) {
                 let busy = self.streams.get(&stream).is_some_and(|state| state.leading);
                 if busy && self.continues_log(&incoming) {
-                    // The window is full; what is committed next opens it.
-                    self.imports.waiting.push_front(incoming);
-                    return;
+                    full.insert(stream);
+                    later.push_back(incoming);
+                    continue;
                 }
                 self.io.pool.release(slot);
                 self.restart_import(stream);
             }
         }
+        later.append(&mut self.imports.waiting);
+        self.imports.waiting = later;
     }
 
     fn continues_log(&self, incoming: &Incoming) -> bool {

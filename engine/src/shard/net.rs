@@ -10,6 +10,7 @@ use palisade_netio::{
     Token, TokenBase, Welcome, ZeroCopy,
 };
 
+use crate::forward::wire::FEATURE_LZ4;
 use crate::kinds::{KIND_HEARTBEAT, KIND_MESSAGES};
 use crate::limits::{
     MESSAGES_BYTES_MAX, OUTBOX_BYTES_MAX, PEER_BACKLOG_BYTES, PEERS_WRITE_PART, READ_CHUNK_BYTES,
@@ -207,7 +208,8 @@ impl Net {
         duty: Duty,
     ) -> u32 {
         let id = self.next_id();
-        let hello = Hello::new(class, self.me, target);
+        let features = if class == Class::Reader { FEATURE_LZ4 } else { 0 };
+        let hello = Hello { features, ..Hello::new(class, self.me, target) };
         let mut link = Link::dial(conn_base(id), addr, hello, class, ring.random());
         self.tune(&mut link, class);
         link.start(ring, pool, now);

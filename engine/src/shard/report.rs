@@ -146,6 +146,7 @@ impl<R: Ring> Shard<R> {
                 region: self.config.region.clone(),
                 incarnation: self.me.incarnation,
                 version: env!("CARGO_PKG_VERSION").to_string(),
+                compression: self.forward.as_ref().and_then(ForwardPort::compression),
             },
             streams: self.streams.iter().map(|(id, s)| self.stream_status(*id, s)).collect(),
             standbys: self.standby_statuses(),

@@ -326,7 +326,17 @@ impl<R: Ring> Shard<R> {
     ) -> ChunkHead {
         let committed = self.streams[&stream].replica.log().committed().lsn;
         let role_epoch = self.role_epoch;
-        ChunkHead { stream, start, end, committed, headers_crc, role_epoch, body_len, base: false }
+        ChunkHead {
+            stream,
+            start,
+            end,
+            committed,
+            headers_crc,
+            role_epoch,
+            body_len,
+            base: false,
+            compressed: None,
+        }
     }
 
     /// Groups for a SYNC standby were read.

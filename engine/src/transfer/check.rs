@@ -29,6 +29,9 @@ pub enum BadChunk {
     /// The bytes are not what their checksums or the head say.
     #[error("the chunk is damaged")]
     Damaged,
+    /// What was compressed is no LZ4 block of that length.
+    #[error("the chunk does not decompress to its length")]
+    Compressed,
     /// It holds another log.
     #[error("the log of the source does not match at {0}")]
     NotMatch(Lsn),

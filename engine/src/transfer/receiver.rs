@@ -422,6 +422,25 @@ impl Receiver {
         self.is_up() && fetching && !self.stopping.contains_key(&stream)
     }
 
+    /// Whether this chunk answers the last fetch of its stream and is within its credit. The body
+    /// of one that is not is not looked at.
+    pub fn takes(&self, head: &ChunkHead) -> bool {
+        let credit = self.streams.get(&head.stream).map_or(0, |inbound| inbound.credit);
+        self.expects(head.stream) && u64::from(head.body_len) <= credit
+    }
+
+    /// A chunk that is [taken](Receiver::takes) came, and its records cannot be made of its bytes.
+    pub fn on_damaged(&mut self, head: &ChunkHead, now: Nanos, out: &mut Vec<Output>) {
+        assert!(self.takes(head), "others need no bytes");
+        self.on_beat(head.role_epoch, now);
+        let stream = head.stream;
+        let inbound = self.streams.get_mut(&stream).expect("it is expected");
+        inbound.credit -= u64::from(head.body_len);
+        self.held -= u64::from(head.body_len);
+        out.push(Output::Skip { stream });
+        self.refuse(stream, BadChunk::Compressed, now, out);
+    }
+
     /// A whole chunk came. Gives exactly one of `Import` and `Skip` for it.
     pub fn on_chunk(&mut self, head: &ChunkHead, body: &[u8], now: Nanos, out: &mut Vec<Output>) {
         let stream = head.stream;
@@ -497,7 +516,7 @@ impl Receiver {
                 self.set_state(stream, State::Wait, &reason, now, out);
                 self.release(stream, Phase::Idle);
             }
-            BadChunk::Damaged => {
+            BadChunk::Damaged | BadChunk::Compressed => {
                 self.set_state(stream, State::SourceDamaged, &reason, now, out);
                 self.release(stream, Phase::Paused(now.after(RETRY_NS)));
             }

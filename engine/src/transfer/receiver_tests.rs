@@ -8,6 +8,7 @@ use palisade_wal::{Ballot, BodyBuilder, Boundary, CHAIN_START, GroupKind, Lsn, O
 
 use super::check::{BadChunk, Continuation, continues};
 use super::receiver::{Output, Receiver, ReceiverLimits, State};
+use crate::forward::compress::{compress, decompress};
 use crate::forward::limits::Limits;
 use crate::forward::queue::{Depth, ForwardRequest, LocateRequest, Located, Recent, Reply};
 use crate::forward::sender::{Effect, ReaderId, Readers, Source};
@@ -104,6 +105,9 @@ impl Upstream {
                     Effect::Send { reader, head, source: Source::View { view, range } } => {
                         (reader, (FromForwarder::Chunk(head), view[range].to_vec()))
                     }
+                    Effect::Send { reader, head, source: Source::Compressed(made) } => {
+                        (reader, (FromForwarder::Chunk(head), made.bytes().to_vec()))
+                    }
                     Effect::Say { reader, frame } => {
                         let head = FrameHead::parse(&frame, &FROM_FORWARDER).unwrap();
                         let rest = &frame[FRAME_HEAD_BYTES..];
@@ -123,6 +127,25 @@ impl Upstream {
             }
             self.pool.collect();
         }
+    }
+}
+
+/// As a shard does it.
+fn take_chunk(
+    receiver: &mut Receiver,
+    head: &ChunkHead,
+    body: &[u8],
+    now: Nanos,
+    out: &mut Vec<Output>,
+) {
+    assert_eq!(body.len(), head.wire_len() as usize);
+    if head.compressed.is_none() || !receiver.takes(head) {
+        return receiver.on_chunk(head, body, now, out);
+    }
+    let mut records = vec![0; head.body_len as usize];
+    match decompress(body, &mut records) {
+        true => receiver.on_chunk(head, &records, now, out),
+        false => receiver.on_damaged(head, now, out),
     }
 }
 
@@ -220,7 +243,7 @@ impl World {
         match said {
             FromForwarder::Chunk(head) => {
                 upstream.readers.on_sent(link.reader, 512 + body.len() as u64, 1, now);
-                receiver.on_chunk(&head, &body, now, out);
+                take_chunk(receiver, &head, &body, now, out);
                 let given = |o: &Output| matches!(o, Output::Import { .. } | Output::Skip { .. });
                 assert_eq!(out.iter().filter(|&o| given(o)).count(), 1);
                 assert!(!out.contains(&Output::Hangup), "credit was exceeded");
@@ -271,7 +294,10 @@ impl World {
     fn dial(&mut self, works: bool) {
         let Some(endpoint) = self.dialing.take() else { return };
         if works {
-            let reader = self.upstreams[endpoint].readers.on_open(1, self.now).unwrap();
+            let readers = &mut self.upstreams[endpoint].readers;
+            let reader = readers.on_open(1, self.now).unwrap();
+            // By one upstream always, by another now and then.
+            readers.on_compressed(reader, endpoint == 1 || endpoint == 2 && self.now.0 % 2 == 1);
             self.link = Some(Link { endpoint, reader, wire: VecDeque::new() });
             self.receiver.on_link_up(self.now, &mut self.out);
         } else {
@@ -651,6 +677,7 @@ fn a_chunk_is_checked_whole() {
         headers_crc: log.headers_crc(bounds[0], bounds[4]),
         role_epoch: 1,
         body_len: body.len() as u32,
+        compressed: None,
     };
     let at = |lsn| Boundary { lsn, chain: log.chain(lsn) };
     let whole = continues(&head, &body, START).unwrap();
@@ -697,8 +724,82 @@ fn a_chunk_with_an_scn_that_nothing_can_follow_is_refused() {
             headers_crc: body.headers_crc,
             role_epoch: 1,
             body_len: body.len,
+            compressed: None,
         };
         let found = continues(&head, &bytes[..body.len as usize], START);
         assert_eq!(found.is_ok(), taken, "{found:?}");
     }
+}
+
+/// A log that is fetched, and one chunk of it as it comes over a border.
+fn compressed() -> (Receiver, ChunkHead, Vec<u8>) {
+    let mut log = TestLog::new(1);
+    for _ in 0..5 {
+        log.push(&[400]);
+    }
+    let (start, end) = (START.lsn, log.end());
+    let body = log.records(start, end).to_vec();
+    let bytes = compress(&body).unwrap();
+    let (headers_crc, role_epoch) = (log.headers_crc(start, end), 1);
+    let (body_len, compressed) = (body.len() as u32, Some(bytes.len() as u32));
+    let head = ChunkHead {
+        stream: 1,
+        start,
+        end,
+        committed: end,
+        headers_crc,
+        role_epoch,
+        body_len,
+        compressed,
+    };
+    let (mut receiver, mut out) = (Receiver::new(ReceiverLimits::default(), 1, 7), Vec::new());
+    receiver.on_leading(1, START, Nanos(1), &mut out);
+    receiver.on_link_up(Nanos(1), &mut out);
+    assert!(out.iter().any(|said| matches!(said, Output::Fetch(_))), "{out:?}");
+    (receiver, head, bytes)
+}
+
+#[test]
+fn a_compressed_chunk_is_imported_and_counts_as_its_records() {
+    let (mut receiver, head, bytes) = compressed();
+    let mut out = Vec::new();
+    take_chunk(&mut receiver, &head, &bytes, Nanos(2), &mut out);
+    let end = |said: &Output| matches!(said, Output::Import { end, .. } if end.lsn == head.end);
+    assert!(out.iter().any(end), "{out:?}");
+    // More than the credit is not looked at, however little comes.
+    let (mut receiver, head, bytes) = compressed();
+    let more = ChunkHead { body_len: 3 << 20, ..head };
+    assert!(!receiver.takes(&more));
+    take_chunk(&mut receiver, &more, &bytes, Nanos(2), &mut out);
+    assert!(out.contains(&Output::Hangup), "{out:?}");
+}
+
+#[test]
+fn hostile_compressed_chunks_are_damage_of_the_source() {
+    let (_, head, good) = compressed();
+    let longer = ChunkHead { body_len: head.body_len + 8, ..head };
+    let shorter = ChunkHead { body_len: head.body_len - 8, ..head };
+    let cut = ChunkHead { compressed: Some(good.len() as u32 / 2), ..head };
+    let junk = vec![0xA5; good.len()];
+    let half = good[..good.len() / 2].to_vec();
+    let all = [(longer, &good), (shorter, &good), (head, &junk), (cut, &half)];
+    for (head, bytes) in all {
+        let ((mut receiver, ..), mut out) = (compressed(), Vec::new());
+        take_chunk(&mut receiver, &head, bytes, Nanos(2), &mut out);
+        assert!(out.contains(&Output::Skip { stream: 1 }), "{out:?}");
+        assert!(!out.iter().any(|said| matches!(said, Output::Import { .. })), "{out:?}");
+        let report = receiver.report(1).unwrap();
+        assert_eq!(report.state, State::SourceDamaged);
+        assert_eq!(report.reason, BadChunk::Compressed.to_string());
+        assert!(out.contains(&Output::Stop { stream: 1 }), "no more of it is wanted");
+    }
+    // What decompresses is checked as if it had come so.
+    let (mut receiver, head, good) = compressed();
+    let mut records = vec![0; head.body_len as usize];
+    assert!(decompress(&good, &mut records));
+    records[100] ^= 1;
+    let bytes = compress(&records).unwrap();
+    let head = ChunkHead { compressed: Some(bytes.len() as u32), ..head };
+    take_chunk(&mut receiver, &head, &bytes, Nanos(2), &mut Vec::new());
+    assert_eq!(receiver.report(1).unwrap().reason, BadChunk::Damaged.to_string());
 }

@@ -149,8 +149,9 @@ fn main() -> ExitCode {
         seconds(totals.simulated_ns),
         totals.acks
     );
-    let Shipped { recent, sealed, bytes } = totals.shipped;
+    let Shipped { recent, sealed, bytes, plain, compressed } = totals.shipped;
     println!("shipped: {recent} chunks from memory, {sealed} from segments, {bytes} bytes");
+    println!("compressed: {plain} bytes of these to {compressed}");
     let (truncations, let_go) = (totals.truncations, totals.let_go);
     println!("recycled: {truncations} truncations, {let_go} segments let go");
     println!("registry: {} changes, {} refused", totals.changes, totals.forbidden);

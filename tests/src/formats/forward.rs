@@ -65,10 +65,14 @@ fn sent() -> Vec<Sample> {
         role_epoch: 2,
         body_len: 184,
         base: false,
+        compressed: None,
     };
     let mut all = vec![Sample::new("CHUNK", chunk.encode())];
     // Its body is opaque here.
     all[0].bytes.resize(512 + 184, 0x5A);
+    let smaller = ChunkHead { compressed: Some(90), ..chunk };
+    all.push(Sample::new("CHUNK, compressed", smaller.encode()));
+    all[1].bytes.resize(512 + 90, 0x5B);
     let base = ChunkHead { base: true, end: Lsn(144), ..chunk };
     let mut based = Sample::new("CHUNK of a base", base.encode());
     based.bytes.resize(512 + 184, 0x5A);

@@ -1,5 +1,6 @@
 //! Frames and greetings.
 
+use palisade::forward::wire::FEATURE_LZ4;
 use palisade_netio::limits::FRAME_HEAD_BYTES;
 use palisade_netio::{
     BODY_UNCHECKED, Class, FrameHead, FrameLimits, Hello, Identity, KIND_HELLO, KIND_REFUSAL,
@@ -96,6 +97,10 @@ fn greetings() -> Vec<Sample> {
         Sample::new("hello for bulk", hello(Class::Bulk)),
         Sample::new("hello of a client", hello(Class::Client)),
         Sample::new("hello of a reader", hello(Class::Reader)),
+        Sample::new("hello of a reader of LZ4", {
+            let reader = Hello::new(Class::Reader, from, target);
+            Hello { features: FEATURE_LZ4, ..reader }.encode()
+        }),
         Sample::new("welcome", Welcome::new(from).encode()),
         Sample::new("refusal", refusal),
         Sample::new("refusal of the user's", Refusal::new(RefusalCode::Other(256), "é").encode()),

@@ -266,11 +266,13 @@ impl Fleet {
         let known = &mut self.nodes[node];
         let waits = known.sides.is_empty() || !known.shards.iter().all(|d| d.shard.is_ready());
         let Some(process) = known.process.filter(|_| !waits) else { return };
+        let region = self.settings.region(known.cluster, known.id);
         let config = ForwarderConfig {
             identity: known.shards[0].shard.identity(),
             route: |stream, shards| usize::from(shard_of(stream, shards as u16)),
             cpu: None,
             limits: self.settings.forwarding,
+            compressed_from: self.settings.compresses.then(|| region.to_string()),
         };
         let sides = std::mem::take(&mut known.sides);
         let forwarder = Forwarder::new(&self.universe, process, sides, &config);
@@ -468,7 +470,8 @@ impl Fleet {
 fn shipped_by(forwarder: &Forwarder) -> Shipped {
     let stats = forwarder.stats();
     let (recent, bytes) = (stats.chunks_recent, stats.bytes);
-    Shipped { recent, sealed: stats.chunks - recent, bytes }
+    let (plain, compressed) = (stats.bytes_plain, stats.bytes_compressed);
+    Shipped { recent, sealed: stats.chunks - recent, bytes, plain, compressed }
 }
 
 fn shard_dir(shard: u16) -> PathBuf {

@@ -14,6 +14,10 @@ pub struct Shipped {
     pub sealed: u64,
     /// Bytes of both.
     pub bytes: u64,
+    /// Bytes of those that were compressed, and what was sent of them.
+    pub plain: u64,
+    /// See `plain`.
+    pub compressed: u64,
 }
 
 impl Shipped {
@@ -22,6 +26,8 @@ impl Shipped {
         self.recent += other.recent;
         self.sealed += other.sealed;
         self.bytes += other.bytes;
+        self.plain += other.plain;
+        self.compressed += other.compressed;
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Settings {
     pub standbys: Vec<Standby>,
     /// Bounds of the forwarders.
     pub forwarding: Limits,
+    /// What goes to clusters in other regions is compressed.
+    pub compresses: bool,
     /// Bytes of a segment.
     pub segment_bytes: u64,
     /// Bytes that a shard's segments may take.
@@ -125,6 +127,7 @@ impl Settings {
             payload_max: payload_max.min(BYTES_PER_SECOND / per_second),
             standbys: standbys(random),
             forwarding: forwarding(random),
+            compresses: false,
             regions: Vec::new(),
         }
     }
@@ -134,6 +137,15 @@ impl Settings {
         let all: &[&'static str] = pick(random, &[&["sh"][..], &["sh", "hz"], &["sh", "hz", "bj"]]);
         let count = self.nodes as usize + self.standbys.len();
         self.regions = (0..count).map(|_| pick(random, all)).collect();
+    }
+
+    /// Draws whether what crosses borders is compressed, by chances of its own.
+    pub fn draw_compression(&mut self, random: &mut Random) {
+        self.compresses = random.coin();
+        if self.compresses && random.coin() {
+            // What slow readers hold leaves little room for more.
+            self.forwarding.compressed_bytes = 64 << 10;
+        }
     }
 
     /// The region of a node of a cluster, the primary being the first.

@@ -98,6 +98,7 @@ impl World {
         let mut settings = Settings::draw(&mut random);
         let operator = Operator::new(seed, &mut settings);
         settings.draw_regions(&mut Random::new(seed ^ 0x0072_6567_696F));
+        settings.draw_compression(&mut Random::new(seed ^ 0x006C_7A34));
         let universe = Universe::new(seed);
         universe.set_latencies(Latencies::swarm(&mut random));
         universe.follow_frames();
@@ -503,7 +504,8 @@ impl World {
 impl World {
     /// Waits until every replica has everything, reads all of it and checks it.
     fn check_copies(&mut self) -> Result<(), Violation> {
-        self.agenda.retain(|_| false);
+        // Who came late, or fell behind again, may have to be built anew still.
+        self.agenda.retain(|entry| matches!(entry, Entry::Rebuild));
         let deadline = self.universe.now().after(CATCH_UP_NS);
         for stream in self.fleet.streams(self.fleet.primary()) {
             while !self.is_level(stream) {

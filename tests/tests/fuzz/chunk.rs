@@ -1,7 +1,9 @@
 //! How it works: the body of a chunk, three groups that continue a log, changed, with its checksums
 //! set right or not. What a standby takes of it is whole groups that follow its log by position and
-//! chain; without a change it takes all of them.
+//! chain; without a change it takes all of them. The same body compressed, changed and cut gives
+//! as many bytes as it should, or is refused.
 
+use palisade::forward::compress::{compress, decompress};
 use palisade::forward::wire::ChunkHead;
 use palisade::transfer::continues;
 use palisade_tests::formats::mend_body;
@@ -54,6 +56,7 @@ fn continuation() {
             headers_crc,
             role_epoch: 1,
             body_len: bytes.len() as u32,
+            compressed: None,
         };
         let Ok(taken) = continues(&head, &bytes, ends[after]) else {
             assert!(!changes.is_empty(), "valid groups are refused");
@@ -67,5 +70,26 @@ fn continuation() {
         }
         assert_eq!(at, taken.end);
         assert_eq!(at.lsn, ends[3].lsn, "all of the chunk is taken or nothing");
+    });
+}
+
+#[test]
+fn decompression() {
+    let (body, _) = groups();
+    let good = compress(&body).expect("headers repeat");
+    let input = (changes(), 0..2 * body.len(), 0..2 * good.len());
+    fuzz("chunk::decompression", input, |(changes, len, cut)| {
+        let mut bytes = good.clone();
+        changes.iter().for_each(|change| change.apply(&mut bytes, false));
+        bytes.truncate(cut.max(1));
+        let mut records = vec![0; len];
+        let fits = decompress(&bytes, &mut records);
+        if bytes == good {
+            assert_eq!(fits, len == body.len(), "as many bytes as it was made of");
+        }
+        let mut whole = vec![0; body.len()];
+        if decompress(&bytes, &mut whole) && bytes == good {
+            assert!(whole == body);
+        }
     });
 }

@@ -54,6 +54,7 @@ pub(super) fn run(options: &BenchOptions) -> Result<Measured, Failure> {
     let place = |name| Place { name, region: "SH" };
     let layout = Layout {
         zero_copy: palisade::config::ZeroCopy::Auto,
+        compression: palisade::config::Compression::Off,
         id: 1,
         name: "bench",
         role: Role::Primary,
@@ -215,7 +216,7 @@ fn request(id: u64, stream: u64, records: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Follows redirections until an append is taken.
-fn connect_to_leader(
+pub(super) fn connect_to_leader(
     cluster: &Cluster,
     stream: u64,
     payload: &[u8],

@@ -27,7 +27,7 @@ use crate::exit::{Exit, Failure};
 use crate::signals::Interrupt;
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// Records in flight while the stream is filled.
 const FILL_IN_FLIGHT: u32 = 1024;
 /// Space of the node.
@@ -35,8 +35,8 @@ const LOG_BYTES_MAX: u64 = 4 << 30;
 /// Between two records at the end of the stream.
 const TICK: Duration = Duration::from_millis(1);
 /// Credit of a reader, and the steps in which it is given back.
-const CREDIT_BYTES: u64 = 16 << 20;
-const CREDIT_STEP_BYTES: u64 = 2 << 20;
+pub(super) const CREDIT_BYTES: u64 = 16 << 20;
+pub(super) const CREDIT_STEP_BYTES: u64 = 2 << 20;
 
 /// What all threads of a run share.
 struct Shared {
@@ -56,13 +56,11 @@ struct Shared {
     memory: AtomicU64,
 }
 
-/// Runs the benchmark.
-pub(super) fn run(options: &BenchForward) -> Result<Measured, Failure> {
-    let interrupt = Interrupt::catch()?;
-    let load = options.load();
-    let dir = super::temporary_dir(&load.run.dir)?;
-    let layout = Layout {
+/// One node.
+pub(super) fn layout() -> Layout {
+    Layout {
         zero_copy: palisade::config::ZeroCopy::Auto,
+        compression: palisade::config::Compression::Off,
         id: 1,
         name: "bench",
         role: Role::Primary,
@@ -70,7 +68,15 @@ pub(super) fn run(options: &BenchForward) -> Result<Measured, Failure> {
         upstream: Vec::new(),
         log_bytes_max: LOG_BYTES_MAX,
         timing: TimingConfig::default(),
-    };
+    }
+}
+
+/// Runs the benchmark.
+pub(super) fn run(options: &BenchForward) -> Result<Measured, Failure> {
+    let interrupt = Interrupt::catch()?;
+    let load = options.load();
+    let dir = super::temporary_dir(&load.run.dir)?;
+    let layout = layout();
     let cluster = Cluster::start(&layout, dir.path(), &interrupt)?;
     let settings = ClientOptions { cluster: cluster.id, timeout: PATIENCE };
     let streams = Client::new(&cluster.endpoints(), settings)?.create_streams(1)?;

@@ -1,6 +1,7 @@
 //! `palisade bench`: closed loops that print what the contract says.
 
 mod append;
+mod compression;
 mod environment;
 mod forward;
 mod fsync;
@@ -27,6 +28,9 @@ pub(crate) fn run(command: &BenchCommand) -> Result<Exit, Failure> {
             (host::bench_append(options)?, options.load.run.json)
         }
         BenchCommand::Append(options) => (append::run(options)?, options.load.run.json),
+        BenchCommand::Forward(options) if options.compression => {
+            return compression::run(options);
+        }
         BenchCommand::Forward(options) => (forward::run(options)?, options.run.json),
         BenchCommand::Wal(options) => (wal::run(&options.load)?, options.load.run.json),
     };

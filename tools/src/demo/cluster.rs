@@ -11,7 +11,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use palisade::Config;
-use palisade::config::{Member, Role, TimingConfig, ZeroCopy};
+use palisade::config::{Compression, Member, Role, TimingConfig, ZeroCopy};
 use palisade_netio::{Sample, SyncPath, Timing, decide, probe_sync};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -55,6 +55,8 @@ pub(crate) struct Layout {
     pub(crate) log_bytes_max: u64,
     /// Zero-copy sends.
     pub(crate) zero_copy: ZeroCopy,
+    /// Of what goes to other regions.
+    pub(crate) compression: Compression,
     /// Timers of its nodes.
     pub(crate) timing: TimingConfig,
 }
@@ -161,6 +163,7 @@ fn node_config(layout: &Layout, members: &[Member], id: u32, home: &Path) -> Con
     let own = &members[id as usize - 1];
     let mut config = Config::embedded(home.join("data"));
     config.network.zero_copy = layout.zero_copy;
+    config.network.forward_compression = layout.compression;
     config.cluster.id = layout.id;
     config.cluster.name = layout.name.to_owned();
     config.cluster.role = layout.role;

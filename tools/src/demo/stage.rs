@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use palisade::client::{Client, ClientOptions};
-use palisade::config::{Role, TimingConfig, ZeroCopy};
+use palisade::config::{Compression, Role, TimingConfig, ZeroCopy};
 use palisade::control::{Request, Settings};
 use palisade::status::{Protection, Status, Transfer};
 
@@ -259,6 +259,7 @@ fn layout(
         upstream: upstream.to_vec(),
         log_bytes_max: plan.log_bytes_max,
         zero_copy: plan.zero_copy,
+        compression: Compression::Off,
         timing: TimingConfig::default(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use palisade::config::Role;
+use palisade::config::{Compression, Role};
 use palisade::status::UpstreamStatus;
 
 use super::cluster::{Cluster, Node};
@@ -173,4 +173,46 @@ fn one_standby_crosses_the_border_and_the_other_takes_from_it() {
     let end = append(&primary, stream);
     wait_committed(&standbys[crosser].nodes[0], stream, end, REPLACED);
     standbys[other].nodes[0].resume();
+}
+
+#[test]
+fn what_crosses_a_border_is_compressed_and_the_log_is_the_same() {
+    let mut primary = plan("lz4", 1, Role::Primary, &["sh"]);
+    primary.nodes[0].config.network.forward_compression = Compression::Lz4;
+    primary.format_and_start();
+    let stream = primary.create_stream();
+    let (far, near) =
+        (standby("lz4-far", 2, "hz", &primary), standby("lz4-near", 3, "sh", &primary));
+    let at = primary.at();
+    for (id, region, standby) in [("2", "hz", &far), ("3", "sh", &near)] {
+        let endpoint = standby.at();
+        let add = ["standby", "add", "--cluster", id, "--name", "s", "--region", region];
+        let how = ["--endpoint", &endpoint, "--transfer", "async", "--yes", "--at", &at];
+        palisade(&[&add[..], &how].concat()).ok();
+    }
+    let end = append(&primary, stream);
+    [&far, &near].iter().for_each(|s| wait_committed(&s.nodes[0], stream, end, FIRST));
+    let (before, begin) = (from_sh(&far.nodes[0]), end);
+    let line = |at: u32| format!("order {at} of customer {} is paid and delivered\n", at % 97);
+    let lines: String = (0..20_000).map(line).collect();
+    let end = append_lines(&primary, stream, &lines);
+    [&far, &near].iter().for_each(|s| wait_committed(&s.nodes[0], stream, end, FIRST));
+    let sent = |node: &Node| node.status()?.node.compression;
+    let sent = eventually("it is counted", REPLACED, || {
+        sent(&primary.nodes[0]).filter(|sent| sent.plain_bytes >= (end - begin) / 2)
+    });
+    assert!(sent.sent_bytes < sent.plain_bytes / 2 && sent.compressions > 0, "{sent:?}");
+    let crossed = from_sh(&far.nodes[0]) - before;
+    assert!(crossed < (end - begin) / 2, "{crossed} of {} bytes crossed", end - begin);
+    let stream = stream.to_string();
+    let read = |cluster: &Cluster| {
+        let at = cluster.at();
+        palisade(&["read", "--at", &at, "--stream", &stream, "--output", "raw"]).ok()
+    };
+    let log = read(&primary);
+    assert!(log.ends_with(&lines.replace('\n', "")));
+    // A standby shows what it knows to be replayable.
+    for standby in [&far, &near] {
+        eventually("it shows all of it", FIRST, || (read(standby) == log).then_some(()));
+    }
 }

@@ -241,6 +241,7 @@ fn what_is_shipped_under_an_older_role_is_not_taken() {
             headers_crc: body.headers_crc,
             role_epoch: shipped,
             body_len: body.len,
+            compressed: None,
         };
         let slot = seat.shard.io.pool.take(Purpose::Read, 4096).expect("memory");
         seat.shard.io.pool.bytes_mut(slot)[..4096].copy_from_slice(&bytes);
