@@ -2,9 +2,10 @@
 //! No I/O.
 //!
 //! What is compressed stays here as long as there is room, the one used longest ago goes first. It
-//! is counted until its last frame is written, so that all of it never takes more than
-//! [`COMPRESSED_BYTES_MAX`](super::limits::COMPRESSED_BYTES_MAX). Where there is no room, and where
-//! a chunk hardly gets smaller, it goes as it is.
+//! is counted as long as a frame holds it, so that all of it never takes more than
+//! [`COMPRESSED_BYTES_MAX`](super::limits::COMPRESSED_BYTES_MAX); a copy for a reader that takes
+//! nothing counts as its own. Where there is no room, and where a chunk hardly gets smaller, it
+//! goes as it is.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
