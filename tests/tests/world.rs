@@ -48,6 +48,12 @@ fn a_standby_that_comes_late_begins_where_the_log_begins() {
     late_worlds(false);
 }
 
+/// A standby is away until the primary has let go what it needs next: an operator builds it anew.
+#[test]
+fn a_standby_that_returns_too_late_is_built_anew() {
+    late_worlds(true);
+}
+
 fn late_worlds(returns: bool) {
     let mut came = 0;
     for seed in 1.. {

@@ -173,9 +173,10 @@ impl StreamLog {
         let mut after = self.extents.split_off(self.extents.partition_point(|r| r.start < start));
         assert!(self.extents.back().is_none_or(|last| last.end <= start), "on a run before it");
         assert!(after.front().is_none_or(|next| next.start >= end), "a copy on a run after it");
+        let copy = Extent { start, end, place, ballot, moved: true };
         match self.extents.back_mut() {
-            Some(last) if joins(last, false, start, ballot, place) => last.end = end,
-            _ => self.extents.push_back(Extent { start, end, place, ballot, moved: true }),
+            Some(last) if joins(last, &copy) => last.end = end,
+            _ => self.extents.push_back(copy),
         }
         self.extents.append(&mut after);
         assert!(self.find(start).is_some_and(|run| run.place == place), "the copy counts");

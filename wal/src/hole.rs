@@ -332,7 +332,7 @@ impl StreamLog {
         moving.end = end;
         let extent = Extent { start, end: end.lsn, place, ballot, moved: true };
         match moving.extents.last_mut() {
-            Some(last) if joins(last, false, start, ballot, place) => last.end = end.lsn,
+            Some(last) if joins(last, &extent) => last.end = end.lsn,
             _ => moving.extents.push(extent),
         }
         if end.lsn > committed {

@@ -305,7 +305,7 @@ impl StreamLog {
         let staged = self.staged.as_mut().expect("set above");
         let extent = Extent { start, end: end.lsn, place, ballot, moved: false };
         match staged.extents.last_mut() {
-            Some(last) if joins(last, false, start, ballot, place) => last.end = end.lsn,
+            Some(last) if joins(last, &extent) => last.end = end.lsn,
             _ => staged.extents.push(extent),
         }
         staged.boundaries.push(end);
@@ -509,10 +509,13 @@ impl Staged {
     }
 }
 
-pub(crate) fn joins(last: &Extent, split: bool, start: Lsn, ballot: Ballot, place: Place) -> bool {
-    assert!(last.start < last.end, "a run holds bytes");
-    assert!(last.end <= start, "runs go up");
-    !split && last.end == start && last.ballot == ballot && last.place == place
+/// Whether a run goes on with the next one. Copies stand in records of another kind: a run is of
+/// one kind, also where both are in one block.
+pub(crate) fn joins(last: &Extent, next: &Extent) -> bool {
+    assert!(last.start < last.end && next.start < next.end, "a run holds bytes");
+    assert!(last.end <= next.start, "runs go up");
+    let same = (last.ballot, last.place, last.moved) == (next.ballot, next.place, next.moved);
+    same && last.end == next.start
 }
 
 fn push_extent(
@@ -525,9 +528,10 @@ fn push_extent(
 ) {
     assert!(start < end, "a run holds bytes");
     assert!(gap || extents.back().is_none_or(|last| last.end == start), "runs leave no gap");
+    let next = Extent { start, end, place, ballot, moved: false };
     match extents.back_mut() {
-        Some(last) if joins(last, split, start, ballot, place) => last.end = end,
-        _ => extents.push_back(Extent { start, end, place, ballot, moved: false }),
+        Some(last) if !split && joins(last, &next) => last.end = end,
+        _ => extents.push_back(next),
     }
 }
 

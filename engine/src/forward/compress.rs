@@ -2,9 +2,10 @@
 //! No I/O.
 //!
 //! What is compressed stays here as long as there is room, the one used longest ago goes first. It
-//! is counted until its last frame is written, so that all of it never takes more than
-//! [`COMPRESSED_BYTES_MAX`](super::limits::COMPRESSED_BYTES_MAX). Where there is no room, and where
-//! a chunk hardly gets smaller, it goes as it is.
+//! is counted as long as a frame holds it, so that all of it never takes more than
+//! [`COMPRESSED_BYTES_MAX`](super::limits::COMPRESSED_BYTES_MAX); a copy for a reader that takes
+//! nothing counts as its own. Where there is no room, and where a chunk hardly gets smaller, it
+//! goes as it is.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -129,11 +130,14 @@ impl Compressor {
     fn make_room(&mut self, bytes: u64) -> bool {
         let (held, bytes_max) = (self.held.clone(), self.bytes_max);
         let fits = || held.get() + bytes <= bytes_max;
-        self.known.retain(|(_, found)| {
-            let is_held = found.as_ref().is_none_or(|found| Rc::strong_count(&found.0) > 1);
-            // What is dropped here is counted at once.
-            fits() || is_held
-        });
+        let mut at = 0;
+        while let Some((_, found)) = self.known.get(at).filter(|_| !fits()) {
+            match found.as_ref().is_none_or(|found| Rc::strong_count(&found.0) > 1) {
+                true => at += 1,
+                // What is dropped here is counted at once.
+                false => drop(self.known.remove(at)),
+            }
+        }
         fits()
     }
 }
@@ -205,6 +209,20 @@ mod tests {
     }
 
     #[test]
+    fn the_one_used_longest_ago_goes_first_and_no_more_than_is_needed() {
+        let records = bytes(20_000, 3, 5);
+        let mut compressor = Compressor::new(100_000);
+        for at in 0..20 {
+            compressor.compress(7, &cut(8 * at), &records);
+            assert!(compressor.find(7, &cut(0)).is_some(), "it was used last");
+        }
+        assert!(
+            compressor.find(7, &cut(8)).is_none() && compressor.find(7, &cut(8 * 18)).is_some()
+        );
+        assert!(compressor.held() > 50_000, "most of the room is used: {}", compressor.held());
+    }
+
+    #[test]
     fn memory_is_bounded_whatever_frames_hold_and_comes_back() {
         let (max, mut frames) = (100_000, Vec::new());
         let mut compressor = Compressor::new(max);
@@ -216,10 +234,12 @@ mod tests {
             assert!(compressor.held() <= max);
         }
         assert!(frames.len() > 2 && compressor.find(7, &cut(49)).is_none(), "no room is left");
-        let stuck = compressor.held();
+        let (before, stuck) = (compressor.known.len(), frames.len());
         frames.clear();
         compressor.compress(7, &cut(99), &records);
-        assert!(compressor.find(7, &cut(99)).is_some() && compressor.held() < stuck);
+        assert!(compressor.find(7, &cut(99)).is_some() && compressor.held() <= max);
+        // One went for it, and no more than are needed.
+        assert_eq!(compressor.known.len(), before, "{stuck} were in frames");
         for at in 0..2000 {
             compressor.compress(7, &cut(100 + at), &bytes(COMPRESS_BYTES_MIN, 1, at));
             assert!(compressor.known.len() <= COMPRESSED_COUNT_MAX);

@@ -81,7 +81,9 @@ impl<M: Deref<Target = [u8]>> Outflow<M> {
         let little = |range: &Range<usize>| range.len() < JOIN_MAPPED_BYTES;
         let copied = match &body {
             Body::None => false,
-            Body::View(..) | Body::Compressed(_) => self.blocked,
+            Body::View(..) => self.blocked,
+            // Its memory is counted where it is, and a copy would be nowhere.
+            Body::Compressed(_) => false,
             Body::Mapped(_, range) => little(range),
         };
         let mut frame = (head, body);
@@ -278,7 +280,11 @@ fn control(bytes: &[u8]) -> Result<Option<(FromReader, usize)>, BadControl> {
 
 #[cfg(test)]
 mod tests {
+    use palisade_wal::Lsn;
+
     use super::*;
+    use crate::forward::compress::Compressor;
+    use crate::forward::cut::Cut;
     use crate::forward::testlog::{TestLog, pool};
 
     /// Writes pieces of `step` bytes; with `blocks`, each write finds the socket full first.
@@ -324,6 +330,23 @@ mod tests {
             pool.collect();
             assert_eq!(pool.used(palisade_netio::Purpose::Tail), 0);
         }
+    }
+
+    #[test]
+    fn what_is_compressed_is_not_copied_for_who_takes_nothing_already() {
+        let (mut compressor, mut out) =
+            (Compressor::new(1 << 20), Outflow::<Vec<u8>>::new(vec![1]));
+        let cut =
+            Cut { range: 0..8, start: Lsn(0), end: Lsn(8), headers_crc: 1, chain: 2, base: false };
+        compressor.compress(7, &cut, &[7; 50_000]);
+        let made = compressor.find(7, &cut).expect("it gets smaller");
+        out.on_blocked();
+        out.push(vec![2; 16], Body::Compressed(made));
+        compressor.clear();
+        assert!(compressor.held() > 0, "who makes it counts it as long as it is queued");
+        write_all(&mut out, 100, false);
+        drop(out);
+        assert_eq!(compressor.held(), 0);
     }
 
     #[test]

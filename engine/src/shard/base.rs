@@ -55,7 +55,11 @@ impl<R: Ring> Shard<R> {
         let end = state.replica.log().end().lsn;
         let gap = State::SourceHasAGap.name();
         let known = self.import_state(stream).map_or("not fetched", |it| it.state);
-        if known != gap && self.imports.anew.get(&stream) != Some(&end) {
+        if known != gap && self.imports.anew.get(&stream) == Some(&end) {
+            // The upstreams are being asked: who asks them anew each time comes to no second one.
+            return Ok(end);
+        }
+        if known != gap {
             let text = format!(
                 "stream {stream} is in state {known}, not {gap}: what an upstream can bring on is \
                  not built anew"
@@ -99,6 +103,10 @@ impl<R: Ring> Shard<R> {
             return self.reply_forward(id, stream, Located::Unknown);
         };
         let base = state.replica.log().base();
+        if base.lsn > first.meta.lsn {
+            // It was let go while it was read: the next one is the first now.
+            return self.reply_forward(id, stream, Located::Busy);
+        }
         let (lsn, chain) = (first.meta.end, first.chain);
         let known = base.chain != 0 && base.lsn == first.meta.lsn;
         let (end, scn) = match known {

@@ -293,8 +293,11 @@ impl<R: Ring> Shard<R> {
             }
             Destination::Move { .. } => self.end_move(false),
             Destination::Forward { id, .. } | Destination::Base { id, .. } => {
+                let is_base = matches!(job.destination, Destination::Base { .. });
                 let located = match result {
                     Ok(()) => Located::NotYet,
+                    // What is read for a base is what is left: more was let go since.
+                    Err(ErrorKind::Recycled) if is_base => Located::Busy,
                     Err(ErrorKind::Recycled) => Located::Recycled(None),
                     Err(ErrorKind::UnknownStream) => Located::Unknown,
                     Err(ErrorKind::Busy) => Located::Busy,

@@ -525,6 +525,7 @@ fn base_chunk(world: &World, scn: u64) -> (ChunkHead, Vec<u8>, Boundary) {
         role_epoch: 1,
         body_len: body.len() as u32,
         base: true,
+        compressed: None,
     };
     (head, body, after)
 }
@@ -750,6 +751,7 @@ fn compressed() -> (Receiver, ChunkHead, Vec<u8>) {
         headers_crc,
         role_epoch,
         body_len,
+        base: false,
         compressed,
     };
     let (mut receiver, mut out) = (Receiver::new(ReceiverLimits::default(), 1, 7), Vec::new());

@@ -107,7 +107,7 @@ impl Totals {
     }
 }
 
-fn show_failure(failure: &Failure, lines: usize) {
+fn show_failure(failure: &Failure, late: Option<bool>, lines: usize) {
     let Failure { report, violation, settings, state, trace } = failure;
     println!("\nseed {} FAILED after {:.3} s simulated", report.seed, seconds(report.simulated_ns));
     println!("{violation}\n");
@@ -115,7 +115,13 @@ fn show_failure(failure: &Failure, lines: usize) {
     println!("{settings}");
     state.iter().for_each(|line| println!("{line}"));
     println!("\nseed {} FAILED: {violation}", report.seed);
-    println!("replay: cargo run --release -p palisade-tests --bin sim -- --seed {}", report.seed);
+    let kind = match late {
+        None => "",
+        Some(false) => " --late",
+        Some(true) => " --returns",
+    };
+    let seed = report.seed;
+    println!("replay: cargo run --release -p palisade-tests --bin sim -- --seed {seed}{kind}");
 }
 
 fn seconds(ns: u64) -> f64 {
@@ -211,7 +217,7 @@ fn work(
                     let text = failure.violation.to_string();
                     println!("seed {}: {}", failure.report.seed, text.lines().next().unwrap_or(""));
                 } else {
-                    show_failure(&failure, options.trace);
+                    show_failure(&failure, options.late, options.trace);
                     stop.store(true, Ordering::Release);
                 }
             }

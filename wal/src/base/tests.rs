@@ -163,3 +163,24 @@ fn a_log_begins_where_its_chain_is_known() {
     back.tell_base(log.base());
     assert_eq!(back.base().lsn, lsn(1), "it is the base of another log");
 }
+
+/// Seed 1795460911000072: records of copies are of another kind, and who reads the block looks for
+/// one kind in each run.
+#[test]
+fn a_copy_and_the_new_groups_behind_it_in_one_block_are_two_runs() {
+    let all = groups(START, 5, 10);
+    let mut log = led();
+    append(&mut log, &all[..3]);
+    log.commit(all[2].end());
+    assert!(log.relocate(&all[2], ballot(1), place(20)));
+    for group in &all[3..] {
+        log.append(group.lsn(), end_of(group), ballot(1), group.scn.get(), place(20));
+    }
+    let runs: Vec<_> = log.extents().map(|run| (run.start, run.end, run.moved)).collect();
+    assert_eq!(runs[2..], [(lsn(2), lsn(3), true), (lsn(3), lsn(5), false)]);
+    // So are they where a group before a copy is new.
+    log.commit(all[4].end());
+    assert!(log.relocate(&all[4], ballot(1), place(20)));
+    let runs: Vec<_> = log.extents().map(|run| (run.start, run.moved)).collect();
+    assert_eq!(runs[2..], [(lsn(2), true), (lsn(3), false), (lsn(4), true)]);
+}

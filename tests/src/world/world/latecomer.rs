@@ -40,8 +40,9 @@ impl World {
             let streams = self.fleet.streams(0);
             ends.extend(streams.into_iter().map(|stream| (stream, self.end_of(&late, stream))));
             late.iter().for_each(|node| self.fleet.kill(*node));
-            self.agenda.add(self.universe.now(), Entry::Rebuild);
         }
+        // One that came late may fall behind again when it is killed.
+        self.agenda.add(self.universe.now(), Entry::Rebuild);
         self.truncation = Truncation::busy(self.seed ^ 0x7472_756E_6361_7465, &late);
         self.agenda.retain(|entry| !matches!(entry, Entry::Truncation));
         self.agenda.add(self.universe.now(), Entry::Truncation);
@@ -65,7 +66,7 @@ impl World {
             log.is_some_and(|log| log.base().lsn >= base)
         };
         let deadline = self.universe.now().after(BEGINS_NS);
-        while self.has_gap() || !late.iter().all(|node| begins(self, *node)) {
+        while !self.is_fetching() || !late.iter().all(|node| begins(self, *node)) {
             self.step_until(deadline, "a late standby begins where the log begins")?;
         }
         self.check_copies()?;
@@ -86,14 +87,16 @@ impl World {
         }
     }
 
-    /// Whether the last standby lacks what nobody has for some stream.
-    fn has_gap(&self) -> bool {
+    /// Whether the last standby gets every stream: none waits for its first answer, and none lacks
+    /// what nobody has.
+    fn is_fetching(&self) -> bool {
         let last = self.fleet.clusters.len() - 1;
-        let gap = |stream: u64| {
+        let state = |stream: u64| {
             let leader = self.fleet.leader(last, stream)?;
-            Some(self.fleet.transfer(leader, stream)?.starts_with("source-has-a-gap"))
+            self.fleet.transfer(leader, stream)
         };
-        self.fleet.streams(last).into_iter().any(|stream| gap(stream).unwrap_or(false))
+        let streams = self.fleet.streams(last).into_iter().filter(|stream| *stream >= FIRST);
+        streams.map(state).all(|state| state.is_some_and(|state| state.starts_with("sync")))
     }
 
     /// How far any of these nodes has a stream.
