@@ -87,10 +87,13 @@ impl World {
         }
     }
 
-    /// Whether the last standby gets every stream: none waits for its first answer, and none lacks
-    /// what nobody has.
+    /// Whether the last cluster gets every stream: none waits for its first answer, and none lacks
+    /// what nobody has. It may have become the primary, which had to have everything for that.
     fn is_fetching(&self) -> bool {
         let last = self.fleet.clusters.len() - 1;
+        if self.fleet.primary() == last {
+            return true;
+        }
         let state = |stream: u64| {
             let leader = self.fleet.leader(last, stream)?;
             self.fleet.transfer(leader, stream)
