@@ -314,6 +314,25 @@ impl StreamLog {
         begins.is_some_and(|hole| hole.chain.is_none_or(|chain| header.follows(chain)))
     }
 
+    /// Whether a staged group that is replayed goes on with its run, or begins one. A run may begin
+    /// below what an image knew to be committed, in what it did not tell: a start had forgotten
+    /// that. Its takeover takes it if it leads to what is committed.
+    pub fn takes_staged(&self, header: &GroupHeader, ballot: Ballot) -> bool {
+        let start = header.lsn();
+        let before = self.staged_end(ballot).filter(|end| end.lsn == start).map(|end| end.chain);
+        let mut chains = before.into_iter().chain(self.chain_at(start));
+        if before.is_some() || chains.clone().any(|chain| header.follows(chain)) {
+            return chains.any(|chain| header.follows(chain));
+        }
+        let untold = self.dangling && start < self.committed().lsn;
+        let hole = self.hole_at(start).filter(|_| untold);
+        hole.is_some_and(|hole| {
+            assert!(hole.start <= start && start < hole.end, "a run begins in what is not told");
+            let chain = hole.chain.filter(|_| hole.start == start);
+            chain.is_none_or(|chain| header.follows(chain))
+        })
+    }
+
     /// A group was logged again, as [`takes_moved`](StreamLog::takes_moved) allows: the run goes
     /// on, or begins anew. True when that fills a hole.
     pub fn move_in(&mut self, header: &GroupHeader, ballot: Ballot, place: Place) -> bool {

@@ -335,9 +335,7 @@ pub fn replay_group(
     let (start, scn) = (header.lsn(), header.scn.get());
     let end = Boundary { lsn: header.end(), chain: header.chain.get() };
     if staged {
-        let before = log.staged_end(ballot).filter(|end| end.lsn == start);
-        let chains = [before.map(|end| end.chain), log.chain_at(start)];
-        if !chains.into_iter().flatten().any(|chain| header.follows(chain)) {
+        if !log.takes_staged(header, ballot) {
             // Only after a loss: what stands below the run is not what it was staged for.
             log.lose_staged();
             return Replayed::Nothing;

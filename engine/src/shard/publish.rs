@@ -32,7 +32,7 @@ impl<R: Ring> Shard<R> {
     }
 
     /// First position that readers of this node are served.
-    pub(crate) fn floor_of(&self, stream: u64) -> Lsn {
+    pub fn floor_of(&self, stream: u64) -> Lsn {
         let state = self.streams.get(&stream);
         state.map_or(Lsn::ZERO, |state| state.floor.max(state.replica.log().base().lsn))
     }

@@ -144,6 +144,36 @@ fn a_staged_run_stands_in_for_runs_that_an_image_left_out() {
     assert_eq!(back.image(0), log.image(0));
 }
 
+/// Seed 1795469990000435: a start had forgotten how far the log was committed, and a run was staged
+/// from further down than the image knew it to be that counted later.
+#[test]
+fn a_staged_run_may_begin_below_what_an_image_knew_to_be_committed() {
+    let all = groups(START, 6, 10);
+    let mut log = led();
+    append(&mut log, &all[..5]);
+    log.commit(lsn(3));
+    let stage = |log: &mut StreamLog, all: &[GroupHeader]| {
+        for group in all {
+            assert!(log.takes_staged(group, ballot(2)));
+            log.stage(group.lsn(), end_of(group), ballot(2), 1, place(30));
+        }
+        log.take_over(ballot(2), end_of(&all[all.len() - 1]))
+    };
+    for begin in [0, 1] {
+        let mut back = StreamLog::restore(log.image(20).unwrap());
+        assert!(!back.takes_staged(&all[5], ballot(2)), "above what is known");
+        stage(&mut back, &all[begin..]).unwrap();
+        back.truncate(lsn(begin as u64));
+        back.end_replay();
+        assert!(back.is_whole() && !back.is_lossy());
+    }
+    let mut back = StreamLog::restore(log.image(20).unwrap());
+    let others = groups(Boundary { lsn: lsn(1), chain: 99 }, 5, 50);
+    stage(&mut back, &others).expect_err("it leads to other bytes than those that are committed");
+    back.end_replay();
+    assert!(back.is_lossy() && !back.takes_staged(&all[1], ballot(2)), "nothing else will tell");
+}
+
 /// A log that is told to another one begins where the chain is known, if need be one run early.
 #[test]
 fn a_log_begins_where_its_chain_is_known() {
