@@ -14,6 +14,7 @@ use super::mark::{Mark as SyncMark, Marked, Marks};
 use super::producers::{Mark, Producers};
 use super::scns::Scns;
 use crate::control;
+use crate::seeded::is_seeded;
 
 /// What one logged group implies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,7 +159,9 @@ impl Derived {
         // A run that fills a gap begins below what is committed. That stays, and waits here for
         // the gap.
         let kept = from.max(self.committed);
-        self.producers.on_voided(from);
+        if !is_seeded("producers_not_voided") {
+            self.producers.on_voided(from);
+        }
         self.marks.on_voided(kept);
         self.scns.on_voided(kept);
         while self.changes.back().is_some_and(|(at, _)| *at > kept) {

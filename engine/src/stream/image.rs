@@ -15,6 +15,7 @@ use crate::control::{self, Registry};
 use crate::limits::{PRODUCERS_LAST_MAX, PRODUCERS_MAX, STREAMS_MAX};
 use crate::paxos::Config;
 use crate::paxos::codec::{Fixed, Reader, fixed, put};
+use crate::seeded::is_seeded;
 
 /// Places of producers' records in an image; of the others the last sequence alone is told.
 const MARKS_MAX: usize = 4096;
@@ -157,7 +158,10 @@ impl StreamImage {
         let told = counted(&mut rest, TOLD_MAX)?.iter();
         let told = told.map(|RawScn { scn, end }| Some((scn.get(), lsn(*end)?)));
         derived.scns = Scns::restore(&told.collect::<Option<Vec<_>>>()?)?;
-        derived.producers = take_producers(&mut rest)?;
+        let producers = take_producers(&mut rest)?;
+        if !is_seeded("producers_not_restored") {
+            derived.producers = producers;
+        }
         let mut catalogue = None;
         if stream == CATALOGUE_STREAM {
             let CatalogueHead { given, streams } = rest.head().ok()?;
