@@ -146,6 +146,9 @@ impl Node {
         // Two questions about one place are not asked at once: the second one waits.
         while idle * TURN_NS < 2 * RETRY_NS {
             self.now = self.now.after(TURN_NS);
+            if self.now.0.is_multiple_of(RETRY_NS) {
+                self.exchange.on_time(self.now);
+            }
             self.answer();
             let mut work = Vec::new();
             let more = self.exchange.take_events(self.now, &mut Vec::new());
