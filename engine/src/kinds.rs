@@ -101,6 +101,10 @@ kinds! {
     KIND_TRUNCATE = 0x10b;
     /// The answer to [`KIND_TRUNCATE`].
     KIND_TRUNCATED = 0x10c;
+    /// From a client: a stream of a standby is to begin anew where its upstream's log begins.
+    KIND_REBUILD = 0x10d;
+    /// The answer to [`KIND_REBUILD`].
+    KIND_REBUILDING = 0x10e;
     /// From a client: asks for a change of the registry of clusters or of the protection mode.
     KIND_CONTROL = 0x110;
     /// The answer to [`KIND_CONTROL`].

@@ -500,6 +500,13 @@ fn a_sync_standby_below_the_base_says_so_and_is_shipped_to_once_another_node_hel
     for is_kept in [false, true] {
         let (mut pair, stream, _) = Pair::new(18, 1);
         pair.acked_alone(stream);
+        // One that has nothing begins anew by itself.
+        let has = |pair: &Pair| {
+            let log = |node| Some(pair.fleet.replica(node, stream)?.log().committed().lsn);
+            let nodes = &pair.fleet.clusters[STANDBY].nodes;
+            nodes.iter().all(|node| log(*node).is_some_and(|known| known > Lsn::ZERO))
+        };
+        assert!(pair.run(20 * SECOND, has), "nothing comes to the standby");
         pair.kill(STANDBY);
         pair.acked_alone(stream);
         let mut last = pair.append(stream, 100);

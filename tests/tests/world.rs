@@ -8,7 +8,7 @@ use palisade::shard::Halt;
 use palisade::{AppendFuture, Error, ErrorKind, Record, Stream};
 use palisade_netio::{Nanos, ZeroCopyMode};
 use palisade_tests::sim::{FaultKind, Random, RingId, Universe};
-use palisade_tests::world::{Fleet, MS, SECOND, SeedReport, Settings, Turned, run_seed};
+use palisade_tests::world::{Fleet, MS, SECOND, SeedReport, Settings, Turned, run_late, run_seed};
 use palisade_wal::{BlockHead, Lsn, parse_body};
 use zerocopy::FromBytes;
 
@@ -40,6 +40,35 @@ fn seeds_that_found_bugs_find_none_now() {
         run(seed);
     }
 }
+
+/// A standby is started when the primary has let go what its streams began with, and then
+/// everything goes wrong that may.
+#[test]
+fn a_standby_that_comes_late_begins_where_the_log_begins() {
+    late_worlds(false);
+}
+
+/// A standby is away until the primary has let go what it needs next: an operator builds it anew.
+#[test]
+fn a_standby_that_returns_too_late_is_built_anew() {
+    late_worlds(true);
+}
+
+fn late_worlds(returns: bool) {
+    let mut came = 0;
+    for seed in 1.. {
+        let report = run_late(seed, returns).unwrap_or_else(|failure| {
+            panic!("seed {seed}: {}\n{}", failure.violation, failure.state.join("\n"))
+        });
+        came += report.map_or(0, |_| 1);
+        if came == LATE_WORLDS {
+            return;
+        }
+    }
+}
+
+/// Worlds with a standby that comes late.
+const LATE_WORLDS: u32 = 6;
 
 #[test]
 fn a_seed_tells_the_same_story_twice_and_counts() {

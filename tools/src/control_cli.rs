@@ -209,6 +209,23 @@ catalogue goes on. What it has already stays.")]
         #[command(flatten)]
         manner: Manner,
     },
+    /// Let a stream of a standby begin anew, where its upstream's log begins
+    #[command(after_help = "Example:\n  palisade standby rebuild --stream 2 --at 127.0.0.1:7101
+
+At the standby, for a stream in state source-has-a-gap: nobody has what comes next any more. What
+the standby has of it stays until a majority of its nodes has the new begin, and is let go then.")]
+    Rebuild {
+        #[command(flatten)]
+        nodes: Nodes,
+        /// The stream
+        #[arg(long, value_name = "N")]
+        stream: u64,
+        #[command(flatten)]
+        yes: Yes,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]

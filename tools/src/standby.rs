@@ -1,4 +1,5 @@
-//! `palisade standby add | set | remove | list | suspend | resume`, and `palisade primary set`.
+//! `palisade standby add | set | remove | list | suspend | resume | rebuild`, and
+//! `palisade primary set`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -19,6 +20,9 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) fn run(command: &StandbyCommand) -> Result<Exit, Failure> {
     let (nodes, request, manner) = match command {
         StandbyCommand::List { nodes, json } => return list(nodes, *json),
+        StandbyCommand::Rebuild { nodes, stream, json, .. } => {
+            return rebuild(nodes, *stream, *json);
+        }
         StandbyCommand::Add { nodes, which, name, region, endpoint, about, manner } => {
             let endpoints = Some(resolved(endpoint)?);
             let settings = settings((Some(name.clone()), Some(region.clone()), endpoints), about);
@@ -47,6 +51,15 @@ pub(crate) fn run(command: &StandbyCommand) -> Result<Exit, Failure> {
         }
     };
     change(&mut client(nodes)?, &request, *manner)
+}
+
+/// A stream begins anew once its leader has found an upstream: `palisade status` shows how far.
+fn rebuild(nodes: &Nodes, stream: u64, json: bool) -> Result<Exit, Failure> {
+    let above = client(nodes)?.rebuild(stream)?.0;
+    let line = json!({"stream": stream, "above": above});
+    let said = format!("stream {stream} begins anew above {above}, where its upstream begins\n");
+    text::say(if json { format!("{line}\n") } else { said })?;
+    Ok(Exit::Ok)
 }
 
 /// `palisade primary set`

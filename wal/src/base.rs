@@ -40,9 +40,13 @@ impl StreamLog {
         Some(image)
     }
 
-    /// Whether nothing is staged, missing or in doubt: an image says what is, no more.
+    /// Whether nothing is staged, missing or in doubt, and no base is open: an image says what is,
+    /// no more.
     pub fn can_be_told(&self) -> bool {
-        self.staged.is_none() && !self.unknown && self.is_whole()
+        let open = self.end().lsn > self.committed.lsn;
+        assert!(open || self.bases.is_empty(), "an open base is above the committed position");
+        let settled = self.staged.is_none() && self.bases.is_empty();
+        settled && !self.unknown && self.is_whole()
     }
 
     /// The log of an image that was decoded. Its older runs are holes.
@@ -88,6 +92,43 @@ impl StreamLog {
         oldest
     }
 
+    /// How far the log may begin at most when nothing below `to` is needed: where the chain at the
+    /// base is not known, the run before it stays, since the end of its groups tells that.
+    pub fn base_within(&self, to: Lsn) -> Lsn {
+        let to = to.min(self.committed.lsn);
+        let gone = self.extents.partition_point(|run| run.end <= to);
+        let first = self.extents.get(gone).map_or(to, |run| run.start.min(to));
+        let Some(last) = gone.checked_sub(1).map(|last| self.extents[last]) else { return to };
+        assert!(last.end <= to && to <= self.end().lsn, "a run of what is not needed");
+        assert!(first <= to, "the first run that is kept holds what is needed");
+        // Behind a lost range the chain is told by whoever gives that back.
+        let joins = last.end == first && self.holes.is_empty();
+        if joins && self.known_chain(first).is_none() { last.start } else { to }
+    }
+
+    fn known_chain(&self, lsn: Lsn) -> Option<u64> {
+        self.chain_at(lsn).or_else(|| self.starts.chain_at(lsn))
+    }
+
+    /// The log was let go up to its base, where a run started that was seen.
+    pub fn learn_base(&mut self) {
+        let lsn = self.base.lsn;
+        assert!(lsn <= self.committed.lsn, "only what is committed is let go");
+        if let Some(chain) = self.starts.chain_at(lsn) {
+            self.tell_base(Boundary { lsn, chain });
+        }
+        assert!(self.base.lsn == lsn, "what is known changes no position");
+    }
+
+    /// The chain at the base, where it is not known: a record says it.
+    pub fn tell_base(&mut self, base: Boundary) {
+        if self.base.lsn == base.lsn && self.base.chain == 0 && self.committed.lsn > base.lsn {
+            self.base = base;
+        }
+        assert!(self.base.lsn <= self.committed.lsn, "what is committed is kept");
+        self.assert_invariants();
+    }
+
     /// Nothing below `to` is needed any more: runs and holes that end there or before are dropped,
     /// and the log begins with the first that is left. At most the committed position; a lower one
     /// than before changes nothing.
@@ -104,6 +145,7 @@ impl StreamLog {
         if first > self.base.lsn {
             let chain = self.chain_at(first).unwrap_or(0);
             self.base = Boundary { lsn: first, chain };
+            self.starts.drop_below(first);
         }
         let base = self.base.lsn;
         self.moving = self.moving.take().filter(|moving| moving.start >= base);

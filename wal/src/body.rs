@@ -5,9 +5,10 @@ use zerocopy::little_endian::U64;
 
 use crate::group::{
     ENTRY_HEADER_BYTES, EntryHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupHeader, GroupKind,
-    Origin, RECORD_BYTES_MAX, chain, entry_bytes,
+    Origin, RECORD_BYTES_MAX, chain, entry_bytes, proof,
 };
 use crate::limits::{BLOCK_ALIGN, BLOCK_HEAD_BYTES, BODY_BYTES_MAX, block_bytes};
+use crate::log::Boundary;
 use crate::lsn::{Ballot, Lsn};
 use crate::parse::{BadRecord, parse_group};
 use crate::record::{FLAG_STAGED, Kind, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader};
@@ -259,7 +260,8 @@ impl<'a> BodyBuilder<'a> {
             kind: kind as u8,
             reserved: [0; 3],
             entries_crc: 0.into(),
-            reserved2: [0; 16],
+            span: 0.into(),
+            proof: 0.into(),
             chain: 0.into(),
         };
         let end = self.state.len + RECORD_HEADER_BYTES + GROUP_HEADER_BYTES;
@@ -332,6 +334,36 @@ impl<'a> BodyBuilder<'a> {
         assert!(open.group.follows(chain_before), "a reader will find the group in its chain");
         let meta = self.seal_group(open.record, &open.group);
         assert!(meta.records == open.records && meta.scn == scn);
+        meta
+    }
+
+    /// Closes the open group, a base for a log that ends with the chain value `before`. The bytes
+    /// that it stands for end at `end`.
+    ///
+    /// # Panics
+    /// When no base is open, or it does not end above its start.
+    pub fn end_base(&mut self, scn: u64, end: Boundary, before: u64) -> RecordMeta {
+        let mut open = self.state.open.take().expect("a group is open");
+        let start = self.state.len + RECORD_HEADER_BYTES;
+        open.assert_invariants(start);
+        let len = open.end - start;
+        let group = &mut open.group;
+        assert!(group.is_base(), "only a base takes positions without bytes");
+        let Boundary { lsn: end, chain } = end;
+        assert!(end.0.is_multiple_of(Lsn::ALIGN) && end <= Lsn::MAX, "a base to {end}");
+        group.len = (len as u32).into();
+        group.records = open.records.into();
+        group.scn = scn.into();
+        group.entries_crc = open.entries_crc.into();
+        assert!(end > group.lsn(), "a base takes positions");
+        group.span = end.since(group.lsn()).into();
+        group.chain = chain.into();
+        group.proof = proof(before, group).into();
+        self.bytes[start..start + GROUP_HEADER_BYTES].copy_from_slice(group.as_bytes());
+        open.record.len = (len as u32).into();
+        assert!(open.group.follows(before), "a reader will find the group in its chain");
+        let meta = self.seal_group(open.record, &open.group);
+        assert!(meta.end == end && meta.chain == chain, "the log goes on behind it");
         meta
     }
 
@@ -460,13 +492,14 @@ impl<'a> BodyBuilder<'a> {
         assert!(record.lsn == group.lsn, "record and group stand at one position");
         assert!(record.len == group.len, "a group fills its record");
         record.body_crc = crc32c::crc32c(group.as_bytes()).into();
+        record.span = group.span;
         let kind = Kind::from_code(record.kind).expect("made of a kind");
         let meta = RecordMeta {
             kind,
             flags: record.flags,
             stream: group.stream.get(),
             lsn: group.lsn(),
-            end: group.lsn().advance(group.len.get().into()),
+            end: group.end(),
             ballot: record.ballot(),
             chain: group.chain.get(),
             at: self.state.len as u32,
@@ -537,6 +570,6 @@ fn record_header(
         incarnation: ballot.incarnation.into(),
         node: ballot.node.into(),
         body_crc: 0.into(),
-        reserved2: 0.into(),
+        span: 0.into(),
     }
 }

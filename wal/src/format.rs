@@ -55,12 +55,12 @@ fn the_tables_are_the_structs() {
         (
             "## Record header",
             fields!(RecordHeader: kind flags reserved len stream lsn round incarnation node
-                body_crc reserved2),
+                body_crc span),
         ),
         (
             "## Group header",
             fields!(GroupHeader: stream lsn len records scn role_epoch round incarnation node
-                cluster kind reserved entries_crc reserved2 chain),
+                cluster kind reserved entries_crc span proof chain),
         ),
         ("## Entry header", fields!(EntryHeader: len reserved producer sequence)),
         (

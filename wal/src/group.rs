@@ -36,13 +36,16 @@ pub enum GroupKind {
     Catalogue = 4,
     /// Changes of the registry of clusters and of the protection mode.
     Registry = 5,
+    /// What stands in place of bytes that nobody keeps: what they implied. It takes all their
+    /// positions.
+    Base = 6,
 }
 
 impl GroupKind {
     /// The kind with this code.
     pub fn from_code(code: u8) -> Option<GroupKind> {
-        use GroupKind::{Catalogue, Data, Mark, Registry, Role};
-        [Data, Role, Mark, Catalogue, Registry].into_iter().find(|&kind| kind as u8 == code)
+        use GroupKind::{Base, Catalogue, Data, Mark, Registry, Role};
+        [Data, Role, Mark, Catalogue, Registry, Base].into_iter().find(|&kind| kind as u8 == code)
     }
 }
 
@@ -87,9 +90,12 @@ pub struct GroupHeader {
     pub reserved: [u8; 3],
     /// CRC-32C of everything after this header.
     pub entries_crc: U32,
-    /// Zero.
-    pub reserved2: [u8; 16],
-    /// [`chain`] of the group before and of this header up to here.
+    /// Of a base the positions that it takes, however many bytes it has; else 0.
+    pub span: U64,
+    /// Of a base [`proof`], else 0.
+    pub proof: U64,
+    /// [`chain`] of the group before and of this header up to here. Of a base: the chain at its
+    /// end, as the bytes had it that it stands for.
     pub chain: U64,
 }
 
@@ -137,6 +143,22 @@ pub fn chain(before: u64, header: &GroupHeader) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(&bytes[..GROUP_HEADER_BYTES - 8], before)
 }
 
+/// What binds a base to the one log that it follows, which ends with the chain value `before`, and
+/// to the chain at its end: a hash of that and of the header up to the proof.
+pub fn proof(before: u64, header: &GroupHeader) -> u64 {
+    const UPTO: usize = offset_of!(GroupHeader, proof);
+    assert!(header.is_base(), "other groups follow by their chain");
+    let mut bytes = [0; UPTO + size_of::<u64>()];
+    bytes[..UPTO].copy_from_slice(&header.as_bytes()[..UPTO]);
+    bytes[UPTO..].copy_from_slice(header.chain.as_bytes());
+    xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, before)
+}
+
+/// Positions that a group of `len` bytes takes in its stream.
+pub(crate) fn positions(len: u32, span: u64) -> u64 {
+    if span > 0 { span } else { len.into() }
+}
+
 /// Bytes that a record with a payload of `len` takes in its stream.
 pub fn entry_bytes(len: usize) -> usize {
     let bytes = ENTRY_HEADER_BYTES + len.next_multiple_of(RECORD_ALIGN);
@@ -153,7 +175,12 @@ impl GroupHeader {
 
     /// First byte after the group.
     pub fn end(&self) -> Lsn {
-        Lsn(self.lsn.get().saturating_add(self.len.get().into()))
+        Lsn(self.lsn.get().saturating_add(positions(self.len.get(), self.span.get())))
+    }
+
+    /// Whether it stands in place of bytes that nobody keeps.
+    pub fn is_base(&self) -> bool {
+        self.kind == GroupKind::Base as u8
     }
 
     /// Who made it.
@@ -169,8 +196,91 @@ impl GroupHeader {
         }
     }
 
-    /// Whether this header follows a log that ends with the chain value `before`.
+    /// Whether this header follows a log that ends with the chain value `before`. A base follows
+    /// the one that it was made for, though what came before is let go with it.
     pub fn follows(&self, before: u64) -> bool {
-        chain(before, self) == self.chain.get()
+        match self.is_base() {
+            true => proof(before, self) == self.proof.get(),
+            false => chain(before, self) == self.chain.get(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::{Body, BodyBuilder};
+    use crate::log::Boundary;
+    use crate::parse::parse_body;
+
+    const BALLOT: Ballot = Ballot { round: 3, node: 1, incarnation: 7 };
+
+    /// A base from `from` to `to` with a payload of 40 bytes.
+    fn base(bytes: &mut [u8], from: u64, to: u64) -> Body {
+        let mut builder = BodyBuilder::new(bytes);
+        let origin = Origin { role_epoch: 1, cluster: 1, ballot: BALLOT };
+        builder.begin_group(5, Lsn(from), BALLOT, GroupKind::Base, origin, 0).unwrap();
+        builder.push_entry(&[7; 40], 0, 0).unwrap();
+        builder.end_base(77, Boundary { lsn: Lsn(to), chain: 0xc0ffee }, CHAIN_START);
+        builder.finish()
+    }
+
+    #[test]
+    fn a_base_takes_its_positions_however_many_bytes_it_has() {
+        for (from, to) in [(0, 8), (0, 160), (800, 1 << 40)] {
+            let mut bytes = vec![0; 4096];
+            let body = base(&mut bytes, from, to);
+            let metas = parse_body(&bytes[..body.len as usize], body.headers_crc).unwrap();
+            assert_eq!(metas, body.metas);
+            let found = (metas[0].lsn, metas[0].end, metas[0].chain, metas[0].scn);
+            assert_eq!(found, (Lsn(from), Lsn(to), 0xc0ffee, 77));
+            let (group, _) = GroupHeader::read_from_prefix(&bytes[metas[0].range()]).unwrap();
+            assert!(group.is_base() && group.follows(CHAIN_START));
+            assert!(!group.follows(1) && !group.follows(0xc0ffee), "it was made for one log");
+        }
+    }
+
+    /// Positions, chain and kind are bound to each other: with one changed it is no group.
+    #[test]
+    fn a_base_that_says_something_else_is_none() {
+        let fresh = || {
+            let mut bytes = vec![0; 4096];
+            let body = base(&mut bytes, 0, 160);
+            (bytes, body)
+        };
+        let (bytes, body) = fresh();
+        let at = body.metas[0].range().start;
+        let (good, _) = GroupHeader::read_from_prefix(&bytes[at..]).unwrap();
+        let changes: [fn(&mut GroupHeader); 5] = [
+            |group| group.span = 168.into(),
+            |group| group.span = 0.into(),
+            |group| group.chain = 0xc0ffed.into(),
+            |group| group.proof = 1.into(),
+            |group| group.kind = GroupKind::Data as u8,
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut group = good;
+            change(&mut group);
+            let mut bad = bytes[body.metas[0].range()].to_vec();
+            bad[..GROUP_HEADER_BYTES].copy_from_slice(group.as_bytes());
+            let read = crate::parse::parse_group(&bad);
+            assert!(read.is_err() || !group.follows(CHAIN_START), "{number}");
+        }
+        assert!(good.follows(CHAIN_START));
+    }
+
+    #[test]
+    fn only_a_base_has_positions_without_bytes() {
+        let mut bytes = vec![0; 4096];
+        let mut builder = BodyBuilder::new(&mut bytes);
+        builder.begin_group(5, Lsn(0), BALLOT, GroupKind::Data, Origin::default(), 0).unwrap();
+        builder.push_entry(&[7; 40], 0, 0).unwrap();
+        let meta = builder.end_group(77, CHAIN_START);
+        let mut bad = bytes[meta.range()].to_vec();
+        let (mut group, _) = GroupHeader::read_from_prefix(&bad).unwrap();
+        group.span = 160.into();
+        group.chain = chain(CHAIN_START, &group).into();
+        bad[..GROUP_HEADER_BYTES].copy_from_slice(group.as_bytes());
+        assert!(crate::parse::parse_group(&bad).is_err());
     }
 }

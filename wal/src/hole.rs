@@ -4,6 +4,7 @@
 //! or by the group that follows. Groups that lead to that chain are the very same bytes, whoever
 //! has them. They are logged again as Moved records, and count once they fill the hole.
 
+use crate::bases::Bases;
 use crate::group::GroupHeader;
 use crate::limits::HOLES_MAX;
 use crate::log::{Boundary, Extent, StreamLog, TakeoverRefusal, joins};
@@ -66,6 +67,7 @@ pub(crate) struct Moving {
     end: Boundary,
     pub(crate) extents: Vec<Extent>,
     boundaries: Vec<Boundary>,
+    bases: Bases,
 }
 
 impl Moving {
@@ -76,6 +78,8 @@ impl Moving {
         assert!(first.is_some_and(|first| first.start == self.start), "a run begins elsewhere");
         assert!(last.is_some_and(|last| last.end == self.end.lsn), "a run ends elsewhere");
         assert!(self.boundaries.last().is_none_or(|last| last.lsn <= self.end.lsn));
+        let mut bases = self.bases.within(Lsn::ZERO, Lsn::MAX);
+        assert!(bases.all(|(start, end)| self.start <= start && end <= self.end.lsn));
     }
 }
 
@@ -169,6 +173,10 @@ impl StreamLog {
         }
         let end = Boundary { lsn: header.end(), chain: header.chain.get() };
         self.push_group(start, end, ballot, header.scn.get(), place);
+        if header.is_base() {
+            self.mark_base(start);
+            assert!(self.proven().lsn <= start, "what stands in it is not proven");
+        }
         self.fill();
         assert!(!self.is_unknown() && self.end() == end, "the log goes on");
         true
@@ -306,6 +314,25 @@ impl StreamLog {
         begins.is_some_and(|hole| hole.chain.is_none_or(|chain| header.follows(chain)))
     }
 
+    /// Whether a staged group that is replayed goes on with its run, or begins one. A run may begin
+    /// below what an image knew to be committed, in what it did not tell: a start had forgotten
+    /// that. Its takeover takes it if it leads to what is committed.
+    pub fn takes_staged(&self, header: &GroupHeader, ballot: Ballot) -> bool {
+        let start = header.lsn();
+        let before = self.staged_end(ballot).filter(|end| end.lsn == start).map(|end| end.chain);
+        let mut chains = before.into_iter().chain(self.chain_at(start));
+        if before.is_some() || chains.clone().any(|chain| header.follows(chain)) {
+            return chains.any(|chain| header.follows(chain));
+        }
+        let untold = self.dangling && start < self.committed().lsn;
+        let hole = self.hole_at(start).filter(|_| untold);
+        hole.is_some_and(|hole| {
+            assert!(hole.start <= start && start < hole.end, "a run begins in what is not told");
+            let chain = hole.chain.filter(|_| hole.start == start);
+            chain.is_none_or(|chain| header.follows(chain))
+        })
+    }
+
     /// A group was logged again, as [`takes_moved`](StreamLog::takes_moved) allows: the run goes
     /// on, or begins anew. True when that fills a hole.
     pub fn move_in(&mut self, header: &GroupHeader, ballot: Ballot, place: Place) -> bool {
@@ -316,8 +343,8 @@ impl StreamLog {
         let anew = self.holes.iter().any(|hole| hole.start == start);
         let goes_on = self.moving.as_ref().is_some_and(|moving| moving.end.lsn == start);
         if anew || !goes_on {
-            let (extents, boundaries) = (Vec::new(), Vec::new());
-            self.moving = Some(Box::new(Moving { start, end, extents, boundaries }));
+            let (extents, boundaries, bases) = (Vec::new(), Vec::new(), Bases::default());
+            self.moving = Some(Box::new(Moving { start, end, extents, boundaries, bases }));
         }
         let committed = self.committed().lsn;
         let moving = self.moving.as_mut().expect("set above");
@@ -329,6 +356,9 @@ impl StreamLog {
         }
         if end.lsn > committed {
             moving.boundaries.push(end);
+            if header.is_base() {
+                moving.bases.insert(start, end.lsn);
+            }
         }
         self.last_scn = self.last_scn.max(header.scn.get());
         let filled = self.fill();
@@ -353,6 +383,10 @@ impl StreamLog {
         let above = self.extents.split_off(below);
         self.extents.extend(moving.extents);
         self.extents.extend(above);
+        for (start, upto) in moving.bases.within(committed, end.lsn) {
+            assert!(hole.start <= start && upto <= hole.end, "a run stays within its hole");
+            self.bases.insert(start, upto);
+        }
         let news = moving.boundaries.into_iter().filter(|b| b.lsn > committed && b.lsn < end.lsn);
         self.boundaries.extend(news);
         self.boundaries.make_contiguous().sort_unstable_by_key(|boundary| boundary.lsn);

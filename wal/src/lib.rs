@@ -36,6 +36,7 @@
 
 mod adopt;
 mod base;
+mod bases;
 mod block;
 mod body;
 mod checkpoint;
@@ -62,6 +63,7 @@ mod retire;
 mod room;
 mod scan;
 mod segment;
+mod starts;
 mod table;
 mod wal;
 mod writer;
@@ -77,7 +79,7 @@ pub use checkpoint::{
 pub use config::{BadConfig, Config, SyncPath, WalError};
 pub use group::{
     CHAIN_START, ENTRY_HEADER_BYTES, EntryHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupHeader,
-    GroupKind, Origin, RECORD_BYTES_MAX, chain, entry_bytes,
+    GroupKind, Origin, RECORD_BYTES_MAX, chain, entry_bytes, proof,
 };
 pub use hole::{Anchor, Hole};
 pub use identity::{

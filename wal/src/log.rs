@@ -10,11 +10,13 @@
 
 use std::collections::VecDeque;
 
+use crate::bases::Bases;
 use crate::group::CHAIN_START;
 use crate::hole::{Hole, Moving};
 use crate::limits::HOLES_MAX;
 use crate::lsn::{Ballot, Lsn};
 use crate::segment::Place;
+use crate::starts::Starts;
 
 /// A run of a stream's bytes in one block: its records of this stream and `ballot` whose LSN is
 /// in the run.
@@ -45,8 +47,11 @@ pub struct Boundary {
 pub(crate) struct Staged {
     ballot: Ballot,
     start: Lsn,
+    /// The chain of the log there, which its first group follows.
+    after: Option<u64>,
     pub(crate) extents: Vec<Extent>,
     boundaries: Vec<Boundary>,
+    pub(crate) bases: Bases,
 }
 
 /// Why a takeover cannot be applied.
@@ -100,6 +105,8 @@ pub struct StreamLog {
     pub(crate) dangling: bool,
     pub(crate) moving: Option<Box<Moving>>,
     pub(crate) last_scn: u64,
+    pub(crate) starts: Starts,
+    pub(crate) bases: Bases,
 }
 
 impl Default for StreamLog {
@@ -128,6 +135,8 @@ impl StreamLog {
             dangling: false,
             moving: None,
             last_scn: 0,
+            starts: Starts::default(),
+            bases: Bases::default(),
         }
     }
 
@@ -158,6 +167,8 @@ impl StreamLog {
         let (run, hole) = (self.extents.front(), self.holes.first());
         let starts = run.map(|run| run.start).into_iter().chain(hole.map(|hole| hole.start)).min();
         assert!(starts.is_none_or(|starts| starts == base), "the runs begin where the log begins");
+        let mut bases = self.bases.within(Lsn::ZERO, Lsn::MAX);
+        assert!(bases.all(|(start, upto)| committed <= start && start < upto), "bases are open");
         if let Some(staged) = &self.staged {
             staged.assert_invariants();
         }
@@ -260,9 +271,15 @@ impl StreamLog {
         place: Place,
     ) {
         assert!(place.block > 0, "a group stands in a block");
+        let above = self.bases.within(start, Lsn::MAX).next();
+        assert!(above.is_none(), "a base above the end of the log");
         let gap = self.holes.last().is_some_and(|hole| hole.end == start);
-        let split = self.split || gap;
+        let (split, before) = (self.split || gap, self.end());
         push_extent(&mut self.extents, (split, gap), start, end.lsn, ballot, place);
+        let begins = self.extents.back().is_some_and(|run| run.start == start);
+        if begins && before.lsn == start {
+            self.starts.push(before);
+        }
         self.split = false;
         self.boundaries.push_back(end);
         // A voided group may have had a higher one; the highest ever seen is the safe floor.
@@ -277,12 +294,13 @@ impl StreamLog {
     pub fn stage(&mut self, start: Lsn, end: Boundary, ballot: Ballot, scn: u64, place: Place) {
         assert!(end.lsn > start, "group from {start} to {}", end.lsn);
         assert!(ballot.is_some(), "a takeover has a ballot");
-        let before = self.end();
+        let (before, after) = (self.end(), self.chain_at(start));
         let continues =
             self.staged.as_ref().is_some_and(|s| s.ballot == ballot && s.end() == start);
         if !continues {
-            let (extents, boundaries) = (Vec::new(), Vec::new());
-            self.staged = Some(Box::new(Staged { ballot, start, extents, boundaries }));
+            let (extents, boundaries, bases) = (Vec::new(), Vec::new(), Bases::default());
+            let fresh = Staged { ballot, start, after, extents, boundaries, bases };
+            self.staged = Some(Box::new(fresh));
         }
         let staged = self.staged.as_mut().expect("set above");
         let extent = Extent { start, end: end.lsn, place, ballot, moved: false };
@@ -291,6 +309,7 @@ impl StreamLog {
             _ => staged.extents.push(extent),
         }
         staged.boundaries.push(end);
+        assert!(staged.start <= start, "a run goes up");
         // Its takeover may come or not; a floor too high does no harm.
         self.last_scn = self.last_scn.max(scn);
         assert!(self.end() == before, "what is staged is no part of the log");
@@ -322,7 +341,10 @@ impl StreamLog {
             // known what stands below.
             let joins = match staged.start < self.committed.lsn {
                 true => staged.boundaries.contains(&self.committed),
-                false => self.chain_at(staged.start).is_some(),
+                false => self.chain_at(staged.start).is_some_and(|chain| {
+                    // A base would follow any other as well, as far as the chain tells further up.
+                    staged.after.is_none_or(|after| after == chain)
+                }),
             };
             let blind = self.cuts_blindly(self.void_from(ballot, end));
             if found.is_some_and(|b| b.chain == end.chain) && joins && !blind {
@@ -357,6 +379,8 @@ impl StreamLog {
         if let Some(staged) = staged {
             self.adopt(*staged, void_from, end.lsn);
         }
+        let above = self.bases.within(end.lsn, Lsn::MAX).next();
+        assert!(above.is_none(), "a base above the end of the takeover");
         assert!(self.end() == end, "takeover left {:?}, not {end:?}", self.end());
         assert!(self.committed.lsn <= end.lsn, "committed bytes are never voided");
         self.promised = self.promised.max(ballot);
@@ -387,6 +411,7 @@ impl StreamLog {
         let (before, end) = (self.committed.lsn, self.end());
         self.committed = self.boundaries[at];
         self.boundaries.drain(..=at);
+        self.bases.commit(lsn);
         assert!(self.committed.lsn > before, "committed only grows");
         assert!(self.committed.lsn == lsn, "a commit is exact");
         assert!(self.end() == end, "a commit leaves the end where it is");
@@ -419,6 +444,9 @@ impl StreamLog {
 
     pub(crate) fn void_above(&mut self, lsn: Lsn) {
         self.cut_holes(lsn);
+        self.starts.void_above(lsn);
+        self.bases.void_above(lsn);
+        assert!(self.bases.within(lsn, Lsn::MAX).next().is_none(), "what is void is no base");
         while self.boundaries.back().is_some_and(|b| b.lsn > lsn) {
             self.boundaries.pop_back();
         }
@@ -455,22 +483,29 @@ impl StreamLog {
         let above = self.end().lsn;
         let news = staged.boundaries.into_iter().filter(|b| b.lsn > above && b.lsn <= end);
         self.boundaries.extend(news);
+        let committed = self.committed.lsn;
+        for (start, upto) in staged.bases.within(from.max(committed), end) {
+            assert!(upto <= end, "a takeover ends at a group's end");
+            self.bases.insert(start, upto);
+        }
         assert!(self.end().lsn == end, "the log ends with its takeover");
     }
 }
 
 impl Staged {
-    fn end(&self) -> Lsn {
+    pub(crate) fn end(&self) -> Lsn {
         self.boundaries.last().map_or(self.start, |b| b.lsn)
     }
 
-    fn assert_invariants(&self) {
+    pub(crate) fn assert_invariants(&self) {
         assert!(self.ballot.is_some(), "a takeover has a ballot");
         assert!(self.start < self.end(), "a staged run holds groups");
         assert!(self.extents.first().is_some_and(|first| first.start == self.start));
         assert!(self.extents.last().is_some_and(|last| last.end == self.end()));
         assert!(self.extents.len() <= self.boundaries.len(), "a run holds groups");
         assert!(self.boundaries.first().is_some_and(|first| first.lsn > self.start));
+        let mut bases = self.bases.within(Lsn::ZERO, Lsn::MAX);
+        assert!(bases.all(|(start, end)| self.start <= start && end <= self.end()));
     }
 }
 

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::body::{RecordMeta, leading_u64};
 use crate::group::{
     ENTRY_HEADER_BYTES, EntryHeader, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupHeader, GroupKind,
-    RECORD_BYTES_MAX, entry_bytes,
+    RECORD_BYTES_MAX, entry_bytes, positions,
 };
 use crate::limits::BODY_BYTES_MAX;
 use crate::lsn::{Ballot, Lsn};
@@ -131,10 +131,10 @@ pub fn check_record(body: &[u8], meta: &RecordMeta) -> Result<RecordMeta, BadRec
         return Err(BadRecord::Checksum);
     }
     let group = parse_group(bytes)?;
-    if group.stream.get() != meta.stream || group.lsn() != meta.lsn {
+    if group.stream.get() != meta.stream || group.lsn() != meta.lsn || group.end() != meta.end {
         return Err(BadRecord::Group);
     }
-    assert!(group.end() == meta.end, "the record header gave the length that the group has");
+    assert!(group.len.get() == meta.len, "the record header gave the length that the group has");
     meta.chain = group.chain.get();
     meta.scn = group.scn.get();
     meta.records = group.records.get();
@@ -154,8 +154,10 @@ pub fn parse_group(bytes: &[u8]) -> Result<GroupHeader, BadRecord> {
     if !bytes.len().is_multiple_of(RECORD_ALIGN) {
         return Err(BadRecord::Length);
     }
-    check_position(group.lsn.get(), group.len.get())?;
-    if group.reserved != [0; 3] || group.reserved2 != [0; 16] {
+    check_position(group.lsn.get(), group.len.get(), group.span.get())?;
+    let plain = group.span.get() == 0 && group.proof.get() == 0;
+    let based = group.span.get() > 0 && group.is_base();
+    if group.reserved != [0; 3] || !(based || plain && !group.is_base()) {
         return Err(BadRecord::Reserved);
     }
     if GroupKind::from_code(group.kind).is_none() {
@@ -175,7 +177,8 @@ pub fn parse_group(bytes: &[u8]) -> Result<GroupHeader, BadRecord> {
     if records != group.records.get() {
         return Err(BadRecord::Entries);
     }
-    assert!(group.end() <= Lsn::MAX && group.end().since(group.lsn()) as usize == bytes.len());
+    let taken = group.end().since(group.lsn());
+    assert!(group.end() <= Lsn::MAX && (group.is_base() || taken as usize == bytes.len()));
     Ok(group)
 }
 
@@ -287,7 +290,7 @@ fn record_bytes(header: &RecordHeader) -> usize {
 
 fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
     let kind = Kind::from_code(header.kind).ok_or(BadRecord::Kind)?;
-    let clean = header.reserved == [0; 2] && header.reserved2.get() == 0;
+    let clean = header.reserved == [0; 2] && (header.span.get() == 0 || kind.is_group());
     let known = if kind.is_group() { FLAG_STAGED } else { 0 };
     if !clean || header.flags & !known != 0 {
         return Err(BadRecord::Reserved);
@@ -299,8 +302,10 @@ fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
         if (len as usize) < GROUP_HEADER_BYTES || len as usize > GROUP_BYTES_MAX {
             return Err(BadRecord::Length);
         }
-        check_position(lsn.0, len)?;
-        end = lsn.advance(len.into());
+        let span = header.span.get();
+        check_position(lsn.0, len, span)?;
+        end = lsn.advance(positions(len, span));
+        assert!(end > lsn && end <= Lsn::MAX, "a group takes positions");
     } else if lsn > Lsn::MAX {
         return Err(BadRecord::Position);
     }
@@ -324,9 +329,10 @@ fn meta_of(at: u32, header: &RecordHeader) -> Result<RecordMeta, BadRecord> {
     })
 }
 
-fn check_position(lsn: u64, len: u32) -> Result<(), BadRecord> {
-    let end = lsn.checked_add(len.into()).ok_or(BadRecord::Position)?;
-    if end > Lsn::MAX.0 || !lsn.is_multiple_of(Lsn::ALIGN) {
+fn check_position(lsn: u64, len: u32, span: u64) -> Result<(), BadRecord> {
+    let end = lsn.checked_add(positions(len, span)).ok_or(BadRecord::Position)?;
+    let aligned = lsn.is_multiple_of(Lsn::ALIGN) && span.is_multiple_of(Lsn::ALIGN);
+    if end > Lsn::MAX.0 || !aligned {
         return Err(BadRecord::Position);
     }
     Ok(())

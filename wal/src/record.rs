@@ -109,8 +109,8 @@ pub struct RecordHeader {
     /// CRC-32C: of a group its [`GroupHeader`](crate::GroupHeader) (which holds the checksum of
     /// the entries), of any other kind all its bytes.
     pub body_crc: U32,
-    /// Zero.
-    pub reserved2: U64,
+    /// Of a base the positions that it takes, else 0: as in its group header.
+    pub span: U64,
 }
 
 const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_BYTES);

@@ -152,6 +152,7 @@ impl Reader {
             from: self.position,
             to: self.options.to.map_or(Lsn::MAX, Lsn),
             follow: self.options.follow,
+            base: None,
             credit_bytes: CREDIT_BYTES,
         };
         connection.send(&FromReader::Fetch(fetch).encode())?;
@@ -188,6 +189,10 @@ impl Reader {
         match said {
             FromForwarder::Chunk(head) if head.compressed.is_some() => {
                 Err(protocol("a compressed chunk that was not asked for".to_owned()))
+            }
+            FromForwarder::Chunk(head) if head.stream == self.options.stream && head.base => {
+                // The log goes on further up: what was between is not kept.
+                Err(ClientError::Recycled { base_lsn: head.end.0 })
             }
             FromForwarder::Chunk(head) if head.stream == self.options.stream => {
                 self.heard = Instant::now();

@@ -7,10 +7,11 @@ use palisade_wal::Lsn;
 
 use super::wire::{
     KIND_CONTROL, KIND_CONTROLLED, KIND_CREATE_STREAMS, KIND_CREATED, KIND_LIST_STREAMS,
-    KIND_REFUSED, KIND_REGISTRY, KIND_REGISTRY_JSON, KIND_STATUS, KIND_STATUS_JSON, KIND_STREAMS,
-    KIND_TRANSFER_LEADER, KIND_TRANSFERRED, KIND_TRUNCATE, KIND_TRUNCATED, Refused, RefusedCode,
-    STREAMS_MAX, StreamEntry, encode_create_streams, encode_position, encode_transfer,
-    parse_created, parse_position, parse_streams, parse_transferred,
+    KIND_REBUILD, KIND_REBUILDING, KIND_REFUSED, KIND_REGISTRY, KIND_REGISTRY_JSON, KIND_STATUS,
+    KIND_STATUS_JSON, KIND_STREAMS, KIND_TRANSFER_LEADER, KIND_TRANSFERRED, KIND_TRUNCATE,
+    KIND_TRUNCATED, Refused, RefusedCode, STREAMS_MAX, StreamEntry, encode_create_streams,
+    encode_position, encode_transfer, parse_created, parse_position, parse_streams,
+    parse_transferred,
 };
 use super::{ClientError, Connection, Endpoints};
 use crate::control::{Controlled, RegistryView, Request};
@@ -106,6 +107,16 @@ impl Client {
     /// The refusal says why not; or no node answers in time.
     pub fn truncate(&mut self, stream: u64, to: Lsn) -> Result<Lsn, ClientError> {
         let answer = self.ask(KIND_TRUNCATE, stream, &encode_position(to), KIND_TRUNCATED)?;
+        parse_position(&answer).map_err(|error| ClientError::wire(self.endpoints.current(), error))
+    }
+
+    /// Wants a stream of a standby to begin anew where its upstream's log begins, because nobody
+    /// has what comes next: above which position. What the standby has of it stays until then.
+    ///
+    /// # Errors
+    /// The refusal says why not; or no node answers in time.
+    pub fn rebuild(&mut self, stream: u64) -> Result<Lsn, ClientError> {
+        let answer = self.ask(KIND_REBUILD, stream, &[], KIND_REBUILDING)?;
         parse_position(&answer).map_err(|error| ClientError::wire(self.endpoints.current(), error))
     }
 

@@ -165,7 +165,7 @@ mod tests {
 
     fn cut(start: u64) -> Cut {
         let (start, end) = (Lsn(start), Lsn(start + 8));
-        Cut { range: 0..8, start, end, headers_crc: 1, chain: 2 }
+        Cut { range: 0..8, start, end, headers_crc: 1, chain: 2, base: false }
     }
 
     /// Bytes of which about every `among`th is random.

@@ -15,7 +15,7 @@ use super::exchange::{Exchange, ForwarderConfig, Load, Need, Work};
 use super::flow::Outflow;
 use super::limits::{
     COMPRESS_GRID_BYTES, COMPRESSED_BYTES_MAX, FORWARD_BYTES_MAX, Limits, OUTPUT_SHARED_BYTES,
-    PREFAULT_BYTES, WINDOWS_MAX,
+    PREFAULT_BYTES, RETRY_NS, WINDOWS_MAX,
 };
 use super::queue::{ForwardPort, Lease, LocateRequest, Located, Reply, SealedExtent, port};
 use super::sender::{ReaderId, Stats};
@@ -29,6 +29,8 @@ const STREAM: u64 = 7;
 const NEAR: u32 = 2;
 const FAR: u32 = 3;
 const STRANGE: u32 = 4;
+/// Between two turns of the forwarder.
+const TURN_NS: u64 = 1_000_000;
 
 #[derive(Debug)]
 struct Segment(Arc<Vec<u8>>);
@@ -104,7 +106,7 @@ impl Node {
         let reader = self.exchange.admit(cluster, self.now).unwrap();
         self.exchange.on_features(reader, features);
         let (to, follow, credit_bytes) = (Lsn::MAX, true, 1 << 30);
-        let fetch = Fetch { stream: STREAM, from, to, follow, credit_bytes };
+        let fetch = Fetch { stream: STREAM, from, to, follow, credit_bytes, base: None };
         self.exchange.on_said(reader, FromReader::Fetch(fetch));
         let out = Outflow::new(Vec::new());
         let got = Got { out, bytes: Vec::new(), next: from, chunks: (0, 0), stuck: false };
@@ -141,8 +143,12 @@ impl Node {
     /// Until nobody gets any more. The most memory that was counted.
     fn run(&mut self) -> u64 {
         let (mut idle, mut peak) = (0, 0);
-        while idle < 5 {
-            self.now = self.now.after(1_000_000);
+        // Two questions about one place are not asked at once: the second one waits.
+        while idle * TURN_NS < 2 * RETRY_NS {
+            self.now = self.now.after(TURN_NS);
+            if self.now.0.is_multiple_of(RETRY_NS) {
+                self.exchange.on_time(self.now);
+            }
             self.answer();
             let mut work = Vec::new();
             let more = self.exchange.take_events(self.now, &mut Vec::new());

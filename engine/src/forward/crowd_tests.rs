@@ -213,7 +213,7 @@ impl Crowd {
     fn fetch(&mut self, reader: ReaderId, stream: u64) {
         let from = self.conns[&reader].age;
         let (to, follow, credit_bytes) = (Lsn::MAX, true, CREDIT_BYTES_MAX);
-        let fetch = Fetch { stream, from, to, follow, credit_bytes };
+        let fetch = Fetch { stream, from, to, follow, base: None, credit_bytes };
         self.exchange.on_said(reader, FromReader::Fetch(fetch));
     }
 
@@ -444,7 +444,7 @@ fn exchange() -> (Vec<ForwardPort>, Exchange<Segment>) {
 
 fn fetch_idle(stream: u64) -> FromReader {
     let (from, to, follow, credit_bytes) = (Lsn(0), Lsn::MAX, true, 1);
-    FromReader::Fetch(Fetch { stream, from, to, follow, credit_bytes })
+    FromReader::Fetch(Fetch { stream, from, to, follow, base: None, credit_bytes })
 }
 
 #[test]

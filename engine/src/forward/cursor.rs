@@ -9,7 +9,7 @@ use super::compress::Compressed;
 use super::cut::{Cut, NoCut, Want, cut};
 use super::limits::LEASE_NS_MAX;
 use super::memory::{ExtentCount, Extents};
-use super::queue::{Recent, SealedExtent};
+use super::queue::{Depth, Recent, SealedExtent};
 use super::tail::Tail;
 use super::wire::{EndReason, Fetch};
 
@@ -74,6 +74,17 @@ pub(crate) struct Targets {
     pub(crate) grid: Option<u64>,
 }
 
+/// What the next bytes come behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    /// What was asked for is the first.
+    Nothing,
+    /// The same; a log with this chain there takes a base in the place of what is let go.
+    Log(u64),
+    /// What was sent, with this chain.
+    Sent(u64),
+}
+
 #[derive(Debug)]
 pub(crate) struct Cursor {
     pub(crate) phase: Phase,
@@ -83,7 +94,9 @@ pub(crate) struct Cursor {
     pub(crate) told: bool,
     pub(crate) position: Lsn,
     pub(crate) credit: u64,
-    chain: Option<u64>,
+    behind: Behind,
+    /// It is of no standby.
+    shown: bool,
     to: Lsn,
     follow: bool,
     /// Where a reader that does not follow ends.
@@ -105,14 +118,18 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    pub(crate) fn new(fetch: &Fetch, extents: ExtentCount) -> Cursor {
+    /// Of a reader of another cluster (0: of none).
+    pub(crate) fn new(fetch: &Fetch, cluster: u32, extents: ExtentCount) -> Cursor {
+        let shown = cluster == 0;
+        let behind = fetch.base.filter(|_| !shown).map_or(Behind::Nothing, Behind::Log);
         Cursor {
             phase: Phase::Ready,
             listed: false,
             told: false,
             position: fetch.from,
             credit: fetch.credit_bytes,
-            chain: None,
+            behind,
+            shown,
             to: fetch.to,
             follow: fetch.follow,
             bound: None,
@@ -124,6 +141,23 @@ impl Cursor {
             rested: None,
             charged: 0,
             over: None,
+        }
+    }
+
+    /// How far down the log is wanted, and the chain of the log that a base is for. That comes
+    /// first or never: what was sent goes on.
+    pub(crate) fn depth(&self) -> (Depth, u64) {
+        match self.behind {
+            _ if self.shown => (Depth::Shown, 0),
+            Behind::Log(chain) => (Depth::Based, chain),
+            Behind::Nothing | Behind::Sent(_) => (Depth::Kept, 0),
+        }
+    }
+
+    fn chain(&self) -> Option<u64> {
+        match self.behind {
+            Behind::Sent(chain) => Some(chain),
+            Behind::Nothing | Behind::Log(_) => None,
         }
     }
 
@@ -157,7 +191,7 @@ impl Cursor {
         let want = Want {
             stream,
             from: self.position,
-            chain: self.chain,
+            chain: self.chain(),
             committed,
             to: targets.grid.map_or(to, |grid| to.min(next_multiple(self.position, grid))),
             bytes_max: self.credit,
@@ -285,10 +319,10 @@ impl Cursor {
         let len = sent.range.len() as u64;
         assert!(len <= self.credit, "a chunk of {len} bytes with credit {}", self.credit);
         assert!(sent.end > self.position && sent.start <= self.position);
-        assert!(self.chain.is_none() || sent.start == self.position, "a gap or a repeat");
+        assert!(self.chain().is_none() || sent.start == self.position, "a gap or a repeat");
         self.credit -= len;
         self.position = sent.end;
-        self.chain = Some(sent.chain);
+        self.behind = Behind::Sent(sent.chain);
         self.misses = 0;
         while self.extents.front().is_some_and(|extent| extent.end <= self.position) {
             self.extents.pop_front();

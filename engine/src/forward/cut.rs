@@ -45,6 +45,8 @@ pub struct Cut {
     pub headers_crc: u32,
     /// The chain after the last group.
     pub chain: u64,
+    /// It is a base, and nothing else.
+    pub base: bool,
 }
 
 /// Why nothing was cut.
@@ -121,7 +123,7 @@ fn first(
         return Err(NoCut::Credit(range.len() as u64));
     }
     let headers_crc = crc32c::crc32c(header.as_bytes());
-    Ok(Cut { range, start, end, headers_crc, chain: group.chain.get() })
+    Ok(Cut { range, start, end, headers_crc, chain: group.chain.get(), base: group.is_base() })
 }
 
 fn extend(
@@ -133,7 +135,8 @@ fn extend(
 ) -> bool {
     let len = (next - cut.range.start) as u64;
     let fits = len <= want.bytes_max && len <= u64::from(want.bytes_target);
-    let in_order = group.lsn() == cut.end && group.follows(cut.chain);
+    let alone = cut.base || group.is_base();
+    let in_order = group.lsn() == cut.end && group.follows(cut.chain) && !alone;
     if !fits || !in_order || group.end() > want.committed || group.lsn() >= want.to {
         return false;
     }
@@ -161,6 +164,7 @@ fn candidate(
         && group.len == header.len
         && group.stream == header.stream
         && group.lsn == header.lsn
+        && group.span == header.span
         && group.end() <= Lsn::MAX
         && group.end() > group.lsn();
     if sound { Ok(Some(group)) } else { Err(NoCut::Damaged) }

@@ -190,7 +190,7 @@ fn next(client: &mut TcpStream) -> (FromForwarder, Vec<u8>) {
 }
 
 fn fetch(client: &mut TcpStream, from: Lsn, to: Lsn, follow: bool, credit_bytes: u64) {
-    let fetch = Fetch { stream: STREAM, from, to, follow, credit_bytes };
+    let fetch = Fetch { stream: STREAM, from, to, follow, base: None, credit_bytes };
     client.write_all(&FromReader::Fetch(fetch).encode()).unwrap();
 }
 

@@ -677,7 +677,7 @@ mod tests {
         // As many questions about places as there may be, all of one shard.
         for stream in 0..2 * LOCATES_MAX as u64 {
             let (from, to, follow, credit_bytes) = (Lsn(0), Lsn::MAX, true, 1);
-            let fetch = Fetch { stream, from, to, follow, credit_bytes };
+            let fetch = Fetch { stream, from, to, follow, base: None, credit_bytes };
             exchange.on_said(reader, FromReader::Fetch(fetch));
         }
         let mut work = Vec::new();

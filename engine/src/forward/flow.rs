@@ -336,7 +336,8 @@ mod tests {
     fn what_is_compressed_is_not_copied_for_who_takes_nothing_already() {
         let (mut compressor, mut out) =
             (Compressor::new(1 << 20), Outflow::<Vec<u8>>::new(vec![1]));
-        let cut = Cut { range: 0..8, start: Lsn(0), end: Lsn(8), headers_crc: 1, chain: 2 };
+        let cut =
+            Cut { range: 0..8, start: Lsn(0), end: Lsn(8), headers_crc: 1, chain: 2, base: false };
         compressor.compress(7, &cut, &[7; 50_000]);
         let made = compressor.find(7, &cut).expect("it gets smaller");
         out.on_blocked();

@@ -43,7 +43,7 @@ pub use driver::{ForwardError, Forwarder, ForwarderHandle};
 pub use exchange::{Exchange, ForwarderConfig};
 pub use limits::{EXTENTS_MAX, Limits};
 pub use queue::{
-    Feed, ForwardEvent, ForwardPort, ForwarderSide, Lease, LocateRequest, Located, Recent, Reply,
-    SealedExtent, Socket, port,
+    Depth, Feed, ForwardEvent, ForwardPort, ForwarderSide, Lease, LocateRequest, Located, Recent,
+    Reply, SealedExtent, Socket, port,
 };
 pub use sender::{Effect, ReaderId, Readers, Source, Stats};

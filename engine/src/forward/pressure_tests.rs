@@ -47,7 +47,8 @@ impl Room {
     }
 
     fn fetch(&mut self, id: ReaderId, stream: u64, credit_bytes: u64) {
-        let fetch = Fetch { stream, from: Lsn(0), to: Lsn::MAX, follow: true, credit_bytes };
+        let fetch =
+            Fetch { stream, from: Lsn(0), to: Lsn::MAX, follow: true, base: None, credit_bytes };
         self.readers.on_fetch(id, &fetch);
     }
 

@@ -110,6 +110,22 @@ pub struct LocateRequest {
     pub max_bytes: u32,
     /// Where they should be they are not, or are damaged: the shard looks itself, and repairs.
     pub missed: bool,
+    /// What is wanted where they are let go.
+    pub depth: Depth,
+    /// The chain at `from` in the log that a base is for; else 0.
+    pub chain: u64,
+}
+
+/// How far down a log is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Depth {
+    /// As far as readers are shown it.
+    #[default]
+    Shown,
+    /// As far as it is kept: by standbys.
+    Kept,
+    /// Further: what is not kept any more a base stands for.
+    Based,
 }
 
 /// The answer to a [`LocateRequest`].
@@ -139,8 +155,8 @@ pub enum Located {
     Active(Recent),
     /// Not committed yet.
     NotYet,
-    /// Below the base.
-    Recycled,
+    /// Below the base. What stands for it, if that was asked for.
+    Recycled(Option<Recent>),
     /// No such stream.
     Unknown,
     /// The shard has no room for the answer now; ask again later.

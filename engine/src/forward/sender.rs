@@ -24,7 +24,7 @@ use super::limits::{
     PRESSURE_TICK_NS, READERS_ROOM, RETRY_NS, STALL_NS, TAIL_NEAR_BYTES,
 };
 use super::memory::{Cost, ExtentCount, Output, Shared, admits, peers_bytes, trim};
-use super::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply};
+use super::queue::{Depth, ForwardRequest, LocateRequest, Located, Recent, Reply};
 use super::tail::Tail;
 use super::turns::Turns;
 use super::watchers::Watchers;
@@ -104,11 +104,13 @@ struct Reader {
 struct Open {
     stream: u64,
     from: Lsn,
-    shard: usize,
+    chain: u64,
+    shard: u32,
     /// Whether the shard has it.
     asked: bool,
     /// Something was not where a shard had said.
     missed: bool,
+    depth: Depth,
     waiters: Vec<(ReaderId, u64)>,
 }
 
@@ -277,7 +279,8 @@ impl Readers {
         self.drop_cursor(id, stream);
         self.stats.cursors += 1;
         let reader = self.readers.get_mut(&id).expect("it was just there");
-        reader.cursors.insert(stream, Box::new(Cursor::new(fetch, self.extents.clone())));
+        let cursor = Cursor::new(fetch, reader.cluster, self.extents.clone());
+        reader.cursors.insert(stream, Box::new(cursor));
         self.more_cursors += u64::from(reader.cursors.len() > 1);
         if !self.streams.contains_key(&stream) {
             self.ask(stream, ForwardRequest::Watch { stream });
@@ -429,7 +432,7 @@ impl Readers {
         if open.asked {
             return;
         }
-        let shard = open.shard;
+        let shard = open.shard as usize;
         self.open.remove(&id);
         let queue = &mut self.shards[shard].1;
         if queue.len() > 2 * self.open.len() + LOCATES_MAX {
@@ -445,8 +448,8 @@ impl Readers {
     /// A shard answered.
     pub fn on_located(&mut self, reply: &Reply) {
         let Some(open) = self.open.remove(&reply.id) else { return };
-        self.shards[open.shard].0 -= 1;
-        self.ask_waiting(open.shard);
+        self.shards[open.shard as usize].0 -= 1;
+        self.ask_waiting(open.shard as usize);
         let place = (open.stream, open.from);
         if self.open_by_place.get(&place) != Some(&reply.id) {
             return;
@@ -473,19 +476,15 @@ impl Readers {
         if cursor.phase != Phase::Waiting(ticket) {
             return;
         }
+        let base = reply.base;
         match &reply.located {
             Located::Sealed(extents) => cursor.on_sealed(extents),
             Located::Active(recent) => cursor.on_recent(recent),
             Located::NotYet if reply.committed > cursor.position => cursor.on_miss(),
             Located::NotYet => {}
-            Located::Busy => {
-                cursor.phase = Phase::Later;
-                self.later.insert((id, stream));
-                return;
-            }
-            Located::Recycled => {
-                return self.end(id, stream, EndReason::Recycled { base: reply.base });
-            }
+            Located::Recycled(Some(base)) => cursor.on_recent(base),
+            Located::Busy => return self.ask_later(id, stream),
+            Located::Recycled(None) => return self.end(id, stream, EndReason::Recycled { base }),
             Located::Unknown => return self.end(id, stream, EndReason::UnknownStream),
             Located::Damaged => return self.end(id, stream, EndReason::Damaged),
         }
@@ -682,6 +681,7 @@ impl Readers {
             headers_crc: cut.headers_crc,
             role_epoch: self.role_epoch,
             body_len: cut.range.len() as u32,
+            base: cut.base,
             compressed,
         };
         let body = u64::from(head.wire_len());
@@ -757,21 +757,28 @@ impl Readers {
         let ticket = self.number();
         self.set_phase(id, stream, Phase::Waiting(ticket));
         let cursor = self.cursor(id, stream).expect("a cursor asks");
-        let (from, missed) = (cursor.position, cursor.has_missed());
+        let (from, missed, (depth, chain)) = (cursor.position, cursor.has_missed(), cursor.depth());
         if let Some(open) = self.open_by_place.get(&(stream, from)) {
             let open = self.open.get_mut(open).expect("an open question");
+            if (open.depth, open.chain) != (depth, chain) {
+                return self.ask_later(id, stream); // What answers one does not answer the other.
+            }
             open.waiters.push((id, ticket));
             open.missed |= missed;
             return;
         }
         let (question, shard) = (self.number(), (self.route)(stream, self.shards.len()));
-        self.open.insert(
-            question,
-            Open { stream, from, shard, asked: false, missed, waiters: vec![(id, ticket)] },
-        );
+        let (at, asked, waiters) = (shard as u32, false, vec![(id, ticket)]);
+        let open = Open { stream, from, chain, shard: at, asked, missed, depth, waiters };
+        self.open.insert(question, open);
         self.open_by_place.insert((stream, from), question);
         self.shards[shard].1.push_back(question);
         self.ask_waiting(shard);
+    }
+
+    fn ask_later(&mut self, id: ReaderId, stream: u64) {
+        self.set_phase(id, stream, Phase::Later);
+        self.later.insert((id, stream));
     }
 
     fn ask_waiting(&mut self, shard: usize) {
@@ -779,12 +786,12 @@ impl Readers {
             let Some(id) = self.shards[shard].1.pop_front() else { break };
             let Some(open) = self.open.get_mut(&id) else { continue };
             open.asked = true;
-            let (stream, from, missed) = (open.stream, open.from, open.missed);
-            let request = LocateRequest { id, stream, from, max_bytes: LOCATE_BYTES, missed };
+            let Open { stream, from, missed, depth, chain, .. } = *open;
+            let max_bytes = LOCATE_BYTES;
+            let ask = LocateRequest { id, stream, from, missed, depth, chain, max_bytes };
             self.shards[shard].0 += 1;
             self.stats.locates += 1;
-            let request = ForwardRequest::Locate(request);
-            self.asks.push((shard, request));
+            self.asks.push((shard, ForwardRequest::Locate(ask)));
         }
     }
 

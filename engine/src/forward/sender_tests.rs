@@ -158,7 +158,7 @@ impl World {
         let from = if self.pick(2) == 0 { 0 } else { a.min(b) };
         let to = if self.pick(2) == 0 { Lsn::MAX } else { Lsn(a.max(b)) };
         let credit_bytes = self.pick(5000) as u64;
-        let fetch = Fetch { stream, from: Lsn(from), to, follow, credit_bytes };
+        let fetch = Fetch { stream, from: Lsn(from), to, follow, base: None, credit_bytes };
         let client = &mut self.clients[at];
         let got = Got { fetch, credit: credit_bytes, next: None, bytes: 0, ended: None };
         client.wants.insert(stream, got);
@@ -385,8 +385,14 @@ fn a_reader_that_takes_nothing_is_given_up_and_holds_no_memory() {
     let mut world = World::new(1);
     world.shard.committed.insert(1, 60);
     let id = world.readers.on_open(0, Nanos(0)).unwrap();
-    let fetch =
-        Fetch { stream: 1, from: Lsn(0), to: Lsn::MAX, follow: true, credit_bytes: 1 << 30 };
+    let fetch = Fetch {
+        stream: 1,
+        from: Lsn(0),
+        to: Lsn::MAX,
+        follow: true,
+        base: None,
+        credit_bytes: 1 << 30,
+    };
     world.readers.on_fetch(id, &fetch);
     let mut closed = false;
     for second in 0..40 {
@@ -420,7 +426,8 @@ fn a_reader_that_waits_holds_no_segment() {
         let mut world = World::new(1);
         world.shard.committed.insert(1, 60);
         let id = world.readers.on_open(0, Nanos(0)).unwrap();
-        let fetch = Fetch { stream: 1, from: Lsn(0), to: Lsn::MAX, follow: true, credit_bytes };
+        let fetch =
+            Fetch { stream: 1, from: Lsn(0), to: Lsn::MAX, follow: true, base: None, credit_bytes };
         world.readers.on_fetch(id, &fetch);
         let mut sent = 0;
         for second in 0..4 {
@@ -457,7 +464,8 @@ fn unknown_streams_and_too_many_streams_end_at_once() {
     let mut readers = Readers::new(limits, 1, |_, _| 0);
     let id = readers.on_open(0, Nanos(0)).unwrap();
     assert!(readers.on_open(0, Nanos(0)).is_none());
-    let fetch = Fetch { stream: 1, from: Lsn(0), to: Lsn::MAX, follow: true, credit_bytes: 1 };
+    let fetch =
+        Fetch { stream: 1, from: Lsn(0), to: Lsn::MAX, follow: true, base: None, credit_bytes: 1 };
     readers.on_fetch(id, &fetch);
     readers.on_fetch(id, &Fetch { stream: 2, ..fetch });
     let mut effects = Vec::new();
@@ -484,10 +492,8 @@ fn who_was_ahead_of_the_log_hears_that_it_is_no_more() {
     let (stream, from, mut now) = (1, Lsn(64), Nanos(1));
     let mut readers = Readers::new(Limits::default(), 1, |_, _| 0);
     let reader = readers.on_open(2, now).expect("there is room");
-    readers.on_fetch(
-        reader,
-        &Fetch { stream, from, to: Lsn::MAX, follow: true, credit_bytes: 1 << 20 },
-    );
+    let (to, follow, base, credit_bytes) = (Lsn::MAX, true, None, 1 << 20);
+    readers.on_fetch(reader, &Fetch { stream, from, to, follow, base, credit_bytes });
     let mut heard = Vec::new();
     let mut turn = |readers: &mut Readers, now: Nanos| {
         let (mut effects, mut asked) = (Vec::new(), None);

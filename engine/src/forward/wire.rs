@@ -19,6 +19,10 @@
 //! each starting where the one before ended, byte for byte as in a block. The first group of the
 //! first chunk is the one that holds `from`. All numbers are little-endian.
 //!
+//! Flags of a FETCH: 1 to follow, 2 for a base where `from` is let go, for a log that ends there
+//! with the chain that is the last field; without it that is 0. Flags of a CHUNK, in its prefix: 2
+//! when its body is one base, which stands for positions that nobody keeps.
+//!
 //! To a reader that says [`FEATURE_LZ4`] in its greeting the body may be sent as one LZ4 block of
 //! fewer bytes; the prefix has the length of the records then, which is 0 otherwise. Credit counts
 //! records.
@@ -30,6 +34,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::limits::{CHUNK_BYTES_MAX, CONTROL_BODY_MAX, CREDIT_BYTES_MAX};
+use crate::seeded::is_seeded;
 use crate::transfer::facts::{FactsError, Question};
 
 pub use crate::kinds::{
@@ -45,6 +50,8 @@ pub const FROM_FORWARDER: FrameLimits =
     FrameLimits { body_bytes_max: CHUNK_BYTES_MAX, plain: true, bulk: true };
 
 const FLAG_FOLLOW: u64 = 1;
+/// Of a FETCH and of a CHUNK.
+const FLAG_BASE: u64 = 2;
 /// In a greeting: its sender reads chunks that are compressed with LZ4.
 pub const FEATURE_LZ4: u8 = 1;
 
@@ -87,9 +94,18 @@ pub struct Fetch {
     pub to: Lsn,
     /// Go on with what is committed later, instead of ending at what is committed now.
     pub follow: bool,
+    /// Where the first byte is not kept any more: send a base that stands for what is gone, for a
+    /// log that ends at `from` with this chain. Only standbys get one.
+    pub base: Option<u64>,
     /// Bytes of chunk bodies that may be sent. Below [`CHUNK_BYTES_MAX`] a large group waits
     /// for more.
     pub credit_bytes: u64,
+}
+
+impl Fetch {
+    fn flags(&self) -> u64 {
+        u64::from(self.follow) * FLAG_FOLLOW + u64::from(self.base.is_some()) * FLAG_BASE
+    }
 }
 
 /// What a reader says.
@@ -130,6 +146,8 @@ pub struct ChunkHead {
     pub role_epoch: u64,
     /// Bytes of the records.
     pub body_len: u32,
+    /// The body is one base: it takes more positions than it has bytes, or fewer.
+    pub base: bool,
     /// Bytes that are sent of them, if they are compressed.
     pub compressed: Option<u32>,
 }
@@ -249,6 +267,7 @@ struct FetchBody {
     to: U64,
     credit: U64,
     flags: U64,
+    chain: U64,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -266,7 +285,7 @@ struct ChunkPrefix {
     committed: U64,
     role_epoch: U64,
     headers_crc: U32,
-    reserved: U32,
+    flags: U32,
     /// 0 when the body is not compressed.
     plain_len: U32,
 }
@@ -283,7 +302,8 @@ impl FromReader {
                 let body = FetchBody {
                     to: fetch.to.0.into(),
                     credit: fetch.credit_bytes.into(),
-                    flags: if fetch.follow { FLAG_FOLLOW } else { 0 }.into(),
+                    flags: fetch.flags().into(),
+                    chain: fetch.base.unwrap_or_default().into(),
                 };
                 FrameHead::encode(KIND_FETCH, fetch.stream, fetch.from.0, body.as_bytes())
             }
@@ -302,8 +322,13 @@ impl FromReader {
         match head.kind {
             KIND_FETCH => {
                 let wire: &FetchBody = exact(head.kind, body)?;
-                if wire.flags.get() & !FLAG_FOLLOW != 0 {
+                if wire.flags.get() & !(FLAG_FOLLOW | FLAG_BASE) != 0 {
                     return Err(range("fetch flags", wire.flags.get()));
+                }
+                let chain = wire.chain.get();
+                let base = (wire.flags.get() & FLAG_BASE != 0).then_some(chain);
+                if base.is_none() && chain != 0 {
+                    return Err(range("fetch chain", chain));
                 }
                 // A reader may ask for any position inside of a group, so `from` and `to` need
                 // no alignment.
@@ -313,6 +338,7 @@ impl FromReader {
                     from,
                     to,
                     follow: wire.flags.get() & FLAG_FOLLOW != 0,
+                    base,
                     credit_bytes: credit(wire.credit.get())?,
                 }))
             }
@@ -348,7 +374,7 @@ impl ChunkHead {
             committed: self.committed.0.into(),
             role_epoch: self.role_epoch.into(),
             headers_crc: self.headers_crc.into(),
-            reserved: 0.into(),
+            flags: if self.base { FLAG_BASE as u32 } else { 0 }.into(),
             plain_len: self.compressed.map_or(0, |_| self.body_len).into(),
         };
         let (stream, start, len) = (self.stream, self.start.0, self.wire_len() as usize);
@@ -365,13 +391,20 @@ impl ChunkHead {
         if end <= start || end > committed {
             return Err(range("chunk end", end.0));
         }
-        // Every group takes as many bytes in the stream as in the body, and a header besides.
+        let base = u64::from(wire.flags.get()) == FLAG_BASE;
+        if !base && wire.flags.get() != 0 {
+            return Err(range("chunk flags", wire.flags.get().into()));
+        }
         let (body_len, compressed) = match wire.plain_len.get() {
             0 => (head.body_len, None),
-            plain if head.body_len < plain => (plain, Some(head.body_len)),
+            // Two bases for two logs would be told apart by the CRC of their headers alone.
+            plain if head.body_len < plain && !base => (plain, Some(head.body_len)),
             plain => return Err(range("plain length", plain.into())),
         };
-        if end.since(start) >= u64::from(body_len) || body_len > CHUNK_BYTES_MAX {
+        // Every group takes as many bytes in the stream as in the body, and a header besides; but
+        // for a base.
+        let short = !base && end.since(start) >= u64::from(body_len);
+        if short || body_len > CHUNK_BYTES_MAX && !is_seeded("length_trusted") {
             return Err(range("chunk body", body_len.into()));
         }
         Ok(ChunkHead {
@@ -382,6 +415,7 @@ impl ChunkHead {
             headers_crc: wire.headers_crc.get(),
             role_epoch: wire.role_epoch.get(),
             body_len,
+            base,
             compressed,
         })
     }
@@ -489,6 +523,7 @@ mod tests {
             headers_crc: 5,
             role_epoch: 3,
             body_len: 256,
+            base: false,
             compressed: None,
         }
     }
@@ -505,11 +540,14 @@ mod tests {
             from: Lsn(13),
             to: Lsn::MAX,
             follow: true,
+            base: None,
             credit_bytes: CREDIT_BYTES_MAX,
         };
         for said in [
             FromReader::Fetch(fetch),
             FromReader::Fetch(Fetch { follow: false, ..fetch }),
+            FromReader::Fetch(Fetch { base: Some(0), ..fetch }),
+            FromReader::Fetch(Fetch { base: Some(u64::MAX), ..fetch }),
             FromReader::Credit { stream: 2, bytes: 77 },
             FromReader::Stop { stream: 3 },
         ] {
@@ -523,6 +561,7 @@ mod tests {
         };
         for said in [
             FromForwarder::Chunk(chunk()),
+            FromForwarder::Chunk(ChunkHead { base: true, end: Lsn(1000), ..chunk() }),
             FromForwarder::Chunk(ChunkHead { compressed: Some(100), ..chunk() }),
             end(EndReason::ReachedTo, Lsn(0)),
             end(EndReason::Recycled { base: Lsn(40) }, Lsn(40)),

@@ -28,7 +28,8 @@ impl Replica {
         let end = self.log.end();
         let open = end.lsn.since(self.log.committed().lsn);
         assert!(led.window.is_empty() == (open == 0), "what is open is in the window");
-        let full = open >= self.tuning.window_bytes_max;
+        // Nothing stands on a base that a majority may not have.
+        let full = open >= self.tuning.window_bytes_max || self.log.has_open_base();
         if full || led.window.len() >= self.tuning.window_groups_max {
             return Err(NoSlot::Busy);
         }
@@ -47,6 +48,9 @@ impl Replica {
         assert!(led.transfer.is_none(), "a group that the successor may miss");
         assert!(led.window.len() < self.tuning.window_groups_bound(), "the window was full");
         self.log.append(mark.start, mark.end, led.ballot, mark.scn, mark.place);
+        if mark.base {
+            self.log.mark_base(mark.start);
+        }
         led.push(mark.start, mark.end.lsn, mark.scn);
         assert!(self.log.end() == mark.end, "the next group follows this one");
         if idle {
@@ -132,10 +136,16 @@ impl Replica {
         let before = (self.log.end(), self.log.accepting());
         if staged {
             self.log.stage(mark.start, mark.end, ballot, mark.scn, mark.place);
+            if mark.base {
+                self.log.mark_staged_base(mark.start);
+            }
             assert!(self.log.staged_end(ballot) == Some(mark.end), "the run ends with it");
             assert!((self.log.end(), self.log.accepting()) == before, "staged bytes count already");
         } else {
             self.log.append(mark.start, mark.end, ballot, mark.scn, mark.place);
+            if mark.base {
+                self.log.mark_base(mark.start);
+            }
             assert!(self.log.end() == mark.end && self.log.accepting() == ballot);
             let cursor = self.leader_commit;
             self.learn_commit(ballot, cursor, fx);

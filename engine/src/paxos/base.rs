@@ -25,7 +25,7 @@ impl Replica {
 
     /// Whether [`truncate`](Replica::truncate) would move the base.
     pub fn can_truncate(&self, to: Lsn) -> bool {
-        let to = to.min(self.held());
+        let to = self.log.base_within(to.min(self.held()));
         let run = self.log.extents().next().is_some_and(|run| run.end <= to);
         let first = self.log.holes().first();
         assert!(to <= self.log.committed().lsn, "only what is committed is let go");
@@ -41,7 +41,8 @@ impl Replica {
             return None;
         }
         let holes: Vec<(Lsn, Lsn)> = self.log.holes().iter().map(|h| (h.start, h.end)).collect();
-        self.log.truncate(to.min(self.held()));
+        self.log.truncate(self.log.base_within(to.min(self.held())));
+        self.log.learn_base();
         let base = self.log.base().lsn;
         assert!(base >= before && base <= self.log.committed().lsn, "a base moves on");
         let gone = holes.into_iter().filter(|(_, upto)| *upto <= base).collect::<Vec<_>>();

@@ -16,13 +16,16 @@ pub struct GroupMark {
     pub scn: u64,
     /// The block that will hold it.
     pub place: Place,
+    /// It stands for bytes that nobody keeps.
+    pub base: bool,
 }
 
 impl GroupMark {
     /// The mark of the group with this header, logged at `place`.
     pub fn of(header: &GroupHeader, place: Place) -> GroupMark {
         let end = Boundary { lsn: header.end(), chain: header.chain.get() };
-        GroupMark { start: header.lsn(), end, scn: header.scn.get(), place }
+        let (start, scn, base) = (header.lsn(), header.scn.get(), header.is_base());
+        GroupMark { start, end, scn, place, base }
     }
 }
 

@@ -40,7 +40,8 @@ impl Replica {
         let Some(pending) = &self.pending else { return };
         let (to, ballot, end) = (pending.source, pending.ballot, pending.end.lsn);
         let staged = self.log.staged_end(ballot).filter(|_| pending.run);
-        let own = self.log.held().lsn;
+        // What stands in a base of this log the chain at its end does not tell.
+        let own = self.log.proven().lsn;
         let next = match staged {
             Some(staged) => staged.lsn,
             None if own < end && !pending.from_committed => own,
@@ -125,8 +126,8 @@ impl Replica {
         }
         let (start, end, chain) = (head.header.lsn(), head.header.end(), head.header.chain.get());
         let staged = self.log.staged_end(head.ballot).filter(|_| pending.run);
-        // What stands above a hole is fetched again with it.
-        let held = self.log.held().lsn;
+        // What stands above a hole or in a base is fetched again with it.
+        let held = self.log.proven().lsn;
         let known = end <= held && self.log.chain_at(end) == Some(chain);
         let follows = match staged {
             Some(staged) if end <= staged.lsn => return AcceptVerdict::Duplicate,

@@ -335,14 +335,15 @@ pub fn replay_group(
     let (start, scn) = (header.lsn(), header.scn.get());
     let end = Boundary { lsn: header.end(), chain: header.chain.get() };
     if staged {
-        let before = log.staged_end(ballot).filter(|end| end.lsn == start);
-        let chains = [before.map(|end| end.chain), log.chain_at(start)];
-        if !chains.into_iter().flatten().any(|chain| header.follows(chain)) {
+        if !log.takes_staged(header, ballot) {
             // Only after a loss: what stands below the run is not what it was staged for.
             log.lose_staged();
             return Replayed::Nothing;
         }
         log.stage(start, end, ballot, scn, place);
+        if header.is_base() {
+            log.mark_staged_base(start);
+        }
         assert!(log.staged_end(ballot) == Some(end), "staged elsewhere");
         return Replayed::Staged;
     }
@@ -358,6 +359,9 @@ pub fn replay_group(
         return Replayed::Nothing;
     }
     log.append(start, end, ballot, scn, place);
+    if header.is_base() {
+        log.mark_base(start);
+    }
     assert!(log.end() == end && log.accepting() == ballot, "a group stands at its place");
     Replayed::Logged
 }

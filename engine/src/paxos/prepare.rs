@@ -252,7 +252,7 @@ impl Replica {
         config: &Config,
         counted: &[&'a (NodeKey, Promise)],
     ) -> Option<(Vec<NodeKey>, u32, &'a Promise)> {
-        let (accepting, end) = (self.log.accepting(), self.log.end().lsn);
+        let (accepting, end) = (self.log.accepting(), self.log.proven().lsn);
         let committed = self.log.committed().lsn;
         let serves = |promise: &Promise| {
             // Under one ballot the shorter log is a part of the longer one.

@@ -96,9 +96,14 @@ impl Replica {
             self.halt(HaltReason::CommittedMismatch { ballot, committed }, fx);
             return;
         }
-        let held = self.log.is_held_for(ballot, end);
+        // An own tail is what it is; another's is compared by the chain at its end.
+        let held = match pending.source == self.me.node {
+            true => self.log.is_held_for(ballot, end),
+            false => self.log.is_proven_for(ballot, end),
+        };
         match self.log.check_takeover(ballot, end) {
-            // Every byte above the committed is there, or its Accepted would say too much.
+            // Every byte above the committed is there, and is the one that the leader has, or its
+            // Accepted would say too much.
             Ok(()) if !held => self.fetch_instead(now, fx),
             Ok(()) if ballot.node == self.me.node || room => {
                 self.take_over(now, fx);
@@ -150,8 +155,10 @@ impl Replica {
         let (before, committed) = (self.log.end(), self.log.committed());
         assert!(self.log.accepting() < ballot || is_seeded("takeover_below_committed"));
         assert!(committed.lsn <= end.lsn, "committed bytes would be void");
+        // What the own base held is void, though the chains behind both are the same.
+        let replaced = self.log.has_open_base() && pending.run_start.is_some();
         let common = match self.log.chain_at(end.lsn) {
-            Some(chain) if chain == end.chain => end.lsn,
+            Some(chain) if chain == end.chain && !replaced => end.lsn,
             // A run may begin below what was committed since: the same bytes stand there.
             _ => pending.run_start.map_or(committed.lsn, |start| start.max(committed.lsn)),
         };
@@ -175,7 +182,7 @@ impl Replica {
         if let Some(void) = self.void.take() {
             fx.push(Effect::UnsettledVoid { from: void.from });
         }
-        if self.log.chain_at(before.lsn) != Some(before.chain) {
+        if replaced || self.log.chain_at(before.lsn) != Some(before.chain) {
             assert!(common >= committed.lsn, "committed bytes are said to be void");
             self.void = Some(Void { from: common, ballot, settled_at: end.lsn });
             fx.push(Effect::Voided { from: common });

@@ -407,7 +407,7 @@ impl<R: Ring> Shard<R> {
             }
             let state = self.streams.get_mut(&meta.stream).expect("sealed from it");
             let end = Boundary { lsn: meta.end, chain: meta.chain };
-            let mark = GroupMark { start: meta.lsn, end, scn: meta.scn, place };
+            let mark = GroupMark { start: meta.lsn, end, scn: meta.scn, place, base: false };
             state.replica.on_proposed(mark, self.io.now);
             state.waiting.extend(group.waiting);
             self.touch(meta.stream);

@@ -18,7 +18,7 @@ use crate::paxos::{
     Config, Floors, Liveness, Me, Member, NodeKey, ReplayError, Replayed, Replica, replay,
     replay_group, replay_moved,
 };
-use crate::shard::checkpoint::{BASE_MOVED, Checkpoints};
+use crate::shard::checkpoint::{Checkpoints, read_base_moved};
 use crate::shard::control::Controls;
 use crate::shard::create::Creations;
 use crate::shard::floor::read_floor;
@@ -59,8 +59,9 @@ pub(crate) struct Replaying {
     pub(crate) role: Role,
     pub(crate) derived: Derived,
     pub(crate) floor: Lsn,
-    /// Where the log is to begin once that much is known to be committed.
-    pub(crate) base: Lsn,
+    /// Where the log is to begin once that much is known to be committed, with the chain there, or
+    /// 0.
+    pub(crate) base: (Lsn, u64),
 }
 
 /// What is needed until the shard runs.
@@ -306,7 +307,7 @@ impl<R: Ring> Shard<R> {
     fn replay_base(&mut self, meta: &RecordMeta, bytes: &[u8]) {
         let streams = &mut self.booting.streams;
         if let Some(known) = streams.get_mut(&meta.stream) {
-            known.truncate(meta.lsn, bytes == [BASE_MOVED]);
+            known.truncate(meta.lsn, read_base_moved(bytes));
         } else if let Some(base) = read_base(bytes, meta.lsn) {
             let Base { role, start, mark, config } = base;
             let mut log = StreamLog::starting_at(start);
@@ -315,7 +316,7 @@ impl<R: Ring> Shard<R> {
                 log.mark_unknown(meta.ballot);
             }
             let (derived, floor) = (Derived::born(mark), start.lsn);
-            let fresh = Replaying { log, config, role, derived, floor, base: Lsn::ZERO };
+            let fresh = Replaying { log, config, role, derived, floor, base: (Lsn::ZERO, 0) };
             streams.insert(meta.stream, fresh);
         }
     }
@@ -375,6 +376,7 @@ impl<R: Ring> Shard<R> {
                 self.catalogue.on_committed(change);
             }
             let Replaying { log, config, role, mut derived, floor, .. } = stream;
+            let floor = floor.max(derived.rebased_end());
             if log.is_lossy() {
                 self.checkpoints.forget();
             }
@@ -552,7 +554,7 @@ impl Replaying {
     /// Everything was replayed. Returns the changes of the catalogue that nothing lost is before
     /// any more.
     fn finish(&mut self, ceiling: Ballot) -> Vec<(Lsn, Change)> {
-        self.truncate(self.base, true);
+        self.truncate(self.base.0, Some(self.base.1));
         self.log.end_replay();
         if self.log.lost_hard_state() {
             assert!(self.log.is_unknown(), "what was lost is unknown");
@@ -565,13 +567,15 @@ impl Replaying {
 
     /// Readers need nothing below `to`, or nobody does. That was said of what a hint before had
     /// said to be committed; where that hint is lost, the next one serves.
-    pub(crate) fn truncate(&mut self, to: Lsn, moved: bool) {
-        if !moved {
+    pub(crate) fn truncate(&mut self, to: Lsn, moved: Option<u64>) {
+        let Some(chain) = moved else {
             self.floor = self.floor.max(to);
             return;
-        }
-        self.base = self.base.max(to);
-        self.log.truncate(self.base.min(self.log.committed().lsn));
+        };
+        self.base = self.base.max((to, chain));
+        let (lsn, chain) = self.base;
+        self.log.truncate(lsn.min(self.log.committed().lsn));
+        self.log.tell_base(Boundary { lsn, chain });
     }
 
     fn group(&mut self, meta: &RecordMeta, place: Place, bytes: &[u8]) {
@@ -748,7 +752,7 @@ mod tests {
             role: Role::Primary,
             derived: Derived::default(),
             floor: Lsn::ZERO,
-            base: Lsn::ZERO,
+            base: (Lsn::ZERO, 0),
         }
     }
 
@@ -872,7 +876,7 @@ mod tests {
         stream.log.commit(ends[2]);
         stream.derived.on_committed(ends[2]);
         assert_eq!((stream.derived.known(), stream.log.end()), (Lsn::ZERO, start));
-        stream.truncate(ends[1], true);
+        stream.truncate(ends[1], Some(0));
         assert_eq!(stream.finish(Ballot::NONE), []);
         assert_eq!((stream.derived.known(), stream.log.base().lsn), (ends[2], ends[0]));
     }

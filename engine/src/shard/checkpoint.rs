@@ -39,7 +39,23 @@ const URGENT_MAX: u8 = 2;
 /// A record's header, the head of its part and some pad.
 const RECORD_BYTES: usize = RECORD_HEADER_BYTES + 64;
 /// Body of a base record that moves the base; one without a body moves the readers' floor.
-pub(crate) const BASE_MOVED: u8 = 1;
+const BASE_MOVED: u8 = 1;
+
+/// That body; the chain at the base follows where it is known.
+fn base_moved(chain: u64) -> Vec<u8> {
+    let told = U64::new(chain);
+    let chain = Some(told.as_bytes()).filter(|_| chain != 0);
+    [&[BASE_MOVED], chain.unwrap_or_default()].concat()
+}
+
+/// Reads it: the chain, or 0. None when it is none.
+pub(crate) fn read_base_moved(body: &[u8]) -> Option<u64> {
+    match body.split_first()? {
+        (&BASE_MOVED, []) => Some(0),
+        (&BASE_MOVED, chain) => U64::read_from_bytes(chain).ok().map(U64::get),
+        _ => None,
+    }
+}
 
 fixed! {
     /// What a Begin says: whether hard state was lost, the SCN floor, and what is complete.
@@ -179,17 +195,20 @@ impl<R: Ring> Shard<R> {
             };
             let moved = moved.flatten();
             let Some(state) = self.streams.get(&stream) else { continue };
-            if state.replica.log().extents().next().is_none_or(|run| run.end > floor) {
+            let log = state.replica.log();
+            let last = log.base_within(floor);
+            if log.extents().next().is_none_or(|run| run.end > last) {
                 self.checkpoints.floors.remove(&stream);
             }
             let Some(base) = moved else { continue };
+            let chain = state.replica.log().base().chain;
             self.checkpoints.look = true;
             self.ledger.push(OwnRecord {
                 stream,
                 kind: Kind::Base,
                 lsn: base,
                 ballot: Ballot::NONE,
-                body: vec![BASE_MOVED],
+                body: base_moved(chain),
                 id: None,
             });
         }
@@ -499,7 +518,7 @@ impl<R: Ring> Shard<R> {
         self.checkpoints.held.insert(stream, held);
         if let Some(known) = self.booting.stream_mut(stream) {
             // What a loss took of the base, the checkpoint says again.
-            known.truncate(log.base.lsn, true);
+            known.truncate(log.base.lsn, Some(log.base.chain));
             known.floor = known.floor.max(floor);
             let found = (known.log.promised(), known.log.accepting(), known.log.end());
             let told = (log.promised, log.accepting, log.end());
@@ -525,7 +544,7 @@ impl<R: Ring> Shard<R> {
         }
         self.take_catalogue(catalogue);
         let log = StreamLog::restore(log);
-        let fresh = Replaying { log, config, role, derived, floor, base: Lsn::ZERO };
+        let fresh = Replaying { log, config, role, derived, floor, base: (Lsn::ZERO, 0) };
         self.booting.insert(stream, fresh);
     }
 

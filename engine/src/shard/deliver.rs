@@ -109,6 +109,8 @@ impl<R: Ring> Shard<R> {
         let Running { mut job, slot, .. } = running;
         let limit = match &job.destination {
             Destination::Forward { max_bytes, .. } => READ_BYTES_MAX.min(*max_bytes as usize),
+            // The first group tells where the next one goes on.
+            Destination::Base { .. } => 0,
             _ => READ_BYTES_MAX,
         };
         let mut bytes = 0;
@@ -132,6 +134,9 @@ impl<R: Ring> Shard<R> {
                 self.jobs.resume(job);
             }
             Destination::Forward { .. } => self.hand_to_forwarder(job, slot, found, next),
+            Destination::Base { id, from } => {
+                self.on_first_group((*id, job.stream, *from), &found[0]);
+            }
             Destination::Standby { due } => {
                 let due = *due;
                 self.hand_to_standby(&job, due, slot, found);
@@ -148,10 +153,13 @@ impl<R: Ring> Shard<R> {
     }
 
     fn hand_to_embedder(&mut self, job: Job, slot: SlotId, found: &[Found], next: Lsn) {
-        let Destination::Embedder { reply, .. } = job.destination else { return };
         let mut records = Vec::new();
         for group in found {
             let bytes = &self.io.pool.bytes(slot)[group.at..group.at + group.meta.len as usize];
+            if group_kind(bytes) == GroupKind::Base {
+                // What comes behind it does not go on from what was read before.
+                return self.answer_job(job, Err(ErrorKind::Recycled));
+            }
             if group_kind(bytes) != GroupKind::Data {
                 continue;
             }
@@ -164,6 +172,7 @@ impl<R: Ring> Shard<R> {
                 payload: Bytes::copy_from_slice(entry.payload),
             }));
         }
+        let Destination::Embedder { reply, .. } = job.destination else { return };
         let committed = self.streams[&job.stream].visible();
         let chain = found.last().map(|last| last.chain);
         let _ = reply.send(Ok(ReadPart { records, next, committed, chain }));
@@ -283,10 +292,13 @@ impl<R: Ring> Shard<R> {
                 self.fail_standby(job.stream, due, recycled);
             }
             Destination::Move { .. } => self.end_move(false),
-            Destination::Forward { id, .. } => {
+            Destination::Forward { id, .. } | Destination::Base { id, .. } => {
+                let is_base = matches!(job.destination, Destination::Base { .. });
                 let located = match result {
                     Ok(()) => Located::NotYet,
-                    Err(ErrorKind::Recycled) => Located::Recycled,
+                    // What is read for a base is what is left: more was let go since.
+                    Err(ErrorKind::Recycled) if is_base => Located::Busy,
+                    Err(ErrorKind::Recycled) => Located::Recycled(None),
                     Err(ErrorKind::UnknownStream) => Located::Unknown,
                     Err(ErrorKind::Busy) => Located::Busy,
                     Err(_) => Located::Damaged,

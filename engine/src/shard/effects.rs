@@ -126,6 +126,7 @@ impl<R: Ring> Shard<R> {
             let (known, named) = (derived.known(), derived.marks.named());
             let changes = derived.on_takeover(ballot, end);
             let (filled, seen) = (derived.known() > known, derived.take_seen());
+            let based = derived.take_based();
             seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
             self.create_committed(changes);
             if filled {
@@ -133,6 +134,7 @@ impl<R: Ring> Shard<R> {
                 self.on_marks_committed(stream, named);
                 self.release(stream);
             }
+            based.into_iter().for_each(|end| self.on_based(stream, end));
             if stream == CATALOGUE_STREAM && self.creations.fresh_from.is_none() {
                 // Whatever was committed before is below it.
                 self.creations.fresh_from = Some(end);
@@ -185,6 +187,7 @@ impl<R: Ring> Shard<R> {
         let state = self.state(stream);
         let (local, named) = (state.settle_local(upto), state.derived.marks.named());
         let changes = state.derived.on_committed(upto);
+        let based = state.derived.take_based();
         self.create_committed(changes);
         let stale = self.on_registry_committed(stream);
         for Waiting { appended, reply } in local {
@@ -199,6 +202,7 @@ impl<R: Ring> Shard<R> {
         self.note_started(stream);
         self.ship(stream);
         self.release(stream);
+        based.into_iter().for_each(|end| self.on_based(stream, end));
         self.on_import_committed(stream, upto);
         self.note_counts(stream);
     }
@@ -211,7 +215,7 @@ impl<R: Ring> Shard<R> {
             true => state.derived.on_truncated(upto),
             false => state.derived.on_mended(from, upto),
         };
-        let seen = state.derived.take_seen();
+        let (seen, based) = (state.derived.take_seen(), state.derived.take_based());
         seen.into_iter().for_each(|change| self.catalogue.on_logged(change));
         self.create_committed(changes);
         // Nobody waits for these: who asked was told when the range was there.
@@ -219,6 +223,7 @@ impl<R: Ring> Shard<R> {
         // A mark may be among it.
         self.on_marks_committed(stream, named);
         self.release(stream);
+        based.into_iter().for_each(|end| self.on_based(stream, end));
         let vain = |state: &StreamState| state.replica.lost_range().is_some_and(|(.., vain)| vain);
         if !self.streams.values().any(vain) {
             self.alarms.remove("range-lost");

@@ -2,7 +2,7 @@
 //! this cluster's own replicas, at the same LSN and SCN. There is one receiver, with a connection,
 //! for each upstream that a stream is taken from.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use palisade_netio::{
@@ -60,6 +60,9 @@ pub(crate) struct Imports {
     feeds: BTreeMap<SocketAddr, Feed>,
     /// The feed of each stream that has one.
     pub(crate) fed: BTreeMap<u64, SocketAddr>,
+    /// Streams that are to begin anew, as an operator says to their leader here: where their logs
+    /// ended then. The word is for the next group that is imported there, and for no later one.
+    pub(crate) anew: BTreeMap<u64, Lsn>,
     /// Bounded by the credit that the receivers give.
     waiting: VecDeque<Incoming>,
     /// The shard of the catalogue has said whether this standby is held back.
@@ -91,6 +94,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn stop_import(&mut self, stream: u64) {
         self.stop_join(stream);
         self.stop_feed(stream);
+        self.imports.anew.remove(&stream);
         if let Some(chooser) = &mut self.imports.chooser {
             chooser.on_not_leading(stream);
         }
@@ -117,7 +121,13 @@ impl<R: Ring> Shard<R> {
         self.imports.fed.insert(stream, addr);
         let position = self.streams[&stream].replica.log().end();
         let now = self.io.now;
-        self.with_feed(addr, |receiver, out| receiver.on_leading(stream, position, now, out));
+        let anew = self.imports.anew.get(&stream) == Some(&position.lsn);
+        self.with_feed(addr, |receiver, out| {
+            receiver.on_leading(stream, position, now, out);
+            if anew {
+                receiver.on_rebuild(stream, out);
+            }
+        });
     }
 
     /// False when there are too many.
@@ -521,31 +531,46 @@ impl<R: Ring> Shard<R> {
     }
 
     fn log_waiting(&mut self) {
-        while let Some(incoming) = self.imports.waiting.front() {
+        // Of streams whose window is full; what is committed next opens it. Others go on.
+        let (mut later, mut full) = (VecDeque::new(), BTreeSet::new());
+        while let Some(incoming) = self.imports.waiting.pop_front() {
+            let Incoming { stream, slot, .. } = incoming;
+            if full.contains(&stream) {
+                later.push_back(incoming);
+                continue;
+            }
             let len = incoming.body.len as usize;
             if !self.flush_own() || !self.ledger.has_room(len, Claim::Groups) {
-                return;
+                self.imports.waiting.push_front(incoming);
+                break;
             }
-            let incoming = self.imports.waiting.pop_front().expect("it is the front");
-            let stream = incoming.stream;
-            let slot = incoming.slot;
             if let Err(incoming) = self.log_incoming(incoming) {
                 let busy = self.streams.get(&stream).is_some_and(|state| state.leading);
                 if busy && self.continues_log(&incoming) {
-                    // The window is full; what is committed next opens it.
-                    self.imports.waiting.push_front(incoming);
-                    return;
+                    full.insert(stream);
+                    later.push_back(incoming);
+                    continue;
                 }
                 self.io.pool.release(slot);
                 self.restart_import(stream);
             }
         }
+        later.append(&mut self.imports.waiting);
+        self.imports.waiting = later;
     }
 
     fn continues_log(&self, incoming: &Incoming) -> bool {
         let end = self.streams[&incoming.stream].replica.log().end();
         first_group(self.io.pool.bytes(incoming.slot), &incoming.body)
             .is_some_and(|group| group.lsn() == end.lsn && group.follows(end.chain))
+    }
+
+    /// A base comes alone.
+    fn is_base(&self, incoming: &Incoming) -> bool {
+        let first = first_group(self.io.pool.bytes(incoming.slot), &incoming.body);
+        let base = first.is_some_and(|group| group.is_base());
+        assert!(!base || incoming.body.metas.len() == 1, "a chunk is a base, or has none");
+        base
     }
 
     fn log_incoming(&mut self, incoming: Incoming) -> Result<(), Incoming> {
@@ -555,7 +580,12 @@ impl<R: Ring> Shard<R> {
         if ballot != position.ballot || !self.continues_log(&incoming) {
             return Err(incoming);
         }
+        let base = self.is_base(&incoming);
         let Incoming { stream, slot, body } = incoming;
+        if !base {
+            // Something less brings it on.
+            self.imports.anew.remove(&stream);
+        }
         let run = Run { slot, at: HEAD_BYTES as u32, len: body.len };
         let (metas, crc): (Vec<RecordMeta>, u32) = (body.metas.clone(), body.headers_crc);
         self.io.pool.retain(slot);
@@ -565,7 +595,7 @@ impl<R: Ring> Shard<R> {
             assert!(meta.kind == Kind::Group && meta.stream == stream);
             self.note_logged(slot, meta);
             let end = Boundary { lsn: meta.end, chain: meta.chain };
-            let mark = GroupMark { start: meta.lsn, end, scn: meta.scn, place };
+            let mark = GroupMark { start: meta.lsn, end, scn: meta.scn, place, base };
             let now = self.io.now;
             self.state(stream).replica.on_proposed(mark, now);
         }

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 
 use palisade_netio::{Completion, Errno, Handle, Op, OpenHow, Payload, Purpose, Ring, Run, SlotId};
-use palisade_wal::{Anchor, Ballot, Extent, GroupHeader, Lsn};
+use palisade_wal::{Anchor, Ballot, Boundary, Extent, GroupHeader, Lsn};
 use zerocopy::FromBytes;
 
 use crate::error::{Error, ErrorKind};
+use crate::forward::Depth;
 use crate::handle::ReadPart;
 use crate::limits::{READ_CHUNK_BYTES, READ_CUTS_MAX, READS_MAX, READS_WAITING_MAX, RIDERS_MAX};
 use crate::paxos::Want;
@@ -29,7 +30,9 @@ pub(crate) enum Destination {
     /// A reader in this process, with the chain where its last read ended.
     Embedder { follow: bool, after: Option<u64>, reply: SyncSender<Result<ReadPart, Error>> },
     /// The forwarding shard.
-    Forward { id: u64, max_bytes: u32 },
+    Forward { id: u64, max_bytes: u32, depth: Depth },
+    /// The same, a base: for a standby whose log ends at `from`, below the first group here.
+    Base { id: u64, from: Boundary },
     /// A SYNC standby.
     Standby { due: Due },
     /// This log again: the segment is to be emptied.
@@ -194,15 +197,20 @@ impl<R: Ring> Shard<R> {
         job.upto = match &job.destination {
             Destination::Peer { .. } | Destination::Anchor { .. } => job.upto.min(log.end().lsn),
             // What is not released is shipped, and is moved, all the same.
-            Destination::Standby { .. } | Destination::Move { .. } => log.committed().lsn,
+            Destination::Standby { .. } | Destination::Move { .. } | Destination::Base { .. } => {
+                log.committed().lsn
+            }
             Destination::Forward { .. } => state.gate.released(),
             Destination::Embedder { .. } => state.visible(),
         };
         let floor = match &job.destination {
-            Destination::Embedder { .. } | Destination::Forward { .. } => {
+            Destination::Embedder { .. } | Destination::Forward { depth: Depth::Shown, .. } => {
                 state.floor.max(log.base().lsn)
             }
             // What readers let go is theirs while it is here.
+            Destination::Forward { .. } | Destination::Standby { .. } => {
+                log.base().lsn.max(state.derived.rebased_end())
+            }
             _ => log.base().lsn,
         };
         if job.from < floor {

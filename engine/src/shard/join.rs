@@ -316,8 +316,8 @@ impl<R: Ring> Shard<R> {
                 head.kind = KIND_CHUNK;
             }
             return match FromForwarder::parse(&head, bytes) {
-                // Who ships compresses nothing.
-                Ok(FromForwarder::Chunk(head)) if head.compressed.is_none() => {
+                // Who ships compresses nothing, and has all that it ships.
+                Ok(FromForwarder::Chunk(head)) if head.compressed.is_none() && !head.base => {
                     self.on_shipped(conn, &head, frame);
                     true
                 }

@@ -16,6 +16,7 @@
 //! the [`Board`] of status, and views of slots.
 
 mod agreement;
+mod base;
 mod batch;
 mod boot;
 mod checkpoint;

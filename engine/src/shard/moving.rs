@@ -34,7 +34,7 @@ impl<R: Ring> Shard<R> {
             if let Some(first) = runs.peek() {
                 wanted.push((*stream, first.start));
             }
-            bytes += runs.map(|run| run.end.since(run.start)).sum::<u64>();
+            bytes += runs.map(bytes_of).sum::<u64>();
         }
         if bytes > self.config.segment_bytes / MOVE_PART {
             return;
@@ -122,4 +122,9 @@ impl<R: Ring> Shard<R> {
         // What could not be moved is not tried again before something else happens.
         self.checkpoints.look |= moved;
     }
+}
+
+/// Bytes of a run; a base takes more positions than it has bytes.
+fn bytes_of(run: &palisade_wal::Extent) -> u64 {
+    run.end.since(run.start).min(run.place.len.into())
 }

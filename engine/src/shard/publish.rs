@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use palisade_netio::Ring;
-use palisade_wal::{Ballot, Extent, Kind, Lsn};
+use palisade_wal::{Ballot, Boundary, Extent, Kind, Lsn};
 
 use crate::error::{Error, ErrorKind};
 use crate::forward::{
-    EXTENTS_MAX, ForwardEvent, Lease, LocateRequest, Located, Recent, SealedExtent,
+    Depth, EXTENTS_MAX, ForwardEvent, Lease, LocateRequest, Located, Recent, SealedExtent,
 };
 use crate::shard::Shard;
 use crate::shard::jobs::{Destination, Job};
@@ -32,7 +32,7 @@ impl<R: Ring> Shard<R> {
     }
 
     /// First position that readers of this node are served.
-    pub(crate) fn floor_of(&self, stream: u64) -> Lsn {
+    pub fn floor_of(&self, stream: u64) -> Lsn {
         let state = self.streams.get(&stream);
         state.map_or(Lsn::ZERO, |state| state.floor.max(state.replica.log().base().lsn))
     }
@@ -67,19 +67,26 @@ impl<R: Ring> Shard<R> {
             );
             return Err(Error::new(ErrorKind::Config, text));
         }
-        if to > state.floor {
-            state.floor = to;
-            self.checkpoints.retention.note(stream, to, self.io.now);
-            self.ledger.push(OwnRecord {
-                stream,
-                kind: Kind::Base,
-                lsn: to,
-                ballot: Ballot::NONE,
-                body: Vec::new(),
-                id: None,
-            });
-        }
+        self.raise_floor(stream, to);
         Ok(())
+    }
+
+    /// Readers are served from `to` on, and the log may begin there.
+    pub(crate) fn raise_floor(&mut self, stream: u64, to: Lsn) {
+        let state = self.state(stream);
+        if to <= state.floor {
+            return;
+        }
+        state.floor = to;
+        self.checkpoints.retention.note(stream, to, self.io.now);
+        self.ledger.push(OwnRecord {
+            stream,
+            kind: Kind::Base,
+            lsn: to,
+            ballot: Ballot::NONE,
+            body: Vec::new(),
+            id: None,
+        });
     }
 
     /// Answers what the forwarding shard asks.
@@ -99,14 +106,17 @@ impl<R: Ring> Shard<R> {
     }
 
     fn locate(&mut self, request: LocateRequest) {
-        let LocateRequest { id, stream, from, max_bytes, missed } = request;
+        let LocateRequest { id, stream, from, max_bytes, missed, depth, chain } = request;
         let Some(state) = self.streams.get(&stream) else {
             return self.reply_forward(id, stream, Located::Unknown);
         };
-        let log = state.replica.log();
         let committed = state.gate.released();
-        if from < state.floor.max(log.base().lsn) {
-            return self.reply_forward(id, stream, Located::Recycled);
+        let floor = if depth == Depth::Shown { state.floor } else { Lsn::ZERO };
+        if from < floor.max(self.kept_from(stream)) {
+            return match depth {
+                Depth::Based => self.offer_base(id, stream, Boundary { lsn: from, chain }),
+                _ => self.reply_forward(id, stream, Located::Recycled(None)),
+            };
         }
         if from >= committed {
             return self.reply_forward(id, stream, Located::NotYet);
@@ -118,7 +128,7 @@ impl<R: Ring> Shard<R> {
         if !sealed.is_empty() {
             return self.reply_forward(id, stream, Located::Sealed(sealed));
         }
-        let destination = Destination::Forward { id, max_bytes };
+        let destination = Destination::Forward { id, max_bytes, depth };
         self.push_job(Job::new(stream, from, committed, destination));
     }
 

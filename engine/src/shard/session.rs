@@ -46,6 +46,7 @@ impl<R: Ring> Shard<R> {
             wire::KIND_LIST_STREAMS => self.survey(conn, tag, Wanted::Streams(stream)),
             wire::KIND_TRANSFER_LEADER => self.on_transfer_request(conn, tag, stream, &body),
             wire::KIND_TRUNCATE => self.on_truncate_request(conn, tag, stream, &body),
+            wire::KIND_REBUILD => self.on_rebuild_request(conn, tag, stream, &body),
             wire::KIND_STATUS => self.survey(conn, tag, Wanted::Status),
             wire::KIND_CONTROL => self.on_control_request(conn, tag, &body),
             wire::KIND_REGISTRY => self.answer_registry(conn, tag),
@@ -128,6 +129,19 @@ impl<R: Ring> Shard<R> {
                 let refused = Refused::new(RefusedCode::Malformed, error.to_string());
                 self.answer(conn, wire::KIND_REFUSED, tag, &refused.encode());
             }
+        }
+    }
+
+    fn on_rebuild_request(&mut self, conn: u32, tag: u64, stream: u64, body: &[u8]) {
+        if !body.is_empty() {
+            let refused = Refused::new(RefusedCode::Malformed, "a rebuild has no body");
+            return self.answer(conn, wire::KIND_REFUSED, tag, &refused.encode());
+        }
+        match self.rebuild(stream) {
+            Ok(above) => {
+                self.answer(conn, wire::KIND_REBUILDING, tag, &wire::encode_position(above));
+            }
+            Err(error) => self.refuse(conn, tag, &error),
         }
     }
 

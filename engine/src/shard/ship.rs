@@ -132,7 +132,7 @@ impl<R: Ring> Shard<R> {
     }
 
     /// How a stream is led here; none when it is not, or stays home.
-    fn led(&self, stream: u64) -> Option<Led> {
+    pub(crate) fn led(&self, stream: u64) -> Option<Led> {
         let state = self.streams.get(&stream)?;
         let ballot = state.replica.serving().filter(|_| state.leading)?;
         let hands_over = stream == CATALOGUE_STREAM && self.is_handing_over();
@@ -147,7 +147,7 @@ impl<R: Ring> Shard<R> {
             epoch: last.map_or(0, |last| last.mark.epoch()),
             ballot,
             role_epoch: self.role_epoch,
-            base: log.base().lsn,
+            base: self.kept_from(stream),
             end: log.end().lsn,
             committed: log.committed().lsn,
         })
@@ -334,6 +334,7 @@ impl<R: Ring> Shard<R> {
             headers_crc,
             role_epoch,
             body_len,
+            base: false,
             compressed: None,
         }
     }
@@ -363,8 +364,8 @@ impl<R: Ring> Shard<R> {
 
     /// Groups for a SYNC standby cannot be read now; `recycled`: or ever.
     pub(crate) fn fail_standby(&mut self, stream: u64, due: Due, recycled: bool) {
-        if let Some(state) = self.streams.get(&stream).filter(|_| recycled) {
-            let (base, mut out) = (state.replica.log().base().lsn, Vec::new());
+        if recycled && self.streams.contains_key(&stream) {
+            let (base, mut out) = (self.kept_from(stream), Vec::new());
             self.shipping.ships.on_recycled(stream, due, base, &mut out);
             return self.say_all(out);
         }

@@ -5,14 +5,16 @@
 
 use std::collections::VecDeque;
 
-use palisade_wal::{Ballot, GroupHeader, GroupKind, Hole, Lsn, entries};
+use palisade_wal::{Ballot, Boundary, GroupHeader, GroupKind, Hole, Lsn, entries};
 use zerocopy::FromBytes;
 
+use super::base::{Base, Logged, Rebased};
 use super::catalogue::{CATALOGUE_STREAM, Change};
 use super::mark::{Mark as SyncMark, Marked, Marks};
 use super::producers::{Mark, Producers};
 use super::scns::Scns;
 use crate::control;
+use crate::seeded::is_seeded;
 
 /// What one logged group implies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,7 @@ struct Implied {
     changes: Vec<Change>,
     registry: Vec<Entry>,
     sync: Option<Marked>,
+    base: Option<Logged>,
 }
 
 /// A change of the registry, and where its entry ends.
@@ -57,6 +60,12 @@ pub struct Derived {
     pub(super) gaps: Vec<(Lsn, Lsn)>,
     /// Groups that were logged again, until their range is whole.
     moved: Vec<Implied>,
+    /// Bases above the committed cursor, by their ends.
+    pub(super) bases: VecDeque<Logged>,
+    /// Of the last one that was committed: nothing below its end is read, or comes back.
+    pub(super) rebased: Option<Rebased>,
+    /// Its end, until that was taken.
+    based: Option<Lsn>,
 }
 
 impl Derived {
@@ -65,9 +74,9 @@ impl Derived {
         Derived { marks: Marks::born(mark), ..Derived::default() }
     }
 
-    /// Whether groups wait for their takeover.
+    /// Whether groups wait for their takeover, or a base for its commit.
     pub(crate) fn is_staging(&self) -> bool {
-        self.staged.is_some()
+        self.staged.is_some() || !self.bases.is_empty()
     }
 
     /// A group was logged at the end of the log. Returns the changes in it.
@@ -150,7 +159,9 @@ impl Derived {
         // A run that fills a gap begins below what is committed. That stays, and waits here for
         // the gap.
         let kept = from.max(self.committed);
-        self.producers.on_voided(from);
+        if !is_seeded("producers_not_voided") {
+            self.producers.on_voided(from);
+        }
         self.marks.on_voided(kept);
         self.scns.on_voided(kept);
         while self.changes.back().is_some_and(|(at, _)| *at > kept) {
@@ -159,6 +170,7 @@ impl Derived {
         while self.registry.back().is_some_and(|(at, _)| *at > kept) {
             self.registry.pop_back();
         }
+        self.bases.retain(|base| base.end() <= kept);
         self.gaps.retain(|(start, _)| *start < from);
         if let Some((_, end)) = self.gaps.last_mut() {
             *end = from.min(*end);
@@ -229,9 +241,77 @@ impl Derived {
     /// with the end of its group.
     pub fn on_committed(&mut self, upto: Lsn) -> Vec<(Lsn, Change)> {
         self.committed = self.committed.max(upto);
+        while let Some(base) = self.bases.pop_front_if(|base| base.end() <= upto) {
+            self.rebase(&base);
+        }
         self.producers.on_committed(upto);
         self.marks.on_committed(self.known());
         self.take_committed()
+    }
+
+    /// A base was logged that ends here.
+    pub(super) fn take_base(&mut self, base: Logged) {
+        let last = self.bases.back().map(Logged::end);
+        assert!(last.is_none_or(|last| last < base.end()), "in the order of the log");
+        self.bases.push_back(base);
+    }
+
+    /// What stood before a base is let go with it.
+    fn rebase(&mut self, base: &Logged) {
+        let (end, told) = (base.end(), &base.told);
+        assert!(end <= self.committed, "a base counts when it is committed");
+        self.producers.on_committed(end);
+        self.producers.rebase(told.expired, &told.producers);
+        self.marks.on_committed(end.min(self.known()));
+        self.marks.rebase(told, end);
+        self.go_on_behind(base.rebased);
+    }
+
+    /// A base came that was lost. What followed it is known, and says more than it does.
+    pub(super) fn adopt_base_late(&mut self, base: Logged) {
+        let end = base.end();
+        if end > self.committed {
+            let at = self.bases.partition_point(|known| known.end() < end);
+            return self.bases.insert(at, base);
+        }
+        if end <= self.rebased_end() {
+            return;
+        }
+        base.told.producers.iter().for_each(|told| self.producers.on_told_late(*told));
+        self.marks.rebase_late(&base.told, base.start, end);
+        self.go_on_behind(base.rebased);
+    }
+
+    /// What was lost below a base that is committed comes from nobody any more, and nobody needs
+    /// it.
+    fn go_on_behind(&mut self, rebased: Rebased) {
+        let end = rebased.end.lsn;
+        assert!(end <= self.committed, "a base counts when it is committed");
+        if end <= self.rebased_end() {
+            return;
+        }
+        (self.rebased, self.based) = (Some(rebased), Some(end));
+        self.moved.retain(|group| group.start >= end);
+        self.gaps.retain(|(_, upto)| *upto > end);
+        if let Some((start, _)) = self.gaps.first_mut() {
+            *start = end.max(*start);
+        }
+        self.marks.on_committed(self.known());
+    }
+
+    /// Where the log goes on behind the last base that is committed.
+    pub fn rebased(&self) -> Option<Rebased> {
+        self.rebased
+    }
+
+    /// The end of that base, or the begin of all logs.
+    pub fn rebased_end(&self) -> Lsn {
+        self.rebased.map_or(Lsn::ZERO, |rebased| rebased.end.lsn)
+    }
+
+    /// The end of a base that was committed since this was asked last: nothing below is read.
+    pub fn take_based(&mut self) -> Option<Lsn> {
+        self.based.take()
     }
 
     /// How far the log is committed, and known without a gap. What changes the meaning of
@@ -286,6 +366,7 @@ impl Derived {
             self.registry.push_back((group.end, entry));
         }
         group.sync.into_iter().for_each(|marked| self.marks.on_logged(marked));
+        group.base.into_iter().for_each(|base| self.take_base(base));
     }
 
     /// As [`adopt`](Derived::adopt), for a group that is not the last one.
@@ -303,6 +384,7 @@ impl Derived {
             self.registry.insert(at, (group.end, entry));
         }
         group.sync.into_iter().for_each(|marked| self.marks.on_logged(marked));
+        group.base.into_iter().for_each(|base| self.adopt_base_late(base));
     }
 }
 
@@ -316,10 +398,20 @@ fn is_in(ranges: &[(Lsn, Lsn)], at: Lsn) -> bool {
 fn implied(bytes: &[u8], kind: GroupKind, start: Lsn, end: Lsn, scn: u64) -> Implied {
     let (changes, registry) = (Vec::new(), Vec::new());
     let marks = Vec::new();
-    let mut group = Implied { start, end, scn, marks, changes, registry, sync: None };
+    let (sync, base) = (None, None);
+    let mut group = Implied { start, end, scn, marks, changes, registry, sync, base };
     // A group of that kind in another stream is the work of a peer or a client that errs.
     let header = GroupHeader::read_from_prefix(bytes);
-    let of_catalogue = header.is_ok_and(|(header, _)| header.stream.get() == CATALOGUE_STREAM);
+    let header = header.map(|(header, _)| header).ok();
+    let of_catalogue = header.is_some_and(|header| header.stream.get() == CATALOGUE_STREAM);
+    if kind == GroupKind::Base {
+        // One that cannot be read implies nothing, and is one all the same.
+        let told = entries(bytes).next().and_then(|entry| Base::decode(entry.payload, end));
+        let chain = header.map_or(0, |header| header.chain.get());
+        let rebased = Rebased { end: Boundary { lsn: end, chain }, scn };
+        group.base = Some(Logged { start, rebased, told: told.unwrap_or_default() });
+        return group;
+    }
     for entry in entries(bytes) {
         if entry.producer != 0 {
             group.marks.push(Mark {

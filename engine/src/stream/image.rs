@@ -1,9 +1,10 @@
 //! A stream as a checkpoint tells it: its log, and everything that was derived from bytes that may
 //! be gone.
 
-use palisade_wal::{LogImage, Lsn};
+use palisade_wal::{Boundary, LogImage, Lsn};
 use zerocopy::little_endian::U64;
 
+use super::base::Rebased;
 use super::catalogue::{CATALOGUE_STREAM, Catalogue, Change, FIRST_STREAM};
 use super::derived::{Derived, GAPS_MAX};
 use super::mark::{MARK_BYTES, Mark as SyncMark, Marked, Marks, WORDS_MAX};
@@ -14,6 +15,7 @@ use crate::control::{self, Registry};
 use crate::limits::{PRODUCERS_LAST_MAX, PRODUCERS_MAX, STREAMS_MAX};
 use crate::paxos::Config;
 use crate::paxos::codec::{Fixed, Reader, fixed, put};
+use crate::seeded::is_seeded;
 
 /// Places of producers' records in an image; of the others the last sequence alone is told.
 const MARKS_MAX: usize = 4096;
@@ -32,8 +34,9 @@ const _: () = assert!(MARKS_MAX >= PRODUCERS_MAX, "each of them keeps its last p
 fixed! {
     /// A config of so many bytes follows the log and this.
     ImageHead: 24 { role: U64, floor: U64, config: U64 }
-    /// So many changes of the catalogue follow, each where its group ends.
-    DerivedHead: 16 { committed: U64, changes: U64 }
+    /// Where the log goes on behind its last base, zeros if there is none; and so many changes of
+    /// the catalogue follow, each where its group ends.
+    DerivedHead: 40 { committed: U64, rebased: U64, chain: U64, scn: U64, changes: U64 }
     RawChange: 32 { end: U64, stream: U64, mark: [u8; MARK_BYTES] }
     /// A change of the registry of so many bytes follows.
     EntryHead: 24 { group: U64, entry: U64, change: U64 }
@@ -68,7 +71,8 @@ pub struct StreamImage {
 }
 
 impl StreamImage {
-    /// The bytes. None while the stream cannot be told: it has too much that is not committed.
+    /// The bytes. None while the stream cannot be told: it has too much that is not committed, or a
+    /// base is not.
     pub fn encode(&self) -> Option<Vec<u8>> {
         let (derived, producers) = (&self.derived, &self.derived.producers);
         let long = producers.overlay.len() > OVERLAY_MAX
@@ -85,7 +89,10 @@ impl StreamImage {
         put(&mut out, &ImageHead { role, floor, config: number(config.len()) });
         out.extend_from_slice(&config);
         let (committed, changes) = (derived.committed.0.into(), number(derived.changes.len()));
-        put(&mut out, &DerivedHead { committed, changes });
+        let (rebased, chain, scn) =
+            derived.rebased.map_or((0, 0, 0), |it| (it.end.lsn.0, it.end.chain, it.scn));
+        let (rebased, chain, scn) = (rebased.into(), chain.into(), scn.into());
+        put(&mut out, &DerivedHead { committed, rebased, chain, scn, changes });
         for (end, Change::Create { stream, mark }) in &derived.changes {
             let (end, stream) = (end.0.into(), (*stream).into());
             put(&mut out, &RawChange { end, stream, mark: SyncMark::encode_or_none(*mark) });
@@ -134,6 +141,7 @@ impl StreamImage {
         let head: &DerivedHead = rest.head().ok()?;
         let mut derived = Derived::default();
         derived.committed = lsn(head.committed)?;
+        derived.rebased = rebased(head)?;
         for RawChange { end, stream, mark } in list(&mut rest, head.changes, STREAMS_MAX)? {
             let stream = stream.get();
             let known = (FIRST_STREAM..u64::MAX).contains(&stream);
@@ -150,7 +158,10 @@ impl StreamImage {
         let told = counted(&mut rest, TOLD_MAX)?.iter();
         let told = told.map(|RawScn { scn, end }| Some((scn.get(), lsn(*end)?)));
         derived.scns = Scns::restore(&told.collect::<Option<Vec<_>>>()?)?;
-        derived.producers = take_producers(&mut rest)?;
+        let producers = take_producers(&mut rest)?;
+        if !is_seeded("producers_not_restored") {
+            derived.producers = producers;
+        }
         let mut catalogue = None;
         if stream == CATALOGUE_STREAM {
             let CatalogueHead { given, streams } = rest.head().ok()?;
@@ -192,6 +203,16 @@ fn counted<'a, T: Fixed>(rest: &mut Reader<'a>, max: usize) -> Option<&'a [T]> {
 
 fn bounded(count: U64, max: usize) -> Option<usize> {
     usize::try_from(count.get()).ok().filter(|count| *count <= max)
+}
+
+/// None in it where there was no base.
+fn rebased(head: &DerivedHead) -> Option<Option<Rebased>> {
+    let end = Boundary { lsn: lsn(head.rebased)?, chain: head.chain.get() };
+    let found = Rebased { end, scn: head.scn.get() };
+    if end.lsn == Lsn::ZERO {
+        return (found.end.chain == 0 && found.scn == 0).then_some(None);
+    }
+    (end.lsn <= lsn(head.committed)?).then_some(Some(found))
 }
 
 fn lsn(number: U64) -> Option<Lsn> {
@@ -322,7 +343,7 @@ impl RawRecord {
 
 #[cfg(test)]
 mod tests {
-    use palisade_wal::{Ballot, Boundary, CHAIN_START};
+    use palisade_wal::{Ballot, CHAIN_START};
 
     use super::super::producers::Verdict;
     use super::*;
@@ -360,6 +381,8 @@ mod tests {
             derived.marks.on_logged(marked(mark, start));
         }
         derived.on_committed(Lsn(60_000));
+        let rebased = Boundary { lsn: Lsn(700), chain: 3 };
+        derived.rebased = Some(Rebased { end: rebased, scn: 2 });
         derived.changes.push_back((Lsn(70_000), Change::Create { stream: 9, mark: Some(SYNC) }));
         let mut catalogue = Catalogue::default();
         catalogue.on_committed(Change::Create { stream: 4, mark: Some(OTHER) });
@@ -396,6 +419,7 @@ mod tests {
             let (told, before) = (&back.derived, image(stream).derived);
             assert_eq!((&told.registry, &told.gaps), (&before.registry, &before.gaps));
             assert_eq!((&told.changes, &told.marks), (&before.changes, &before.marks));
+            assert_eq!((told.rebased, told.rebased_end()), (before.rebased, Lsn(700)));
             assert_eq!(told.marks.standing(), Some(marked(SYNC, 50_000)));
             assert_eq!(told.producers.expired, 3);
             let producers = &back.derived.producers;

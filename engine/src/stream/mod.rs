@@ -2,6 +2,7 @@
 //!
 //! All of it derives from the log alone and is made again by recovery. No I/O, no clock.
 
+pub mod base;
 pub mod catalogue;
 pub mod derived;
 pub mod image;

@@ -188,6 +188,35 @@ impl Producers {
         self.lasts.by_id.iter().map(|(id, (last, scn))| (*id, *last, *scn))
     }
 
+    /// Who appended below `lsn`, where the log has `scn`, as far as it is known: the last sequence
+    /// of each there, and its SCN.
+    pub(super) fn lasts_below(&self, lsn: Lsn, scn: u64) -> Vec<(u64, u64, u64)> {
+        let settled = self.settled.iter().filter_map(|(id, known)| {
+            if known.scn <= scn {
+                return Some((*id, known.last, known.scn));
+            }
+            let below = known.recent.iter().rev().find(|mark| mark.end_lsn <= lsn)?;
+            Some((*id, below.sequence, below.scn))
+        });
+        settled.chain(self.lasts().filter(|(.., at)| *at <= scn)).collect()
+    }
+
+    /// The log goes on behind a base that says this. What is logged above is kept.
+    pub(super) fn rebase(&mut self, expired: u64, lasts: &[(u64, u64, u64)]) {
+        let overlay = std::mem::take(&mut self.overlay);
+        let mut told = Producers { overlay, ..Producers::default() };
+        lasts.iter().for_each(|(id, last, scn)| told.restore_last(*id, *last, *scn));
+        *self = told.restored(expired);
+    }
+
+    /// A base that was lost says this of a producer; what followed it was seen.
+    pub(super) fn on_told_late(&mut self, (id, last, scn): (u64, u64, u64)) {
+        let known = self.settled.contains_key(&id) || self.lasts.get(id).is_some();
+        if !known && scn >= self.expired {
+            self.restore_last(id, last, scn);
+        }
+    }
+
     /// Puts one of them back.
     pub(super) fn restore_last(&mut self, id: u64, last: u64, scn: u64) {
         self.lasts.take(id);

@@ -1,11 +1,14 @@
 //! Whether a chunk continues a log: every checksum, every position, the chain.
 
-use palisade_wal::{Boundary, GROUP_HEADER_BYTES, GroupHeader, Kind, Lsn, RecordMeta, parse_body};
+use palisade_wal::{
+    Boundary, GROUP_HEADER_BYTES, GroupHeader, Kind, Lsn, RecordMeta, entries, parse_body,
+};
 use zerocopy::FromBytes;
 
 use crate::forward::wire::ChunkHead;
 use crate::paxos::SCN_MAX;
 use crate::seeded::is_seeded;
+use crate::stream::base::Base;
 
 /// Part of a chunk's body that continues a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +48,7 @@ pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Conti
     }
     let mut metas = parse_body(body, head.headers_crc).map_err(|_| BadChunk::Damaged)?;
     let (mut at, mut end) = (head.start, after);
-    let mut known = 0;
+    let (mut known, alone) = (0, metas.len() == 1);
     for meta in &metas {
         let ours = meta.kind == Kind::Group && meta.stream == head.stream && meta.lsn == at;
         if !ours || meta.scn > SCN_MAX {
@@ -62,6 +65,9 @@ pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Conti
         let group = &body[meta.range()][..GROUP_HEADER_BYTES];
         let group = GroupHeader::ref_from_bytes(group).map_err(|_| BadChunk::Damaged)?;
         let follows = group.follows(end.chain) || is_seeded("chunk_chain_unchecked");
+        if group.is_base() != head.base || head.base && !(alone && is_good_base(meta, body)) {
+            return Err(BadChunk::Damaged);
+        }
         if meta.lsn < end.lsn || !follows {
             return Err(BadChunk::NotMatch(meta.lsn));
         }
@@ -72,4 +78,13 @@ pub fn continues(head: &ChunkHead, body: &[u8], after: Boundary) -> Result<Conti
     }
     metas.drain(..known);
     Ok(Continuation { metas, end })
+}
+
+/// Whether a base says what it is to say, and the log can go on behind it.
+fn is_good_base(meta: &RecordMeta, body: &[u8]) -> bool {
+    let mut told = entries(&body[meta.range()]);
+    let good = told.next().is_some_and(|entry| {
+        entry.producer == 0 && Base::decode(entry.payload, meta.end).is_some()
+    });
+    good && told.next().is_none() && meta.end < Lsn::MAX
 }

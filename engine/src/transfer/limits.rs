@@ -18,6 +18,9 @@ pub const DIAL_NS: u64 = 5_000_000_000;
 pub const BEHIND_NS: u64 = 5_000_000_000;
 /// Time until a stream that the upstream could not serve is asked for again.
 pub const RETRY_NS: u64 = 10_000_000_000;
+/// Time that a standby with nothing of a stream gives others to have its first byte, before the
+/// stream begins further up: they are chosen meanwhile.
+pub const ANEW_NS: u64 = 3_000_000_000;
 /// First pause before the next dial.
 pub const BACKOFF_FIRST_NS: u64 = 20_000_000;
 /// Longest pause before the next dial.
@@ -106,6 +109,7 @@ const _: () = {
     // What takes longest: silence is seen, answers are awaited, a poor choice is made.
     assert!(POLL_NS + SILENT_NS + 2 * GATHER_NS + PATIENCE_NS + 2 * LOOK_NS < 5_000_000_000);
     assert!(POLL_NS + STALL_NS + 2 * GATHER_NS + 2 * LOOK_NS < 5_000_000_000);
+    assert!(ANEW_NS > POLL_NS + 2 * (PAUSE_NS + GATHER_NS) + 2 * LOOK_NS && ANEW_NS < RETRY_NS);
     assert!(ASKERS_MAX + crate::config::MEMBERS_MAX <= PLACES_MAX);
     assert!(crate::config::ENDPOINTS_MAX < CANDIDATES_MAX && ASKER_NS > 2 * POLL_NS);
 };

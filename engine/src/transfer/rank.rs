@@ -7,6 +7,7 @@ use palisade_netio::Nanos;
 use super::candidates::Candidate;
 use super::facts::Standing;
 use crate::config::Role;
+use crate::seeded::is_seeded;
 
 /// Who chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +113,7 @@ pub fn fit(me: &Me, candidate: &Candidate, stream: u64, now: Nanos) -> Result<()
     if cluster == me.cluster {
         return Err(Unfit::Own);
     }
-    if known.path.contains(me.cluster) {
+    if known.path.contains(me.cluster) && !is_seeded("cascade_loop") {
         return Err(Unfit::Loop);
     }
     match (candidate.role, known.standing) {

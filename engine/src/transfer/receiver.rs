@@ -4,18 +4,19 @@
 //! where its log ends, grants credit, checks that every chunk continues its log and hands it out
 //! to be imported at the same LSN. No I/O, no clock, no randomness but the seed.
 
+mod base;
 mod hold;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use palisade_netio::Nanos;
 use palisade_wal::{Boundary, Lsn, RecordMeta};
 
 use super::check::{BadChunk, continues};
 use super::limits::{
-    BACKOFF_FIRST_NS, BACKOFF_LAST_NS, BEHIND_NS, DIAL_NS, ENDPOINTS_MAX, RETRY_NS, SILENCE_NS,
-    TOTAL_BYTES_MAX, WINDOW_BYTES_FIRST, WINDOW_BYTES_MAX,
+    ANEW_NS, BACKOFF_FIRST_NS, BACKOFF_LAST_NS, BEHIND_NS, DIAL_NS, ENDPOINTS_MAX, RETRY_NS,
+    SILENCE_NS, TOTAL_BYTES_MAX, WINDOW_BYTES_FIRST, WINDOW_BYTES_MAX,
 };
 use crate::forward::wire::{ChunkHead, End, EndReason, Fetch, Status};
 
@@ -67,7 +68,9 @@ impl State {
             State::Sync => "",
             State::Wait => "waits for the upstream",
             State::CheckNetwork => "dials the upstreams in turn; check the network",
-            State::SourceHasAGap => "tries the other upstreams; else rebuild the standby",
+            State::SourceHasAGap => {
+                "tries the other upstreams; else `palisade standby rebuild` at the standby"
+            }
             State::LogNotMatch => "tries the other upstreams; else export and flash back",
             State::SourceUnknown => "tries again and tries the other upstreams",
             State::SourceDamaged => "tries again and tries the other upstreams; scrub the source",
@@ -199,6 +202,12 @@ struct Inbound {
     position: Boundary,
     imported: Lsn,
     phase: Phase,
+    /// What an upstream does not keep any more a base may stand for.
+    takes_base: bool,
+    /// Upstreams that do not have the first byte, while nothing is here.
+    gaps: BTreeSet<usize>,
+    /// What would come next above the hold is a base.
+    held_by_base: bool,
     /// Bytes that the upstream may still send.
     credit: u64,
     /// Received and not imported: ends and sizes.
@@ -298,6 +307,9 @@ impl Receiver {
             position,
             imported: position.lsn,
             phase: Phase::Idle,
+            takes_base: false,
+            gaps: BTreeSet::new(),
+            held_by_base: false,
             credit: 0,
             pending: VecDeque::new(),
             pending_bytes: 0,
@@ -448,6 +460,10 @@ impl Receiver {
         inbound.upstream = inbound.upstream.max(head.committed);
         inbound.moved = now;
         let position = inbound.position;
+        if head.base && !inbound.takes_base {
+            out.push(Output::Skip { stream });
+            return self.refuse_base(stream, head, now, out);
+        }
         match continues(head, body, position) {
             Ok(found) if found.metas.is_empty() => {
                 out.push(Output::Skip { stream });
@@ -457,6 +473,8 @@ impl Receiver {
                 let allowed = self.allowed(stream, &found.metas);
                 if allowed == 0 {
                     out.push(Output::Skip { stream });
+                    let inbound = self.streams.get_mut(&stream).expect("it is expected");
+                    inbound.held_by_base = head.base;
                     self.suspend(stream, now, out);
                     return self.feed(out);
                 }
@@ -468,6 +486,7 @@ impl Receiver {
                 }
                 let inbound = self.streams.get_mut(&stream).expect("it is expected");
                 inbound.position = found.end;
+                inbound.takes_base = false;
                 inbound.pending.push_back((found.end.lsn, len));
                 inbound.pending_bytes += len;
                 inbound.behind_since = None;
@@ -597,7 +616,9 @@ impl Receiver {
             EndReason::Busy | EndReason::ReachedTo | EndReason::Stopped => State::Wait,
         };
         self.set_state(stream, state, &end.reason.to_string(), now, out);
-        self.release(stream, Phase::Paused(now.after(RETRY_NS)));
+        let begins_anew = state == State::SourceHasAGap && self.may_begin_anew(stream);
+        let pause = if begins_anew { ANEW_NS } else { RETRY_NS };
+        self.release(stream, Phase::Paused(now.after(pause)));
         self.feed(out);
     }
 
@@ -680,13 +701,16 @@ impl Receiver {
         }
         assert!(inbound.credit == 0, "credit without a fetch");
         inbound.phase = Phase::Fetching;
+        inbound.held_by_base = false;
         // A small part of the total only, so that every stream can be asked for at once.
         let room = inbound.window.saturating_sub(inbound.pending_bytes);
         let free = total.saturating_sub(self.held) / 2;
         inbound.credit = room.min(self.limits.window_first).min(free);
         self.held += inbound.credit;
         let (from, credit_bytes) = (inbound.position.lsn, inbound.credit);
-        out.push(Output::Fetch(Fetch { stream, from, to: Lsn::MAX, follow: true, credit_bytes }));
+        let (to, follow) = (Lsn::MAX, true);
+        let base = inbound.takes_base.then_some(inbound.position.chain);
+        out.push(Output::Fetch(Fetch { stream, from, to, follow, base, credit_bytes }));
     }
 
     /// A stream that used most of its window gets a larger one.

@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use palisade_netio::limits::FRAME_HEAD_BYTES;
-use palisade_netio::{FrameHead, Nanos, Pool};
-use palisade_wal::{Boundary, CHAIN_START, Lsn};
+use palisade_netio::{FrameHead, HEAD_BYTES, Nanos, Pool, Purpose};
+use palisade_wal::{Ballot, BodyBuilder, Boundary, CHAIN_START, GroupKind, Lsn, Origin};
 
 use super::check::{BadChunk, Continuation, continues};
 use super::receiver::{Output, Receiver, ReceiverLimits, State};
 use crate::forward::compress::{compress, decompress};
 use crate::forward::limits::Limits;
-use crate::forward::queue::{ForwardRequest, LocateRequest, Located, Recent, Reply};
+use crate::forward::queue::{Depth, ForwardRequest, LocateRequest, Located, Recent, Reply};
 use crate::forward::sender::{Effect, ReaderId, Readers, Source};
 use crate::forward::testlog::{TestLog, mix, pool};
 use crate::forward::wire::{ChunkHead, FROM_FORWARDER, FromForwarder};
+use crate::paxos::Closed;
+use crate::stream::base::Base;
 
 const START: Boundary = Boundary { lsn: Lsn(0), chain: CHAIN_START };
 
@@ -24,7 +26,23 @@ struct Upstream {
     logs: BTreeMap<u64, TestLog>,
     committed: BTreeMap<u64, usize>,
     base: BTreeMap<u64, usize>,
+    offers_bases: bool,
     now: Nanos,
+}
+
+/// A base in memory of a shard.
+fn made_base(pool: &mut Pool, stream: u64, from: Boundary, end: Boundary, scn: u64) -> Recent {
+    let slot = pool.take(Purpose::Tail, 4096).expect("a slot");
+    let mut builder = BodyBuilder::new(&mut pool.bytes_mut(slot)[HEAD_BYTES..]);
+    let (ballot, origin) = (Ballot { round: 1, node: 1, incarnation: 1 }, Origin::default());
+    builder.begin_group(stream, from.lsn, ballot, GroupKind::Base, origin, 0).unwrap();
+    builder.push_entry(&Base::default().encode(), 0, 0).unwrap();
+    builder.end_base(scn, end, from.chain);
+    let len = builder.finish().len;
+    let range = HEAD_BYTES as u32..HEAD_BYTES as u32 + len;
+    let records = pool.view(slot, range).expect("a view");
+    pool.release(slot);
+    Recent { stream, start: from.lsn, end: end.lsn, records }
 }
 
 impl Upstream {
@@ -32,8 +50,9 @@ impl Upstream {
         let committed = logs.keys().map(|&s| (s, mix(seed) as usize % 20)).collect();
         let limits = Limits { chunk_bytes: 1500, output_bytes: 4000, ..Limits::default() };
         let readers = Readers::new(limits, 1, |_, _| 0);
-        let base = BTreeMap::new();
-        Upstream { readers, pool: pool(), logs: logs.clone(), committed, base, now: Nanos(0) }
+        let (base, offers_bases, now) = (BTreeMap::new(), false, Nanos(0));
+        let (pool, logs) = (pool(), logs.clone());
+        Upstream { readers, pool, logs, committed, base, offers_bases, now }
     }
 
     fn end(&self, stream: u64) -> Lsn {
@@ -60,7 +79,15 @@ impl Upstream {
         let located = if from >= committed {
             Located::NotYet
         } else if from < base {
-            Located::Recycled
+            let end = Boundary { lsn: base, chain: log.chain(base) };
+            let base = match request.depth {
+                Depth::Based if self.offers_bases => {
+                    let from = Boundary { lsn: from, chain: request.chain };
+                    Some(made_base(&mut self.pool, stream, from, end, 1))
+                }
+                _ => None,
+            };
+            Located::Recycled(base)
         } else {
             let at = bounds.iter().rposition(|&start| start <= from).unwrap();
             let (start, end) = (bounds[at], bounds[(at + 7).min(upto)]);
@@ -381,6 +408,155 @@ fn a_gap_at_one_upstream_is_filled_from_another() {
     assert_eq!(world.receiver.report(1).unwrap().imported, world.upstreams[2].end(1));
 }
 
+/// A world in which every upstream has let stream 2 go below its group 30, the standby having
+/// everything below group `has`.
+fn recycled(has: usize) -> World {
+    let mut world = World::new(4, 2);
+    let log = &world.upstreams[0].logs[&2];
+    let lsn = log.bounds()[has];
+    let end = Boundary { lsn, chain: if has > 0 { log.chain(lsn) } else { CHAIN_START } };
+    world.imported.insert(2, end);
+    for upstream in &mut world.upstreams {
+        upstream.commit(2, 50);
+        (upstream.offers_bases, _) = (true, upstream.base.insert(2, 30));
+    }
+    world.lead(2);
+    world
+}
+
+/// Long enough for every upstream to be asked.
+fn ask_all(world: &mut World) {
+    (0..8).for_each(|_| settle(world));
+}
+
+#[test]
+fn a_stream_with_nothing_yet_begins_at_the_base_of_its_upstream() {
+    let mut world = recycled(0);
+    ask_all(&mut world);
+    let report = world.receiver.report(2).unwrap();
+    assert_eq!((report.state, report.imported), (State::Sync, world.upstreams[0].end(2)));
+}
+
+/// A base is for want of anything better: whoever has the first byte goes before.
+#[test]
+fn a_stream_with_nothing_yet_begins_anew_only_where_nobody_has_its_begin() {
+    for whole in 0..3 {
+        let mut world = recycled(0);
+        world.upstreams[whole].base.insert(2, 0);
+        let (mut begun, second) = (false, world.upstreams[0].logs[&2].bounds()[1]);
+        for _ in 0..4000 {
+            world.time(20_000_000);
+            world.dial(true);
+            world.receive();
+            world.import();
+            let at = world.imported[&2].lsn;
+            begun |= at > Lsn::ZERO && at <= world.upstreams[0].logs[&2].bounds()[29];
+        }
+        assert!(begun && second > Lsn::ZERO, "it was begun at the base, with {whole} whole");
+    }
+}
+
+/// Stream 1 says which streams exist: all of it is needed.
+#[test]
+fn the_clusters_own_streams_have_no_base() {
+    let mut world = recycled(0);
+    for upstream in &mut world.upstreams {
+        upstream.commit(1, 50);
+        upstream.base.insert(1, 30);
+    }
+    world.lead(1);
+    world.receiver.on_rebuild(1, &mut world.out);
+    world.do_outputs();
+    ask_all(&mut world);
+    let report = world.receiver.report(1).unwrap();
+    assert_eq!((report.state, report.position), (State::SourceHasAGap, Lsn::ZERO));
+}
+
+/// What it has is let go only by the word of an operator.
+#[test]
+fn a_stream_that_has_something_begins_anew_when_it_is_told_to() {
+    let mut world = recycled(10);
+    ask_all(&mut world);
+    let report = world.receiver.report(2).unwrap();
+    let has = world.upstreams[0].logs[&2].bounds()[10];
+    assert_eq!((report.state, report.position), (State::SourceHasAGap, has));
+    assert!(report.state.action().contains("palisade standby rebuild"), "{report:?}");
+    world.receiver.on_rebuild(2, &mut world.out);
+    world.do_outputs();
+    settle(&mut world);
+    let report = world.receiver.report(2).unwrap();
+    assert_eq!((report.state, report.imported), (State::Sync, world.upstreams[0].end(2)));
+}
+
+/// The upstream was built anew itself: its log goes on further up than this one ends.
+#[test]
+fn a_base_that_was_not_asked_for_is_not_taken() {
+    let mut world = recycled(10);
+    for _ in 0..20 {
+        world.time(20_000_000);
+        world.dial(true);
+    }
+    let (head, body, end) = base_chunk(&world, 1);
+    assert_eq!(continues(&head, &body, end).unwrap().end.lsn, head.end, "it is a good one");
+    let lie = ChunkHead { base: false, ..head };
+    assert_eq!(continues(&lie, &body, end), Err(BadChunk::Damaged));
+    let fork = Boundary { chain: end.chain + 1, ..end };
+    assert_eq!(continues(&head, &body, fork), Err(BadChunk::NotMatch(end.lsn)));
+    world.receiver.on_chunk(&head, &body, world.now, &mut world.out);
+    assert!(world.out.contains(&Output::Skip { stream: 2 }));
+    let report = world.receiver.report(2).unwrap();
+    assert_eq!((report.state, report.position), (State::SourceHasAGap, end.lsn));
+}
+
+/// A base for group 10 of stream 2, up to group 30, and the end of the log that it is for.
+fn base_chunk(world: &World, scn: u64) -> (ChunkHead, Vec<u8>, Boundary) {
+    let mut pool = pool();
+    let log = &world.upstreams[0].logs[&2];
+    let (from, lsn) = (log.bounds()[10], log.bounds()[30]);
+    let after = Boundary { lsn: from, chain: log.chain(from) };
+    let base = made_base(&mut pool, 2, after, Boundary { lsn, chain: log.chain(lsn) }, scn);
+    let body = base.records.to_vec();
+    let head = ChunkHead {
+        stream: 2,
+        start: from,
+        end: lsn,
+        committed: lsn,
+        headers_crc: crc32c::crc32c(&body[..palisade_wal::RECORD_HEADER_BYTES]),
+        role_epoch: 1,
+        body_len: body.len() as u32,
+        base: true,
+        compressed: None,
+    };
+    (head, body, after)
+}
+
+/// A base that is above a hold may stand for groups that are not: nothing is complete up to the
+/// hold then.
+#[test]
+fn a_base_above_the_hold_says_nothing_of_what_is_below() {
+    let mut world = recycled(10);
+    hold(&mut world, Some(5000));
+    world.receiver.on_rebuild(2, &mut world.out);
+    for _ in 0..20 {
+        world.time(20_000_000);
+        world.dial(true);
+    }
+    let (head, body, after) = base_chunk(&world, 5001);
+    world.receiver.on_chunk(&head, &body, world.now, &mut world.out);
+    let report = world.receiver.report(2).unwrap();
+    assert_eq!((report.state, report.position), (State::Suspended, after.lsn));
+    assert_eq!(world.receiver.held_at(2), None);
+    world.out.clear();
+    // Where a group is, all below it that was allowed is there.
+    let mut world = recycled(10);
+    world.upstreams.iter_mut().for_each(|upstream| upstream.base.clear());
+    let until = world.upstreams[0].logs[&2].bounds()[20].0;
+    hold(&mut world, Some(until));
+    settle(&mut world);
+    let end = world.upstreams[0].logs[&2].bounds()[20];
+    assert_eq!(world.receiver.held_at(2), Some(Closed { scn: until, end }));
+}
+
 /// Until nothing moves any more.
 fn settle(world: &mut World) {
     for _ in 0..400 {
@@ -494,6 +670,7 @@ fn a_chunk_is_checked_whole() {
     let bounds = log.bounds();
     let body = log.records(bounds[0], bounds[4]).to_vec();
     let head = ChunkHead {
+        base: false,
         stream: 1,
         start: bounds[0],
         end: bounds[4],
@@ -540,6 +717,7 @@ fn a_chunk_with_an_scn_that_nothing_can_follow_is_refused() {
         let end = builder.end_group(scn, START.chain).end;
         let body = builder.finish();
         let head = ChunkHead {
+            base: false,
             stream: 1,
             start: START.lsn,
             end,
@@ -573,6 +751,7 @@ fn compressed() -> (Receiver, ChunkHead, Vec<u8>) {
         headers_crc,
         role_epoch,
         body_len,
+        base: false,
         compressed,
     };
     let (mut receiver, mut out) = (Receiver::new(ReceiverLimits::default(), 1, 7), Vec::new());

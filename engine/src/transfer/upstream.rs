@@ -265,7 +265,9 @@ impl Chooser {
     /// An upstream brings the stream again: a lost connection is back.
     pub fn on_served(&mut self, stream: u64, addr: SocketAddr) {
         let Some(known) = self.streams.get_mut(&stream) else { return };
-        if known.ending == Some(Ending::Lost) && known.taken.is_some_and(|t| t.addr == addr) {
+        // Or, where no other has the first bytes either, it begins further up.
+        let goes_on = matches!(known.ending, Some(Ending::Lost | Ending::Gap));
+        if goes_on && known.taken.is_some_and(|t| t.addr == addr) {
             known.ending = None;
         }
     }

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use palisade_tests::sim::FaultKind;
-use palisade_tests::world::{Failure, SeedReport, Shipped, is_contest, run_seed};
+use palisade_tests::world::{Failure, SeedReport, Shipped, is_contest, run_late, run_seed};
 
 const USAGE: &str = "sim --seed N [--count N] | --minutes M [--from SEED] [--threads 2] \
-                     [--keep-going] [--contests]";
+                     [--keep-going] [--contests] \
+                     [--late | --returns]";
 /// Lines of the trace that a failure shows.
 const TRACE_LINES: usize = 40;
 
@@ -23,6 +24,8 @@ struct Options {
     keep_going: bool,
     /// Passes over the seeds of other worlds.
     contests: bool,
+    /// Worlds with a standby that comes late (or returns) to logs that are let go, and no others.
+    late: Option<bool>,
     trace: usize,
 }
 
@@ -36,6 +39,7 @@ fn options() -> Result<Options, String> {
         threads: 2,
         keep_going: false,
         contests: false,
+        late: None,
         trace: TRACE_LINES,
     };
     let mut args = std::env::args().skip(1);
@@ -52,6 +56,8 @@ fn options() -> Result<Options, String> {
             "--threads" => options.threads = (number()? as usize).max(1),
             "--trace" => options.trace = number()? as usize,
             "--contests" => options.contests = true,
+            "--late" => options.late = Some(false),
+            "--returns" => options.late = Some(true),
             "--help" | "-h" => return Err(USAGE.to_string()),
             "--keep-going" => options.keep_going = true,
             other => return Err(format!("{other} means nothing here; {USAGE}")),
@@ -101,7 +107,7 @@ impl Totals {
     }
 }
 
-fn show_failure(failure: &Failure, lines: usize) {
+fn show_failure(failure: &Failure, late: Option<bool>, lines: usize) {
     let Failure { report, violation, settings, state, trace } = failure;
     println!("\nseed {} FAILED after {:.3} s simulated", report.seed, seconds(report.simulated_ns));
     println!("{violation}\n");
@@ -109,7 +115,13 @@ fn show_failure(failure: &Failure, lines: usize) {
     println!("{settings}");
     state.iter().for_each(|line| println!("{line}"));
     println!("\nseed {} FAILED: {violation}", report.seed);
-    println!("replay: cargo run --release -p palisade-tests --bin sim -- --seed {}", report.seed);
+    let kind = match late {
+        None => "",
+        Some(false) => " --late",
+        Some(true) => " --returns",
+    };
+    let seed = report.seed;
+    println!("replay: cargo run --release -p palisade-tests --bin sim -- --seed {seed}{kind}");
 }
 
 fn seconds(ns: u64) -> f64 {
@@ -180,7 +192,13 @@ fn work(
         if options.contests && !is_contest(options.from + offset) {
             continue;
         }
-        let result = run_seed(options.from + offset);
+        let seed = options.from + offset;
+        let result = match options.late.map(|returns| run_late(seed, returns)) {
+            None => run_seed(seed),
+            Some(Ok(None)) => continue,
+            Some(Ok(Some(report))) => Ok(report),
+            Some(Err(failure)) => Err(failure),
+        };
         let mut totals = totals.lock().expect("no thread panicked with it");
         match result {
             Ok(report) => {
@@ -199,7 +217,7 @@ fn work(
                     let text = failure.violation.to_string();
                     println!("seed {}: {}", failure.report.seed, text.lines().next().unwrap_or(""));
                 } else {
-                    show_failure(&failure, options.trace);
+                    show_failure(&failure, options.late, options.trace);
                     stop.store(true, Ordering::Release);
                 }
             }

@@ -146,7 +146,24 @@ fn groups() -> Vec<Sample> {
         of("catalogue", GroupKind::Catalogue, &[&[1; 16]]),
         of("mark", GroupKind::Mark, &[&[1; 16]]),
         of("registry", GroupKind::Registry, &[&[2; 24]]),
+        Sample::new("base", base()),
     ]
+}
+
+/// From 128 to 640, in more bytes than that or fewer.
+fn base() -> Vec<u8> {
+    let mut slot = vec![0; PAGE];
+    let mut builder = BodyBuilder::new(&mut slot);
+    let opened = builder.begin_group(STREAM, Lsn(128), BALLOT, GroupKind::Base, origin(), 0);
+    opened.expect("there is room");
+    builder.push_entry(&[3; 40], 0, 0).expect("there is room");
+    let meta = builder.end_base(
+        1_000,
+        Boundary { lsn: Lsn(640), chain: 0x1122_3344_5566_7788 },
+        CHAIN_START,
+    );
+    builder.finish();
+    slot[meta.range()].to_vec()
 }
 
 fn group_again(bytes: &[u8]) -> Option<Vec<u8>> {
@@ -174,8 +191,14 @@ fn group_again(bytes: &[u8]) -> Option<Vec<u8>> {
         at = entry.end;
         builder.push_entry(entry.payload, entry.producer, entry.sequence).expect("there is room");
     }
-    assert_eq!(at, header.end(), "entries fill the group");
-    let meta = builder.end_group(header.scn.get(), CHAIN_START);
+    let scn = header.scn.get();
+    let meta = if header.is_base() {
+        let end = Boundary { lsn: header.end(), chain: header.chain.get() };
+        builder.end_base(scn, end, CHAIN_START)
+    } else {
+        assert_eq!(at, header.end(), "entries fill the group");
+        builder.end_group(scn, CHAIN_START)
+    };
     builder.finish();
     Some(slot[meta.range()].to_vec())
 }
@@ -186,7 +209,10 @@ fn mend_group(bytes: &mut [u8]) {
     }
     let crc = crc32c::crc32c(&bytes[GROUP_HEADER_BYTES..]);
     put(bytes, 68, &crc.to_le_bytes());
-    if let Ok(header) = parse_group(bytes) {
+    let Ok(header) = parse_group(bytes) else { return };
+    if header.is_base() {
+        put(bytes, 80, &palisade_wal::proof(CHAIN_START, &header).to_le_bytes());
+    } else {
         let chain = palisade_wal::chain(CHAIN_START, &header);
         put(bytes, 88, &chain.to_le_bytes());
     }
@@ -506,8 +532,9 @@ fn stream_image() -> Vec<u8> {
     out.extend_from_slice(&config);
     let mark = |out: &mut Vec<u8>, mark| out.extend_from_slice(&Mark::encode_or_none(mark));
     let (sync, alone) = (Mark::Sync { cluster: 2, epoch: 3 }, Mark::Async { epoch: 4 });
-    // Committed here; one stream whose creation is not; no change of the registry.
-    numbers(&mut out, &[256, 1, 384, 4]);
+    // Committed here; where it goes on behind a base; one stream whose creation is not committed;
+    // no change of the registry.
+    numbers(&mut out, &[256, 64, 0x77, 800, 1, 384, 4]);
     mark(&mut out, Some(sync));
     numbers(&mut out, &[0]);
     // Sync marks: from where on acks wait; one that stands, one that is logged; what one standby

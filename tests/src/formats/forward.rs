@@ -27,14 +27,21 @@ fn place(node: u32) -> Place {
 }
 
 fn asked() -> Vec<Sample> {
-    let fetch =
-        Fetch { stream: 7, from: Lsn(128), to: Lsn::MAX, follow: true, credit_bytes: 4 << 20 };
+    let fetch = Fetch {
+        stream: 7,
+        from: Lsn(128),
+        to: Lsn::MAX,
+        follow: true,
+        base: None,
+        credit_bytes: 4 << 20,
+    };
     let streams = vec![Wanted { stream: 7, across: true }, Wanted { stream: 8, across: false }];
     let question = Question { number: 5, from: place(3), streams };
     let sample = |(name, said): (_, FromReader)| Sample::new(name, said.encode());
     [
         ("FETCH, to follow", FromReader::Fetch(fetch)),
         ("FETCH", FromReader::Fetch(Fetch { follow: false, to: Lsn(256), ..fetch })),
+        ("FETCH, or a base", FromReader::Fetch(Fetch { base: Some(0x0C0F_FEE0), ..fetch })),
         ("CREDIT", FromReader::Credit { stream: 7, bytes: 65_536 }),
         ("STOP", FromReader::Stop { stream: 7 }),
         ("ASK", FromReader::Ask(Box::new(question))),
@@ -57,6 +64,7 @@ fn sent() -> Vec<Sample> {
         headers_crc: 0xAABB_CCDD,
         role_epoch: 2,
         body_len: 184,
+        base: false,
         compressed: None,
     };
     let mut all = vec![Sample::new("CHUNK", chunk.encode())];
@@ -65,6 +73,10 @@ fn sent() -> Vec<Sample> {
     let smaller = ChunkHead { compressed: Some(90), ..chunk };
     all.push(Sample::new("CHUNK, compressed", smaller.encode()));
     all[1].bytes.resize(512 + 90, 0x5B);
+    let base = ChunkHead { base: true, end: Lsn(144), ..chunk };
+    let mut based = Sample::new("CHUNK of a base", base.encode());
+    based.bytes.resize(512 + 184, 0x5A);
+    all.push(based);
     let reasons = [
         ("END, reached", EndReason::ReachedTo),
         ("END, recycled", EndReason::Recycled { base: Lsn(64) }),

@@ -3,6 +3,7 @@
 //!
 //! The golden files say that these bytes stay what they are; the fuzz targets begin with them.
 
+mod base;
 mod client;
 mod disk;
 mod forward;
@@ -50,8 +51,17 @@ fn leave(_: &mut [u8]) {}
 
 /// All of them.
 pub fn all() -> Vec<Format> {
-    [network::ALL, disk::ALL, messages::ALL, client::ALL, forward::ALL, registry::ALL, sync::ALL]
-        .concat()
+    [
+        network::ALL,
+        disk::ALL,
+        messages::ALL,
+        client::ALL,
+        forward::ALL,
+        registry::ALL,
+        sync::ALL,
+        base::ALL,
+    ]
+    .concat()
 }
 
 /// The one of this name.

@@ -404,6 +404,19 @@ impl Fleet {
         self.nodes[node].shards.get(self.shard_of(node, stream))?.shard.transfer(stream)
     }
 
+    /// Where readers of a node begin in a stream.
+    pub fn floor(&self, node: usize, stream: u64) -> Lsn {
+        let driven = self.nodes[node].shards.get(self.shard_of(node, stream));
+        driven.map_or(Lsn::ZERO, |driven| driven.shard.floor_of(stream))
+    }
+
+    /// Lets a stream begin anew at its leader in a standby. False when it is not to.
+    pub fn rebuild(&mut self, node: usize, stream: u64) -> bool {
+        let at = self.shard_of(node, stream);
+        let driven = self.nodes[node].shards.get_mut(at);
+        driven.is_some_and(|driven| driven.shard.rebuild(stream).is_ok())
+    }
+
     /// How a stream stands to its SYNC standby, as a node knows it.
     pub fn sync_status(&self, node: usize, stream: u64) -> Option<SyncStatus> {
         self.nodes[node].shards.get(self.shard_of(node, stream))?.shard.sync_status(stream)

@@ -39,7 +39,7 @@ pub use faults::{Blow, Faults, Step, is_contest};
 pub use fleet::{Cluster, Fleet, Node, Turned};
 pub use history::{Attempt, History, Stretch, Told, Wanted};
 pub use report::{Failure, SeedReport, Shipped};
-pub use run::run_seed;
+pub use run::{run_late, run_seed};
 pub use settings::{MS, SECOND, Settings, Standby, Upstream};
 pub use workload::{Wake, Workload};
 pub use world::World;

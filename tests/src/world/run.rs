@@ -29,6 +29,40 @@ pub fn run_seed(seed: u64) -> Result<SeedReport, Box<Failure>> {
         Err(violation) => panic!("the world of seed {seed} cannot begin: {violation}"),
     };
     let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
+    outcome(world, lived)
+}
+
+/// Runs the world of a seed with a standby that comes late, or one that was away for too long and
+/// returns. None in it where there is no such standby.
+///
+/// # Errors
+/// What went wrong, with everything that helps to see why.
+///
+/// # Panics
+/// As [`run_seed`].
+pub fn run_late(seed: u64, returns: bool) -> Result<Option<SeedReport>, Box<Failure>> {
+    keep_panics();
+    RUNS_SEED.set(true);
+    let mut world = match World::new(seed) {
+        Ok(world) if world.has_latecomer() => world,
+        Ok(_) => {
+            RUNS_SEED.set(false);
+            return Ok(None);
+        }
+        Err(violation) => panic!("the world of seed {seed} cannot begin: {violation}"),
+    };
+    let mut was_late = false;
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        was_late = world.live_late(returns)?;
+        Ok(())
+    }));
+    Ok(Some(outcome(world, lived)?).filter(|_| was_late))
+}
+
+fn outcome(
+    world: World,
+    lived: std::thread::Result<Result<(), Violation>>,
+) -> Result<SeedReport, Box<Failure>> {
     RUNS_SEED.set(false);
     match lived {
         Ok(Ok(())) => Ok(world.report()),

@@ -32,6 +32,8 @@ struct Archive {
 pub struct Truncation {
     random: Random,
     on: bool,
+    /// Nodes that nobody waits for.
+    away: Vec<usize>,
     pause_ns: u64,
     archives: BTreeMap<u64, Archive>,
     reading: Option<(u64, Answer<ReadPart>)>,
@@ -47,16 +49,28 @@ impl Truncation {
         let mut random = Random::new(seed);
         let on = random.coin() && !bytes_may_be_lost;
         let pause_ns = random.between(20 * MS, 600 * MS);
-        let archives = BTreeMap::new();
+        let (archives, away) = (BTreeMap::new(), Vec::new());
         Truncation {
             random,
             on,
+            away,
             pause_ns,
             archives,
             reading: None,
             told: Vec::new(),
             truncations: 0,
         }
+    }
+
+    /// One who surely does, often, and waits for none of these nodes until they are back.
+    pub fn busy(seed: u64, away: &[usize]) -> Truncation {
+        let (on, pause_ns) = (true, 20 * MS);
+        Truncation { on, pause_ns, away: away.to_vec(), ..Truncation::new(seed, false) }
+    }
+
+    /// All nodes are to have what is let go from now on.
+    pub fn wait_for_all(&mut self) {
+        self.away.clear();
     }
 
     /// Whether anybody truncates in this world.
@@ -102,7 +116,8 @@ impl Truncation {
     /// Tells the nodes to begin at some record that all nodes show and all readers have read.
     fn truncate(&mut self, stream: u64, fleet: &Fleet, read: Option<Lsn>) {
         let shown = |node| fleet.shown(node, stream);
-        let all: Option<Vec<Lsn>> = (0..fleet.nodes.len()).map(shown).collect();
+        let came = (0..fleet.nodes.len()).filter(|node| !self.away.contains(node));
+        let all: Option<Vec<Lsn>> = came.map(shown).collect();
         let Some(most) = all.and_then(|all| all.into_iter().chain(read).min()) else { return };
         let archive = self.archives.entry(stream).or_default();
         let count = archive.records.partition_point(|r| r.lsn <= most && r.lsn < archive.upto);

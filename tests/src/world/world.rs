@@ -1,5 +1,9 @@
 //! One seed from the first format to the last check.
 
+mod latecomer;
+
+use latecomer::REBUILD_NS;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -45,6 +49,8 @@ enum Entry {
     Marker,
     Switcher,
     Truncation,
+    /// Streams of a standby that fell behind what is kept are to begin anew.
+    Rebuild,
 }
 
 /// Nodes that a standby fetches from, in the order of its list.
@@ -138,7 +144,7 @@ impl World {
     /// # Errors
     /// A broken invariant.
     pub fn live(&mut self) -> Result<(), Violation> {
-        self.begin()?;
+        self.begin(&[])?;
         self.suffer()?;
         self.recover()?;
         self.check_copies()?;
@@ -232,9 +238,10 @@ impl World {
 
 /// The parts of a run.
 impl World {
-    /// A good day: nodes start, streams are created, the first records are acknowledged.
-    fn begin(&mut self) -> Result<(), Violation> {
-        for node in 0..self.fleet.nodes.len() {
+    /// A good day: nodes start but for some, streams are created, the first records are
+    /// acknowledged.
+    fn begin(&mut self, but: &[usize]) -> Result<(), Violation> {
+        for node in (0..self.fleet.nodes.len()).filter(|node| !but.contains(node)) {
             self.fleet.start(node);
         }
         let now = self.universe.now();
@@ -285,7 +292,7 @@ impl World {
         self.faults.over = true;
         self.marker.calm = true;
         self.universe.calm();
-        self.agenda.retain(|entry| matches!(entry, Entry::Wake(_)));
+        self.agenda.retain(|entry| matches!(entry, Entry::Wake(_) | Entry::Rebuild));
         if self.marker.is_busy() {
             self.agenda.add(self.universe.now(), Entry::Marker);
         }
@@ -391,6 +398,10 @@ impl World {
                     self.agenda.add(next, Entry::Operator);
                 }
             }
+            Entry::Rebuild => {
+                self.rebuild_last();
+                self.agenda.add(now.after(REBUILD_NS), Entry::Rebuild);
+            }
             Entry::Truncation => {
                 let workload = &self.workload;
                 self.truncation.wake(&self.fleet, |stream| workload.read_upto(stream));
@@ -493,7 +504,8 @@ impl World {
 impl World {
     /// Waits until every replica has everything, reads all of it and checks it.
     fn check_copies(&mut self) -> Result<(), Violation> {
-        self.agenda.retain(|_| false);
+        // Who came late, or fell behind again, may have to be built anew still.
+        self.agenda.retain(|entry| matches!(entry, Entry::Rebuild));
         let deadline = self.universe.now().after(CATCH_UP_NS);
         for stream in self.fleet.streams(self.fleet.primary()) {
             while !self.is_level(stream) {

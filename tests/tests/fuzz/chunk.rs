@@ -48,6 +48,7 @@ fn continuation() {
         changes.iter().for_each(|change| change.apply(&mut bytes, false));
         let headers_crc = if mended { mend_body(&mut bytes) } else { headers_crc };
         let head = ChunkHead {
+            base: false,
             stream: STREAM,
             start: Lsn::ZERO,
             end: ends[3].lsn,

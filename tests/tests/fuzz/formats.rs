@@ -88,4 +88,5 @@ targets! {
     level_ask: "level-ask",
     level_told: "level-told",
     mark: "mark",
+    base: "base",
 }

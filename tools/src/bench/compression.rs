@@ -307,7 +307,8 @@ fn take(
     (stop, records, sent): (&AtomicBool, &AtomicU64, &AtomicU64),
 ) -> Result<(), Failure> {
     let fetch = |from| {
-        let fetch = Fetch { stream, from, to, follow: false, credit_bytes: CREDIT_BYTES };
+        let fetch =
+            Fetch { stream, from, to, follow: false, credit_bytes: CREDIT_BYTES, base: None };
         FromReader::Fetch(fetch).encode()
     };
     connection.send(&fetch(from))?;

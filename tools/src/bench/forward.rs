@@ -192,7 +192,7 @@ impl<'a> Reading<'a> {
     fn fetch(&mut self, from: Lsn, follow: bool) -> Result<(), Failure> {
         let to = if follow { Lsn::MAX } else { self.shared.end };
         let stream = self.shared.stream;
-        let fetch = Fetch { stream, from, to, follow, credit_bytes: CREDIT_BYTES };
+        let fetch = Fetch { stream, from, to, follow, base: None, credit_bytes: CREDIT_BYTES };
         self.unpaid = 0;
         Ok(self.connection.send(&FromReader::Fetch(fetch).encode())?)
     }

@@ -34,7 +34,7 @@ impl Chains {
     pub(crate) fn take(&mut self, meta: &RecordMeta, body: &[u8]) -> Result<(), String> {
         match meta.kind {
             // The stream begins later than before; what follows is the same.
-            Kind::Base if meta.len <= 1 => Ok(()),
+            Kind::Base if meta.len <= 9 => Ok(()),
             Kind::Base => {
                 let chain = (meta.lsn == Lsn::ZERO).then_some(CHAIN_START);
                 let end = End { lsn: meta.lsn, chain };

@@ -30,7 +30,7 @@ const MORE_WALKS: &str = "paxos::tests::walk::three_nodes_keep_what_is_committed
 const MORE_SEEDS: &str = "40000";
 const LEVEL: &str = "control::tests::walk::";
 
-const BUGS: [Bug; 23] = [
+const BUGS: [Bug; 29] = [
     Bug {
         name: "candidate_promise_not_durable",
         trace: "paxos::tests::cases::a_candidate_that_forgets_its_promise_has_asked_for_none",
@@ -167,6 +167,42 @@ const BUGS: [Bug; 23] = [
         name: "lease_from_its_receipt",
         trace: "control::tests::model::a_leader_of_a_stream_learns_the_level",
         walks: LEVEL,
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "standby_kept_for_nothing",
+        trace: "stream::mark::tests::nothing_is_let_go_that_a_sync_standby_lacks",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "cascade_loop",
+        trace: "transfer::upstream_tests::every_kind_of_candidate_has_its_place_in_the_order",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "producers_not_restored",
+        trace: "stream::image::tests::an_image_reads_back_and_a_shorter_one_does_not",
+        walks: "",
+        is_found_in_worlds: true,
+    },
+    Bug {
+        name: "producers_not_voided",
+        trace: "stream::derived::tests::a_table_is_a_function_of_the_committed_log",
+        walks: "",
+        is_found_in_worlds: true,
+    },
+    Bug {
+        name: "length_trusted",
+        trace: "forward::wire::tests::numbers_out_of_range_are_refused",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "queue_unbounded",
+        trace: "forward::pressure_tests::who_trickles_keeps_no_segment_for_ever",
+        walks: "",
         is_found_in_worlds: false,
     },
 ];

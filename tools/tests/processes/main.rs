@@ -13,6 +13,7 @@ mod leader;
 mod mode;
 mod producer;
 mod reading;
+mod recycled;
 mod refusals;
 mod registry;
 mod run;

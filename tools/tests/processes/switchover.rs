@@ -27,7 +27,7 @@ fn pair(name: &str, transfer: &str) -> (Cluster, Cluster, Vec<u64>) {
 }
 
 /// At a limit that ten other tests beside it do not reach; one that gave up is asked again.
-fn switchover(from: &Cluster, to: u32) -> Value {
+pub(super) fn switchover(from: &Cluster, to: u32) -> Value {
     eventually("a switchover that is not given up", ARRIVED, || {
         let done: Done = at(&from.at(), &format!("switchover --to {to} --json --timeout 60000"));
         match done.code {

@@ -144,6 +144,56 @@ fn a_staged_run_stands_in_for_runs_that_an_image_left_out() {
     assert_eq!(back.image(0), log.image(0));
 }
 
+/// Seed 1795469990000435: a start had forgotten how far the log was committed, and a run was staged
+/// from further down than the image knew it to be that counted later.
+#[test]
+fn a_staged_run_may_begin_below_what_an_image_knew_to_be_committed() {
+    let all = groups(START, 6, 10);
+    let mut log = led();
+    append(&mut log, &all[..5]);
+    log.commit(lsn(3));
+    let stage = |log: &mut StreamLog, all: &[GroupHeader]| {
+        for group in all {
+            assert!(log.takes_staged(group, ballot(2)));
+            log.stage(group.lsn(), end_of(group), ballot(2), 1, place(30));
+        }
+        log.take_over(ballot(2), end_of(&all[all.len() - 1]))
+    };
+    let others = groups(Boundary { lsn: lsn(1), chain: 99 }, 5, 50);
+    for begin in [0, 1] {
+        let mut back = StreamLog::restore(log.image(20).unwrap());
+        assert!(!back.takes_staged(&others[3], ballot(2)), "above what is committed");
+        stage(&mut back, &all[begin..]).unwrap();
+        back.truncate(lsn(begin as u64));
+        back.end_replay();
+        assert!(back.is_whole() && !back.is_lossy());
+    }
+    let mut back = StreamLog::restore(log.image(20).unwrap());
+    stage(&mut back, &others).expect_err("it leads to other bytes than those that are committed");
+    back.end_replay();
+    assert!(back.is_lossy() && !back.takes_staged(&all[1], ballot(2)), "nothing else will tell");
+}
+
+/// A log that is told to another one begins where the chain is known, if need be one run early.
+#[test]
+fn a_log_begins_where_its_chain_is_known() {
+    let (mut log, all) = log_of(6);
+    let mut back = StreamLog::restore(log.image(0).unwrap());
+    for (log, begin) in [(&mut log, 2), (&mut back, 1)] {
+        assert_eq!(log.base_within(lsn(9)), all[4].end(), "up to what is committed");
+        let to = log.base_within(Lsn(2 * LEN + 8));
+        log.truncate(to);
+        log.learn_base();
+        assert_eq!(log.base().lsn, lsn(begin), "group 2 is needed");
+    }
+    assert_eq!(log.base().chain, all[1].chain.get());
+    assert_eq!(back.base().chain, 0, "the end of group 1 tells what follows");
+    back.tell_base(Boundary { lsn: lsn(1), chain: all[0].chain.get() });
+    assert_eq!(back.base().chain, all[0].chain.get());
+    back.tell_base(log.base());
+    assert_eq!(back.base().lsn, lsn(1), "it is the base of another log");
+}
+
 /// Seed 1795460911000072: records of copies are of another kind, and who reads the block looks for
 /// one kind in each run.
 #[test]

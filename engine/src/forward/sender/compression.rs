@@ -20,9 +20,10 @@ impl Readers {
     }
 
     /// The records that a read for a reader found, before [`on_read`](Readers::on_read) says so:
-    /// they are compressed if that is how it gets them.
+    /// they are compressed if that is how it gets them. A base never is: it is small, and made for
+    /// one reader.
     pub fn on_records(&mut self, id: ReaderId, stream: u64, found: &Cut, records: &[u8]) {
-        if self.readers.get(&id).is_some_and(|reader| reader.compressed) {
+        if !found.base && self.readers.get(&id).is_some_and(|reader| reader.compressed) {
             self.compressor.compress(stream, found, records);
         }
     }
@@ -38,7 +39,7 @@ impl Readers {
         if let Source::View { view, range } = &source {
             self.on_records(id, stream, cut, &view[range.clone()]);
         }
-        if !self.readers.get(&id).is_some_and(|reader| reader.compressed) {
+        if cut.base || !self.readers.get(&id).is_some_and(|reader| reader.compressed) {
             return source;
         }
         self.compressor.find(stream, cut).map_or(source, Source::Compressed)

@@ -257,9 +257,22 @@ impl Cluster {
         self.nodes[at].bind();
         let position = self.nodes[at].replica().leader_slot().ok()?;
         let header = group(&position, self.next_value);
+        self.next_value += 1;
+        self.lead_group(at, header, &position);
+        Some(header)
+    }
+
+    /// The node, which leads, appends a group of another log.
+    pub(super) fn import(&mut self, at: usize, header: GroupHeader) {
+        self.nodes[at].bind();
+        let position = self.nodes[at].replica().leader_slot().expect("it leads");
+        assert!(header.lsn() == position.lsn && header.follows(position.chain_before));
+        self.lead_group(at, header, &position);
+    }
+
+    fn lead_group(&mut self, at: usize, header: GroupHeader, position: &ProposePosition) {
         self.nodes[at].floors.on_scn(header.scn.get());
         self.last_scn = self.last_scn.max(header.scn.get());
-        self.next_value += 1;
         let mark = self.nodes[at].append(header, position.ballot, false);
         let now = self.now;
         self.nodes[at].replica().on_proposed(mark, now);
@@ -270,7 +283,6 @@ impl Cluster {
             self.nodes[at].replica().on_commit_carried(to);
             self.post(Packet { from, to, load: Load::Group { ballot, header, commit } });
         }
-        Some(header)
     }
 
     /// The next `count` records of the node become durable.

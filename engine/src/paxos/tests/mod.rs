@@ -1,5 +1,6 @@
 //! The replica against a model of everything around it.
 
+mod bases;
 mod brief;
 mod cases;
 mod cluster;

@@ -233,6 +233,7 @@ fn what_is_shipped_under_an_older_role_is_not_taken() {
         let join = Join { conn: 5, offer: (offered, ballot), position, since: Nanos(0) };
         seat.shard.joins.joined.insert(CATALOGUE_STREAM, join);
         let head = ChunkHead {
+            base: false,
             stream,
             start,
             end: group.end,

@@ -57,6 +57,10 @@ impl Receiver {
     /// Where a stream is held back at an SCN: the upstream goes on there with a higher one.
     pub fn held_at(&self, stream: u64) -> Option<Closed> {
         let inbound = self.streams.get(&stream).filter(|inbound| inbound.phase == Phase::Held)?;
+        if inbound.held_by_base {
+            // It stands for groups with any SCN up to its own, those up to the hold too.
+            return None;
+        }
         let scn = self.hold.filter(|scn| *scn > 0)?;
         Some(Closed { scn, end: inbound.position.lsn })
     }

@@ -8,6 +8,7 @@
 //! commit covers several.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use palisade_wal::{Boundary, CHAIN_START, Lsn, StreamLog};
 
@@ -49,10 +50,11 @@ impl StandbyIsPrefix {
             if log.hole_at(before.lsn).is_some() {
                 continue;
             }
-            let by = (*before, seat.cluster);
-            if stream.logged.insert((end.lsn, end.chain), by).is_some() {
-                break;
-            }
+            // Who logged it first wrote it: the next primary has it from there.
+            match stream.logged.entry((end.lsn, end.chain)) {
+                Entry::Occupied(_) => break,
+                Entry::Vacant(entry) => entry.insert((*before, seat.cluster)),
+            };
         }
         Ok(())
     }
