@@ -140,6 +140,8 @@ pub struct LogConfig {
     pub log_bytes_max: u64,
     /// Keep at least this long beyond need.
     pub retain: Duration,
+    /// Bytes of a stream that are kept for standbys beyond its readers' need; 0: none.
+    pub pin_bytes_max: u64,
     /// How writes are made durable; `None`: as the disk was measured.
     pub sync_path: Option<SyncPath>,
 }

@@ -72,6 +72,7 @@ fn shard_config(config: &Config, shard: u16, sync_path: SyncPath) -> ShardConfig
         segment_bytes: config.log.segment_bytes,
         log_bytes_max: (config.log.log_bytes_max / shards).max(2 * config.log.segment_bytes),
         retain_ns: ns(config.log.retain),
+        pin_bytes_max: config.log.pin_bytes_max,
         sync_path,
         writes_in_flight: WRITES_IN_FLIGHT,
         zero_copy: match config.network.zero_copy {

@@ -136,9 +136,25 @@ pub struct StreamStatus {
     pub reason: String,
     /// What to do about it; empty when nothing.
     pub action: String,
+    /// What is kept here for standbys beyond the readers' need, and for whom no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<PinStatus>,
     /// How old this is, when the shard of the stream did not report in time; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_us: Option<u64>,
+}
+
+/// What is kept of a stream for a standby.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinStatus {
+    /// The standby.
+    pub cluster: u32,
+    /// Where the part begins that it may lack.
+    pub from_lsn: u64,
+    /// Bytes that readers let go and the log keeps for it; at most `log.pin_bytes_max`.
+    pub bytes: u64,
+    /// It lacks what is gone: it has to be built anew.
+    pub is_lost: bool,
 }
 
 /// Role of a replica.

@@ -213,6 +213,7 @@ impl Reader {
                 segment_bytes: self.number("log.segment_bytes"),
                 log_bytes_max: self.number("log.log_bytes_max"),
                 retain: self.time("log.retain"),
+                pin_bytes_max: self.number("log.pin_bytes_max"),
                 sync_path: SyncPath::from_word(&self.text("log.sync_path")),
             },
             network: NetworkConfig {

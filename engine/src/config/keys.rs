@@ -79,7 +79,7 @@ const fn key(path: &'static str, shape: Shape, default: Preset, purpose: &'stati
 }
 
 /// Every key, in file order.
-pub const KEYS: [Key; 36] = [
+pub const KEYS: [Key; 37] = [
     key(
         "cluster.id",
         ID,
@@ -184,6 +184,14 @@ pub const KEYS: [Key; 36] = [
         Preset::Is("0s"),
         "keep log on the disk at least this long after its readers let it go, while less than \
          80 % of log_bytes_max is used; what was never truncated is kept in any case",
+    ),
+    key(
+        "log.pin_bytes_max",
+        Shape::Size(0, 1 << 50, 1),
+        Preset::Is("4GiB"),
+        "bytes of a stream that are kept for registered standbys that lack them, beyond what \
+         readers and log.retain keep, while less than 80 % of log_bytes_max is used; a standby \
+         that lacks more is not kept for any longer; 0B: nothing is kept for them",
     ),
     key(
         "log.sync_path",

@@ -52,6 +52,8 @@ fn write_tail(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "segment_bytes = {}", quoted(&format_size(config.log.segment_bytes)))?;
     writeln!(out, "log_bytes_max = {}", quoted(&format_size(config.log.log_bytes_max)))?;
     writeln!(out, "retain = {}", quoted(&format_time(config.log.retain)))?;
+    let pinned = format_size(config.log.pin_bytes_max);
+    writeln!(out, "pin_bytes_max = {}", quoted(&pinned))?;
     let sync_path = config.log.sync_path.map_or("auto", |path| path.as_str());
     writeln!(out, "sync_path = {}", quoted(sync_path))?;
     writeln!(out, "\n[network]")?;

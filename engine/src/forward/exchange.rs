@@ -662,7 +662,7 @@ mod tests {
     fn ask(stream: u64) -> FromReader {
         let from =
             Place { cluster: 7, node: 1, region: "hz".into(), addr: ([1, 2, 3, 4], 5).into() };
-        let streams = vec![Wanted { stream, across: false }];
+        let streams = vec![Wanted { stream, across: false, has: Lsn::ZERO }];
         FromReader::Ask(Box::new(Question { number: 1, from, streams }))
     }
 

@@ -11,7 +11,7 @@ pub const MEMORY_CHUNK_BYTES: u32 = 64 << 10;
 /// Bytes of records in one chunk: the largest group with its record header.
 pub const CHUNK_BYTES_MAX: u32 = (GROUP_BYTES_MAX + RECORD_HEADER_BYTES) as u32;
 /// Largest body of a control frame.
-pub const CONTROL_BODY_MAX: u32 = 1536;
+pub const CONTROL_BODY_MAX: u32 = 2368;
 /// Credit that one reader may have for one stream; more is a protocol error.
 pub const CREDIT_BYTES_MAX: u64 = 1 << 40;
 
@@ -61,7 +61,7 @@ pub const AHEADS_MAX: usize = 4;
 /// Blocks of one mapped segment whose bodies are known.
 pub const BODIES_MAX: usize = 256;
 /// Questions of standbys that wait for shards; more are dropped.
-pub const ASKS_MAX: usize = 512;
+pub const ASKS_MAX: usize = 320;
 /// Memory of what is compressed, with room for the next one before it is.
 pub const COMPRESSED_BYTES_MAX: u64 = 4032 << 10;
 /// Chunks that are known to be compressed, or not to get smaller.

@@ -33,8 +33,7 @@ impl<R: Ring> Shard<R> {
     /// Below that nothing of a stream is sent as it stands to anybody, readers or standbys: it is
     /// let go, or a base stands there, which is for this log alone, or what was let go with it.
     pub(crate) fn kept_from(&self, stream: u64) -> Lsn {
-        let state = &self.streams[&stream];
-        state.replica.log().base().lsn.max(state.derived.rebased_end())
+        self.streams[&stream].kept_from()
     }
 
     /// An operator wants a stream to begin anew, of which nobody has what comes next. Above where

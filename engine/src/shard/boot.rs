@@ -27,6 +27,7 @@ use crate::shard::import::Imports;
 use crate::shard::jobs::Jobs;
 use crate::shard::ledger::{Ledger, OwnRecord};
 use crate::shard::net::Net;
+use crate::shard::pins::Pinning;
 use crate::shard::replayable::Showing;
 use crate::shard::stream::StreamState;
 use crate::shard::token::{OWNER_LISTENER, owner_base};
@@ -148,6 +149,7 @@ impl<R: Ring> Shard<R> {
             told_leader: None,
             leases: BTreeMap::new(),
             checkpoints: Checkpoints::new(config.retain_ns),
+            pinning: Pinning::default(),
             alarms: BTreeMap::new(),
             listening: None,
             booted: false,
@@ -395,6 +397,8 @@ impl<R: Ring> Shard<R> {
             let mut state = StreamState::new(replica, role, derived, wall);
             state.restore_held(&self.checkpoints.held.remove(&id).unwrap_or_default());
             state.floor = floor;
+            let pins = self.checkpoints.pins.remove(&id).unwrap_or_default();
+            state.pins = pins.restarted(state.kept_from());
             self.checkpoints.retention.note(id, floor, now);
             self.streams.insert(id, state);
         }

@@ -26,6 +26,7 @@ use crate::shard::retention::Retention;
 use crate::shard::stream::StreamState;
 use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue};
 use crate::stream::image::StreamImage;
+use crate::stream::pin::Pins;
 
 /// Bytes of a slice: of all of them but those of one stream that needs more.
 const SLICE_BYTES: usize = 64 << 10;
@@ -98,6 +99,8 @@ pub(crate) struct Checkpoints {
     reading: Reading,
     /// What the last checkpoint that was read says of SYNC standbys.
     pub(crate) held: BTreeMap<u64, Vec<(u32, Lsn)>>,
+    /// The same of what is kept for standbys.
+    pub(crate) pins: BTreeMap<u64, Pins>,
 }
 
 /// A checkpoint that is being replayed.
@@ -129,6 +132,7 @@ impl Checkpoints {
             free_below: 0,
             reading: Reading::default(),
             held: BTreeMap::new(),
+            pins: BTreeMap::new(),
         }
     }
 
@@ -180,14 +184,18 @@ impl<R: Ring> Shard<R> {
         let full = self.is_to_recycle();
         while let Some((stream, floor)) = self.checkpoints.retention.poll(self.io.now, full) {
             self.checkpoints.floors.insert(stream, floor);
+            self.pinning.hurry(stream);
         }
-        let floors: Vec<(u64, Lsn)> =
-            self.checkpoints.floors.iter().map(|(stream, floor)| (*stream, *floor)).collect();
+        self.look_at_pins(full);
+        let waits = |stream: &u64| self.pinning.waits(*stream);
+        let floors = self.checkpoints.floors.iter().filter(|(stream, _)| !waits(stream));
+        let floors: Vec<(u64, Lsn)> = floors.map(|(stream, floor)| (*stream, *floor)).collect();
         let bound = self.may_wait();
         for (stream, floor) in floors {
             let Some(state) = self.streams.get(&stream) else { continue };
             assert!(floor <= state.floor, "readers let it go before");
-            let to = floor.min(state.free_below(bound));
+            let to = floor.min(state.free_below(bound)).min(self.pinned_below(stream, floor));
+            let Some(state) = self.streams.get(&stream) else { continue };
             // A step is work, after which the next turn does not wait.
             let moved = match state.replica.can_truncate(to) {
                 true => self.step(stream, |replica, now, fx| replica.truncate(to, now, fx)),
@@ -202,6 +210,7 @@ impl<R: Ring> Shard<R> {
             }
             let Some(base) = moved else { continue };
             let chain = state.replica.log().base().chain;
+            self.on_pinned_base(stream);
             self.checkpoints.look = true;
             self.ledger.push(OwnRecord {
                 stream,
@@ -248,7 +257,7 @@ impl<R: Ring> Shard<R> {
     }
 
     /// Whether space goes before retention, and before waiting for the next segment.
-    fn is_to_recycle(&self) -> bool {
+    pub(crate) fn is_to_recycle(&self) -> bool {
         let space = self.ledger.wal.space();
         assert!(space.limit > 0, "a log has space");
         space.used * 100 >= space.limit * RECYCLE_PERCENT
@@ -341,6 +350,7 @@ impl<R: Ring> Shard<R> {
             floor: state.floor,
             derived: state.derived.clone(),
             held: state.gate.words().to_vec(),
+            pins: state.pins.clone(),
             catalogue: (stream == CATALOGUE_STREAM)
                 .then(|| (self.catalogue.clone(), (*self.registry).clone())),
         };
@@ -514,8 +524,9 @@ impl<R: Ring> Shard<R> {
         if let Some((_, told)) = &mut self.checkpoints.reading.open {
             *told += 1;
         }
-        let StreamImage { log, config, role, floor, derived, held, catalogue } = image;
+        let StreamImage { log, config, role, floor, derived, held, pins, catalogue } = image;
         self.checkpoints.held.insert(stream, held);
+        self.checkpoints.pins.insert(stream, pins);
         if let Some(known) = self.booting.stream_mut(stream) {
             // What a loss took of the base, the checkpoint says again.
             known.truncate(log.base.lsn, Some(log.base.chain));

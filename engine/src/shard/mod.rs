@@ -38,6 +38,7 @@ mod level;
 mod mesh;
 mod moving;
 mod net;
+mod pins;
 mod publish;
 mod replayable;
 mod report;
@@ -109,6 +110,8 @@ pub struct ShardConfig {
     pub log_bytes_max: u64,
     /// How long the log stays beyond need while there is space, in nanoseconds.
     pub retain_ns: u64,
+    /// Bytes of a stream that are kept for standbys beyond its readers' need; 0: none.
+    pub pin_bytes_max: u64,
     /// How writes are made durable; the ring must be made for the same path.
     pub sync_path: SyncPath,
     /// Durable writes in flight, 1 to 4.
@@ -228,6 +231,7 @@ pub struct Shard<R: Ring> {
     pub(crate) told_leader: Option<(bool, Ballot)>,
     pub(crate) leases: BTreeMap<u64, (Arc<Path>, Lease)>,
     pub(crate) checkpoints: checkpoint::Checkpoints,
+    pub(crate) pinning: pins::Pinning,
     pub(crate) alarms: BTreeMap<&'static str, (u64, String)>,
     pub(crate) listening: Option<SocketAddr>,
     booted: bool,

@@ -221,6 +221,7 @@ impl<R: Ring> Shard<R> {
             since,
             reason,
             action,
+            pins: self.pin_statuses(id),
             age_us: None,
         }
     }

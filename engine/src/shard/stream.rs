@@ -11,6 +11,7 @@ use crate::config::Role;
 use crate::paxos::{Claims, HaltReason, Replica};
 use crate::stream::derived::Derived;
 use crate::stream::mark::Gate;
+use crate::stream::pin::Pins;
 use crate::stream::producers::Verdict;
 
 /// Who waits for the outcome of a record.
@@ -72,6 +73,8 @@ pub(crate) struct StreamState {
     pub(crate) derived: Derived,
     /// How far what is committed is acked, and shown at a primary.
     pub(crate) gate: Gate,
+    /// What is kept of it for standbys.
+    pub(crate) pins: Pins,
     /// At a standby: what is closed, and counts here.
     pub(crate) claims: Claims,
     /// At a standby: readers of this node see what is below.
@@ -116,6 +119,7 @@ impl StreamState {
             told: None,
             derived,
             gate: Gate::default(),
+            pins: Pins::default(),
             claims: Claims::default(),
             shown: Lsn::ZERO,
             published: (Lsn::ZERO, None),
@@ -146,6 +150,11 @@ impl StreamState {
     pub(crate) fn can_be_told(&self) -> bool {
         let known = self.derived.is_whole() && !self.derived.is_staging();
         self.halted.is_none() && self.replica.log().can_be_told() && known
+    }
+
+    /// Below that nothing of it is sent as it stands to anybody.
+    pub(crate) fn kept_from(&self) -> Lsn {
+        self.replica.log().base().lsn.max(self.derived.rebased_end())
     }
 
     /// Judges a record by its producer. None when its original is queued and stands nowhere yet.

@@ -180,6 +180,7 @@ impl Home {
             segment_bytes: SEGMENT_BYTES,
             log_bytes_max: 256 << 20,
             retain_ns: 0,
+            pin_bytes_max: 1 << 20,
             sync_path: SyncPath::Dsync,
             writes_in_flight: 2,
             zero_copy: ZeroCopyMode::Never,

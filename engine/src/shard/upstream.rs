@@ -100,7 +100,12 @@ impl<R: Ring> Shard<R> {
     }
 
     fn ask(&mut self, asking: Asking) {
-        let Asking { addr, number, streams } = asking;
+        let Asking { addr, number, mut streams } = asking;
+        for wanted in &mut streams {
+            // What is committed a majority of this cluster has for good.
+            let state = self.streams.get(&wanted.stream);
+            wanted.has = state.map_or(Lsn::ZERO, |state| state.replica.log().committed().lsn);
+        }
         let known = streams.first().and_then(|wanted| self.streams.get(&wanted.stream));
         let own = known.and_then(|state| state.replica.config().member(self.me.node));
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -172,6 +177,7 @@ impl<R: Ring> Shard<R> {
     /// What this shard answers a standby.
     pub(crate) fn facts_for(&mut self, question: &Question) -> Facts {
         let now = self.io.now;
+        self.on_needs(question);
         let (streams, region) = (&self.streams, &self.config.region);
         let leads = |stream: u64| {
             streams.get(&stream).is_some_and(|state| {

@@ -1,6 +1,8 @@
 //! A stream as a checkpoint tells it: its log, and everything that was derived from bytes that may
 //! be gone.
 
+use std::collections::BTreeMap;
+
 use palisade_wal::{Boundary, LogImage, Lsn};
 use zerocopy::little_endian::U64;
 
@@ -8,9 +10,11 @@ use super::base::Rebased;
 use super::catalogue::{CATALOGUE_STREAM, Catalogue, Change, FIRST_STREAM};
 use super::derived::{Derived, GAPS_MAX};
 use super::mark::{MARK_BYTES, Mark as SyncMark, Marked, Marks, WORDS_MAX};
+use super::pin::{Need, Pin, Pins};
 use super::producers::{Mark, Producer, Producers};
 use super::scns::{Scns, TOLD_MAX};
 use crate::config::Role;
+use crate::control::limits::CLUSTERS_MAX;
 use crate::control::{self, Registry};
 use crate::limits::{PRODUCERS_LAST_MAX, PRODUCERS_MAX, STREAMS_MAX};
 use crate::paxos::Config;
@@ -44,6 +48,7 @@ fixed! {
     MarksHead: 24 { floor: U64, stands: U64, logged: U64 }
     RawMarked: 32 { start: U64, end: U64, mark: [u8; MARK_BYTES] }
     RawHeld: 16 { by: U64, held: U64 }
+    RawPin: 24 { cluster: U64, need: U64, from: U64 }
     RawGap: 16 { start: U64, end: U64 }
     RawScn: 16 { scn: U64, end: U64 }
     ProducersHead: 16 { expired: U64, settled: U64 }
@@ -66,6 +71,8 @@ pub struct StreamImage {
     pub(crate) derived: Derived,
     /// What SYNC standbys hold, by their word.
     pub(crate) held: Vec<(u32, Lsn)>,
+    /// What is kept for registered standbys.
+    pub(crate) pins: Pins,
     /// Of the catalogue stream: the streams that exist, and the clusters with the mode.
     pub(crate) catalogue: Option<(Catalogue, Registry)>,
 }
@@ -102,6 +109,11 @@ impl StreamImage {
         put(&mut out, &number(self.held.len()));
         for (by, held) in &self.held {
             put(&mut out, &RawHeld { by: u64::from(*by).into(), held: held.0.into() });
+        }
+        put(&mut out, &number(self.pins.iter().count()));
+        for (cluster, Pin { from, need }) in self.pins.iter() {
+            let (cluster, need) = (u64::from(cluster).into(), (need as u64).into());
+            put(&mut out, &RawPin { cluster, need, from: from.0.into() });
         }
         put(&mut out, &number(derived.gaps.len()));
         for (start, end) in &derived.gaps {
@@ -150,7 +162,7 @@ impl StreamImage {
         }
         take_entries(&mut rest, &mut derived)?;
         derived.marks = take_sync_marks(&mut rest)?;
-        let held = take_held(&mut rest)?;
+        let (held, pins) = (take_held(&mut rest)?, take_pins(&mut rest)?);
         for RawGap { start, end } in counted(&mut rest, GAPS_MAX)? {
             let gap = (lsn(*start)?, lsn(*end)?);
             derived.gaps.push(Some(gap).filter(|(start, end)| start < end)?);
@@ -175,7 +187,7 @@ impl StreamImage {
             catalogue = Some((Catalogue::restore(given.get(), streams), registry));
         }
         let sound = rest.finish().is_ok() && marks_fit(&derived, log.end().lsn);
-        sound.then_some(StreamImage { log, config, role, floor, derived, held, catalogue })
+        sound.then_some(StreamImage { log, config, role, floor, derived, held, pins, catalogue })
     }
 }
 
@@ -281,6 +293,20 @@ fn take_held(rest: &mut Reader<'_>) -> Option<Vec<(u32, Lsn)>> {
     Some(held)
 }
 
+/// None as well when a cluster comes twice.
+fn take_pins(rest: &mut Reader<'_>) -> Option<Pins> {
+    let mut pins = BTreeMap::new();
+    for RawPin { cluster, need, from } in counted(rest, CLUSTERS_MAX)? {
+        let cluster = u32::try_from(cluster.get()).ok().filter(|cluster| *cluster > 0)?;
+        let need = *Need::ALL.get(usize::try_from(need.get()).ok()?)?;
+        let pin = Pin { from: lsn(*from)?, need };
+        if pins.insert(cluster, pin).is_some() {
+            return None;
+        }
+    }
+    Pins::restore(pins)
+}
+
 fn read_marked(RawMarked { start, end, mark }: &RawMarked) -> Option<Marked> {
     Some(Marked { mark: SyncMark::decode(mark)?, start: lsn(*start)?, end: lsn(*end)? })
 }
@@ -364,6 +390,11 @@ mod tests {
         control::Change { by: 1, on, what }
     }
 
+    fn pins(count: u32) -> Pins {
+        let pin = |at: u32| Pin { from: Lsn(8 * u64::from(at)), need: Need::ALL[at as usize % 4] };
+        Pins::restore((1..=count).map(|at| (at, pin(at))).collect()).unwrap()
+    }
+
     fn image(stream: u64) -> StreamImage {
         let addr = "127.0.0.1:7001".to_string();
         let member = Member { node: 1, incarnation: Some(9), addr, region: "sh".to_string() };
@@ -404,6 +435,7 @@ mod tests {
             floor: Lsn(800),
             derived,
             held: vec![(9, Lsn(40)), (2, Lsn(88_000))],
+            pins: pins(4),
             catalogue: (stream == CATALOGUE_STREAM).then_some((catalogue, registry)),
         }
     }
@@ -415,7 +447,7 @@ mod tests {
             let back = StreamImage::decode(stream, &bytes).unwrap();
             assert_eq!((back.log, back.floor), (image(stream).log, Lsn(800)));
             assert_eq!(back.catalogue, image(stream).catalogue);
-            assert_eq!(back.held, image(stream).held);
+            assert_eq!((back.held, back.pins), (image(stream).held, image(stream).pins));
             let (told, before) = (&back.derived, image(stream).derived);
             assert_eq!((&told.registry, &told.gaps), (&before.registry, &before.gaps));
             assert_eq!((&told.changes, &told.marks), (&before.changes, &before.marks));
@@ -466,6 +498,15 @@ mod tests {
             assert_eq!(told(vec![word]), None, "{word:?}");
         }
         assert_eq!(told(vec![(1, Lsn(8)), (1, Lsn(16))]), None, "twice");
+    }
+
+    #[test]
+    fn what_is_kept_for_a_full_registry_reads_back() {
+        for count in [0, CLUSTERS_MAX as u32] {
+            let bytes = StreamImage { pins: pins(count), ..image(5) }.encode().unwrap();
+            let back = StreamImage::decode(5, &bytes).unwrap();
+            assert_eq!(back.pins, pins(count));
+        }
     }
 
     fn mix(seed: &mut u64) -> u64 {

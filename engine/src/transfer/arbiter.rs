@@ -111,6 +111,8 @@ fn stays(old: Grant, new: Grant) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use palisade_wal::Lsn;
+
     use super::*;
     use crate::transfer::facts::Wanted;
 
@@ -123,7 +125,7 @@ mod tests {
             region: "hz".into(),
             addr: ([127, 0, 0, 1], cluster as u16).into(),
         };
-        let streams = vec![Wanted { stream: 2, across }, Wanted { stream: 3, across }];
+        let streams = [2, 3].map(|stream| Wanted { stream, across, has: Lsn::ZERO }).to_vec();
         let question = Question { number: 1, from, streams };
         arbiter.on_asked(&question, "sh", Nanos(seconds * SECOND), |stream| stream == 2);
         assert_eq!(arbiter.crosser(3, "hz", None), 0, "it does not lead that");
@@ -172,7 +174,7 @@ mod tests {
         let mut arbiter = Arbiter::default();
         let addr = ([127, 0, 0, 1], 9).into();
         let from = Place { cluster: 3, node: 1, region: "sh".into(), addr };
-        let streams = vec![Wanted { stream: 2, across: false }];
+        let streams = vec![Wanted { stream: 2, across: false, has: Lsn::ZERO }];
         let question = Question { number: 1, from, streams };
         arbiter.on_asked(&question, "sh", Nanos(0), |_| true);
         assert_eq!(arbiter.crosser(2, "sh", None), 0);

@@ -1,7 +1,7 @@
 //! What a standby asks of nodes that it may take its logs from, and what they answer.
 //!
 //! ```text
-//! KIND_ASK    tag number; body: from: place | count u16 | count x (stream u64, flags u8)
+//! KIND_ASK    tag number; body: from: place | count u16 | count x (stream u64, flags u8, has u64)
 //! KIND_FACTS  tag number; body: cluster u32, node u32, shards u16, role u8, region
 //!             | count u16 | count x (stream u64, committed u64, flags u8, standing u8,
 //!                                    epoch u64, round u64, count u64, crosser u32, sync u32,
@@ -11,7 +11,8 @@
 //! region, address   length u8, UTF-8          path   length u8, then u32 each
 //! ```
 //!
-//! Flag 1 of a stream: it is received across a border between regions. A question is answered by
+//! Flag 1 of a stream: it is received across a border between regions. `has` is where the part ends
+//! that a majority of the asker's cluster has. A question is answered by
 //! each shard that owns some of its streams, with the same number.
 
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ const ADDR_BYTES_MAX: usize = 64;
 const FLAG_ACROSS: u8 = 1;
 
 fixed! {
-    RawWanted: 9 { stream: U64, flags: u8 }
+    RawWanted: 17 { stream: U64, flags: u8, has: U64 }
     /// A region, streams and places follow.
     FactsHead: 11 { cluster: U32, node: U32, shards: U16, role: u8 }
     /// So many clusters follow.
@@ -132,6 +133,8 @@ pub struct Wanted {
     pub stream: u64,
     /// Who asks receives it across a border now.
     pub across: bool,
+    /// The cluster of who asks has what is below, on a majority of its nodes.
+    pub has: Lsn,
 }
 
 /// "How do you stand to these streams, and who else is there?"
@@ -211,7 +214,8 @@ impl Question {
         put(&mut body, &U16::new(self.streams.len() as u16));
         for wanted in &self.streams {
             let flags = if wanted.across { FLAG_ACROSS } else { 0 };
-            put(&mut body, &RawWanted { stream: wanted.stream.into(), flags });
+            let (stream, has) = (wanted.stream.into(), wanted.has.0.into());
+            put(&mut body, &RawWanted { stream, flags, has });
         }
         FrameHead::encode(KIND_ASK, self.number, 0, &body)
     }
@@ -224,8 +228,9 @@ impl Question {
         let mut rest = Reader::new(body);
         let from = read_place(&mut rest)?;
         let count = read_count(&mut rest, ASK_STREAMS_MAX, "streams")?;
-        let wanted = |RawWanted { stream, flags }: &RawWanted| {
-            Ok(Wanted { stream: stream.get(), across: read_flags(*flags)? })
+        let wanted = |RawWanted { stream, flags, has }: &RawWanted| {
+            let (stream, has) = (stream.get(), read_lsn(*has, "committed end")?);
+            Ok(Wanted { stream, across: read_flags(*flags)?, has })
         };
         let streams = rest.list(count)?.iter().map(wanted).collect::<Result<_, FactsError>>()?;
         rest.finish()?;
@@ -310,6 +315,12 @@ fn id(number: U32, what: &'static str) -> Result<u32, FactsError> {
     Some(number.get()).filter(|id| *id > 0).ok_or(FactsError::Range(what))
 }
 
+fn read_lsn(number: U64, what: &'static str) -> Result<Lsn, FactsError> {
+    let lsn = Lsn(number.get());
+    let is_one = lsn <= Lsn::MAX && lsn.0.is_multiple_of(Lsn::ALIGN);
+    is_one.then_some(lsn).ok_or(FactsError::Range(what))
+}
+
 fn read_flags(flags: u8) -> Result<bool, FactsError> {
     match flags {
         0 => Ok(false),
@@ -343,10 +354,7 @@ fn read_place(rest: &mut Reader<'_>) -> Result<Place, FactsError> {
 
 fn read_stream(rest: &mut Reader<'_>) -> Result<StreamFacts, FactsError> {
     let head: &StreamHead = rest.head()?;
-    let committed = Lsn(head.committed.get());
-    if committed > Lsn::MAX || !committed.0.is_multiple_of(Lsn::ALIGN) {
-        return Err(FactsError::Range("committed end"));
-    }
+    let committed = read_lsn(head.committed, "committed end")?;
     let standing = Standing::ALL.get(usize::from(head.standing));
     let (epoch, round, count) = (head.epoch.get(), head.round.get(), head.count.get());
     let len = usize::from(head.path);
@@ -381,7 +389,8 @@ mod tests {
     }
 
     fn question() -> Question {
-        let wanted = |stream| Wanted { stream, across: stream % 2 == 1 };
+        let wanted =
+            |stream| Wanted { stream, across: stream % 2 == 1, has: Lsn(stream * Lsn::ALIGN) };
         let streams = (0..ASK_STREAMS_MAX as u64).map(wanted).collect();
         Question { number: 9, from: place(3), streams }
     }

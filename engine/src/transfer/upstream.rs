@@ -375,7 +375,7 @@ impl Chooser {
 
     fn wanted(&self, stream: u64) -> (Wanted, Nanos) {
         let across = self.across(stream);
-        (Wanted { stream, across }, self.streams[&stream].began)
+        (Wanted { stream, across, has: Lsn::ZERO }, self.streams[&stream].began)
     }
 
     /// Between one and two times `ns`; from 0 a random number.

@@ -668,7 +668,7 @@ fn judged(
     let mut candidates = Candidates::default();
     candidates.configure(&[addr(9)], Nanos(0));
     candidates.on_link(addr(9), true, Nanos(0));
-    let wanted = super::facts::Wanted { stream: STREAM, across: false };
+    let wanted = super::facts::Wanted { stream: STREAM, across: false, has: Lsn::ZERO };
     let streams = BTreeMap::from([(STREAM, (wanted, Nanos(0)))]);
     let asking = candidates.ask(Nanos(0), &streams, &BTreeSet::new(), |_| Lsn(64)).remove(0);
     let facts = Facts {

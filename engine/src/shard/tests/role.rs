@@ -178,7 +178,7 @@ fn a_standby_says_that_it_has_what_it_shows() {
     let end = seat.committed(stream, before);
     let addr = "127.0.0.1:1".parse().expect("an address");
     let from = Place { cluster: 3, node: 1, region: "r".to_owned(), addr };
-    let streams = vec![Wanted { stream, across: false }];
+    let streams = vec![Wanted { stream, across: false, has: Lsn::ZERO }];
     let question = Question { number: 1, from, streams };
     for (told, has) in [(None, false), (Some(u64::MAX), true)] {
         let state = seat.shard.streams.get_mut(&stream).expect("it is here");
