@@ -1,10 +1,10 @@
 //! Pins, driven: what standbys say that they have holds the bases of streams back, and an alarm
 //! names those for which no more is kept.
 //!
-//! Each replica hears of standbys by itself, as all of them ask all nodes; so every one that may
-//! lead next keeps as much. One that has not heard of a registered standby keeps everything for it,
-//! up to the cap. The primary keeps for all standbys, but for those that are told to take their log
-//! from another standby, which then keeps for them; of these too what the primary hears counts.
+//! Each replica of each cluster hears of standbys by itself, as these ask all nodes that they know;
+//! so every one that may lead next, and every cluster that may be the next primary or an upstream,
+//! keeps as much. One that has not heard of a registered standby keeps everything for it, up to the
+//! cap: a new leader needs nobody's word for what others knew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,7 +77,8 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// Whether this cluster is the one that keeps the log for a standby.
+    /// Whether this cluster is the one that has to say so when it keeps a standby's log no more: the
+    /// primary, or the standby that it is told to take its log from.
     fn is_keeper(&self, standby: &Cluster) -> bool {
         match self.registry.standby(standby.upstream) {
             Some(named) => named.id == self.me.cluster,
@@ -87,15 +88,8 @@ impl<R: Ring> Shard<R> {
 
     /// How far the pins of a stream let its base go, of which readers need nothing below `to`.
     pub(crate) fn pinned_below(&mut self, stream: u64, to: Lsn) -> Lsn {
-        let own = self.me.cluster;
-        let is_primary = self.role() == Role::Primary;
-        let pins = &self.streams[&stream].pins;
-        let heard = |id: u32| pins.get(id).is_some_and(|pin| pin.need != Need::Unheard);
-        let standbys = self.registry.standbys().filter(|standby| {
-            let kept = self.is_keeper(standby) || (is_primary && heard(standby.id));
-            kept && standby.id != own
-        });
-        let standbys: Vec<u32> = standbys.map(|standby| standby.id).collect();
+        let standbys = self.registry.standbys().map(|standby| standby.id);
+        let standbys: Vec<u32> = standbys.filter(|id| *id != self.me.cluster).collect();
         // What is retained goes before segments run short, and so does what is pinned.
         let cap = if self.is_to_recycle() { 0 } else { self.config.pin_bytes_max };
         let bound = self.may_wait();

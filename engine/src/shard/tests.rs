@@ -33,6 +33,7 @@ use crate::transfer::sync::SyncEnd;
 
 mod hand_over;
 mod level;
+mod pins;
 mod reads;
 mod role;
 

@@ -108,14 +108,13 @@ impl Pins {
         }
     }
 
-    /// These were told before a restart, of a log that begins at `base` now: later words may be
-    /// what let it move.
+    /// These were told before a restart, of a log that begins at `base` now. Later words may have let
+    /// it move, and of who was lost too: everything is kept until they say it again.
     pub fn restarted(mut self, base: Lsn) -> Pins {
         for pin in self.known.values_mut().filter(|pin| pin.from < base) {
-            match pin.need {
-                Need::Lost => {}
-                Need::Anew => pin.from = base,
-                Need::Unheard | Need::Rest => *pin = Pin { from: base, need: Need::Unheard },
+            pin.from = base;
+            if pin.need == Need::Rest {
+                pin.need = Need::Unheard;
             }
         }
         self
@@ -215,7 +214,7 @@ mod tests {
         assert_eq!(pins.get(2), pin(144, Need::Unheard), "the log moved by what it said later");
         assert_eq!(pins.get(3), pin(144, Need::Anew));
         assert_eq!(pins.get(4), pin(200, Need::Rest));
-        assert_eq!(pins.get(5), pin(16, Need::Lost));
+        assert_eq!(pins.get(5), pin(144, Need::Lost));
         assert_eq!(free(&pins, 144, 240), 144);
     }
 

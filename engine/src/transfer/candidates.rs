@@ -351,7 +351,9 @@ mod tests {
     }
 
     fn led(count: u64, since: Nanos) -> BTreeMap<u64, (Wanted, Nanos)> {
-        (2..2 + count).map(|stream| (stream, (Wanted { stream, across: false, has: Lsn::ZERO }, since))).collect()
+        (2..2 + count)
+            .map(|stream| (stream, (Wanted { stream, across: false, has: Lsn::ZERO }, since)))
+            .collect()
     }
 
     fn said(stream: u64, committed: u64, count: u64) -> StreamFacts {

@@ -35,7 +35,10 @@ fn asked() -> Vec<Sample> {
         base: None,
         credit_bytes: 4 << 20,
     };
-    let streams = vec![Wanted { stream: 7, across: true }, Wanted { stream: 8, across: false }];
+    let streams = vec![
+        Wanted { stream: 7, across: true, has: Lsn(0x0102_0304_0508) },
+        Wanted { stream: 8, across: false, has: Lsn::ZERO },
+    ];
     let question = Question { number: 5, from: place(3), streams };
     let sample = |(name, said): (_, FromReader)| Sample::new(name, said.encode());
     [

@@ -213,6 +213,7 @@ impl Fleet {
             segment_bytes: settings.segment_bytes,
             log_bytes_max: settings.log_bytes_max,
             retain_ns: settings.retain_ns,
+            pin_bytes_max: settings.pin_bytes_max,
             sync_path: settings.sync_path,
             writes_in_flight: settings.writes_in_flight,
             zero_copy: settings.zero_copy,
@@ -223,6 +224,11 @@ impl Fleet {
             tuning: settings.tuning.clone(),
             format: None,
         }
+    }
+
+    /// Nodes that start from now on keep so much of a stream for standbys.
+    pub fn keep_for_standbys(&mut self, bytes: u64) {
+        self.settings.pin_bytes_max = bytes;
     }
 
     /// Starts a node that does not run.

@@ -25,6 +25,8 @@ pub struct Registrar {
     standbys: u32,
     /// From now on it only sets right what keeps appends or standbys waiting.
     repairs: bool,
+    /// It registers every standby, also where nobody else needs that.
+    registers: bool,
     node: usize,
     waiting: Option<Answer<Controlled>>,
     /// Version of the registry after the last change that was acknowledged.
@@ -45,6 +47,7 @@ impl Registrar {
             active,
             standbys: standbys as u32,
             repairs: false,
+            registers: false,
             node: 0,
             waiting: None,
             told: 0,
@@ -63,6 +66,11 @@ impl Registrar {
     /// an operator asks for less: that is done now.
     pub fn on_calm(&mut self) {
         self.repairs = true;
+    }
+
+    /// All standbys are registered from the start, and stay so.
+    pub fn register_all(&mut self) {
+        (self.active, self.repairs, self.registers) = (true, true, true);
     }
 
     /// What it is doing, for a report.
@@ -193,7 +201,10 @@ impl Registrar {
         }
         let primary = fleet.primary() as u32 + 1;
         let mut others = (1..2 + self.standbys).filter(|id| *id != primary);
-        others.find_map(|id| fix(fleet, registry, id))
+        others.find_map(|id| match registry.standby(id) {
+            None if self.registers => Some(add(fleet, id, Transfer::Async)),
+            _ => fix(fleet, registry, id),
+        })
     }
 
     /// Looks at every node at the end.

@@ -35,6 +35,8 @@ pub struct Settings {
     pub log_bytes_max: u64,
     /// How long the log stays beyond need.
     pub retain_ns: u64,
+    /// Bytes of a stream that are kept for standbys.
+    pub pin_bytes_max: u64,
     /// How writes are made durable.
     pub sync_path: SyncPath,
     /// Durable writes in flight.
@@ -89,6 +91,10 @@ pub struct Standby {
     pub upstream: Upstream,
 }
 
+/// Bytes that are kept for standbys where they will not be enough.
+pub const PINS_FEW: u64 = 4 << 10;
+/// The same where they will.
+pub const PINS_ALL: u64 = 1 << 40;
 /// What clients append in a second, at most: the log of a run must fit its disk.
 const BYTES_PER_SECOND: u64 = 400_000;
 /// Simulated time of a world's faulty part, at least.
@@ -110,6 +116,7 @@ impl Settings {
             segment_bytes: pick(random, &[1 << 20, 1 << 20, 2 << 20]),
             log_bytes_max: 512 << 20,
             retain_ns: if burst >= 4 { 3 * SECOND } else { 0 },
+            pin_bytes_max: 0,
             // A linked sync is, at the seam, the same operation as `Dsync`.
             sync_path: pick(random, &[SyncPath::Dsync, SyncPath::WriteThenSync]),
             writes_in_flight: random.between(1, 4) as usize,
@@ -146,6 +153,11 @@ impl Settings {
             // What slow readers hold leaves little room for more.
             self.forwarding.compressed_bytes = 64 << 10;
         }
+    }
+
+    /// Draws what is kept for standbys, by chances of its own.
+    pub fn draw_pins(&mut self, random: &mut Random) {
+        self.pin_bytes_max = pick(random, &[0, PINS_FEW, PINS_ALL]);
     }
 
     /// The region of a node of a cluster, the primary being the first.

@@ -20,7 +20,7 @@ use super::marker::Marker;
 use super::operator::Operator;
 use super::registrar::Registrar;
 use super::report::{Failure, SeedReport};
-use super::settings::{MS, SECOND, Settings, Upstream};
+use super::settings::{MS, PINS_ALL, SECOND, Settings, Upstream};
 use super::switcher::Switcher;
 use super::truncation::Truncation;
 use super::workload::{Wake, Workload};
@@ -28,6 +28,8 @@ use crate::sim::{FaultPlan, Latencies, Random, RingId, Universe};
 
 /// Acknowledgements before the first fault.
 const ACKS_BEFORE_FAULT: u64 = 100;
+/// What a leader says that keeps no more for a standby.
+const NOT_KEPT: &str = "standby-not-kept-for";
 /// Until those must have come.
 const START_NS: u64 = 60 * SECOND;
 /// Until a calm world is well again.
@@ -86,6 +88,8 @@ pub struct World {
     turns: u64,
     /// The first segment of each log that does not begin with its first block.
     let_go: BTreeMap<(usize, u16), u64>,
+    /// A node said that it keeps no more for a standby.
+    not_kept: bool,
 }
 
 impl World {
@@ -98,6 +102,7 @@ impl World {
         let mut settings = Settings::draw(&mut random);
         let operator = Operator::new(seed, &mut settings);
         settings.draw_regions(&mut Random::new(seed ^ 0x0072_6567_696F));
+        settings.draw_pins(&mut Random::new(seed ^ 0x7069_6E73));
         settings.draw_compression(&mut Random::new(seed ^ 0x006C_7A34));
         let universe = Universe::new(seed);
         universe.set_latencies(Latencies::swarm(&mut random));
@@ -136,6 +141,7 @@ impl World {
             acks_before_fault: 0,
             turns: 0,
             let_go: BTreeMap::new(),
+            not_kept: false,
         })
     }
 
@@ -439,7 +445,11 @@ impl World {
         for (code, text) in shard.alarms() {
             // Hosts here have addresses of a network.
             let usual = ["disk-stalled", "peer-disk-slow", "insecure-network"];
+            self.not_kept |= code == NOT_KEPT;
+            let few = code == NOT_KEPT && self.settings.pin_bytes_max < PINS_ALL;
             let excused = usual.contains(&code)
+                || few
+                || code == NOT_KEPT && self.faults.may_fill_disks()
                 || code == "log-full" && self.faults.may_fill_disks()
                 || self.faults.may_spoil_reads(node, &self.fleet);
             if !excused {

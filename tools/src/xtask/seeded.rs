@@ -30,7 +30,7 @@ const MORE_WALKS: &str = "paxos::tests::walk::three_nodes_keep_what_is_committed
 const MORE_SEEDS: &str = "40000";
 const LEVEL: &str = "control::tests::walk::";
 
-const BUGS: [Bug; 29] = [
+const BUGS: [Bug; 30] = [
     Bug {
         name: "candidate_promise_not_durable",
         trace: "paxos::tests::cases::a_candidate_that_forgets_its_promise_has_asked_for_none",
@@ -172,6 +172,12 @@ const BUGS: [Bug; 29] = [
     Bug {
         name: "standby_kept_for_nothing",
         trace: "stream::mark::tests::nothing_is_let_go_that_a_sync_standby_lacks",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "pins_ignored",
+        trace: "shard::tests::pins::what_a_registered_standby_lacks_is_kept_up_to_the_cap",
         walks: "",
         is_found_in_worlds: false,
     },

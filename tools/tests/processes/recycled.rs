@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use palisade::config::Role;
+
 use super::cluster::{Cluster, Node};
 use super::registry::{at, end_of, standby_of};
 use super::run::{eventually, palisade};
@@ -69,6 +71,25 @@ fn wait_shown(of: &Cluster, stream: u64, from: u64, end: u64) {
     });
 }
 
+/// A primary that keeps so much of a stream for its standbys.
+fn primary_that_keeps(name: &str, bytes: u64) -> Cluster {
+    let mut cluster = Cluster::plan(name, 3, Role::Primary);
+    cluster.nodes.iter_mut().for_each(|node| node.config.log.pin_bytes_max = bytes);
+    cluster.format_and_start();
+    cluster
+}
+
+/// The words of the alarm that a standby is not kept for, where `palisade status` shows it.
+fn not_kept(cluster: &Cluster) -> Option<String> {
+    let hints = cluster.nodes.iter().filter_map(|node| {
+        let status = palisade(&["status", "--json", "--at", &node.at()]).json();
+        let alarms = status["alarms"].as_array()?.clone();
+        let alarm = alarms.into_iter().find(|alarm| alarm["code"] == "standby-not-kept-for")?;
+        Some(alarm["hint"].as_str()?.to_owned())
+    });
+    hints.last()
+}
+
 fn register(primary: &Cluster, standby: &Cluster) {
     let words = format!(
         "standby add --cluster 2 --name s2 --region hz --endpoint {} --transfer async --yes",
@@ -115,8 +136,48 @@ fn a_standby_that_is_added_to_a_recycled_log_begins_where_that_begins() {
 }
 
 #[test]
+fn a_standby_that_was_down_goes_on_with_what_was_kept_for_it() {
+    let primary = primary_that_keeps("kept", 1 << 30);
+    let stream = primary.create_stream();
+    let mut standby = standby_of(&primary, 2);
+    register(&primary, &standby);
+    let first = append_lines(&primary, stream, "a\nb\n", "7");
+    wait_shown(&standby, stream, 0, first);
+    standby.nodes[0].kill();
+    for _ in 0..3 {
+        let end = append_bulk(&primary, stream);
+        primary.wait_settled(stream, end);
+        at(&primary.at(), &format!("stream truncate --yes --stream {stream} --to {end}")).ok();
+    }
+    let end = append_lines(&primary, stream, "c\nd\n", "8");
+    primary.wait_settled(stream, end);
+    let all = (3 * BULK * BULK_BYTES) as u64;
+    let pinned = |node: &Node| {
+        let status = node.status()?;
+        let pins = status.stream(stream)?.pins.clone();
+        assert!(status.disk.used >= all, "it is let go: {status:?}");
+        pins.iter().any(|pin| pin.cluster == 2 && pin.bytes >= all && !pin.is_lost).then_some(())
+    };
+    let all_pin = || primary.nodes.iter().all(|node| pinned(node).is_some()).then_some(());
+    eventually("every node keeps what it lacks", SEEN_MAX, all_pin);
+
+    standby.nodes[0].spawn();
+    standby.nodes[0].wait_ready();
+    wait_shown(&standby, stream, end - 64, end);
+    let status = standby.nodes[0].status().expect("it runs");
+    let seen = status.stream(stream).expect("it has it");
+    assert_eq!((&seen.state[..], seen.base_lsn), ("sync", 0), "{}", seen.reason);
+    assert_eq!(not_kept(&primary), None);
+    // Nobody lacks it any more.
+    eventually("the space comes back", SEEN_MAX, || {
+        let is_less = |node: &Node| node.status().is_some_and(|seen| seen.disk.used < all);
+        primary.nodes.iter().all(is_less).then_some(())
+    });
+}
+
+#[test]
 fn a_standby_that_was_down_for_too_long_is_built_anew() {
-    let primary = Cluster::start("too-long", 3);
+    let primary = primary_that_keeps("too-long", 1 << 20);
     let stream = primary.create_stream();
     let mut standby = standby_of(&primary, 2);
     register(&primary, &standby);
@@ -129,6 +190,8 @@ fn a_standby_that_was_down_for_too_long_is_built_anew() {
     let bulk = recycle(&primary, stream);
     let end = append_lines(&primary, stream, "c\nd\n", "8");
     primary.wait_settled(stream, end);
+    let hint = eventually("its primary says so", SEEN_MAX, || not_kept(&primary));
+    assert!(hint.contains("standby 2 ") && hint.contains(&format!("stream {stream} ")), "{hint}");
 
     standby.nodes[0].spawn();
     standby.nodes[0].wait_ready();
@@ -148,6 +211,8 @@ fn a_standby_that_was_down_for_too_long_is_built_anew() {
     let records = read(&standby.nodes[0], stream, bulk, end).ok();
     assert_eq!(records, read(&primary.nodes[0], stream, bulk, end).ok());
     assert_eq!(records.lines().count(), 2, "{records}");
+    let is_over = || not_kept(&primary).is_none().then_some(());
+    eventually("it is kept for again", SEEN_MAX, is_over);
     let base = standby.nodes[0].status().and_then(|it| Some(it.stream(stream)?.base_lsn));
     read(&standby.nodes[0], stream, 0, end).refused(1, &[&base.expect("a base").to_string()]);
 }

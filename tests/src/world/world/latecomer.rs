@@ -7,7 +7,7 @@ use palisade_wal::Lsn;
 
 use super::{ACKS_BEFORE_FAULT, Entry, START_NS, World};
 use crate::world::check::Violation;
-use crate::world::settings::SECOND;
+use crate::world::settings::{PINS_ALL, PINS_FEW, SECOND};
 use crate::world::truncation::Truncation;
 
 /// Streams of the embedder begin here.
@@ -34,18 +34,34 @@ impl World {
     pub fn live_late(&mut self, returns: bool) -> Result<bool, Violation> {
         let late = self.fleet.clusters.len() - 1;
         let late = self.fleet.clusters[late].nodes.clone();
+        if !returns && self.settings.pin_bytes_max == PINS_ALL {
+            // Nothing would be let go without it.
+            self.settings.pin_bytes_max = PINS_FEW;
+            self.fleet.keep_for_standbys(PINS_FEW);
+        }
+        let pins = self.settings.pin_bytes_max;
+        if pins > 0 {
+            self.workload.registrar.register_all();
+        }
         self.begin(if returns { &[] } else { &late })?;
+        let deadline = self.universe.now().after(START_NS);
+        while pins > 0 && !self.workload.registrar.is_settled(&self.fleet) {
+            self.step_until(deadline, "all standbys are registered")?;
+        }
         let mut ends = BTreeMap::new();
         if returns {
             let streams = self.fleet.streams(0);
             ends.extend(streams.into_iter().map(|stream| (stream, self.end_of(&late, stream))));
             late.iter().for_each(|node| self.fleet.kill(*node));
         }
-        // One that came late may fall behind again when it is killed.
-        self.agenda.add(self.universe.now(), Entry::Rebuild);
         self.truncation = Truncation::busy(self.seed ^ 0x7472_756E_6361_7465, &late);
         self.agenda.retain(|entry| !matches!(entry, Entry::Truncation));
         self.agenda.add(self.universe.now(), Entry::Truncation);
+        if pins == PINS_ALL {
+            return self.return_kept(&late, &ends);
+        }
+        // One that came late may fall behind again when it is killed.
+        self.agenda.add(self.universe.now(), Entry::Rebuild);
         let deadline = self.universe.now().after(LET_GO_NS);
         let mut found = None;
         while found.is_none() && self.universe.now() < deadline {
@@ -54,6 +70,10 @@ impl World {
             found = found.filter(|_| self.workload.history.acks >= LATE_ACKS);
         }
         let Some((stream, base)) = found else { return Ok(false) };
+        let deadline = self.universe.now().after(START_NS);
+        while returns && pins > 0 && !self.not_kept {
+            self.step_until(deadline, "a leader says that it keeps no more for a standby")?;
+        }
         self.universe.note("late", [stream, base.0, late.len() as u64]);
         late.iter().for_each(|node| self.fleet.start(*node));
         if !returns {
@@ -71,6 +91,57 @@ impl World {
         self.check_upstreams()?;
         self.check_sleep()?;
         Ok(true)
+    }
+
+    /// The last standby was away, and everything that it lacks is kept for it: it goes on without
+    /// an operator, whatever happens from now on.
+    fn return_kept(
+        &mut self,
+        late: &[usize],
+        ends: &BTreeMap<u64, Lsn>,
+    ) -> Result<bool, Violation> {
+        let (truncated, deadline) =
+            (self.truncation.truncations, self.universe.now().after(LET_GO_NS));
+        let lacks = |world: &World| {
+            let count = world.truncation.truncations - truncated;
+            world.workload.history.acks < LATE_ACKS || count < KEPT_TRUNCATIONS
+        };
+        while lacks(self) && self.universe.now() < deadline {
+            self.step(deadline)?;
+            self.check_kept(late, ends)?;
+        }
+        if lacks(self) {
+            return Ok(false);
+        }
+        self.universe.note("kept", [late.len() as u64]);
+        late.iter().for_each(|node| self.fleet.start(*node));
+        self.suffer()?;
+        self.recover()?;
+        let deadline = self.universe.now().after(BEGINS_NS);
+        while !self.is_fetching() {
+            self.step_until(deadline, "a standby goes on with what was kept for it")?;
+        }
+        self.check_copies()?;
+        self.check_upstreams()?;
+        self.check_sleep()?;
+        Ok(true)
+    }
+
+    /// Nobody let go of what the last standby lacks.
+    fn check_kept(&self, late: &[usize], ends: &BTreeMap<u64, Lsn>) -> Result<(), Violation> {
+        let others = || (0..self.fleet.nodes.len()).filter(|at| !late.contains(at));
+        for stream in self.fleet.streams(0).into_iter().filter(|stream| *stream >= FIRST) {
+            let had = ends.get(&stream).copied().unwrap_or_default();
+            for node in others() {
+                let replica = self.fleet.replica(node, stream);
+                let base = replica.map_or(Lsn::ZERO, |it| it.log().base().lsn);
+                if base > had {
+                    let text = format!("node #{node}, stream {stream}: it begins at {base}, {had}");
+                    return Err(Violation::new("kept_for_standbys", text));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// An operator lets the streams of the last standby begin anew that have a gap.
@@ -120,6 +191,8 @@ impl World {
     }
 }
 
+/// Truncations before one comes back for which everything is kept.
+const KEPT_TRUNCATIONS: u64 = 20;
 /// Acknowledgements before it comes.
 const LATE_ACKS: u64 = 2 * ACKS_BEFORE_FAULT;
 
