@@ -19,11 +19,12 @@ use crate::status::PinStatus;
 use crate::stream::catalogue::FIRST_STREAM;
 use crate::stream::pin::{Need, held};
 use crate::transfer::Question;
-use crate::transfer::limits::{POLL_NS, SILENT_NS};
+use crate::transfer::limits::{ASK_STREAMS_MAX, POLL_NS, SILENT_NS};
 
 /// Between two looks at all pins.
 const LOOK_NS: u64 = 500_000_000;
-/// A standby may be ahead of its last word: it is lost when it does not say so for this long.
+/// A standby may be ahead of its last word: it is lost when it does not say so for this long, and
+/// for as long again as it takes to speak of so many streams.
 const LOST_NS: u64 = 3_000_000_000;
 
 const _: () = assert!(LOST_NS > POLL_NS + SILENT_NS);
@@ -113,8 +114,8 @@ impl<R: Ring> Shard<R> {
         let base = state.kept_from();
         state.pins.on_base(base);
         if state.pins.lost().next().is_some() {
-            let look_at = self.pinning.look_at;
-            self.pinning.due.get_or_insert(look_at);
+            let Pinning { look_at, due, .. } = &mut self.pinning;
+            *due = Some(due.map_or(*look_at, |due| due.min(*look_at)));
         }
     }
 
@@ -133,9 +134,13 @@ impl<R: Ring> Shard<R> {
         let known = &self.pinning.lost;
         let lost = lost.into_iter().map(|it| (it, known.get(&it).copied().unwrap_or(now)));
         self.pinning.lost = lost.collect();
-        let waits = |since: &Nanos| now.since(*since) < LOST_NS;
+        // All of them may be in one shard there.
+        let streams = self.streams.len() * usize::from(self.me.shards);
+        let patience = LOST_NS + (streams / ASK_STREAMS_MAX) as u64 * POLL_NS;
+        let waits = |since: &Nanos| now.since(*since) < patience;
         let since = self.pinning.lost.values().copied();
-        self.pinning.due = since.filter(waits).min().map(|since| since.after(LOST_NS));
+        let due = since.filter(waits).min().map(|since| since.after(patience));
+        self.pinning.due = due.map(|due| due.max(self.pinning.look_at));
         let told = self.pinning.lost.iter().filter(|(_, since)| !waits(since));
         let told: Vec<(u64, u32)> = told.map(|(it, _)| *it).collect();
         self.tell_lost(&told);

@@ -293,16 +293,16 @@ fn take_held(rest: &mut Reader<'_>) -> Option<Vec<(u32, Lsn)>> {
     Some(held)
 }
 
-/// None as well when a cluster comes twice.
+/// By cluster, each once.
 fn take_pins(rest: &mut Reader<'_>) -> Option<Pins> {
     let mut pins = BTreeMap::new();
     for RawPin { cluster, need, from } in counted(rest, CLUSTERS_MAX)? {
         let cluster = u32::try_from(cluster.get()).ok().filter(|cluster| *cluster > 0)?;
         let need = *Need::ALL.get(usize::try_from(need.get()).ok()?)?;
-        let pin = Pin { from: lsn(*from)?, need };
-        if pins.insert(cluster, pin).is_some() {
+        if pins.last_key_value().is_some_and(|(last, _)| *last >= cluster) {
             return None;
         }
+        pins.insert(cluster, Pin { from: lsn(*from)?, need });
     }
     Pins::restore(pins)
 }

@@ -544,6 +544,8 @@ fn stream_image() -> Vec<u8> {
     numbers(&mut out, &[320, 352]);
     mark(&mut out, Some(alone));
     numbers(&mut out, &[1, 2, 256]);
+    // What is kept for two standbys, one of which lacks what is gone.
+    numbers(&mut out, &[2, 2, 1, 256, 3, 3, 64]);
     // One gap; where one SCN ends that was shown, and one above it.
     numbers(&mut out, &[1, 72, 80]);
     numbers(&mut out, &[2, 900, 64, 1_000, 160]);

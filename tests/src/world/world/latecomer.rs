@@ -113,7 +113,7 @@ impl World {
         if lacks(self) {
             return Ok(false);
         }
-        self.universe.note("kept", [late.len() as u64]);
+        self.universe.note("kept", [late.len() as u64, 0, 0]);
         late.iter().for_each(|node| self.fleet.start(*node));
         self.suffer()?;
         self.recover()?;
