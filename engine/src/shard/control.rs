@@ -233,5 +233,6 @@ impl<R: Ring> Shard<R> {
         self.hold_imports();
         self.choose_upstreams();
         self.imports_may_start(moved);
+        self.review_term();
     }
 }
