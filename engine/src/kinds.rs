@@ -43,6 +43,9 @@ kinds! {
     KIND_LEVEL_TOLD = 25;
     /// Between shards of a standby: a [`Complete`](crate::paxos::Complete).
     KIND_COMPLETE = 26;
+    /// Between shards: the highest [`Term`](crate::control::Term) of the primary's role that the
+    /// sender heard of.
+    KIND_TERM = 27;
 
     /// From a reader: a [`Fetch`](crate::forward::wire::Fetch).
     KIND_FETCH = 64;
@@ -58,9 +61,10 @@ kinds! {
     KIND_STREAM_STATUS = 69;
     /// To a reader: a [`Beat`](crate::forward::wire::Beat).
     KIND_BEAT = 70;
-    /// From a standby: a [`Question`](crate::transfer::Question) about streams and nodes.
+    /// From a standby, or a primary that tells of itself: a
+    /// [`Question`](crate::transfer::Question) about streams and nodes.
     KIND_ASK = 80;
-    /// To a standby: [`Facts`](crate::transfer::Facts), the answer of one shard.
+    /// To who asked: [`Facts`](crate::transfer::Facts), the answer of one shard.
     KIND_FACTS = 81;
     /// From a SYNC standby: a [`SyncFetch`](crate::transfer::sync::SyncFetch).
     KIND_SYNC_FETCH = 96;

@@ -58,6 +58,8 @@ pub enum ClusterRole {
     Primary,
     /// Receives the logs of a primary.
     Standby,
+    /// Was the primary, and heard of a later one: takes nothing more.
+    Fenced,
 }
 
 /// A protection mode, or the level that holds.

@@ -129,7 +129,7 @@ fn shown_note(cluster: &ClusterStatus, now_ns: u64) -> String {
             let ms = now_ns.saturating_sub(scn) / 1_000_000;
             format!("readers see up to SCN {scn}, {ms} ms ago\n\n")
         }
-        (ClusterRole::Primary, _) => String::new(),
+        (ClusterRole::Primary | ClusterRole::Fenced, _) => String::new(),
     }
 }
 

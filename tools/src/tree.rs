@@ -37,6 +37,11 @@ pub(crate) fn gather(at: &[String], asked: &Status, view: &RegistryView) -> Vec<
             scope.spawn(|| site.ask());
         }
     });
+    // The registry of another cluster says what it will be.
+    let is_fenced = |node: &Status| node.cluster.role == ClusterRole::Fenced;
+    for site in sites.iter_mut().filter(|site| site.nodes.iter().any(is_fenced)) {
+        site.role = kebab(ClusterRole::Fenced);
+    }
     sites
 }
 

@@ -65,8 +65,12 @@ pub struct IdentityRecord {
     pub first_segment: U64,
     /// See [`LogStart`].
     pub first_block: U64,
+    /// See [`Identity`].
+    pub term_epoch: U64,
+    /// See [`Identity`].
+    pub term_cluster: U32,
     /// Zero.
-    pub reserved: [u8; 412],
+    pub reserved: [u8; 400],
     /// CRC-32C of the copy with this field zero.
     pub crc: U32,
 }
@@ -105,6 +109,10 @@ pub struct Identity {
     pub round_ceiling: u64,
     /// No later segment holds a block.
     pub started: Started,
+    /// Epoch of the highest term of the primary's role that was heard of here; 0 for none.
+    pub term_epoch: u64,
+    /// The cluster that holds the role in that term.
+    pub term_cluster: u32,
 }
 
 /// Writes one copy over the first 512 bytes of `bytes` and zeroes the rest.
@@ -130,7 +138,9 @@ pub fn encode_identity(identity: &Identity, generation: u64, bytes: &mut [u8]) {
         segment_before: identity.started.before.into(),
         first_segment: identity.started.start.segment.into(),
         first_block: identity.started.start.block.into(),
-        reserved: [0; 412],
+        term_epoch: identity.term_epoch.into(),
+        term_cluster: identity.term_cluster.into(),
+        reserved: [0; 400],
         crc: 0.into(),
     };
     record.crc = crc32c::crc32c(record.as_bytes()).into();
@@ -149,7 +159,8 @@ pub fn decode_identity(bytes: &[u8]) -> Option<(Identity, u64)> {
         && record.format.get() == IDENTITY_FORMAT
         && record.crc.get() == crc32c::crc32c(plain.as_bytes())
         && (record.first_segment.get() == 0) == (record.first_block.get() == 0)
-        && record.reserved == [0; 412]
+        && (record.term_epoch.get() == 0) == (record.term_cluster.get() == 0)
+        && record.reserved == [0; 400]
         && (1..=GENERATION_MAX).contains(&record.generation.get());
     let identity = Identity {
         cluster: record.cluster.get(),
@@ -168,6 +179,8 @@ pub fn decode_identity(bytes: &[u8]) -> Option<(Identity, u64)> {
                 block: record.first_block.get(),
             },
         },
+        term_epoch: record.term_epoch.get(),
+        term_cluster: record.term_cluster.get(),
     };
     valid.then_some((identity, record.generation.get()))
 }
@@ -270,7 +283,7 @@ impl IdentityFile {
     ///
     /// # Panics
     /// Before the identity was found, while a change is under way, or when the round ceiling, the
-    /// boot count or the newest segment would go back.
+    /// boot count, the newest segment or the term would go back.
     pub fn update(&mut self, identity: Identity) {
         let (current, generation) = self.current.expect("the identity is known");
         assert!(self.is_idle(), "one change at a time");
@@ -278,6 +291,8 @@ impl IdentityFile {
         assert!(identity.boots >= current.boots, "the boot count only grows");
         assert!(identity.started.newest >= current.started.newest, "segments are numbered upwards");
         assert!(identity.started.start >= current.started.start, "what was let go comes back");
+        let term = |of: &Identity| (of.term_epoch, of.term_cluster);
+        assert!(term(&identity) >= term(&current), "what was heard of is not forgotten");
         let disk = |of: &Identity| (of.cluster, of.node, of.incarnation, of.shard, of.shards);
         assert!(disk(&identity) == disk(&current), "a disk stays whose it is");
         assert!(generation < u64::MAX, "there is a next generation");

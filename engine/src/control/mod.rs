@@ -25,6 +25,7 @@ mod role;
 mod rules;
 #[cfg(test)]
 mod rules_tests;
+mod term;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
@@ -40,5 +41,7 @@ pub use registry::{Cluster, Hold, Registry};
 pub use request::{Request, Settings};
 pub use role::{Act, Office, RoleStep};
 pub use rules::{Own, check_switchover, decide};
+pub(crate) use term::RawTerm;
+pub use term::{Term, fence};
 pub use view::{ClusterView, Controlled, ModeView, RegistryView};
 pub use wire::{LevelAsk, LevelTold};

@@ -219,6 +219,15 @@ impl Registry {
 }
 
 #[cfg(test)]
+impl Registry {
+    /// A standby listens there.
+    pub(crate) fn standby_at(&mut self, id: u32, endpoint: &str) {
+        let standby = self.standbys.get_mut(&id).expect("it is registered");
+        standby.endpoints = vec![endpoint.to_owned()];
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::super::mode::Step;
     use super::*;

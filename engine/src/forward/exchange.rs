@@ -651,6 +651,7 @@ impl Port {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Term;
     use crate::forward::limits::LOCATES_MAX;
     use crate::forward::queue::port;
     use crate::forward::wire::Fetch;
@@ -663,7 +664,7 @@ mod tests {
         let from =
             Place { cluster: 7, node: 1, region: "hz".into(), addr: ([1, 2, 3, 4], 5).into() };
         let streams = vec![Wanted { stream, across: false, has: Lsn::ZERO }];
-        FromReader::Ask(Box::new(Question { number: 1, from, streams }))
+        FromReader::Ask(Box::new(Question { number: 1, from, known: Term::NONE, streams }))
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::sender::{CloseReason, Effect, ReaderId, Readers};
 use super::testlog::{BALLOT, TestLog, pool};
 use super::wire::{EndReason, FROM_FORWARDER, Fetch, FromForwarder};
 use crate::config::Role;
+use crate::control::Term;
 use crate::transfer::Facts;
 
 const STREAM: u64 = 7;
@@ -205,7 +206,8 @@ fn who_was_refused_is_asked_again_when_there_is_room() {
 fn facts(number: u64) -> Facts {
     let (streams, places) = (Vec::new(), Vec::new());
     let (role, region) = (Role::Standby, "hz".into());
-    Facts { number, cluster: 1, node: 2, shards: 1, role, region, streams, places }
+    let (own, known) = (Term::NONE, Term::NONE);
+    Facts { number, cluster: 1, node: 2, shards: 1, role, region, own, known, streams, places }
 }
 
 #[test]

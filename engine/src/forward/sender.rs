@@ -31,6 +31,7 @@ use super::watchers::Watchers;
 use super::wire::{Beat, ChunkHead, End, EndReason, Fetch, FromForwarder, Status};
 use crate::kinds::KIND_CLOSED;
 use crate::paxos::ClosedNews;
+use crate::stream::catalogue::CATALOGUE_STREAM;
 use crate::transfer::facts::{Facts, Question, Wanted};
 
 /// Names one connection of a reader.
@@ -303,13 +304,15 @@ impl Readers {
         self.end(id, stream, EndReason::Stopped);
     }
 
-    /// A standby asks how streams stand here: each shard answers for its own.
+    /// A standby asks how streams stand here: each shard answers for its own. Who asks of none is
+    /// answered by the shard of the catalogue.
     pub fn on_ask(&mut self, id: ReaderId, question: &Question) {
         let shards = self.shards.len();
+        let of_none = question.streams.is_empty().then(|| (self.route)(CATALOGUE_STREAM, shards));
         for shard in 0..shards {
             let is_here = |wanted: &&Wanted| (self.route)(wanted.stream, shards) == shard;
             let streams: Vec<Wanted> = question.streams.iter().filter(is_here).copied().collect();
-            if !streams.is_empty() {
+            if !streams.is_empty() || of_none == Some(shard) {
                 let question = Box::new(Question { streams, ..question.clone() });
                 let request = ForwardRequest::Ask { reader: id, question };
                 self.asks.push((shard, request));

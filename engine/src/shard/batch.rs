@@ -173,6 +173,7 @@ impl<R: Ring> Shard<R> {
             };
             return Err(Error::new(ErrorKind::Standby, text).with_leader(self.any_primary()));
         }
+        self.check_fence(stream)?;
         self.check_leader(stream, state)
     }
 
@@ -344,6 +345,7 @@ impl<R: Ring> Shard<R> {
         // What the level says goes with the role that it was said under.
         let (cluster, office) = (self.me.cluster, self.levels.lease_mode().office);
         let (role_epoch, role_scn) = (office.role_epoch, office.scn);
+        let is_fenced = self.fenced().is_some();
         let bytes = &mut self.io.pool.bytes_mut(slot)[HEAD_BYTES..];
         let room = bytes.len().min(want);
         let mut builder = BodyBuilder::new(&mut bytes[..room]);
@@ -360,7 +362,8 @@ impl<R: Ring> Shard<R> {
 
             let origin = Origin { role_epoch, cluster, ballot: position.ballot };
             let before = (state.pending.len(), state.pending_bytes);
-            let may = self.levels.lets(id, state, now);
+            let is_open = !is_fenced || id == SYSTEM_STREAM;
+            let may = is_open && self.levels.lets(id, state, now);
             if !may {
                 // The lease may have ended since marks were looked at, and the next one come
                 // before they are again.

@@ -122,6 +122,7 @@ impl<R: Ring> Shard<R> {
             joins: Default::default(),
             shipping: Default::default(),
             levels: Default::default(),
+            contacts: Default::default(),
             crossings: Default::default(),
             liveness: None,
             closing: Default::default(),

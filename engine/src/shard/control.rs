@@ -234,5 +234,6 @@ impl<R: Ring> Shard<R> {
         self.choose_upstreams();
         self.imports_may_start(moved);
         self.pinning.look_soon();
+        self.review_term();
     }
 }

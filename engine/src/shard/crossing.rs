@@ -53,7 +53,7 @@ impl<R: Ring> Shard<R> {
             Duty::Upstream => self.place_of_upstream(self.feed_of(conn)),
             Duty::Leader => self.place_of_upstream(self.leader_addr(conn)),
             Duty::Standby(_) => self.place_of_standby(conn),
-            Duty::Client(_) => None,
+            Duty::Client(_) | Duty::Contact(_) => None,
         };
         if let Some(place) = place {
             let bytes = u64::from(frame.head.head_len) + u64::from(frame.head.body_len);

@@ -329,6 +329,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn on_peer_change(&mut self, change: PeerChange) {
         if let PeerChange::Up { node, .. } = change {
             self.tell_held_anew(node);
+            self.tell_term_anew(node);
             self.note_agreement();
         }
         let Some(liveness) = &mut self.liveness else { return };

@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::kinds::{
     HEARTBEAT_IMPAIRED, HEARTBEAT_SHORT, KIND_CLOSED, KIND_COMPLETE, KIND_FETCHED, KIND_FLOOR_ASK,
     KIND_FLOOR_HELD, KIND_GROUPS, KIND_HEARTBEAT, KIND_LEVEL_ASK, KIND_LEVEL_TOLD, KIND_MESSAGES,
-    KIND_SYNC_HELD,
+    KIND_SYNC_HELD, KIND_TERM,
 };
 use crate::paxos::codec::fixed;
 use crate::paxos::{
@@ -66,6 +66,7 @@ impl<R: Ring> Shard<R> {
                     }
                     self.on_upstream_link(conn, Some(peer));
                     self.on_candidate_link(conn, true);
+                    self.on_contact_link(conn, true);
                     self.on_sync_link(conn, Some(peer));
                 }
                 LinkEvent::Down { reason } => {
@@ -77,6 +78,7 @@ impl<R: Ring> Shard<R> {
                     }
                     self.on_upstream_link(conn, None);
                     self.on_candidate_link(conn, false);
+                    self.on_contact_link(conn, false);
                     self.on_sync_link(conn, None);
                 }
                 LinkEvent::Frame(frame) => {
@@ -98,6 +100,10 @@ impl<R: Ring> Shard<R> {
                 let addr = *addr;
                 return self.on_candidate_frame(conn, addr, frame);
             }
+            Some((Duty::Contact(addr), _)) => {
+                let addr = *addr;
+                return self.on_contact_frame(conn, addr, frame);
+            }
             Some((Duty::Standby(_) | Duty::Leader, _)) => return self.on_sync_frame(conn, frame),
             None => return,
         };
@@ -109,6 +115,7 @@ impl<R: Ring> Shard<R> {
             KIND_SYNC_HELD => self.on_held_news(from, frame),
             KIND_LEVEL_ASK => self.on_level_ask(from, frame),
             KIND_LEVEL_TOLD => self.on_level_told(frame),
+            KIND_TERM => self.on_term_said(frame),
             KIND_FLOOR_ASK => self.on_floor_ask(from, frame),
             KIND_FLOOR_HELD => self.on_floor_held(from, frame),
             KIND_GROUPS => self.on_groups(from, frame, Source::Leader),

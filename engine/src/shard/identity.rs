@@ -82,6 +82,7 @@ impl<R: Ring> Shard<R> {
     }
 
     fn on_identity_updated(&mut self, identity: Identity) {
+        self.on_term_written();
         if !matches!(self.phase, Phase::CountingBoot | Phase::Identity) {
             if self.ledger.wal.is_ready() {
                 self.ledger.wal.start_segment(identity.started.newest);
@@ -117,6 +118,8 @@ impl<R: Ring> Shard<R> {
         if let Some(started) = self.ledger.wal.wants_segment() {
             identity.started = started;
         }
+        let heard = self.heard_term();
+        (identity.term_epoch, identity.term_cluster) = (heard.epoch, heard.cluster);
         if identity != known && self.booting.identity.is_idle() {
             self.booting.identity.update(identity);
             self.poll_identity();
@@ -159,5 +162,7 @@ fn first_identity(config: &ShardConfig, format: &Format) -> Identity {
         boots: 0,
         round_ceiling: CEILING_STEP,
         started: Started::default(),
+        term_epoch: 0,
+        term_cluster: 0,
     }
 }

@@ -378,7 +378,8 @@ impl<R: Ring> Shard<R> {
         let SyncOpen { stream, number, role_epoch, ballot, .. } = *open;
         let offer = (role_epoch, ballot);
         let asked = self.joins.asked.get(&(stream, conn)) == Some(&number);
-        if role_epoch < self.role_epoch || (number > 0 && !asked) {
+        let known = self.role_epoch.max(self.heard_term().epoch);
+        if role_epoch < known || (number > 0 && !asked) {
             return;
         }
         let Some(state) = self.streams.get(&stream).filter(|state| state.leading) else { return };
@@ -434,7 +435,8 @@ impl<R: Ring> Shard<R> {
             return;
         };
         // From a primary that is none any more, or was none yet when it said OPEN.
-        if head.role_epoch < self.role_epoch.max(join.offer.0) {
+        let known = self.role_epoch.max(self.heard_term().epoch);
+        if head.role_epoch < known.max(join.offer.0) {
             return self.rejoin(stream);
         }
         let body = self.bytes_of(frame.slot, frame.body.at, frame.body.len);
@@ -494,6 +496,13 @@ impl<R: Ring> Shard<R> {
         }
         self.joins.unsaid.remove(&stream);
         self.pull_meanwhile(stream);
+    }
+
+    /// A cluster that may ship a stream here is no primary any more, and does not know it.
+    pub(crate) fn leave_outranked(&mut self, stream: u64, cluster: u32) {
+        if self.shipper(stream).is_some_and(|(peer, _)| peer.cluster == cluster) {
+            self.leave(stream);
+        }
     }
 
     /// This node does not lead the stream any more.

@@ -137,6 +137,9 @@ impl<R: Ring> Shard<R> {
             return;
         }
         self.lead_level();
+        if self.fenced().is_some() {
+            return;
+        }
         if self.levels.wake_at.is_some_and(|at| at <= self.io.now) {
             self.with_level(|level, now, out| level.on_time(now, out));
         }
@@ -149,7 +152,7 @@ impl<R: Ring> Shard<R> {
     /// When [`run_levels`](Shard::run_levels) is due.
     pub(crate) fn next_level(&self) -> Option<Nanos> {
         let levels = &self.levels;
-        if levels.by_hand {
+        if levels.by_hand || self.fenced().is_some() {
             return None;
         }
         let asks = levels.lease.due_at(levels.marked).filter(|_| self.is_primary());
@@ -165,6 +168,8 @@ impl<R: Ring> Shard<R> {
     fn lead_level(&mut self) {
         let Some(catalogue) = self.streams.get(&CATALOGUE_STREAM) else { return };
         let leads = catalogue.leading && catalogue.role == Role::Primary;
+        // A primary that is fenced takes no step.
+        let leads = leads && self.fenced().is_none();
         let ballot = catalogue.replica.serving().filter(|_| leads);
         if ballot == self.levels.ballot {
             return;

@@ -6,7 +6,7 @@ use crossbeam::queue::ArrayQueue;
 use palisade_netio::{Class, Greeted, Refusal, RefusalCode, Ring, Wake};
 
 use crate::config::Role;
-use crate::control::{LevelAsk, LevelTold, Registry};
+use crate::control::{LevelAsk, LevelTold, Registry, Term};
 use crate::forward::{ForwardEvent, Socket};
 use crate::limits::MESH_MAX;
 use crate::paxos::Member;
@@ -39,6 +39,8 @@ pub(crate) enum Mail {
     LevelAsk(Box<LevelAsk>),
     /// The answer, or a new level.
     LevelTold(Box<LevelTold>),
+    /// A shard heard of this term of the primary's role.
+    Term(Term),
 }
 
 struct Inbox {
@@ -63,9 +65,11 @@ pub(crate) enum CatalogueLeader {
     },
 }
 
-/// What a node's shards share: their inboxes, and who leads the catalogue.
+/// What a node's shards share: their inboxes, who leads the catalogue, and the terms of the
+/// primary's role that are on their disks.
 pub struct Mesh {
     inboxes: Vec<Inbox>,
+    terms: Mutex<Vec<Term>>,
     catalogue: Mutex<CatalogueLeader>,
 }
 
@@ -73,7 +77,19 @@ impl Mesh {
     /// Inboxes for `shards` shards.
     pub fn new(shards: u16) -> Mesh {
         let inbox = |_| Inbox { queue: ArrayQueue::new(MESH_MAX), waker: OnceLock::new() };
-        Mesh { inboxes: (0..shards).map(inbox).collect(), catalogue: Mutex::default() }
+        let terms = Mutex::new(vec![Term::NONE; shards.into()]);
+        Mesh { inboxes: (0..shards).map(inbox).collect(), terms, catalogue: Mutex::default() }
+    }
+
+    /// A shard has heard of a term, on its disk.
+    pub(crate) fn keep_term(&self, shard: u16, term: Term) {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)[usize::from(shard)] = term;
+    }
+
+    /// The term that every shard has heard of, on its disk.
+    pub(crate) fn kept_term(&self) -> Term {
+        let terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
+        terms.iter().min().copied().unwrap_or_default()
     }
 
     pub(crate) fn attach(&self, shard: u16, waker: Arc<dyn Wake>) {
@@ -134,6 +150,7 @@ impl<R: Ring> Shard<R> {
                 Mail::Registry(registry) => self.on_registry(registry),
                 Mail::LevelAsk(ask) => self.pass_ask(&ask),
                 Mail::LevelTold(told) => self.take_told(&told),
+                Mail::Term(term) => self.note_term(term),
             }
         }
         self.retry_mail();

@@ -20,6 +20,7 @@ mod base;
 mod batch;
 mod boot;
 mod checkpoint;
+mod contact;
 mod control;
 mod create;
 mod crossing;
@@ -199,6 +200,7 @@ pub struct Shard<R: Ring> {
     pub(crate) joins: join::Joins,
     pub(crate) shipping: ship::Shipping,
     pub(crate) levels: level::Levels,
+    pub(crate) contacts: contact::Contacts,
     pub(crate) crossings: crossing::Crossings,
     pub(crate) hand_overs: hand_over::HandOvers,
     pub(crate) liveness: Option<Liveness>,

@@ -34,6 +34,8 @@ pub(crate) enum Duty {
     Upstream,
     /// A node that this standby asks whether it may be one.
     Candidate(SocketAddr),
+    /// A node of another cluster that is to hear who the primary is.
+    Contact(SocketAddr),
     /// A shard of this SYNC standby, which is sent what is committed.
     Standby(u32),
     /// A shard of the primary that may lead streams which this SYNC standby takes.

@@ -40,6 +40,8 @@ impl<R: Ring> Shard<R> {
     /// Readers need nothing below `to` any more.
     pub(crate) fn truncate(&mut self, stream: u64, to: Lsn) -> Result<(), Error> {
         let bound = self.may_wait();
+        // What this cluster has alone is kept whole.
+        self.check_fence(stream)?;
         let Some(state) = self.streams.get_mut(&stream) else {
             let text = format!("no stream {stream} here");
             return Err(Error::new(ErrorKind::UnknownStream, text));

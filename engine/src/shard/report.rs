@@ -16,7 +16,7 @@ use crate::status::{
     Alarm, BallotStatus, BorderStatus, ClusterStatus, DiskStatus, NodeStatus, ReplicaRole,
     StandbyStatus, Status, StreamStatus, Transfer,
 };
-use crate::stream::catalogue::CATALOGUE_STREAM;
+use crate::stream::catalogue::{CATALOGUE_STREAM, SYSTEM_STREAM};
 
 /// One shard's part.
 #[derive(Clone, Debug, Default)]
@@ -271,6 +271,10 @@ impl<R: Ring> Shard<R> {
                 format!("LSN {at} cannot be read from this disk: it leads as long as it runs");
             let action = "nobody else has this log: see `palisade inspect verify`, restore a copy";
             return words("damaged", &reason, action);
+        }
+        let fenced = self.fence_state().filter(|_| id != SYSTEM_STREAM);
+        if let Some((reason, action, since)) = fenced {
+            return ("fenced".to_owned(), reason, action, since);
         }
         if let Some(import) = self.import_state(id) {
             let (name, reason, action, _) = words(import.state, &import.reason, import.action);

@@ -22,6 +22,7 @@ impl<R: Ring> Shard<R> {
     /// The role of this cluster, as it is shown.
     pub(crate) fn cluster_role(&self) -> ClusterRole {
         match self.role() {
+            Role::Primary if self.fenced().is_some() => ClusterRole::Fenced,
             Role::Primary => ClusterRole::Primary,
             Role::Standby => ClusterRole::Standby,
         }
@@ -136,13 +137,13 @@ impl<R: Ring> Shard<R> {
         self.ship_anew(stream);
     }
 
-    /// SCNs of a stream that is led here are closed, unless it ended or another cluster may be the
-    /// primary: no SCN is closed that its next primary may give, or the present one.
+    /// SCNs of a stream that is led here are closed, unless it ended or another cluster is or may be
+    /// the primary: no SCN is closed that its next primary may give, or the present one.
     pub(crate) fn close_from_here(&mut self, stream: u64) {
         let state = &self.streams[&stream];
         let ended = state.derived.marks.last().is_some_and(|last| last.mark.is_end());
         let primary = state.leading && state.role == Role::Primary;
-        match primary && state.is_told() && !ended {
+        match primary && state.is_told() && !ended && self.fenced().is_none() {
             true => drop(self.closing.streams.insert(stream)),
             false => self.stop_closing(stream),
         }

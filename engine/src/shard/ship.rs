@@ -208,6 +208,8 @@ impl<R: Ring> Shard<R> {
     fn on_held(&mut self, stream: u64, held: Option<Held>) {
         let now = self.io.now;
         let wanted = self.levels.wanted();
+        // Nothing is acked by a primary that is none any more.
+        let held = held.filter(|_| self.fenced().is_none());
         let Some(state) = self.streams.get_mut(&stream) else { return };
         let named = state.derived.marks.named();
         if let Some(Held { cluster, held }) = held

@@ -31,6 +31,7 @@ use crate::status::{Status, Transfer};
 use crate::stream::catalogue::CATALOGUE_STREAM;
 use crate::transfer::sync::SyncEnd;
 
+mod fence;
 mod hand_over;
 mod level;
 mod pins;

@@ -96,6 +96,7 @@ impl<R: Ring> Shard<R> {
         self.end_surveys();
         self.check_stall();
         self.give_away();
+        self.run_contacts();
         self.run_imports();
         self.run_joins();
         self.run_shipping();
@@ -376,7 +377,8 @@ impl<R: Ring> Shard<R> {
             .into_iter()
             .chain([self.next_import(), self.next_floor(), self.surveys.next_deadline(), again])
             .chain([self.hand_overs.next_deadline(), self.next_shipping(), self.next_join()])
-            .chain([self.next_level(), self.next_replayable(), self.pinning.next_deadline()])
+            .chain([self.next_level(), self.next_replayable(), self.next_contact()])
+            .chain([self.pinning.next_deadline()])
             .flatten()
             .min()
     }

@@ -38,7 +38,9 @@ impl<R: Ring> Shard<R> {
                 fixed: config.upstream_override,
                 named: 0,
             };
-            let chooser = Chooser::new(me, &config.upstream, seed, self.io.now);
+            let (known, now) = (self.known_term(), self.io.now);
+            let mut chooser = Chooser::new(me, &self.config.upstream, seed, now);
+            chooser.on_term(known, now);
             self.imports.chooser = Some(chooser);
             // The registry was told before, for instance to a follower, or at its last start.
             self.choose_upstreams();
@@ -51,6 +53,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn choose_upstreams(&mut self) {
         let named = self.registry.standby(self.me.cluster).map_or(0, |own| own.upstream);
         let nodes = self.registry.standby(named).into_iter().chain(self.other_primary());
+        let nodes = nodes.chain(self.heard_primary());
         let nodes = nodes.flat_map(|cluster| &cluster.endpoints);
         let nodes: Vec<SocketAddr> = nodes.filter_map(|endpoint| endpoint.parse().ok()).collect();
         let all = [&self.config.upstream[..], &nodes].concat();
@@ -100,14 +103,14 @@ impl<R: Ring> Shard<R> {
     }
 
     fn ask(&mut self, asking: Asking) {
-        let Asking { addr, number, mut streams } = asking;
+        let Asking { addr, number, known, mut streams } = asking;
         for wanted in &mut streams {
             // What is committed a majority of this cluster has for good.
             let state = self.streams.get(&wanted.stream);
             wanted.has = state.map_or(Lsn::ZERO, |state| state.replica.log().committed().lsn);
         }
-        let known = streams.first().and_then(|wanted| self.streams.get(&wanted.stream));
-        let own = known.and_then(|state| state.replica.config().member(self.me.node));
+        let first = streams.first().and_then(|wanted| self.streams.get(&wanted.stream));
+        let own = first.and_then(|state| state.replica.config().member(self.me.node));
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let from = Place {
             cluster: self.me.cluster,
@@ -115,7 +118,7 @@ impl<R: Ring> Shard<R> {
             region: self.config.region.clone(),
             addr: own.and_then(|member| member.addr.parse().ok()).unwrap_or(nowhere),
         };
-        let frame = Question { number, from, streams }.encode();
+        let frame = Question { number, from, known, streams }.encode();
         let conn = self.imports.candidates.get(&addr);
         let Some(conn) = conn.and_then(|conn| self.net.conns.get_mut(conn)) else { return };
         let io = &mut self.io;
@@ -142,6 +145,9 @@ impl<R: Ring> Shard<R> {
         let run = frame.body;
         let bytes = &self.io.pool.bytes(frame.slot)[run.at as usize..(run.at + run.len) as usize];
         let facts = (frame.head.kind == KIND_FACTS).then(|| Facts::parse(&frame.head, bytes));
+        if let Some(Ok(facts)) = &facts {
+            self.note_term(facts.known.max(facts.own));
+        }
         let now = self.io.now;
         let imports = &mut self.imports;
         let Some(chooser) = &mut imports.chooser else { return };
@@ -150,8 +156,13 @@ impl<R: Ring> Shard<R> {
             self.take_advice();
             self.note_answer(addr);
             let (by, own) = ((facts.cluster, facts.node), self.me.cluster);
+            let is_outranked = self.chooser().is_outranked(addr);
             for said in &facts.streams {
                 if !self.streams.get(&said.stream).is_some_and(|state| state.leading) {
+                    continue;
+                }
+                if is_outranked {
+                    self.leave_outranked(said.stream, by.0);
                     continue;
                 }
                 let (epoch, round) = (said.pulse.epoch, said.pulse.round);
@@ -178,6 +189,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn facts_for(&mut self, question: &Question) -> Facts {
         let now = self.io.now;
         self.on_needs(question);
+        let (own, known) = self.on_told(question);
         let (streams, region) = (&self.streams, &self.config.region);
         let leads = |stream: u64| {
             streams.get(&stream).is_some_and(|state| {
@@ -194,6 +206,8 @@ impl<R: Ring> Shard<R> {
             shards: self.me.shards,
             role,
             region: region.clone(),
+            own,
+            known,
             streams: question.streams.iter().map(|wanted| stream(wanted.stream)).collect(),
             places: self.places(question.from.cluster),
         }

@@ -45,6 +45,10 @@ impl Arbiter {
     ) {
         let from = &question.from;
         self.askers.retain(|_, asker| now.since(asker.heard) <= ASKER_NS);
+        // Who asks of no stream takes none.
+        if question.streams.is_empty() {
+            return;
+        }
         let key = (from.cluster, from.node);
         if self.askers.len() < ASKERS_MAX || self.askers.contains_key(&key) {
             self.askers.insert(key, Asker { place: from.clone(), heard: now });
@@ -114,6 +118,7 @@ mod tests {
     use palisade_wal::Lsn;
 
     use super::*;
+    use crate::control::Term;
     use crate::transfer::facts::Wanted;
 
     const SECOND: u64 = 1_000_000_000;
@@ -126,7 +131,7 @@ mod tests {
             addr: ([127, 0, 0, 1], cluster as u16).into(),
         };
         let streams = [2, 3].map(|stream| Wanted { stream, across, has: Lsn::ZERO }).to_vec();
-        let question = Question { number: 1, from, streams };
+        let question = Question { number: 1, from, known: Term::NONE, streams };
         arbiter.on_asked(&question, "sh", Nanos(seconds * SECOND), |stream| stream == 2);
         assert_eq!(arbiter.crosser(3, "hz", None), 0, "it does not lead that");
         assert_eq!(arbiter.crosser(2, "bj", Some(cluster)), 0, "nobody asks from there");
@@ -175,7 +180,7 @@ mod tests {
         let addr = ([127, 0, 0, 1], 9).into();
         let from = Place { cluster: 3, node: 1, region: "sh".into(), addr };
         let streams = vec![Wanted { stream: 2, across: false, has: Lsn::ZERO }];
-        let question = Question { number: 1, from, streams };
+        let question = Question { number: 1, from, known: Term::NONE, streams };
         arbiter.on_asked(&question, "sh", Nanos(0), |_| true);
         assert_eq!(arbiter.crosser(2, "sh", None), 0);
         let named = |but, now| arbiter.places(but, Nanos(now)).count();

@@ -14,6 +14,7 @@ use super::limits::{
     ASK_STREAMS_MAX, CANDIDATES_MAX, GATHER_NS, HASTE_NS, NAMED_NS, POLL_NS, SILENT_NS,
 };
 use crate::config::Role;
+use crate::control::Term;
 
 /// What a candidate said last of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +39,17 @@ pub struct Known {
     pub sync: u32,
     /// How the stream comes there.
     pub path: Path,
+    /// It was told of a later term of the primary's role than its registry says: what it has may
+    /// be what the primary of that term has not.
+    pub outranked: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Open {
     number: u64,
     at: Nanos,
+    /// The term that it says.
+    known: Term,
     /// Streams without an answer, and where they ended here.
     streams: Vec<(u64, Lsn)>,
 }
@@ -117,6 +123,11 @@ impl Candidate {
         self.streams.get(&stream)
     }
 
+    /// Whether the primary of a later term has another role for its cluster, as far as it said.
+    pub fn is_outranked(&self) -> bool {
+        self.streams.values().any(|known| known.outranked)
+    }
+
     fn take(&mut self, facts: &Facts, now: Nanos) {
         let id = (facts.cluster, facts.node);
         if self.id.is_some_and(|old| old != id) {
@@ -155,6 +166,7 @@ impl Candidate {
                 crosser: said.crosser,
                 sync: said.sync,
                 path: said.path,
+                outranked: open.known.outranks(facts.own),
             };
             self.streams.insert(stream, known);
         }
@@ -171,6 +183,8 @@ impl Candidate {
 pub struct Candidates {
     known: BTreeMap<SocketAddr, Candidate>,
     number: u64,
+    /// The highest term of the primary's role that is known here.
+    term: Term,
     /// They are asked more often until then.
     hasty_until: Nanos,
 }
@@ -182,6 +196,8 @@ pub struct Asking {
     pub addr: SocketAddr,
     /// Comes back in the answers.
     pub number: u64,
+    /// The highest term of the primary's role that is known here.
+    pub known: Term,
     /// About what.
     pub streams: Vec<Wanted>,
 }
@@ -253,6 +269,12 @@ impl Candidates {
         }
     }
 
+    /// The highest term of the primary's role that is known here: questions say it.
+    pub fn on_term(&mut self, term: Term) {
+        assert!(term >= self.term, "what was heard of is not forgotten");
+        self.term = term;
+    }
+
     /// A stream is not led here any more.
     pub fn drop_stream(&mut self, stream: u64) {
         for candidate in self.known.values_mut() {
@@ -293,10 +315,11 @@ impl Candidates {
             let chosen = candidate.turn(streams);
             self.number += 1;
             let open = chosen.iter().map(|wanted| (wanted.stream, end(wanted.stream))).collect();
-            candidate.open = Some(Open { number: self.number, at: now, streams: open });
+            let (number, known) = (self.number, self.term);
+            candidate.open = Some(Open { number, at: now, known, streams: open });
             candidate.owes.get_or_insert(now);
             candidate.due = now.after(pause);
-            asking.push(Asking { addr, number: self.number, streams: chosen });
+            asking.push(Asking { addr, number, known, streams: chosen });
         }
         asking
     }
@@ -371,7 +394,8 @@ mod tests {
 
     fn facts(number: u64, streams: Vec<StreamFacts>) -> Facts {
         let (role, region) = (Role::Primary, "sh".into());
-        Facts { number, cluster: 1, node: 1, shards: 1, role, region, streams, places: Vec::new() }
+        let (own, known, places) = (Term { epoch: 1, cluster: 1 }, Term::NONE, Vec::new());
+        Facts { number, cluster: 1, node: 1, shards: 1, role, region, own, known, streams, places }
     }
 
     fn asked(port: u16) -> Candidates {

@@ -1,19 +1,25 @@
 //! What a standby asks of nodes that it may take its logs from, and what they answer.
 //!
 //! ```text
-//! KIND_ASK    tag number; body: from: place | count u16 | count x (stream u64, flags u8, has u64)
+//! KIND_ASK    tag number; body: from: place | known: term
+//!             | count u16 | count x (stream u64, flags u8, has u64)
 //! KIND_FACTS  tag number; body: cluster u32, node u32, shards u16, role u8, region
+//!             | own: term | known: term
 //!             | count u16 | count x (stream u64, committed u64, flags u8, standing u8,
 //!                                    epoch u64, round u64, count u64, crosser u32, sync u32,
 //!                                    path)
 //!             | count u16 | count x place
 //! place       cluster u32, node u32, region, address
+//! term        epoch u64, cluster u32
 //! region, address   length u8, UTF-8          path   length u8, then u32 each
 //! ```
 //!
 //! Flag 1 of a stream: it is received across a border between regions. `has` is where the part ends
 //! that a majority of the asker's cluster has. A question is answered by
-//! each shard that owns some of its streams, with the same number.
+//! each shard that owns some of its streams, with the same number; one about no stream, by which a
+//! primary tells others that it is one, by the shard of the catalogue. `own` is the term of the
+//! primary's role by the registry of who answers, `known` the highest that somebody heard of: in an
+//! answer, what every shard of the node keeps.
 
 use std::net::SocketAddr;
 
@@ -23,6 +29,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use super::limits::{ASK_STREAMS_MAX, PATH_MAX, PLACES_MAX};
 use crate::config::Role;
+use crate::control::{RawTerm, Term};
 use crate::kinds::{KIND_ASK, KIND_FACTS};
 use crate::paxos::codec::{Reader, fixed, put};
 use crate::paxos::{DecodeError, REGION_BYTES_MAX};
@@ -144,6 +151,8 @@ pub struct Question {
     pub number: u64,
     /// Who asks.
     pub from: Place,
+    /// The highest term of the primary's role that it heard of.
+    pub known: Term,
     /// At most [`ASK_STREAMS_MAX`].
     pub streams: Vec<Wanted>,
 }
@@ -199,6 +208,10 @@ pub struct Facts {
     pub role: Role,
     /// Where the node stands.
     pub region: String,
+    /// Term of the primary's role by its registry.
+    pub own: Term,
+    /// The highest that it heard of, and keeps.
+    pub known: Term,
     /// Streams of the question that belong to the shard.
     pub streams: Vec<StreamFacts>,
     /// At most [`PLACES_MAX`]: the cluster's own nodes, and those that ask here.
@@ -211,6 +224,7 @@ impl Question {
         assert!(self.streams.len() <= ASK_STREAMS_MAX, "too many streams in a question");
         let mut body = Vec::new();
         put_place(&mut body, &self.from);
+        self.known.encode_into(&mut body);
         put(&mut body, &U16::new(self.streams.len() as u16));
         for wanted in &self.streams {
             let flags = if wanted.across { FLAG_ACROSS } else { 0 };
@@ -227,6 +241,7 @@ impl Question {
     pub fn parse(head: &FrameHead, body: &[u8]) -> Result<Question, FactsError> {
         let mut rest = Reader::new(body);
         let from = read_place(&mut rest)?;
+        let known = read_term(&mut rest)?;
         let count = read_count(&mut rest, ASK_STREAMS_MAX, "streams")?;
         let wanted = |RawWanted { stream, flags, has }: &RawWanted| {
             let (stream, has) = (stream.get(), read_lsn(*has, "committed end")?);
@@ -234,7 +249,7 @@ impl Question {
         };
         let streams = rest.list(count)?.iter().map(wanted).collect::<Result<_, FactsError>>()?;
         rest.finish()?;
-        Ok(Question { number: head.tag, from, streams })
+        Ok(Question { number: head.tag, from, known, streams })
     }
 }
 
@@ -247,6 +262,8 @@ impl Facts {
         let (shards, role) = (self.shards.into(), self.role as u8);
         put(&mut body, &FactsHead { cluster, node, shards, role });
         put_text(&mut body, &self.region);
+        self.own.encode_into(&mut body);
+        self.known.encode_into(&mut body);
         put(&mut body, &U16::new(self.streams.len() as u16));
         self.streams.iter().for_each(|facts| put_stream(&mut body, facts));
         put(&mut body, &U16::new(self.places.len() as u16));
@@ -272,12 +289,14 @@ impl Facts {
             _ => return Err(FactsError::Range("role")),
         };
         let region = read_text(&mut rest, REGION_BYTES_MAX, "region")?;
+        let (own, known) = (read_term(&mut rest)?, read_term(&mut rest)?);
         let count = read_count(&mut rest, ASK_STREAMS_MAX, "streams")?;
         let streams = (0..count).map(|_| read_stream(&mut rest)).collect::<Result<_, _>>()?;
         let count = read_count(&mut rest, PLACES_MAX, "places")?;
         let places = (0..count).map(|_| read_place(&mut rest)).collect::<Result<_, _>>()?;
         rest.finish()?;
-        Ok(Facts { number: frame.tag, cluster, node, shards, role, region, streams, places })
+        let number = frame.tag;
+        Ok(Facts { number, cluster, node, shards, role, region, own, known, streams, places })
     }
 }
 
@@ -343,6 +362,10 @@ fn read_text(rest: &mut Reader<'_>, most: usize, what: &'static str) -> Result<S
     Ok(text.to_owned())
 }
 
+fn read_term(rest: &mut Reader<'_>) -> Result<Term, FactsError> {
+    Term::read(rest.head::<RawTerm>()?).map_err(|_| FactsError::Range("term"))
+}
+
 fn read_place(rest: &mut Reader<'_>) -> Result<Place, FactsError> {
     let PlaceHead { cluster, node } = rest.head()?;
     let (cluster, node) = (id(*cluster, "cluster")?, id(*node, "node")?);
@@ -392,7 +415,7 @@ mod tests {
         let wanted =
             |stream| Wanted { stream, across: stream % 2 == 1, has: Lsn(stream * Lsn::ALIGN) };
         let streams = (0..ASK_STREAMS_MAX as u64).map(wanted).collect();
-        Question { number: 9, from: place(3), streams }
+        Question { number: 9, from: place(3), known: Term { epoch: 2, cluster: 7 }, streams }
     }
 
     fn facts() -> Facts {
@@ -413,6 +436,8 @@ mod tests {
             shards: 64,
             role: Role::Standby,
             region: "hz".into(),
+            own: Term { epoch: 2, cluster: 1 },
+            known: Term { epoch: u64::MAX, cluster: 9 },
             streams: (0..ASK_STREAMS_MAX as u64).map(stream).collect(),
             places: (1..=PLACES_MAX as u32).map(place).collect(),
         }

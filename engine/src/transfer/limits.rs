@@ -45,6 +45,13 @@ pub const ASKERS_MAX: usize = PLACES_MAX / 2;
 /// Streams of which a shard remembers who is to receive them across a border.
 pub const GRANTS_MAX: usize = 64 << 10;
 
+/// How soon a node of another cluster is asked again whether it knows who the primary is.
+pub const CONTACT_NS: u64 = 1_000_000_000;
+/// The same in the end: the time doubles with each question.
+pub const CONTACT_NS_MAX: u64 = 10_000_000_000;
+/// Connections for that, of one primary.
+pub const CONTACTS_OPEN_MAX: usize = 16;
+
 /// Connections that a shard of a standby has to shards of the primary, and a shard of the primary
 /// has from one SYNC standby: every shard of every node there may lead streams.
 pub const SYNC_LINKS_MAX: usize = crate::paxos::MEMBERS_MAX * SHARDS_MAX;

@@ -81,6 +81,8 @@ pub enum Unfit {
     Rootless,
     /// It takes the stream from us.
     Loop,
+    /// It knows of an earlier primary than we do.
+    Outranked,
     /// It is of our own cluster.
     Own,
     /// It had less than we had when it was asked.
@@ -96,6 +98,7 @@ impl Unfit {
             Unfit::Absent => "does not serve the stream",
             Unfit::Rootless => "receives nothing itself",
             Unfit::Loop => "takes it from here",
+            Unfit::Outranked => "has the log of a primary that is none any more",
             Unfit::Own => "is of this cluster",
             Unfit::Behind => "has less than we have",
         }
@@ -115,6 +118,9 @@ pub fn fit(me: &Me, candidate: &Candidate, stream: u64, now: Nanos) -> Result<()
     }
     if known.path.contains(me.cluster) && !is_seeded("cascade_loop") {
         return Err(Unfit::Loop);
+    }
+    if known.outranked && known.standing != Standing::Absent {
+        return Err(Unfit::Outranked);
     }
     match (candidate.role, known.standing) {
         (_, Standing::Absent) | (Role::Standby, Standing::Follower) => Err(Unfit::Absent),

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use palisade_netio::Nanos;
 use palisade_wal::Lsn;
 
-use super::candidates::{Asking, Candidate, Candidates};
+use super::candidates::{Asking, Candidate, Candidates, Known};
 use super::facts::{Facts, Path, Pulse, Wanted};
 use super::limits::{
     BAN_NS_MAX, BANS_MAX, BETTER_NS, GATHER_NS, HASTY_NS, KEEP_NS, LOOK_NS, PATIENCE_NS, PAUSE_NS,
@@ -26,6 +26,7 @@ use super::limits::{
 };
 use super::rank::{Me, Rank, Unfit, fit, may_choose, rank};
 use super::receiver::State;
+use crate::control::Term;
 
 /// Candidates that a reason names.
 const REASONS_MAX: usize = 4;
@@ -43,6 +44,8 @@ pub enum Ending {
     Removed,
     /// It takes the stream from us.
     Loop,
+    /// It knows of an earlier primary than we do.
+    Outranked,
     /// Its log is another than ours.
     Diverged,
     /// It refuses to send the stream.
@@ -64,6 +67,7 @@ impl Ending {
             Ending::Stalled => "nothing came there any more",
             Ending::Removed => "it no longer serves the stream",
             Ending::Loop => "it takes the stream from us",
+            Ending::Outranked => "it has the log of a primary that is none any more",
             Ending::Diverged => "its log is another",
             Ending::Refused => "it refused",
             Ending::Gap => "its log begins later",
@@ -78,7 +82,7 @@ impl Ending {
         match self {
             Ending::Lost => SECOND,
             Ending::Silent | Ending::Removed | Ending::Refused => 2 * SECOND,
-            Ending::Stalled | Ending::Loop | Ending::Behind => 5 * SECOND,
+            Ending::Stalled | Ending::Loop | Ending::Outranked | Ending::Behind => 5 * SECOND,
             Ending::Diverged | Ending::Gap | Ending::Damaged => 30 * SECOND,
         }
     }
@@ -189,6 +193,19 @@ impl Chooser {
         self.candidates.configure(endpoints, now);
         self.candidates.configure_fixed(self.me.fixed, now);
         self.look_at = self.look_at.min(now);
+    }
+
+    /// The highest term of the primary's role that is known here: nothing is taken from who knows
+    /// of a lower one alone although it was told.
+    pub fn on_term(&mut self, term: Term, now: Nanos) {
+        self.candidates.on_term(term);
+        self.candidates.hurry(now, now);
+        self.look_at = self.look_at.min(now);
+    }
+
+    /// Whether who listens at `addr` knows of a lower one alone although it was told.
+    pub fn is_outranked(&self, addr: SocketAddr) -> bool {
+        self.candidates.get(addr).is_some_and(Candidate::is_outranked)
     }
 
     /// Another cluster is about to be the primary.
@@ -462,8 +479,8 @@ impl Chooser {
     /// Whether a leader of the primary says that it acks only what this cluster has.
     pub fn is_sync(&self, stream: u64) -> bool {
         let names_us = |(_, it): (SocketAddr, &Candidate)| {
-            it.role == crate::config::Role::Primary
-                && it.known(stream).is_some_and(|known| known.sync == self.me.cluster)
+            let names = |known: &Known| known.sync == self.me.cluster && !known.outranked;
+            it.role == crate::config::Role::Primary && it.known(stream).is_some_and(names)
         };
         self.candidates.iter().any(names_us)
     }
@@ -471,7 +488,7 @@ impl Chooser {
     /// The nodes of the primary that are known: where, who, and how many shards each has.
     pub fn primaries(&self) -> impl Iterator<Item = (SocketAddr, (u32, u32), u16)> {
         let primary = |(addr, it): (SocketAddr, &Candidate)| {
-            let is_it = it.role == crate::config::Role::Primary;
+            let is_it = it.role == crate::config::Role::Primary && !it.is_outranked();
             Some((addr, it.id.filter(|_| is_it)?, it.shards))
         };
         self.candidates.iter().filter_map(primary)
@@ -495,7 +512,7 @@ impl Chooser {
         if let Some(taken) = known.taken.filter(|_| known.ending.is_none()) {
             if let Some(why) = self.trouble(stream, taken, now) {
                 self.end(stream, why, now);
-                if why == Ending::Loop {
+                if matches!(why, Ending::Loop | Ending::Outranked) {
                     self.switch(stream, None, now, out);
                 }
             } else {
@@ -523,6 +540,7 @@ impl Chooser {
             Err(Unfit::Silent) => return Some(Ending::Silent),
             Err(Unfit::Absent | Unfit::Own) => return Some(Ending::Removed),
             Err(Unfit::Loop) => return Some(Ending::Loop),
+            Err(Unfit::Outranked) => return Some(Ending::Outranked),
         }
         let known = candidate.known(stream)?;
         let still = known.heard.since(known.moved) >= STALL_NS;
@@ -579,7 +597,7 @@ impl Chooser {
             let known = candidate.known(stream)?;
             let leads = known.standing == super::facts::Standing::Leader;
             let primary = candidate.role == crate::config::Role::Primary;
-            (primary && leads).then_some((known.pulse, known.crosser))
+            (primary && leads && !known.outranked).then_some((known.pulse, known.crosser))
         };
         self.candidates.iter().filter_map(leads).max().map_or(0, |(_, crosser)| crosser)
     }

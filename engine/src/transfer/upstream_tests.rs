@@ -10,10 +10,12 @@ use palisade_wal::Lsn;
 use super::arbiter::Arbiter;
 use super::candidates::{Asking, Candidates};
 use super::facts::{Facts, Path, Place, Pulse, Question, Standing, StreamFacts};
-use super::limits::{PULSE_NS, STALL_NS};
+use super::limits::{PATIENCE_NS, PULSE_NS, STALL_NS};
 use super::rank::{Me, Rank, Unfit, fit, may_choose, rank};
+use super::receiver::State;
 use super::upstream::{Advice, Chooser, Ending};
 use crate::config::Role;
+use crate::control::Term;
 use crate::forward::testlog::mix;
 
 const STREAM: u64 = 2;
@@ -294,14 +296,14 @@ impl World {
     }
 
     fn ask(&mut self, from: SocketAddr, asking: Asking) {
-        let Asking { addr: to, number, streams } = asking;
+        let Asking { addr: to, number, known, streams } = asking;
         if !self.flows(from, to) {
             return;
         }
         let node = self.at(from);
         let (cluster, id, region) = (node.cluster, node.node, node.region.to_owned());
         let place = Place { cluster, node: id, region, addr: from };
-        let facts = self.answer(to, &Question { number, from: place, streams });
+        let facts = self.answer(to, &Question { number, from: place, known, streams });
         let due = self.now.after(mix(&mut self.seed) % (self.lag + 1));
         self.answers.push((due, from, to, facts));
     }
@@ -349,6 +351,8 @@ impl World {
             shards: 1,
             role: if primary { Role::Primary } else { Role::Standby },
             region: node.region.to_owned(),
+            own: Term { epoch: 1, cluster: 1 },
+            known: question.known,
             streams: vec![stream],
             places: same.into_iter().chain(asked.cloned()).collect(),
         }
@@ -678,6 +682,8 @@ fn judged(
         shards: 1,
         role,
         region: region.into(),
+        own: Term::NONE,
+        known: Term::NONE,
         streams: vec![said],
         places: Vec::new(),
     };
@@ -685,6 +691,73 @@ fn judged(
     let it = candidates.get(addr(9)).unwrap();
     let now = Nanos(0);
     (fit(me, it, STREAM, now), may_choose(me, it, STREAM, now), rank(me, addr(9), it, STREAM))
+}
+
+/// Who was told of a later primary and has not heard of it in its own log may have what that one
+/// lacks: nothing more is taken from there.
+#[test]
+fn nothing_is_taken_from_who_knows_of_an_earlier_primary() {
+    let (region, home) = ("hz".to_owned(), "hz".to_owned());
+    let me = Me { cluster: 3, node: 1, region, home, fixed: None, named: 0 };
+    let (mut now, mut out) = (Nanos(0), Vec::new());
+    let mut chooser = Chooser::new(me, &[addr(9)], 7, now);
+    chooser.on_leading(STREAM, now);
+    chooser.on_link(addr(9), true, now);
+    let (old, new) = (Term { epoch: 1, cluster: 1 }, Term { epoch: 2, cluster: 2 });
+    let mut answer = |chooser: &mut Chooser, own: Term| {
+        let mut known = None;
+        while known.is_none() {
+            chooser.on_time(now, |_| Lsn(64), &mut out);
+            known = out.drain(..).find_map(|advice| match advice {
+                Advice::Ask(asking) => Some((asking.number, asking.known)),
+                _ => None,
+            });
+            now = now.after(100_000_000);
+        }
+        let (number, known) = known.unwrap();
+        let facts = Facts { own, known, ..from_primary(number) };
+        for _ in 0..2 {
+            chooser.on_facts(addr(9), &facts, now, &mut out);
+            now = now.after(PATIENCE_NS);
+        }
+        (known, chooser.taken(STREAM).map(|taken| taken.addr))
+    };
+    assert_eq!(answer(&mut chooser, old), (Term::NONE, Some(addr(9))));
+    chooser.on_term(new, Nanos(0));
+    assert_eq!(answer(&mut chooser, old), (new, None), "it was told");
+    let (state, _, reason) = chooser.waiting(STREAM, Nanos(0)).unwrap();
+    assert!(state == State::Wait && reason.contains("a primary that is none any more"), "{reason}");
+    assert_eq!(chooser.primaries().count(), 0);
+    assert_eq!(answer(&mut chooser, new).1, None, "it is avoided for a time");
+    (0..20).for_each(|_| _ = answer(&mut chooser, new));
+    assert_eq!(answer(&mut chooser, new), (new, Some(addr(9))), "its log says so too");
+}
+
+fn from_primary(number: u64) -> Facts {
+    let pulse = Pulse { epoch: 1, round: 1, count: number };
+    let (committed, standing, path) = (Lsn(64), Standing::Leader, Path::default());
+    let said = StreamFacts {
+        stream: STREAM,
+        committed,
+        standing,
+        across: false,
+        pulse,
+        crosser: 0,
+        sync: 0,
+        path,
+    };
+    Facts {
+        number,
+        cluster: 1,
+        node: 1,
+        shards: 1,
+        role: Role::Primary,
+        region: "hz".into(),
+        own: Term::NONE,
+        known: Term::NONE,
+        streams: vec![said],
+        places: Vec::new(),
+    }
 }
 
 #[test]

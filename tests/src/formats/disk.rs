@@ -96,6 +96,8 @@ fn identities() -> Vec<Sample> {
         boots: 3,
         round_ceiling: 64,
         started: Started { newest: 5, before: 4, start },
+        term_epoch: 6,
+        term_cluster: 7,
     };
     let mut bytes = vec![0; IDENTITY_BYTES];
     encode_identity(&identity, 9, &mut bytes);

@@ -1,6 +1,7 @@
 //! What readers, standbys and the forwarder say to each other.
 
 use palisade::config::Role;
+use palisade::control::Term;
 use palisade::forward::wire::{
     Beat, ChunkHead, End, EndReason, FROM_FORWARDER, FROM_READER, Fetch, FromForwarder, FromReader,
     Status,
@@ -39,7 +40,9 @@ fn asked() -> Vec<Sample> {
         Wanted { stream: 7, across: true, has: Lsn(0x0102_0304_0508) },
         Wanted { stream: 8, across: false, has: Lsn::ZERO },
     ];
-    let question = Question { number: 5, from: place(3), streams };
+    let known = Term { epoch: 2, cluster: 1 };
+    let question = Question { number: 5, from: place(3), known, streams };
+    let telling = Question { streams: Vec::new(), ..question.clone() };
     let sample = |(name, said): (_, FromReader)| Sample::new(name, said.encode());
     [
         ("FETCH, to follow", FromReader::Fetch(fetch)),
@@ -48,6 +51,7 @@ fn asked() -> Vec<Sample> {
         ("CREDIT", FromReader::Credit { stream: 7, bytes: 65_536 }),
         ("STOP", FromReader::Stop { stream: 7 }),
         ("ASK", FromReader::Ask(Box::new(question))),
+        ("ASK, of no stream", FromReader::Ask(Box::new(telling))),
     ]
     .map(sample)
     .to_vec()
@@ -130,6 +134,8 @@ fn facts() -> Vec<Sample> {
         shards: 2,
         role: Role::Standby,
         region: "beijing".to_owned(),
+        own: Term { epoch: 1, cluster: 1 },
+        known: Term { epoch: 2, cluster: 3 },
         streams: vec![
             stream(7, Standing::Absent),
             stream(8, Standing::Follower),

@@ -1,7 +1,7 @@
 //! What a primary and its SYNC standby say to each other, and its shards about the level.
 
 use palisade::Protection;
-use palisade::control::{LevelAsk, LevelTold, Mode, Office, Phase};
+use palisade::control::{LevelAsk, LevelTold, Mode, Office, Phase, Term};
 use palisade::forward::wire::FROM_READER;
 use palisade::stream::mark::Mark;
 use palisade::transfer::sync::{
@@ -40,6 +40,13 @@ pub(super) const ALL: &[Format] = &[
         name: "level-told",
         samples: told,
         again: |bytes| Some(LevelTold::parse(bytes).ok()?.encode()),
+        mend: leave,
+        is_exact: true,
+    },
+    Format {
+        name: "term",
+        samples: terms,
+        again: |bytes| Some(Term::decode(bytes).ok()?.encode()),
         mend: leave,
         is_exact: true,
     },
@@ -104,6 +111,11 @@ fn leader_again(bytes: &[u8]) -> Option<Vec<u8>> {
 fn held() -> [HeldNews; 2] {
     let first = HeldNews { stream: 7, cluster: 2, held: Lsn(256), asks: false };
     [first, HeldNews { stream: 9, asks: true, ..first }]
+}
+
+fn terms() -> Vec<Sample> {
+    let term = Term { epoch: 2, cluster: 3 };
+    vec![Sample::new("a term", term.encode()), Sample::new("none", Term::NONE.encode())]
 }
 
 fn asks() -> Vec<Sample> {

@@ -211,6 +211,12 @@ const BUGS: [Bug; 30] = [
         walks: "",
         is_found_in_worlds: false,
     },
+    Bug {
+        name: "old_primary_not_fenced",
+        trace: "control::term::tests::a_primary_that_is_outranked_is_fenced",
+        walks: "",
+        is_found_in_worlds: false,
+    },
 ];
 
 /// Builds the tests of the engine and the simulator once; each bug must be found by both.

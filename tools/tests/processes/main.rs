@@ -7,6 +7,7 @@ mod by_hand;
 mod cascade;
 mod cluster;
 mod contract;
+mod fence;
 mod history;
 mod kills;
 mod leader;

@@ -18,6 +18,8 @@ fn identity() -> Identity {
         boots: 0,
         round_ceiling: 100,
         started: Started { newest: 3, before: 2, start: LogStart { segment: 1, block: 1 } },
+        term_epoch: 2,
+        term_cluster: 3,
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::control::tests::switchover::handed_over;
-use crate::control::{LevelTold, Mode, Office, Phase};
+use crate::control::{LevelTold, Mode, Office, Phase, Term};
 use crate::handle::NewRecord;
 use crate::stream::derived::Derived;
 use crate::transfer::Question;
@@ -179,7 +179,7 @@ fn a_standby_says_that_it_has_what_it_shows() {
     let addr = "127.0.0.1:1".parse().expect("an address");
     let from = Place { cluster: 3, node: 1, region: "r".to_owned(), addr };
     let streams = vec![Wanted { stream, across: false, has: Lsn::ZERO }];
-    let question = Question { number: 1, from, streams };
+    let question = Question { number: 1, from, known: Term::NONE, streams };
     for (told, has) in [(None, false), (Some(u64::MAX), true)] {
         let state = seat.shard.streams.get_mut(&stream).expect("it is here");
         (state.role, state.told) = (Role::Standby, told);
