@@ -39,6 +39,6 @@ pub use refusal::Refusal;
 pub use registry::{Cluster, Hold, Registry};
 pub use request::{Request, Settings};
 pub use role::{Act, Office, RoleStep};
-pub use rules::{Own, check_switchover, decide};
+pub use rules::{Own, check_switchover, decide, decide_failover};
 pub use view::{ClusterView, Controlled, ModeView, RegistryView};
 pub use wire::{LevelAsk, LevelTold};
