@@ -70,8 +70,6 @@ pub fn decide_failover(
     if mode.is_primary(cluster) == Some(true) {
         return Err(Refusal::IsPrimary);
     }
-    // Afterwards others find this cluster where the registry says.
-    check_endpoints(&known(registry, cluster)?.endpoints)?;
     if mode.phase.is_role() && mode.phase != Phase::Preparing {
         return Err(Refusal::RoleMoving);
     }
@@ -81,6 +79,8 @@ pub fn decide_failover(
         Some(_) if allow_loss => {}
         Some(_) => return Err(Refusal::MayLose { mode: mode.mode }),
     }
+    // Afterwards others find this cluster where the registry says.
+    check_endpoints(&known(registry, cluster)?.endpoints)?;
     let what = What::Role(RoleStep { epoch: mode.epoch, act: Act::Seize });
     Ok(Change { by: cluster, on: registry.version(), what })
 }

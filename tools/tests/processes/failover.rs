@@ -141,7 +141,7 @@ fn a_standby_that_no_ack_waits_for_takes_no_role() {
     add(&primary, &standby, 2, "async");
     let acks = append(&primary.at(), stream, "a\n");
     wait_shown(&standby, stream, end_of(&acks));
-    at(&standby.at(), "failover --allow-loss").refused(1, &["would-lose", "performance"]);
+    at(&standby.at(), "failover --allow-loss").refused(1, &["would-lose", "MAXIMUM PERFORMANCE"]);
     // It is a standby as before.
     let acks = append(&primary.at(), stream, "b\n");
     wait_shown(&standby, stream, end_of(&acks));
