@@ -8,7 +8,9 @@ use palisade_wal::{Ballot, Boundary, Lsn};
 
 use crate::client::wire::{self as client, Outcome, RefusedCode};
 use crate::control::limits as control;
-use crate::control::{Act, Change, LevelAsk, LevelTold, Mode, Office, Phase, RoleStep, Step, What};
+use crate::control::{
+    Act, Change, LevelAsk, LevelTold, Mode, Office, Phase, Proof, RoleStep, Step, What,
+};
 use crate::forward::limits as forward;
 use crate::forward::wire::EndReason;
 use crate::kinds;
@@ -201,17 +203,22 @@ fn what_is_said_of_the_level_is_as_listed() {
     let values = [1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1, 0, 12];
     compare_fields(&table("Bodies of the two frames"), &ask.encode(), &values);
     let mark = Mark::Sync { cluster: 2, epoch: 8 };
-    let office = Office { role_epoch: 21, since: 6, scn: 23, holder: 24, before: 25, target: 0 };
+    let (proof, sealed) = (Some(Proof::NothingCut), 2);
+    let office =
+        Office { role_epoch: 21, since: 6, scn: 23, holder: 24, before: 25, ..Office::default() };
+    let office = Office { proof, sealed, ..office };
     let mode = Mode { mode, level, phase, mark, epoch: 9, forced: 7, office };
     let told = LevelTold { shard: 1, asked_at: 3, lease_ns: 4, ballot: ballot(5), token: 6, mode };
-    let values = [1, 0, 2, 3, 4, 5, 6, 9, 7, 8, 2, 4, 3, 0, 21, 6, 23, 24, 25, 0];
+    let values = [1, 0, 2, 3, 4, 5, 6, 9, 7, 8, 2, 4, 3, 0, 21, 6, 23, 24, 25, 0, 2, 2, 0];
     compare_fields(&table("KIND_LEVEL_TOLD:"), &told.encode(), &values);
 }
 
 #[test]
 fn a_step_of_the_role_is_as_listed() {
     let rows = table("## The role");
-    for (row, phase) in rows.iter().zip([Phase::Preparing, Phase::Ending, Phase::Starting]) {
+    let phases = [Phase::Preparing, Phase::Ending, Phase::Starting, Phase::Seizing];
+    assert_eq!(rows.len(), phases.len());
+    for (row, phase) in rows.iter().zip(phases) {
         assert!(row[0] == phase.as_str() && phase.is_role(), "{row:?}");
     }
     let rows = table("Each of its steps is an entry");
@@ -222,6 +229,8 @@ fn a_step_of_the_role_is_as_listed() {
         (Act::HandOver { scn: 9 }, "hand-over", [0, 9]),
         (Act::Resume { scn: 9 }, "resume", [0, 9]),
         (Act::Serve, "serve", [0, 0]),
+        (Act::Seize, "seize", [0, 0]),
+        (Act::Begin { scn: 9 }, "begin", [0, 9]),
     ];
     for (code, (act, name, [target, scn])) in (1..).zip(acts) {
         let change = Change { by: 3, on: 6, what: What::Role(RoleStep { epoch: 7, act }) };

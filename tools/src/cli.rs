@@ -8,11 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use palisade::config::ZeroCopy;
 use palisade_wal::RECORD_BYTES_MAX;
 
-use crate::control_cli::{ModeCommand, PrimaryCommand, StandbyCommand, Switchover};
+use crate::control_cli::{Failover, ModeCommand, PrimaryCommand, StandbyCommand, Switchover};
 use crate::exit::{Exit, Failure};
 use crate::{
-    append, bench, config_file, demo, inspect, leader, mode, node, read, standby, status, stream,
-    switchover,
+    append, bench, config_file, demo, failover, inspect, leader, mode, node, read, standby, status,
+    stream, switchover,
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 65 corrupt data, 69 unreachable, \
@@ -60,6 +60,8 @@ enum Command {
     Mode(ModeCommand),
     /// Hand the role of the primary to a standby
     Switchover(Switchover),
+    /// Take the role of a primary that is lost
+    Failover(Failover),
     /// Look into segment files of a stopped or running node
     #[command(subcommand)]
     Inspect(InspectCommand),
@@ -599,6 +601,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Primary(command) => standby::set_primary(&command),
         Command::Mode(command) => mode::run(&command),
         Command::Switchover(command) => switchover::run(&command),
+        Command::Failover(command) => failover::run(&command),
         Command::Inspect(command) => inspect::run(&command),
         Command::Bench(command) => bench::run(&command),
         Command::Config(command) => config_file::run(&command),

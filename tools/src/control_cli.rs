@@ -281,6 +281,36 @@ level is what holds, and each ack says it: `palisade mode get` shows both, and w
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
+  palisade failover --verify --at 10.0.1.1:7001
+  palisade failover --at 10.0.1.1:7001,10.0.1.2:7001
+  palisade failover --allow-loss --at 10.0.1.1:7001
+
+Run it at a standby when the primary is lost: without asking that one, this cluster takes the role.
+It is for a SYNC standby that acks waited for, and keeps all that it has. From MAXIMUM PROTECTION
+nothing that was acked is lost; from MAXIMUM AVAILABILITY that cannot be known, and --allow-loss is
+needed. Make sure that nobody reaches the old primary: it takes appends until it hears of this.")]
+pub(crate) struct Failover {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Although the primary may have acked alone since it lost this standby
+    #[arg(long)]
+    pub(crate) allow_loss: bool,
+    /// Only say whether it can be done, and what may be lost
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// How long to wait for its end, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    pub(crate) timeout: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Ask nothing (this command has no question)
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
   palisade switchover --to 2 --verify
   palisade switchover --to 2
 

@@ -8,6 +8,7 @@ mod config_file;
 mod control_cli;
 pub mod demo;
 mod exit;
+mod failover;
 mod host;
 mod inspect;
 mod leader;

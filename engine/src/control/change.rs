@@ -112,8 +112,10 @@ impl Change {
     pub(crate) fn in_group(mut self, group: u64) -> Change {
         if let What::Role(step) = &mut self.what {
             match &mut step.act {
-                Act::HandOver { scn } | Act::Resume { scn } => *scn = group.max(*scn),
-                Act::Prepare { .. } | Act::GiveUp | Act::End | Act::Serve => {}
+                Act::HandOver { scn } | Act::Resume { scn } | Act::Begin { scn } => {
+                    *scn = group.max(*scn);
+                }
+                Act::Prepare { .. } | Act::GiveUp | Act::End | Act::Serve | Act::Seize => {}
             }
         }
         self
@@ -161,6 +163,8 @@ fn role_body(step: &RoleStep) -> RoleBody {
         Act::HandOver { scn } => (4, 0, scn),
         Act::Resume { scn } => (5, 0, scn),
         Act::Serve => (6, 0, 0),
+        Act::Seize => (7, 0, 0),
+        Act::Begin { scn } => (8, 0, scn),
     };
     let (epoch, target, scn) = (step.epoch.into(), target.into(), scn.into());
     RoleBody { epoch, act, reserved: [0; 3], target, scn }
@@ -175,6 +179,8 @@ fn read_role(body: &RoleBody) -> Result<RoleStep, DecodeError> {
         (4, 0, scn) => Act::HandOver { scn },
         (5, 0, scn) => Act::Resume { scn },
         (6, 0, 0) => Act::Serve,
+        (7, 0, 0) => Act::Seize,
+        (8, 0, scn) => Act::Begin { scn },
         (code, ..) => return Err(DecodeError::UnknownCode(code)),
     };
     Ok(RoleStep { epoch: body.epoch.get(), act })
@@ -283,6 +289,7 @@ pub(super) fn phase_code(phase: Phase) -> u8 {
         Phase::Preparing => 5,
         Phase::Ending => 6,
         Phase::Starting => 7,
+        Phase::Seizing => 8,
     }
 }
 
@@ -295,6 +302,7 @@ pub(super) fn read_phase(code: u8) -> Result<Phase, DecodeError> {
         5 => Ok(Phase::Preparing),
         6 => Ok(Phase::Ending),
         7 => Ok(Phase::Starting),
+        8 => Ok(Phase::Seizing),
         code => Err(DecodeError::UnknownCode(code)),
     }
 }

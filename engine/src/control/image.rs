@@ -14,7 +14,7 @@ use crate::stream::mark::{MARK_BYTES, Mark};
 
 fixed! {
     /// The primary, if there is one, and so many standbys follow.
-    RegistryHead: 89 {
+    RegistryHead: 101 {
         version: U64, author: U32, mode: u8, level: u8, in_use: u8, has_primary: u8, phase: u8,
         mark: [u8; MARK_BYTES], epoch: U64, forced: U64, office: RawOffice, standbys: U32,
     }
@@ -60,7 +60,7 @@ fn read_registry(fields: &mut Reader<'_>) -> Result<Registry, DecodeError> {
     let (epoch, forced) = (head.epoch.get(), head.forced.get());
     let count = head.standbys.get() as usize;
     let mark = mark.ok_or(DecodeError::Inconsistent)?;
-    let office = head.office.read();
+    let office = head.office.read()?;
     let mode = Mode { mode, level, phase, mark, epoch, forced, office };
     let stands = mode.stands() && mark.epoch() <= epoch && forced <= epoch;
     if !stands || count > CLUSTERS_MAX || (count > 0 && !in_use) {

@@ -191,12 +191,15 @@ impl LevelLease {
             // This shard has not heard of that mark: it may be another cluster's.
             return Next::Hold;
         }
-        let role_mark = matches!(self.mode.phase, Phase::Ending | Phase::Starting);
+        let phase = self.mode.phase;
+        let role_mark = matches!(phase, Phase::Ending | Phase::Starting | Phase::Seizing);
         if role_mark && epoch < want.epoch() {
-            // Who was handed the role begins behind the END, and has it: where not, it waits.
-            let handed = self.mode.phase == Phase::Starting && self.mode.office.before != 0;
-            let behind = last.is_some_and(Mark::is_end) || !handed;
-            return if behind { Next::Mark(want) } else { Next::Hold };
+            return match phase {
+                Phase::Seizing => Next::Mark(self.mode.fence(last)),
+                // Who was handed the role begins behind the END, and has it: where not, it waits.
+                Phase::Starting if !self.mode.begins_behind(last) => Next::Hold,
+                _ => Next::Mark(want),
+            };
         }
         if !self.mode.serves(last) {
             return Next::Hold;
@@ -223,7 +226,7 @@ impl LevelLease {
         match want {
             Mark::Sync { cluster: other, .. } if may && other == cluster => Next::Mark(want),
             Mark::Sync { epoch, .. } => Next::Mark(Mark::Async { epoch: epoch - 1 }),
-            Mark::Async { .. } | Mark::End { .. } => Next::Mark(want),
+            Mark::Async { .. } | Mark::End { .. } | Mark::Fence { .. } => Next::Mark(want),
         }
     }
 

@@ -238,7 +238,8 @@ impl Level {
     /// A stream was created, and begins with this mark.
     pub fn on_created(&mut self, stream: u64, birth: Option<Mark>) {
         self.streams.insert(stream);
-        let marks = matches!(self.mode.phase, Phase::Rising | Phase::Ending | Phase::Starting);
+        let marks = matches!(self.mode.phase, Phase::Rising | Phase::Ending)
+            || matches!(self.mode.phase, Phase::Starting | Phase::Seizing);
         // With the current mark there is nothing in it that the SYNC standby could lack.
         if marks && birth != Some(self.mode.mark) {
             self.unmarked.insert(stream);
@@ -368,7 +369,7 @@ impl Level {
         match mode.phase {
             // A rise to another mode goes on: what was told of its marks is not told again.
             Phase::Rising if !marks_anew => {}
-            Phase::Rising | Phase::Ending | Phase::Starting => {
+            Phase::Rising | Phase::Ending | Phase::Starting | Phase::Seizing => {
                 self.unmarked = self.streams.clone();
             }
             Phase::Preparing => self.shards.values_mut().for_each(|shard| shard.heard = None),
@@ -384,7 +385,7 @@ impl Level {
     fn next(&self, now: Nanos) -> Option<Step> {
         let (mode, same) = (self.mode, self.mode.same());
         match mode.phase {
-            Phase::Preparing | Phase::Ending | Phase::Starting => None,
+            Phase::Preparing | Phase::Ending | Phase::Starting | Phase::Seizing => None,
             Phase::Steady if mode.mark.cluster().is_some() => {
                 let level = Protection::Resync;
                 let degrades = mode.mode == Protection::Availability && self.is_still(now);
@@ -438,6 +439,10 @@ impl Level {
             }
             Phase::Ending => (waited >= END_NS).then_some(Act::Resume { scn }),
             Phase::Starting => marked.then_some(Act::Serve),
+            Phase::Seizing => {
+                let fenced = marked || is_seeded("begins_before_every_fence");
+                fenced.then_some(Act::Begin { scn })
+            }
             Phase::Steady | Phase::Rising | Phase::Falling | Phase::Leaving => None,
         }
     }

@@ -40,7 +40,7 @@ pub use refusal::Refusal;
 pub use registry::{Cluster, Hold, Registry};
 pub use request::{Request, Settings};
 pub use role::{Act, Office, RoleStep};
-pub use rules::{Own, check_switchover, decide};
+pub use rules::{Own, check_switchover, decide, decide_failover};
 pub(crate) use term::RawTerm;
 pub use term::{Term, fence};
 pub use view::{ClusterView, Controlled, ModeView, RegistryView};

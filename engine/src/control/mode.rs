@@ -12,10 +12,9 @@
 //!
 //! A SYNC mark ends by falling, whatever came before: a rise that is given up falls too. From every
 //! steady state the role may be handed over (`role.rs`): *preparing* and *starting* are then as
-//! steady ones, and *ending* has an END for a mark.
+//! steady ones, *ending* has an END for a mark, and *seizing*, where a standby takes it, a FENCE.
 
 use super::role::Office;
-use crate::seeded::is_seeded;
 use crate::status::Protection;
 use crate::stream::mark::Mark;
 
@@ -36,8 +35,10 @@ pub enum Phase {
     Preparing,
     /// The role is being handed over: every stream ends, and the target commits that.
     Ending,
-    /// The role was handed over, or taken back: every stream begins anew.
+    /// The role was handed over, taken back, or taken: every stream begins anew.
     Starting,
+    /// A standby takes the role without the primary: every stream is fenced.
+    Seizing,
 }
 
 /// Mode and level. Each step of either is an epoch, taken by compare-and-swap: who decides on an
@@ -124,6 +125,7 @@ impl Mode {
                 mode == level && Mode::is_sync(level)
             }
             Phase::Steady | Phase::Preparing | Phase::Starting => low,
+            Phase::Seizing => !sync && low,
             Phase::Rising => sync && low && Mode::wants_sync(mode),
             Phase::Falling => sync && low,
             Phase::Leaving => {
@@ -228,6 +230,7 @@ impl Mode {
             (Phase::Preparing, ..) => "the target of a switchover takes every stream",
             (Phase::Ending, ..) => "the target of a switchover takes the end of every stream",
             (Phase::Starting, ..) => "the new primary begins every stream",
+            (Phase::Seizing, ..) => "this cluster takes the role: every stream is fenced",
             (_, mode, level) if mode == level => "",
             (_, _, Protection::Resync) => "the SYNC standby catches up",
             _ => "the SYNC path is not up",
@@ -243,30 +246,15 @@ pub enum Proof {
     ProvenUnlessForced,
     /// Every stream keeps all that it has here; more may have been acked.
     NothingCut,
-    /// Streams are cut to one point in time.
-    Cut,
 }
 
 impl Proof {
-    /// What `cluster` can prove by its own logs: its catalogue, and the last mark of each stream.
-    ///
-    /// The marks must be those of one rise. A stream that was left out of a fall because it was
-    /// idle has its old SYNC mark still, and so has one whose ASYNC mark has not arrived: beside
-    /// the mark of a later rise it says that something is missing.
-    pub fn of(mode: Mode, cluster: u32, marks: impl Iterator<Item = Option<Mark>>) -> Proof {
-        let mut first = None;
-        for mark in marks {
-            let Some(Mark::Sync { cluster: named, epoch }) = mark else { return Proof::Cut };
-            let same = *first.get_or_insert(epoch) == epoch;
-            if named != cluster || !same && !is_seeded("marks_of_two_rises") {
-                return Proof::Cut;
-            }
+    /// As it is shown. What a standby cannot know it does not claim.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Proof::ProvenUnlessForced => "proven-unless-forced",
+            Proof::NothingCut => "unknown",
         }
-        let protected = mode.is_steady()
-            && mode.level == Protection::Protection
-            && first == Some(mode.mark.epoch())
-            && mode.mark.cluster() == Some(cluster);
-        if protected { Proof::ProvenUnlessForced } else { Proof::NothingCut }
     }
 }
 
@@ -434,28 +422,5 @@ mod tests {
         // A stream begins with the mark that is current where its creation stands.
         assert_eq!((rising.birth(8), falling.birth(8)), (Some(rising.mark), Some(rising.mark)));
         assert_eq!((rising.birth(3), start.birth(3)), (None, Some(start.mark)));
-    }
-
-    #[test]
-    fn what_a_standby_can_prove() {
-        let marks = |epochs: &[u64]| -> Vec<Option<Mark>> {
-            epochs.iter().map(|epoch| Some(Mark::Sync { cluster: 2, epoch: *epoch })).collect()
-        };
-        let of = |state: Mode, cluster, marks: Vec<Option<Mark>>| {
-            Proof::of(state, cluster, marks.into_iter())
-        };
-        let protected = mode(Protect, Protect, Phase::Steady, true);
-        assert_eq!(of(protected, 2, marks(&[3, 3])), Proof::ProvenUnlessForced);
-        assert_eq!(of(protected, 4, marks(&[3, 3])), Proof::Cut, "of another standby");
-        assert_eq!(of(protected, 2, marks(&[3, 2])), Proof::Cut, "of two rises");
-        assert_eq!(of(protected, 2, marks(&[2, 2])), Proof::NothingCut, "of an older one");
-        for odd in [None, Some(Mark::Async { epoch: 3 })] {
-            assert_eq!(of(protected, 2, [marks(&[3]), vec![odd]].concat()), Proof::Cut);
-        }
-        let leaving = mode(Availability, Protect, Phase::Leaving, true);
-        let available = mode(Availability, Availability, Phase::Steady, true);
-        for state in [leaving, available, Mode::default()] {
-            assert_eq!(of(state, 2, marks(&[3, 3])), Proof::NothingCut);
-        }
     }
 }

@@ -138,6 +138,20 @@ pub enum Refusal {
     NothingGiven,
     /// *Resync* is a level.
     NotAMode,
+    /// A failover is for a standby.
+    IsPrimary,
+    /// A failover may go on without what was acked after the level fell.
+    MayLose {
+        /// The mode, as the standby knows it.
+        mode: Protection,
+    },
+    /// A failover would go on without what others may have acked, or with effects of it.
+    WouldLose {
+        /// The mode, as the standby knows it.
+        mode: Protection,
+        /// The level.
+        level: Protection,
+    },
 }
 
 impl Refusal {
@@ -170,6 +184,9 @@ impl Refusal {
             Refusal::OutOfBounds { .. } => "out-of-bounds",
             Refusal::NothingGiven => "nothing-given",
             Refusal::NotAMode => "not-a-mode",
+            Refusal::IsPrimary => "is-primary",
+            Refusal::WouldLose { .. } => "would-lose",
+            Refusal::MayLose { .. } => "may-lose",
         }
     }
 }
@@ -211,7 +228,7 @@ impl fmt::Display for Refusal {
             ),
             Refusal::NoId => f.write_str("ids of clusters count from 1"),
             Refusal::RoleMoving => f.write_str(
-                "a switchover is under way: wait for its end, which `palisade mode get` shows",
+                "the role is on its way: wait for its end, which `palisade mode get` shows",
             ),
             Refusal::PrimaryNotSet => f.write_str(
                 "a switchover makes a standby of this cluster: say how it is to be served then \
@@ -250,6 +267,9 @@ impl fmt::Display for Refusal {
             Refusal::NotAMode => f.write_str(
                 "resync is a level, not a mode: ask for protection, availability or performance",
             ),
+            Refusal::IsPrimary => {
+                f.write_str("this cluster is the primary already: ask a standby to take the role")
+            }
             sync => sync.fmt_sync(f),
         }
     }
@@ -317,6 +337,21 @@ impl Refusal {
                 f,
                 "cluster {cluster} is suspended: first `palisade standby resume --cluster \
                  {cluster}`"
+            ),
+            Refusal::MayLose { mode } => write!(
+                f,
+                "nothing is cut, but in {} the primary may have acked alone since it lost this \
+                 standby: what it did is lost then; give --allow-loss",
+                long_name(*mode)
+            ),
+            Refusal::WouldLose { mode, level } => write!(
+                f,
+                "a failover keeps what this standby has, and that is all that was acked only where \
+                 acks wait for it: as far as it knows the primary is in {} at level {}, and streams \
+                 may end at different times here; bring the primary back, or start anew from an \
+                 archive",
+                long_name(*mode),
+                long_name(*level)
             ),
             other => f.write_str(other.rule()),
         }

@@ -111,7 +111,7 @@ impl Registry {
         fits
     }
 
-    /// A step of the role. With the hand-over, primary and target change places.
+    /// A step of the role. When it goes to a standby, that and the primary change places.
     fn turn(&mut self, by: u32, step: &RoleStep) -> bool {
         let target = self.mode.office.target;
         let known = match step.act {
@@ -121,12 +121,19 @@ impl Registry {
                 primary && self.standbys.contains_key(&target)
             }
             Act::HandOver { .. } => self.standbys.contains_key(&target),
-            Act::GiveUp | Act::End | Act::Resume { .. } | Act::Serve => true,
+            Act::Seize => self.standbys.contains_key(&by),
+            Act::GiveUp | Act::End | Act::Resume { .. } => true,
+            Act::Serve | Act::Begin { .. } => true,
         };
         let Some(next) = self.mode.turn(by, step).filter(|_| known) else { return false };
         self.mode = next;
-        if let Act::HandOver { .. } = step.act {
-            let target = self.standbys.remove(&target).expect("looked up");
+        let holder = match step.act {
+            Act::HandOver { .. } => Some(target),
+            Act::Seize => Some(by),
+            _ => None,
+        };
+        if let Some(holder) = holder {
+            let target = self.standbys.remove(&holder).expect("looked up");
             let others = self.standbys.values_mut().filter(|other| other.upstream == target.id);
             others.for_each(|other| other.upstream = 0);
             if let Some(before) = self.primary.replace(Cluster { upstream: 0, ..target }) {

@@ -8,6 +8,7 @@
 //! primary       transfer u8
 //! mode          mode u8 | force u8
 //! switchover    nothing: the cluster says all
+//! failover      allow loss u8
 //! ```
 //!
 //! `given` has a bit for each setting that was given, in the order of [`Settings`]; others are 0.
@@ -104,6 +105,11 @@ pub enum Request {
         /// The standby.
         cluster: u32,
     },
+    /// The standby that is asked takes the role of the primary, without it.
+    Failover {
+        /// Although it cannot know that nothing which was acked is missing there.
+        allow_loss: bool,
+    },
 }
 
 impl Request {
@@ -121,6 +127,7 @@ impl Request {
             Request::SetPrimary { .. } => (6, 0),
             Request::SetMode { .. } => (7, 0),
             Request::Switchover { cluster } => (8, cluster),
+            Request::Failover { .. } => (9, 0),
         };
         let mut out = Vec::new();
         let (dry_run, cluster) = (u8::from(dry_run), cluster.into());
@@ -137,7 +144,9 @@ impl Request {
                 let (mode, force) = (protection_code(*mode), u8::from(*force));
                 put(&mut out, &ModeBody { mode, force });
             }
-            Request::Remove { .. } | Request::Resume { .. } | Request::Switchover { .. } => {}
+            Request::Remove { .. } | Request::Resume { .. } => {}
+            Request::Failover { allow_loss } => out.push(u8::from(*allow_loss)),
+            Request::Switchover { .. } => {}
         }
         out
     }
@@ -166,6 +175,7 @@ impl Request {
                 Request::SetMode { mode: read_protection(*mode)?, force: flag(*force)? }
             }
             8 => Request::Switchover { cluster },
+            9 if cluster == 0 => Request::Failover { allow_loss: flag(fields.u8()?)? },
             code => return Err(DecodeError::UnknownCode(code)),
         };
         fields.finish()?;
@@ -258,6 +268,7 @@ mod tests {
             Request::SetPrimary { transfer: Transfer::Async },
             Request::SetMode { mode: Protection::Availability, force: true },
             Request::Switchover { cluster: 3 },
+            Request::Failover { allow_loss: true },
         ]
     }
 
@@ -273,7 +284,8 @@ mod tests {
                 assert!(Request::parse(&[body.as_slice(), &[0]].concat()).is_err());
             }
         }
-        assert!(Request::parse(&[9, 0, 0, 0, 0, 0, 0, 0]).is_err());
+        assert!(Request::parse(&[9, 0, 0, 0, 1, 0, 0, 0]).is_err());
+        assert!(Request::parse(&[10, 0, 0, 0, 0, 0, 0, 0]).is_err());
         assert!(Request::parse(&[3, 2, 0, 0, 0, 0, 0, 0]).is_err());
     }
 }

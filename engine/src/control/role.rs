@@ -20,10 +20,27 @@
 //!   wins. It is committed only when the target has committed the END of every stream.
 //! - After it the primary writes nothing, whatever happens: it is the last entry of its catalogue,
 //!   and every other stream ends with its END.
+//!
+//! Without the primary a standby takes the role, a *failover*, by entries of its own catalogue:
+//!
+//! ```text
+//! phase       who writes      what is on its way
+//! seizing     nobody here     every stream gets a FENCE: nothing of another cluster comes after it
+//! starting    the new one     every stream gets its START; then the catalogue says so; all serve
+//! ```
+//!
+//! It cuts nothing, and so it is for a standby alone that acks wait for: of every stream it has all
+//! that was acked, as long as the last mark before the FENCE is the SYNC mark of the level that
+//! holds. A FENCE says whether it is. The epochs of a failover are above all of the role epochs
+//! before, also those that this cluster never heard of.
 
-use super::mode::{Mode, Phase};
+use super::mode::{Mode, Phase, Proof};
 use crate::seeded::is_seeded;
+use crate::status::Protection;
 use crate::stream::mark::Mark;
+
+/// Epochs of one failover: a primary takes no more steps before the next.
+const EPOCHS: u64 = 1 << 32;
 
 /// Who is the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,11 +58,16 @@ pub struct Office {
     pub since: u64,
     /// No record of an earlier role epoch has a higher SCN.
     pub scn: u64,
+    /// What the failover that it began with proves; none when it was handed over, or had first.
+    pub proof: Option<Proof>,
+    /// Epoch of the SYNC mark that every stream stood under when that failover began.
+    pub sealed: u64,
 }
 
 impl Default for Office {
     fn default() -> Office {
-        Office { role_epoch: 1, holder: 0, before: 0, target: 0, since: 0, scn: 0 }
+        let (since, scn, proof, sealed) = (0, 0, None, 0);
+        Office { role_epoch: 1, holder: 0, before: 0, target: 0, since, scn, proof, sealed }
     }
 }
 
@@ -59,6 +81,9 @@ impl Office {
             && self.since <= mode.epoch
             && (other || self.holder == 0)
             && (self.holder != 0 || self.before == 0 && self.target == 0 && self.since == 0)
+            && (mode.phase != Phase::Seizing || self.proof.is_some())
+            && (self.proof.is_some() == (self.sealed != 0) && self.sealed <= mode.epoch)
+            && (self.proof.is_none() || self.holder != 0)
     }
 }
 
@@ -86,6 +111,13 @@ pub enum Act {
     },
     /// Every stream has begun anew: the primary serves.
     Serve,
+    /// A standby takes the role, without the primary.
+    Seize,
+    /// Every stream has its FENCE, and nothing that was acked is missing: all begin anew.
+    Begin {
+        /// No record so far has a higher SCN.
+        scn: u64,
+    },
 }
 
 /// One step of the role, as it stands in the catalogue.
@@ -108,25 +140,30 @@ impl Phase {
             Phase::Preparing => "preparing",
             Phase::Ending => "ending",
             Phase::Starting => "starting",
+            Phase::Seizing => "seizing",
         }
     }
 
     /// Whether the role is on its way.
     pub fn is_role(self) -> bool {
-        matches!(self, Phase::Preparing | Phase::Ending | Phase::Starting)
+        matches!(self, Phase::Preparing | Phase::Ending | Phase::Starting | Phase::Seizing)
     }
 }
 
 impl Mode {
     /// Whether role and mode can stand together.
     pub(super) fn holds_office(&self) -> bool {
-        self.office.fits(self) && (self.phase == Phase::Ending) == self.mark.is_end()
+        let (ends, seizes) = (self.phase == Phase::Ending, self.phase == Phase::Seizing);
+        self.office.fits(self) && ends == self.mark.is_end() && seizes == self.mark.is_fence()
     }
 
     /// The next step of the role, made by cluster `by`. None when it was decided on another epoch,
     /// does not follow, or is not for that cluster to make.
     pub fn turn(self, by: u32, step: &RoleStep) -> Option<Mode> {
         let office = self.office;
+        if step.act == Act::Seize {
+            return self.seized(by).filter(|_| step.epoch == self.epoch);
+        }
         let holds = office.holder == by || office.holder == 0 && self.phase == Phase::Steady;
         if step.epoch != self.epoch || !holds || by == 0 {
             return None;
@@ -147,7 +184,8 @@ impl Mode {
                 let (holder, before) = (office.target, by);
                 let role_epoch = office.role_epoch + 1;
                 let scn = scn.max(office.scn);
-                let begun = Office { role_epoch, holder, before, target: 0, since: epoch, scn };
+                let begun = Office { role_epoch, holder, before, since: epoch, scn, ..office };
+                let begun = Office { target: 0, proof: None, sealed: 0, ..begun };
                 (Phase::Starting, self.start_mark(before, epoch), begun)
             }
             (Phase::Ending, Act::Resume { scn }) => {
@@ -155,12 +193,62 @@ impl Mode {
                 let scn = scn.max(office.scn);
                 let again =
                     Office { role_epoch, target: 0, since: epoch, scn, before: 0, ..office };
+                let again = Office { proof: None, sealed: 0, ..again };
                 (Phase::Starting, self.start_mark(office.target, epoch), again)
+            }
+            (Phase::Seizing, Act::Begin { scn }) => {
+                let scn = scn.max(office.scn);
+                let begun = Office { since: epoch, scn, ..office };
+                (Phase::Starting, Mark::Async { epoch }, begun)
             }
             (Phase::Starting, Act::Serve) => (Phase::Steady, self.mark, office),
             _ => return None,
         };
         Some(Mode { phase, mark, epoch, office, ..self })
+    }
+
+    /// What a failover to cluster `by` would prove; none where something that was acked may be
+    /// missing there, as far as the catalogue tells.
+    pub fn seizable(&self, by: u32) -> Option<Proof> {
+        let stands = matches!(self.phase, Phase::Steady | Phase::Leaving | Phase::Preparing);
+        let named =
+            matches!(self.mark, Mark::Sync { cluster, epoch } if cluster == by && epoch > 0);
+        let protected = self.is_steady() && self.level == Protection::Protection;
+        let proof = if protected { Proof::ProvenUnlessForced } else { Proof::NothingCut };
+        (stands && named && Mode::is_sync(self.level)).then_some(proof)
+    }
+
+    /// The role is taken by cluster `by`.
+    fn seized(&self, by: u32) -> Option<Mode> {
+        let proof = self.seizable(by)?;
+        let epoch = (self.epoch / EPOCHS + 1).checked_mul(EPOCHS)?;
+        let role_epoch = self.office.role_epoch + 1;
+        let sealed = self.mark.epoch();
+        let office = Office { role_epoch, holder: by, proof: Some(proof), sealed, ..self.office };
+        let office = Office { before: 0, target: 0, ..office };
+        let (mode, level) = (Protection::Performance, Protection::Performance);
+        let mark = Mark::Fence { held_by: by, epoch };
+        Some(Mode { mode, level, phase: Phase::Seizing, mark, epoch, office, ..*self })
+    }
+
+    /// The FENCE of a stream whose last mark is `last`.
+    pub(super) fn fence(&self, last: Option<Mark>) -> Mark {
+        let Office { holder, sealed, .. } = self.office;
+        let rises = |epoch| epoch == sealed || is_seeded("marks_of_two_rises");
+        let held = match last {
+            Some(Mark::Sync { cluster, epoch }) => cluster == holder && rises(epoch),
+            _ => is_seeded("lossless_after_resync"),
+        };
+        Mark::Fence { held_by: if held { holder } else { 0 }, epoch: self.mark.epoch() }
+    }
+
+    /// Whether a stream whose last mark is `last` is where the role that begins goes on from: what
+    /// this cluster lacks of it may come otherwise.
+    pub(super) fn begins_behind(&self, last: Option<Mark>) -> bool {
+        match self.office {
+            Office { proof: Some(_), .. } => last.is_some_and(Mark::is_fence),
+            Office { before, .. } => before == 0 || last.is_some_and(Mark::is_end),
+        }
     }
 
     /// The mark that every stream begins with whose SYNC standby, where it has one, is `other`.
@@ -175,8 +263,10 @@ impl Mode {
     /// A leader asks it of its own log: what it was told may be old.
     pub fn serves(&self, last: Option<Mark>) -> bool {
         let began = last.map_or(0, Mark::epoch) >= self.office.since;
-        let ended = last.is_some_and(Mark::is_end) && !is_seeded("written_after_the_end");
-        let there = self.phase != Phase::Starting || is_seeded("serves_before_every_start");
+        let closes = |last: Mark| last.is_end() || last.is_fence();
+        let ended = last.is_some_and(closes) && !is_seeded("written_after_the_end");
+        let begins = matches!(self.phase, Phase::Starting | Phase::Seizing);
+        let there = !begins || is_seeded("serves_before_every_start");
         began && there && !ended
     }
 
@@ -220,7 +310,8 @@ mod tests {
     #[test]
     fn the_role_goes_there_and_back() {
         let there = all(Mode::default(), &AWAY);
-        let office = Office { role_epoch: 2, holder: 2, before: 1, target: 0, since: 3, scn: 70 };
+        let office =
+            Office { role_epoch: 2, holder: 2, before: 1, since: 3, scn: 70, ..Office::default() };
         assert_eq!((there.office, there.mark), (office, Mark::Async { epoch: 3 }));
         let back = [
             (2, Act::Prepare { target: 1 }),
@@ -241,6 +332,8 @@ mod tests {
             Act::HandOver { scn: 1 },
             Act::Resume { scn: 1 },
             Act::Serve,
+            Act::Seize,
+            Act::Begin { scn: 1 },
         ];
         for done in 0..=AWAY.len() {
             let mode = all(Mode::default(), &AWAY[..done]);
@@ -270,6 +363,85 @@ mod tests {
         let again = all(mode, &[(1, Act::Resume { scn: 9 }), (1, Act::Serve)]);
         assert_eq!((again.office.role_epoch, again.office.holder, again.office.since), (3, 1, 3));
         assert!(!again.serves(Some(mode.mark)) && again.serves(Some(again.mark)));
+    }
+
+    fn sync(level: Protection) -> Mode {
+        let mark = Mark::Sync { cluster: 2, epoch: 3 };
+        Mode { mode: level, level, mark, epoch: 5, ..Mode::default() }
+    }
+
+    #[test]
+    fn a_standby_that_acks_wait_for_takes_the_role() {
+        let proofs = [
+            (Protection::Protection, Proof::ProvenUnlessForced),
+            (Protection::Availability, Proof::NothingCut),
+        ];
+        for (level, proof) in proofs {
+            let before = sync(level);
+            assert_eq!(
+                (before.seizable(2), before.seizable(3), before.seizable(0)),
+                (Some(proof), None, None)
+            );
+            let seized = all(before, &[]).turn(2, &RoleStep { epoch: 5, act: Act::Seize });
+            let seized = seized.expect("it is named");
+            assert!(seized.stands() && seized.epoch == EPOCHS, "{seized:?}");
+            let Office { role_epoch, holder, before: old, proof: kept, sealed, .. } = seized.office;
+            assert_eq!((role_epoch, holder, old, kept, sealed), (2, 2, 0, Some(proof), 3));
+            assert_eq!(seized.is_primary(2), Some(true));
+            for last in [None, Some(before.mark), Some(seized.mark)] {
+                assert!(!seized.serves(last), "{last:?}");
+            }
+            let after = all(seized, &[(2, Act::Begin { scn: 7 })]);
+            assert_eq!((after.office.since, after.office.scn), (EPOCHS + 1, 7));
+            let after = all(after, &[(2, Act::Serve)]);
+            assert!(after.serves(Some(after.mark)) && !after.serves(Some(seized.mark)));
+            assert_eq!((after.mode, after.phase), (Protection::Performance, Phase::Steady));
+            // What it proved goes with the role to nobody.
+            let away = all(after, &[(2, Act::Prepare { target: 1 }), (2, Act::End)]);
+            let handed = all(away, &[(2, Act::HandOver { scn: 9 })]);
+            assert_eq!((handed.office.proof, handed.office.sealed), (None, 0));
+        }
+    }
+
+    #[test]
+    fn nobody_else_takes_the_role_and_at_no_other_time() {
+        let before = sync(Protection::Availability);
+        let step = RoleStep { epoch: before.epoch, act: Act::Seize };
+        assert_eq!(before.turn(2, &RoleStep { epoch: 4, ..step }), None, "of another epoch");
+        for by in [0, 1, 3] {
+            assert_eq!(before.turn(by, &step), None, "by {by}");
+        }
+        let resync = Protection::Resync;
+        let low = Mode { level: resync, mark: Mark::Async { epoch: 5 }, ..before };
+        let falling = Mode { level: resync, phase: Phase::Falling, ..before };
+        let rising = Mode { level: resync, phase: Phase::Rising, ..before };
+        for odd in [low, falling, rising] {
+            assert!(odd.stands());
+            assert_eq!(odd.turn(2, &step), None, "{odd:?}");
+        }
+    }
+
+    /// A stream whose mark is another one went on without this cluster.
+    #[test]
+    fn a_fence_says_whether_all_that_was_acked_stands_before_it() {
+        let before = sync(Protection::Availability);
+        let seized = before.turn(2, &RoleStep { epoch: 5, act: Act::Seize }).expect("it may");
+        let fence = |held_by| Mark::Fence { held_by, epoch: EPOCHS };
+        assert_eq!(seized.fence(Some(before.mark)), fence(2));
+        let others = [
+            None,
+            Some(Mark::Async { epoch: 4 }),
+            Some(Mark::Sync { cluster: 3, epoch: 3 }),
+            Some(Mark::Sync { cluster: 2, epoch: 2 }),
+            Some(Mark::Sync { cluster: 2, epoch: 6 }),
+            Some(Mark::End { cluster: 2, epoch: 3 }),
+        ];
+        for last in others {
+            assert_eq!(seized.fence(last), fence(0), "{last:?}");
+        }
+        let starting = all(seized, &[(2, Act::Begin { scn: 0 })]);
+        assert!(starting.begins_behind(Some(fence(2))));
+        assert!(!starting.begins_behind(Some(before.mark)) && !starting.begins_behind(None));
     }
 
     #[test]

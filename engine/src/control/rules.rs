@@ -8,7 +8,7 @@ use super::level::Health;
 use super::limits::{
     CLUSTERS_MAX, ENDPOINT_BYTES_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX, TIME_MS_MAX, TIME_MS_MIN,
 };
-use super::mode::{Mode, Phase};
+use super::mode::{Mode, Phase, Proof};
 use super::refusal::Refusal;
 use super::registry::{Cluster, Hold, Registry};
 use super::request::{Request, Settings};
@@ -52,8 +52,37 @@ pub fn decide(
         Request::SetPrimary { transfer } => set_primary(registry, own, *transfer),
         Request::SetMode { mode, force } => set_mode(registry, own.health, *mode, *force)?,
         Request::Switchover { cluster } => Some(switchover(registry, own, *cluster)?),
+        Request::Failover { .. } => return Err(Refusal::IsPrimary),
     };
     Ok(what.map(|what| Change { by: own.cluster, on: registry.version(), what }))
+}
+
+/// Gives the change by which a standby takes the role without the primary. `own` is the standby.
+///
+/// # Errors
+/// The rule that forbids it.
+pub fn decide_failover(
+    registry: &Registry,
+    own: &Own,
+    allow_loss: bool,
+) -> Result<Change, Refusal> {
+    let (cluster, mode) = (own.cluster, registry.mode());
+    if mode.is_primary(cluster) == Some(true) {
+        return Err(Refusal::IsPrimary);
+    }
+    if mode.phase.is_role() && mode.phase != Phase::Preparing {
+        return Err(Refusal::RoleMoving);
+    }
+    match mode.seizable(cluster) {
+        None => return Err(Refusal::WouldLose { mode: mode.mode, level: mode.level }),
+        Some(Proof::ProvenUnlessForced) => {}
+        Some(_) if allow_loss => {}
+        Some(_) => return Err(Refusal::MayLose { mode: mode.mode }),
+    }
+    // Afterwards others find this cluster where the registry says.
+    check_endpoints(&known(registry, cluster)?.endpoints)?;
+    let what = What::Role(RoleStep { epoch: mode.epoch, act: Act::Seize });
+    Ok(Change { by: cluster, on: registry.version(), what })
 }
 
 /// Whether the primary may hand its role to `target`.

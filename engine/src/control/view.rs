@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::mode::Mode;
+use super::mode::{Mode, Proof};
 use super::registry::{Cluster, Hold, Registry};
 use crate::status::{ClusterRole, Protection, Transfer};
 
@@ -44,7 +44,7 @@ pub struct ModeView {
     #[serde(default)]
     pub since: u64,
     /// Where mode, level or role are on their way: `steady`, `rising`, `falling`, `leaving`,
-    /// `preparing`, `ending`, `starting`.
+    /// `preparing`, `ending`, `starting`, `seizing`.
     #[serde(default)]
     pub phase: String,
     /// Generation of the primary role.
@@ -56,6 +56,10 @@ pub struct ModeView {
     /// The standby that the role is on its way to; 0 when there is none.
     #[serde(default)]
     pub target: u32,
+    /// What the failover that the role epoch began with proves: `proven-unless-forced`, `unknown`;
+    /// empty when the role was handed over.
+    #[serde(default)]
+    pub proof: String,
     /// The SYNC standby, at a mode that has one.
     pub sync_standby: Option<u32>,
     /// Epoch of the last step that was forced; 0 when there was none.
@@ -118,6 +122,7 @@ impl RegistryView {
                 role_epoch: mode.office.role_epoch,
                 primary: mode.office.holder,
                 target: mode.office.target,
+                proof: mode.office.proof.map_or("", Proof::as_str).to_owned(),
                 sync_standby: sync.map(|cluster| cluster.id),
                 forced_epoch: mode.forced,
             },

@@ -9,6 +9,7 @@
 //!              token u64 | epoch u64 | forced u64 | mark u64
 //!              mode u8 | level u8 | phase u8 | 0[5] | role
 //! a role       role epoch u64 | since u64 | SCN u64 | holder u32 | before u32 | target u32
+//!              sealed u64 | proof u8 | 0[3]
 //! a ballot     round u64 | incarnation u64 | node u32 | 0 u32
 //! ```
 
@@ -18,7 +19,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use super::change::{phase_code, protection_code, read_phase, read_protection};
 use super::limits::{LEVEL_DONE_MAX, LEVEL_LEASE_NS};
-use super::mode::{Mode, Phase};
+use super::mode::{Mode, Phase, Proof};
 use super::role::Office;
 use crate::paxos::DecodeError;
 use crate::paxos::codec::{Reader, WideBallot, exact, fixed, put, zeros};
@@ -30,34 +31,51 @@ pub const LEVEL_ASK_BYTES_MAX: usize = size_of::<AskHead>() + size_of::<U64>() *
 
 fixed! {
     /// Who is the primary.
-    RawOffice: 36 { role_epoch: U64, since: U64, scn: U64, holder: U32, before: U32, target: U32 }
+    RawOffice: 48 {
+        role_epoch: U64, since: U64, scn: U64, holder: U32, before: U32, target: U32, sealed: U64,
+        proof: u8, reserved: [u8; 3],
+    }
     /// So many streams follow.
     AskHead: 120 {
         shard: U16, reserved: [u8; 2], leads: U32, asked_at: U64, heard: WideBallot, token: U64,
         promised: WideBallot, closed: U64, still_ns: U64, behind: U64, mark: U64, scn: U64,
         streams: U32, reserved2: [u8; 4],
     }
-    ToldBody: 124 {
+    ToldBody: 136 {
         shard: U16, reserved: [u8; 2], sync: U32, asked_at: U64, lease_ns: U64, ballot: WideBallot,
         token: U64, epoch: U64, forced: U64, mark: U64, mode: u8, level: u8, phase: u8,
         reserved2: [u8; 5], office: RawOffice,
     }
 }
 
+/// What a failover proves, by its code.
+const PROOFS: [Option<Proof>; 3] = [None, Some(Proof::ProvenUnlessForced), Some(Proof::NothingCut)];
+
 impl From<Office> for RawOffice {
     fn from(office: Office) -> RawOffice {
-        let Office { role_epoch, holder, before, target, since, scn } = office;
-        let (role_epoch, since, scn) = (role_epoch.into(), since.into(), scn.into());
-        let (holder, before, target) = (holder.into(), before.into(), target.into());
-        RawOffice { role_epoch, since, scn, holder, before, target }
+        RawOffice {
+            role_epoch: office.role_epoch.into(),
+            since: office.since.into(),
+            scn: office.scn.into(),
+            holder: office.holder.into(),
+            before: office.before.into(),
+            target: office.target.into(),
+            sealed: office.sealed.into(),
+            proof: PROOFS.iter().position(|proof| *proof == office.proof).expect("all") as u8,
+            reserved: [0; 3],
+        }
     }
 }
 
 impl RawOffice {
-    pub(super) fn read(&self) -> Office {
+    pub(super) fn read(&self) -> Result<Office, DecodeError> {
+        zeros(&self.reserved)?;
+        let proof = PROOFS.get(usize::from(self.proof)).copied();
+        let (proof, sealed) = (proof.ok_or(DecodeError::UnknownCode(self.proof))?, self.sealed);
         let (holder, before, target) = (self.holder.get(), self.before.get(), self.target.get());
         let (role_epoch, since, scn) = (self.role_epoch.get(), self.since.get(), self.scn.get());
-        Office { role_epoch, holder, before, target, since, scn }
+        let sealed = sealed.get();
+        Ok(Office { role_epoch, holder, before, target, since, scn, proof, sealed })
     }
 }
 
@@ -201,13 +219,15 @@ impl LevelTold {
         let (asked_at, lease_ns) = (told.asked_at.get(), told.lease_ns.get());
         let (cluster, epoch) = (told.sync.get(), told.mark.get());
         let phase = read_phase(told.phase)?;
+        let (forced, office) = (told.forced.get(), told.office.read()?);
         let mark = match (phase, cluster) {
+            (Phase::Seizing, 0) => Mark::Fence { held_by: office.holder, epoch },
             (_, 0) => Mark::Async { epoch },
             (Phase::Ending, cluster) => Mark::End { cluster, epoch },
             (_, cluster) => Mark::Sync { cluster, epoch },
         };
         let (mode, level) = (read_protection(told.mode)?, read_protection(told.level)?);
-        let (epoch, forced, office) = (told.epoch.get(), told.forced.get(), told.office.read());
+        let epoch = told.epoch.get();
         let mode = Mode { mode, level, phase, mark, epoch, forced, office };
         let open = cluster != 0 && phase != Phase::Falling && phase != Phase::Ending;
         let leased = lease_ns == 0 || open && asked_at > 0;
@@ -264,7 +284,14 @@ mod tests {
             mark,
             epoch: 5,
             forced: 3,
-            office: Office { role_epoch: 3, holder: 1, before: 2, target: 0, since: 2, scn: 77 },
+            office: Office {
+                role_epoch: 3,
+                holder: 1,
+                before: 2,
+                since: 2,
+                scn: 77,
+                ..Office::default()
+            },
         };
         LevelTold { shard: 1, asked_at: 21, lease_ns: 22, ballot: BALLOT, token: 23, mode }
     }

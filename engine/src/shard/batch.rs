@@ -360,6 +360,9 @@ impl<R: Ring> Shard<R> {
                 continue;
             };
 
+            // A standby appends nothing but what begins its own role epoch.
+            let takes = state.role == Role::Standby && !state.pending.is_empty();
+            let role_epoch = role_epoch + u64::from(takes);
             let origin = Origin { role_epoch, cluster, ballot: position.ballot };
             let before = (state.pending.len(), state.pending_bytes);
             let is_open = !is_fenced || id == SYSTEM_STREAM;

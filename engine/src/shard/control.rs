@@ -61,6 +61,11 @@ impl<R: Ring> Shard<R> {
 
     /// Decides, and appends the change to the catalogue. A dry run only decides.
     pub(crate) fn control(&mut self, request: &Request, dry_run: bool, asker: Asker) {
+        if let Request::Failover { allow_loss } = *request
+            && self.is_standby()
+        {
+            return self.fail_over(allow_loss, dry_run, asker);
+        }
         let version = self.registry.version();
         let change = match self.decide(request) {
             Err(error) => return self.tell_controlled(asker, Err(error)),
@@ -74,12 +79,16 @@ impl<R: Ring> Shard<R> {
             }
             Ok(Some(change)) => change,
         };
-        self.controls.next += 1;
-        let ticket = self.controls.next;
-        self.controls.tickets.insert(ticket, asker);
+        let ticket = self.new_ticket(asker);
         let payload = Bytes::from(change.encode());
         let record = NewRecord { payload, ..NewRecord::default() };
         self.take_append(CATALOGUE_STREAM, record, GroupKind::Registry, Reply::Control(ticket));
+    }
+
+    pub(super) fn new_ticket(&mut self, asker: Asker) -> u64 {
+        self.controls.next += 1;
+        self.controls.tickets.insert(self.controls.next, asker);
+        self.controls.next
     }
 
     fn decide(&self, request: &Request) -> Result<Option<crate::control::Change>, Error> {
@@ -100,7 +109,7 @@ impl<R: Ring> Shard<R> {
         catalogue.is_some_and(|state| state.role == Role::Standby)
     }
 
-    fn own(&self) -> Own {
+    pub(super) fn own(&self) -> Own {
         let members = &self.streams[&CATALOGUE_STREAM].replica.config().members;
         Own {
             cluster: self.me.cluster,
@@ -131,6 +140,9 @@ impl<R: Ring> Shard<R> {
     /// The entry of a change was committed, with or without an effect, or will not be.
     pub(crate) fn settle_control(&mut self, ticket: u64, outcome: Outcome) {
         let Some(asker) = self.controls.tickets.remove(&ticket) else { return };
+        if outcome.is_err() {
+            self.end_failover();
+        }
         let version = self.registry.version();
         let result = match outcome {
             Ok(_) => Ok(Controlled { version, changed: true }),
@@ -143,7 +155,7 @@ impl<R: Ring> Shard<R> {
         self.tell_controlled(asker, result);
     }
 
-    fn tell_controlled(&mut self, asker: Asker, result: Result<Controlled, Error>) {
+    pub(super) fn tell_controlled(&mut self, asker: Asker, result: Result<Controlled, Error>) {
         match (asker, result) {
             (Asker::Embedder(reply), result) => {
                 self.answered = true;

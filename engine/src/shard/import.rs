@@ -73,7 +73,8 @@ impl<R: Ring> Shard<R> {
     /// This node leads a stream of a standby: it is fetched once an upstream is chosen.
     pub(crate) fn start_import(&mut self, stream: u64) {
         let known = self.other_primary().is_some() || !self.config.upstream.is_empty();
-        if stream == SYSTEM_STREAM || !known || !self.imports.may_start {
+        let goes = stream != SYSTEM_STREAM && !self.is_seizing(stream);
+        if !goes || !known || !self.imports.may_start {
             return;
         }
         let now = self.io.now;

@@ -130,7 +130,7 @@ impl<R: Ring> Shard<R> {
     /// Whether the last word is that acks of a stream wait for this cluster.
     pub(super) fn is_wanted(&self, stream: u64) -> bool {
         let Some(state) = self.streams.get(&stream) else { return false };
-        if !state.leading || state.role != Role::Standby {
+        if !state.leading || state.role != Role::Standby || self.is_seizing(stream) {
             return false;
         }
         let chooser = self.imports.chooser.as_ref();

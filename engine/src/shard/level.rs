@@ -419,7 +419,9 @@ impl<R: Ring> Shard<R> {
             return;
         }
         let mut due: Vec<(u64, Option<Mark>)> = Vec::new();
-        let (mut marked, hands_over) = (false, lease.mode().phase == Phase::Starting);
+        let phase = lease.mode().phase;
+        let moves_on = matches!(phase, Phase::Starting | Phase::Seizing);
+        let mut marked = false;
         for (&stream, state) in self.streams.range(CATALOGUE_STREAM..) {
             if !state.leading || state.role == Role::Standby {
                 continue;
@@ -432,7 +434,7 @@ impl<R: Ring> Shard<R> {
             let named = last.and_then(Mark::cluster);
             let moves = named.is_some() && wanted.is_some() && wanted != named;
             match self.levels.lease.next(last, now) {
-                Next::Mark(mark) if mark.cluster().is_some() || waits || moves || hands_over => {
+                Next::Mark(mark) if mark.cluster().is_some() || waits || moves || moves_on => {
                     due.push((stream, Some(mark)));
                 }
                 Next::Write if state.blocked => due.push((stream, None)),
@@ -473,7 +475,7 @@ impl<R: Ring> Shard<R> {
 /// new primary begins with is known to nobody else yet.
 fn is_done(state: &StreamState, mode: Mode) -> bool {
     let (want, marks) = (mode.mark, &state.derived.marks);
-    if mode.phase == Phase::Starting {
+    if matches!(mode.phase, Phase::Starting | Phase::Seizing) {
         return marks.standing().is_some_and(|standing| standing.mark == want);
     }
     let Some(cluster) = want.cluster() else { return false };

@@ -26,6 +26,7 @@ mod create;
 mod crossing;
 mod deliver;
 mod effects;
+mod failover;
 mod floor;
 mod frames;
 mod halt;

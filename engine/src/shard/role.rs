@@ -194,7 +194,7 @@ impl<R: Ring> Shard<R> {
             return self.settle_level(true);
         }
         let scn_floor = match step.act {
-            Act::HandOver { scn } | Act::Resume { scn } => scn,
+            Act::HandOver { scn } | Act::Resume { scn } | Act::Begin { scn } => scn,
             _ => 0,
         };
         let payload = Bytes::from(change.encode());

@@ -97,6 +97,7 @@ impl<R: Ring> Shard<R> {
         if state.role == Role::Primary {
             self.close_from_here(stream);
             self.ship_anew(stream);
+            self.note_fence(stream);
         } else if state.leading && state.derived.marks.named() == Some(self.me.cluster) {
             self.want_join(stream);
         }

@@ -348,6 +348,11 @@ impl Derived {
         self.registry.iter().any(|(_, (_, change))| change.hands_over())
     }
 
+    /// Whether a change by which a standby takes the role was not taken yet.
+    pub fn seizes(&self) -> bool {
+        self.registry.iter().any(|(_, (_, change))| change.seizes())
+    }
+
     /// Catalogue changes logged since the last call, committed or not: their ids are taken.
     pub fn take_seen(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.seen)

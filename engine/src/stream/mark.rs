@@ -5,13 +5,13 @@
 //! cluster knows it from the log alone, and a new leader gates from its first group on:
 //!
 //! ```text
-//! code u8: 1 SYNC, 2 ASYNC, 3 END | zero [u8; 3] | cluster u32, 0 with ASYNC | epoch u64
+//! code u8: 1 SYNC, 2 ASYNC, 3 END, 4 FENCE | zero [u8; 3] | cluster u32, 0 with ASYNC | epoch u64
 //! ```
 //!
 //! What stands below a SYNC mark was acked alone; what stands above it is acked when the named
 //! cluster has committed it too, until an ASYNC mark is committed. An END is the last that a
-//! primary writes into a stream before the named cluster goes on with it (`control/role.rs`). No
-//! I/O, no clock.
+//! primary writes into a stream before the named cluster goes on with it, a FENCE the first that a
+//! standby writes that takes the role (`control/role.rs`). No I/O, no clock.
 
 use std::collections::VecDeque;
 
@@ -26,6 +26,7 @@ use crate::seeded::is_seeded;
 const SYNC: u8 = 1;
 const ASYNC: u8 = 2;
 const END: u8 = 3;
+const FENCE: u8 = 4;
 /// Bytes of a mark.
 pub const MARK_BYTES: usize = size_of::<RawMark>();
 
@@ -56,6 +57,14 @@ pub enum Mark {
         /// Epoch of the step of the role that wanted it.
         epoch: u64,
     },
+    /// A standby takes the role: nothing of another cluster comes after it.
+    Fence {
+        /// The cluster that writes it, when all that was acked of the stream stands before: its
+        /// acks waited for that cluster up to here. Else 0.
+        held_by: u32,
+        /// Epoch of the step of the role that wanted it.
+        epoch: u64,
+    },
 }
 
 impl Mark {
@@ -63,20 +72,26 @@ impl Mark {
     pub fn cluster(self) -> Option<u32> {
         match self {
             Mark::Sync { cluster, .. } | Mark::End { cluster, .. } => Some(cluster),
-            Mark::Async { .. } => None,
+            Mark::Async { .. } | Mark::Fence { .. } => None,
         }
     }
 
     /// Epoch of the step that wanted it.
     pub fn epoch(self) -> u64 {
         match self {
-            Mark::Sync { epoch, .. } | Mark::Async { epoch } | Mark::End { epoch, .. } => epoch,
+            Mark::Sync { epoch, .. } | Mark::Async { epoch } => epoch,
+            Mark::End { epoch, .. } | Mark::Fence { epoch, .. } => epoch,
         }
     }
 
     /// Whether a primary's part of the stream ends with it.
     pub fn is_end(self) -> bool {
         matches!(self, Mark::End { .. })
+    }
+
+    /// Whether a standby's part of the stream begins with it.
+    pub fn is_fence(self) -> bool {
+        matches!(self, Mark::Fence { .. })
     }
 
     /// Whether what was logged under it still waits when `next` is committed. Who goes on after an
@@ -92,8 +107,13 @@ impl Mark {
             Mark::Sync { .. } => SYNC,
             Mark::Async { .. } => ASYNC,
             Mark::End { .. } => END,
+            Mark::Fence { .. } => FENCE,
         };
-        let (cluster, epoch) = (self.cluster().unwrap_or(0).into(), self.epoch().into());
+        let cluster = match self {
+            Mark::Fence { held_by, .. } => held_by,
+            mark => mark.cluster().unwrap_or(0),
+        };
+        let (cluster, epoch) = (cluster.into(), self.epoch().into());
         zerocopy::transmute!(RawMark { code, reserved: [0; 3], cluster, epoch })
     }
 
@@ -118,6 +138,7 @@ impl Mark {
             (SYNC, 1.., [0, 0, 0]) => Some(Mark::Sync { cluster, epoch }),
             (ASYNC, 0, [0, 0, 0]) => Some(Mark::Async { epoch }),
             (END, 1.., [0, 0, 0]) => Some(Mark::End { cluster, epoch }),
+            (FENCE, held_by, [0, 0, 0]) => Some(Mark::Fence { held_by, epoch }),
             _ => None,
         }
     }
@@ -358,11 +379,13 @@ mod tests {
     #[test]
     fn marks_read_back_and_nothing_else_does() {
         let end = Mark::End { cluster: 2, epoch: 9 };
-        for mark in [TWO, THREE, ALONE, end, Mark::Sync { cluster: u32::MAX, epoch: u64::MAX }] {
+        let fences = [0, 2].map(|held_by| Mark::Fence { held_by, epoch: 1 << 32 });
+        let last = Mark::Sync { cluster: u32::MAX, epoch: u64::MAX };
+        for mark in [TWO, THREE, ALONE, end, last].into_iter().chain(fences) {
             assert_eq!(Mark::decode(&mark.encode()), Some(mark));
         }
         let wrong: [fn(&mut Vec<u8>); 6] = [
-            |b| b[0] = 4,
+            |b| b[0] = 5,
             |b| b[0] = 2,
             |b| b[2] = 1,
             |b| b[4..8].fill(0),

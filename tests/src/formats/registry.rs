@@ -71,6 +71,8 @@ fn changes() -> Vec<Sample> {
         ("role, hand over", role(Act::HandOver { scn: 1_000 })),
         ("role, resume", role(Act::Resume { scn: 1_000 })),
         ("role, serve", role(Act::Serve)),
+        ("role, seize", role(Act::Seize)),
+        ("role, begin", role(Act::Begin { scn: 1_000 })),
     ]
     .map(|(name, what)| Sample::new(name, control::Change { by: 1, on: 9, what }.encode()))
     .to_vec()
@@ -98,6 +100,7 @@ fn requests() -> Vec<Sample> {
         ("primary", Request::SetPrimary { transfer: Transfer::Sync }),
         ("mode", Request::SetMode { mode: Protection::Availability, force }),
         ("switchover", Request::Switchover { cluster: 2 }),
+        ("failover", Request::Failover { allow_loss: true }),
     ]
     .map(|(name, request)| Sample::new(name, request.encode(name == "add")))
     .to_vec()

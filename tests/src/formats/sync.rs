@@ -1,7 +1,7 @@
 //! What a primary and its SYNC standby say to each other, and its shards about the level.
 
 use palisade::Protection;
-use palisade::control::{LevelAsk, LevelTold, Mode, Office, Phase, Term};
+use palisade::control::{LevelAsk, LevelTold, Mode, Office, Phase, Proof, Term};
 use palisade::forward::wire::FROM_READER;
 use palisade::stream::mark::Mark;
 use palisade::transfer::sync::{
@@ -156,7 +156,14 @@ fn told() -> Vec<Sample> {
         mark: Mark::Sync { cluster: 2, epoch: 3 },
         epoch,
         forced: 2,
-        office: Office { role_epoch: 3, holder: 1, before: 2, target: 0, since: 2, scn: 8_000 },
+        office: Office {
+            role_epoch: 3,
+            holder: 1,
+            before: 2,
+            since: 2,
+            scn: 8_000,
+            ..Office::default()
+        },
     };
     let ending = Mode {
         phase: Phase::Ending,
@@ -165,11 +172,25 @@ fn told() -> Vec<Sample> {
         office: Office { holder: 1, target: 2, ..Office::default() },
         ..Mode::default()
     };
+    let seizing = Mode {
+        phase: Phase::Seizing,
+        mark: Mark::Fence { held_by: 2, epoch: 1 << 32 },
+        epoch: 1 << 32,
+        office: Office {
+            role_epoch: 2,
+            holder: 2,
+            proof: Some(Proof::NothingCut),
+            sealed: 3,
+            ..Office::default()
+        },
+        ..Mode::default()
+    };
     let alone = LevelTold { lease_ns: 0, ..told(Mode::default()) };
     vec![
         Sample::new("LEVEL_TOLD", told(steady).encode()),
         Sample::new("LEVEL_TOLD, without a lease", alone.encode()),
         Sample::new("LEVEL_TOLD, ending", LevelTold { mode: ending, ..alone }.encode()),
+        Sample::new("LEVEL_TOLD, seizing", LevelTold { mode: seizing, ..alone }.encode()),
     ]
 }
 
@@ -178,5 +199,6 @@ fn marks() -> Vec<Sample> {
         Sample::new("SYNC", Mark::Sync { cluster: 2, epoch: 5 }.encode().to_vec()),
         Sample::new("ASYNC", Mark::Async { epoch: 6 }.encode().to_vec()),
         Sample::new("END", Mark::End { cluster: 2, epoch: 7 }.encode().to_vec()),
+        Sample::new("FENCE", Mark::Fence { held_by: 2, epoch: 8 }.encode().to_vec()),
     ]
 }

@@ -7,6 +7,7 @@ mod by_hand;
 mod cascade;
 mod cluster;
 mod contract;
+mod failover;
 mod fence;
 mod history;
 mod kills;

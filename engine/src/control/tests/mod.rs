@@ -3,6 +3,7 @@
 //! walks through it at random and lets the faults end, one goes single roads. A switchover is gone
 //! through beside that.
 
+mod failover;
 mod model;
 mod steps;
 pub(crate) mod switchover;

@@ -158,7 +158,7 @@ impl Model for Levels {
                 alone && log.gate.released().0 == log.end() && log.held < log.end()
             }),
             Property::sometimes("it is proven", |_, world: &World| {
-                world.proof() == Proof::ProvenUnlessForced
+                world.proof() == Some(Proof::ProvenUnlessForced)
             }),
             Property::sometimes("the level rises", |_, world: &World| {
                 world.mode().level == world.mode().mode && world.mode().mode != Performance

@@ -436,7 +436,15 @@ fn what_a_stream_does_next_in_a_switchover() {
     let role = |phase, mark, epoch, office| Mode { phase, mark, epoch, office, ..Mode::default() };
     let preparing = role(Phase::Preparing, alone(0), 8, office);
     let ending = role(Phase::Ending, end, 9, office);
-    let new = Office { role_epoch: 2, holder: 2, before: 1, target: 0, since: 10, scn: 0 };
+    let new = Office {
+        role_epoch: 2,
+        holder: 2,
+        before: 1,
+        target: 0,
+        since: 10,
+        scn: 0,
+        ..Office::default()
+    };
     let starting = role(Phase::Starting, alone(10), 10, new);
     let there = role(Phase::Steady, alone(10), 11, new);
     let again = Office { role_epoch: 3, holder: 1, before: 0, ..new };

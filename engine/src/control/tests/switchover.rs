@@ -16,11 +16,11 @@ const TARGET: u32 = 2;
 const PLACE: Place = Place { node: 1, shard: 0 };
 
 /// The leader of the catalogue of a primary with two streams.
-struct Seat {
-    registry: Registry,
-    level: Level,
-    out: Vec<LevelEffect>,
-    now: Nanos,
+pub(super) struct Seat {
+    pub(super) registry: Registry,
+    pub(super) level: Level,
+    pub(super) out: Vec<LevelEffect>,
+    pub(super) now: Nanos,
 }
 
 impl Seat {
@@ -48,7 +48,7 @@ impl Seat {
     }
 
     /// A step of the role is committed.
-    fn commit(&mut self, by: u32, act: Act) {
+    pub(super) fn commit(&mut self, by: u32, act: Act) {
         let step = RoleStep { epoch: self.registry.mode().epoch, act };
         let change = Change { by, on: self.registry.version(), what: What::Role(step) };
         assert!(self.registry.apply(&change), "{act:?}");
@@ -57,7 +57,7 @@ impl Seat {
     }
 
     /// What is proposed, once.
-    fn act(&mut self) -> Option<Act> {
+    pub(super) fn act(&mut self) -> Option<Act> {
         let act = |effect: LevelEffect| match effect {
             LevelEffect::Turn { step, .. } => Some(step.act),
             LevelEffect::Propose { .. } | LevelEffect::Tell { .. } => None,
@@ -67,14 +67,14 @@ impl Seat {
         acts.first().copied()
     }
 
-    fn pass(&mut self, ns: u64) -> Option<Act> {
+    pub(super) fn pass(&mut self, ns: u64) -> Option<Act> {
         self.now = self.now.after(ns);
         self.level.on_time(self.now, &mut self.out);
         self.act()
     }
 
     /// A shard asks, which leads both streams and heard something at `token`.
-    fn ask(&mut self, token: Nanos, behind: u64, done: &[u64]) -> Option<Act> {
+    pub(super) fn ask(&mut self, token: Nanos, behind: u64, done: &[u64]) -> Option<Act> {
         self.now = self.now.after(LEVEL_RENEW_NS);
         let ask = LevelAsk {
             asked_at: self.now.0,

@@ -9,8 +9,8 @@ use palisade_wal::{Ballot, Lsn};
 
 use crate::control::limits::{LEVEL_LEASE_NS, RISE_BEHIND_MAX, TIME_MS_MIN};
 use crate::control::{
-    Change, Cluster, Leading, Level, LevelEffect, LevelLease, LevelTold, Mode, Next, Own, Place,
-    Proof, Refusal, Registry, Request, Standing, Step, What, decide,
+    Act, Change, Cluster, Leading, Level, LevelEffect, LevelLease, LevelTold, Mode, Next, Own,
+    Place, Proof, Refusal, Registry, Request, RoleStep, Standing, Step, What, decide,
 };
 use crate::status::{Protection, Transfer};
 use crate::stream::mark::{Gate, Mark, Marked, Marks};
@@ -463,9 +463,13 @@ impl World {
     }
 
     /// What it could prove.
-    pub(super) fn proof(&self) -> Proof {
-        let marks = self.logs.iter().map(Log::mark_there);
-        Proof::of(self.mode_there(), STANDBY, marks)
+    pub(super) fn proof(&self) -> Option<Proof> {
+        let mode = self.mode_there();
+        let step = RoleStep { epoch: mode.epoch, act: Act::Seize };
+        let seized = mode.turn(STANDBY, &step)?;
+        let held = Mark::Fence { held_by: STANDBY, epoch: seized.epoch };
+        let all = self.logs.iter().all(|log| seized.fence(log.mark_there()) == held);
+        seized.office.proof.filter(|_| all)
     }
 
     /// Of all that the standby would keep, everything that may have caused it is there too.
@@ -477,7 +481,7 @@ impl World {
                 _ => true,
             })
         };
-        self.proof() == Proof::Cut || (caused(0) && caused(1))
+        self.proof().is_none() || (caused(0) && caused(1))
     }
 
     /// Whether all data below a position is at the standby.
@@ -490,7 +494,7 @@ impl World {
     /// What the standby proves is so.
     pub(super) fn proves_what_is_so(&self) -> bool {
         let acked = |stream: usize| self.is_there(stream, self.logs[stream].gate.released().0);
-        let proven = self.proof() == Proof::ProvenUnlessForced && self.mode().forced == 0;
+        let proven = self.proof() == Some(Proof::ProvenUnlessForced) && self.mode().forced == 0;
         !proven || (acked(0) && acked(1))
     }
 

@@ -27,6 +27,8 @@ const UP: Mode = Mode {
         target: 0,
         since: 0,
         scn: 0,
+        proof: None,
+        sealed: 0,
     },
 };
 /// It fell.

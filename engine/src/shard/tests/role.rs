@@ -20,7 +20,8 @@ fn ending() -> Mode {
 
 /// Who begins behind the END.
 fn starting(holder: u32, before: u32) -> Mode {
-    let office = Office { role_epoch: 2, holder, before, target: 0, since: 10, scn: 0 };
+    let office =
+        Office { role_epoch: 2, holder, before, target: 0, since: 10, scn: 0, ..Office::default() };
     Mode { phase: Phase::Starting, mark: START, epoch: 10, office, ..Mode::default() }
 }
 
