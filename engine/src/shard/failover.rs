@@ -46,6 +46,15 @@ impl<R: Ring> Shard<R> {
     fn check_failover(&self, allow_loss: bool) -> Result<Change, Error> {
         let state = self.check_stream(CATALOGUE_STREAM)?;
         self.check_leader(CATALOGUE_STREAM, state)?;
+        let heard = self.heard_term();
+        if heard.outranks(self.own_term()) && heard.cluster != self.me.cluster {
+            let text = format!(
+                "another-primary: cluster {} is the primary of role epoch {}, which this cluster \
+                 has heard of and not from its log: take its logs from there, or format it anew",
+                heard.cluster, heard.epoch
+            );
+            return Err(Error::new(ErrorKind::Forbidden, text));
+        }
         let decided = decide_failover(&self.registry, &self.own(), allow_loss);
         let change =
             decided.map_err(|refusal| Error::new(ErrorKind::Forbidden, refusal.to_string()))?;

@@ -30,7 +30,7 @@ const MORE_WALKS: &str = "paxos::tests::walk::three_nodes_keep_what_is_committed
 const MORE_SEEDS: &str = "40000";
 const LEVEL: &str = "control::tests::walk::";
 
-const BUGS: [Bug; 32] = [
+const BUGS: [Bug; 33] = [
     Bug {
         name: "candidate_promise_not_durable",
         trace: "paxos::tests::cases::a_candidate_that_forgets_its_promise_has_asked_for_none",
