@@ -57,12 +57,13 @@ pub mod paxos;
 mod plan;
 #[cfg(test)]
 mod protocol;
-mod seeded;
 pub mod shard;
 pub mod status;
 pub mod stream;
 pub mod transfer;
 mod verdict;
+
+use palisade_netio::seeded;
 
 pub use append::{AppendFuture, Appended, Outcome};
 pub use config::Config;

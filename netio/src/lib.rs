@@ -84,6 +84,7 @@ mod op;
 mod pool;
 mod probe;
 mod ring;
+pub mod seeded;
 mod token;
 mod uring;
 

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use palisade_netio::seeded::is_seeded;
 use palisade_netio::{Completion, Errno, Handle, Op, OpenHow, Payload, Pool, Purpose, Run, SlotId};
 
 use crate::config::WalError;
@@ -333,7 +334,9 @@ impl Preparer {
                 self.zeroed += whole;
                 self.step = self.after_zeros();
             }
-            Step::SyncFile if !self.dir_synced => self.step = Step::SyncDir,
+            Step::SyncFile if !self.dir_synced && !is_seeded("directory_not_synced") => {
+                self.step = Step::SyncDir;
+            }
             Step::SyncFile | Step::SyncDir => {
                 assert!(self.zeroed >= self.goal(), "what was synced was zeroed before");
                 self.dir_synced = true;

@@ -12,6 +12,7 @@ use palisade_wal::{GroupKind, Lsn};
 use crate::config::Role;
 use crate::error::{Error, ErrorKind};
 use crate::limits::SYNC_BACKLOG_BYTES;
+use crate::seeded::is_seeded;
 use crate::shard::Shard;
 use crate::shard::stream::{Pending, Reply, StreamState, Waiting};
 use crate::status::Protection;
@@ -116,7 +117,7 @@ impl<R: Ring> Shard<R> {
         let (now, replayable) = (self.io.now, self.showing.scn);
         let state = self.state(stream);
         let released = state.release(now, replayable);
-        let published = (released, state.limit());
+        let published = (state.open_upto(), state.limit());
         let moved = std::mem::replace(&mut state.published, published) != published;
         let settled = state.settle(released);
         let waits = state.gate.waits().is_some();
@@ -131,7 +132,7 @@ impl<R: Ring> Shard<R> {
             self.settle(reply, Ok(appended));
         }
         if moved || !runs.is_empty() {
-            self.publish_committed(stream, released, &runs);
+            self.publish_committed(stream, published.0, &runs);
             self.jobs.on_committed(stream);
         }
         self.release_runs(runs);
@@ -160,7 +161,15 @@ impl<R: Ring> Shard<R> {
 impl StreamState {
     /// Readers of this node see what is below.
     pub(crate) fn visible(&self) -> Lsn {
-        self.limit().unwrap_or(self.gate.released())
+        self.limit().unwrap_or(self.open_upto())
+    }
+
+    /// Readers and other clusters may have what is below: no more than is acked.
+    fn open_upto(&self) -> Lsn {
+        match is_seeded("shown_before_held") {
+            true => self.replica.log().committed().lsn,
+            false => self.gate.released(),
+        }
     }
 
     /// What that is at a standby, which may be less than what others get who take the stream from

@@ -170,6 +170,7 @@ impl Marks {
     /// Of a stream that was created with this mark: it stands before the first group.
     pub fn born(mark: Option<Mark>) -> Marks {
         let before = |mark| Marked { mark, start: Lsn::ZERO, end: Lsn::ZERO };
+        let mark = mark.filter(|_| !is_seeded("created_without_its_mark"));
         Marks { standing: mark.map(before), ..Marks::default() }
     }
 
@@ -257,11 +258,17 @@ impl Marks {
         cluster.is_some() && lsn >= self.floor
     }
 
+    /// Whether the last mark names nobody, committed or not.
+    fn is_let_go(&self) -> bool {
+        self.last().is_some_and(|last| last.mark.cluster().is_none())
+    }
+
     /// How far the log may be acked and read when it is committed up to `committed`, and
     /// `held(cluster)` of it by the SYNC standby.
     pub fn released(&self, committed: Lsn, held: impl Fn(u32) -> Lsn) -> Lsn {
         match self.standing.and_then(|standing| standing.mark.cluster()) {
             None => committed,
+            Some(_) if self.is_let_go() && is_seeded("acked_alone_before_the_mark") => committed,
             Some(cluster) => held(cluster).max(self.floor).min(committed),
         }
     }

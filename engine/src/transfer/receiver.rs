@@ -19,6 +19,7 @@ use super::limits::{
     SILENCE_NS, TOTAL_BYTES_MAX, WINDOW_BYTES_FIRST, WINDOW_BYTES_MAX,
 };
 use crate::forward::wire::{ChunkHead, End, EndReason, Fetch, Status};
+use crate::seeded::is_seeded;
 
 /// How a stream's transfer is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -510,6 +511,10 @@ impl Receiver {
     }
 
     fn refuse(&mut self, stream: u64, why: BadChunk, now: Nanos, out: &mut Vec<Output>) {
+        let why = match why {
+            BadChunk::Gap(at) if is_seeded("gap_told_as_another_log") => BadChunk::NotMatch(at),
+            why => why,
+        };
         let reason = why.to_string();
         match why {
             BadChunk::Gap(_) => {
@@ -582,7 +587,7 @@ impl Receiver {
         } else {
             inbound.upstream = status.committed;
             let since = *inbound.behind_since.get_or_insert(now);
-            if now.since(since) > BEHIND_NS {
+            if now.since(since) > BEHIND_NS || is_seeded("behind_told_at_once") {
                 let reason = "the upstream's committed end is below ours";
                 self.set_state(stream, State::SourceBehind, reason, now, out);
             }

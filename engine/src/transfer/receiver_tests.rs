@@ -7,13 +7,14 @@ use palisade_netio::{FrameHead, HEAD_BYTES, Nanos, Pool, Purpose};
 use palisade_wal::{Ballot, BodyBuilder, Boundary, CHAIN_START, GroupKind, Lsn, Origin};
 
 use super::check::{BadChunk, Continuation, continues};
+use super::limits::{BEHIND_NS, RETRY_NS};
 use super::receiver::{Output, Receiver, ReceiverLimits, State};
 use crate::forward::compress::{compress, decompress};
 use crate::forward::limits::Limits;
 use crate::forward::queue::{Depth, ForwardRequest, LocateRequest, Located, Recent, Reply};
 use crate::forward::sender::{Effect, ReaderId, Readers, Source};
 use crate::forward::testlog::{TestLog, mix, pool};
-use crate::forward::wire::{ChunkHead, FROM_FORWARDER, FromForwarder};
+use crate::forward::wire::{ChunkHead, End, EndReason, FROM_FORWARDER, FromForwarder, Status};
 use crate::paxos::Closed;
 use crate::stream::base::Base;
 
@@ -659,6 +660,73 @@ fn a_refusal_is_shown_with_its_reason_and_other_upstreams_are_asked() {
     assert_eq!(asked, [0, 1, 2]);
     settle(&mut world);
     assert_eq!(world.receiver.report(1).unwrap().imported, world.upstreams[0].end(1));
+}
+
+/// When it does that, while nothing more is heard.
+fn until_due(receiver: &mut Receiver, from: Nanos, is_due: impl Fn(&Output) -> bool) -> Nanos {
+    let (mut now, mut out) = (from, Vec::new());
+    while !out.iter().any(&is_due) {
+        let due = receiver.next_time().expect("it tries again");
+        assert!(due <= from.after(RETRY_NS), "not before {due:?}");
+        now = due.max(now);
+        receiver.on_beat(1, now);
+        receiver.on_time(now, &mut out);
+    }
+    now
+}
+
+/// What goes over by itself: no reason to look for another log, nor to wake an operator.
+#[test]
+fn what_passes_is_not_told_as_what_lasts() {
+    let (mut receiver, head, _) = compressed();
+    let (mut now, mut out) = (Nanos(1), Vec::new());
+    let passes = |receiver: &Receiver, what: &str| {
+        let state = receiver.report(1).expect("it is received").state;
+        assert!(matches!(state, State::Wait | State::CheckNetwork), "{what}: {state:?}");
+    };
+    let is_fetch = |said: &Output| matches!(said, Output::Fetch(_));
+    // A chunk is lost on its way: the rest is asked for again at once.
+    let mut log = TestLog::new(1);
+    (0..5).for_each(|_| drop(log.push(&[400]).to_vec()));
+    let start = log.bounds()[2];
+    let records = log.records(start, log.end());
+    let (headers_crc, body_len) = (log.headers_crc(start, log.end()), records.len() as u32);
+    let late = ChunkHead { start, headers_crc, body_len, compressed: None, ..head };
+    receiver.on_chunk(&late, records, now, &mut out);
+    passes(&receiver, "a gap");
+    let (committed, base) = (Lsn::ZERO, Lsn::ZERO);
+    let mut end = End { stream: 1, reason: EndReason::Stopped, committed, base };
+    out.clear();
+    receiver.on_end(&end, now, &mut out);
+    assert!(out.iter().any(is_fetch), "{out:?}");
+    // The rest comes, and then from a new leader that has not heard yet how far all is committed.
+    let (start, body) = (START.lsn, log.records(START.lsn, log.end()));
+    let (headers_crc, body_len) = (log.headers_crc(start, log.end()), body.len() as u32);
+    let whole = ChunkHead { start, headers_crc, body_len, ..late };
+    receiver.on_chunk(&whole, body, now, &mut out);
+    let status = Status { stream: 1, committed: Lsn(8), base };
+    for _ in 0..5 {
+        receiver.on_status(&status, now, &mut out);
+        assert_eq!(receiver.report(1).map(|report| report.state), Some(State::Sync));
+        now = now.after(BEHIND_NS / 5);
+    }
+    // It has no room, or it stops, or nobody is there: it is asked again, the same one if need be.
+    end.reason = EndReason::Busy;
+    receiver.on_end(&end, now, &mut out);
+    passes(&receiver, "busy");
+    now = until_due(&mut receiver, now, is_fetch);
+    for reason in [EndReason::ShuttingDown, EndReason::Stopped] {
+        match reason {
+            EndReason::Stopped => receiver.on_link_down(now, &mut Vec::new()),
+            _ => receiver.on_end(&End { reason, ..end }, now, &mut Vec::new()),
+        }
+        passes(&receiver, "no connection");
+        now = until_due(&mut receiver, now, |said| *said == Output::Dial { endpoint: 0 });
+        let mut out = Vec::new();
+        receiver.on_link_up(now, &mut out);
+        assert!(out.iter().any(is_fetch), "{out:?}");
+        passes(&receiver, "asked");
+    }
 }
 
 #[test]

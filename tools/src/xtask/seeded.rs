@@ -16,7 +16,7 @@ const SIM_SEEDS: [&str; 4] = ["--from", "1", "--contests", "--minutes"];
 /// A rule that can be left out.
 struct Bug {
     name: &'static str,
-    /// The trace that must fail without it.
+    /// The trace that must fail without it: a unit test of the engine, or one of [`WAL`].
     trace: &'static str,
     /// Random tests, of which one must fail; none where the rule has no part in them.
     walks: &'static str,
@@ -29,8 +29,11 @@ const WALK: &str = "paxos::tests::walk::";
 const MORE_WALKS: &str = "paxos::tests::walk::three_nodes_keep_what_is_committed";
 const MORE_SEEDS: &str = "40000";
 const LEVEL: &str = "control::tests::walk::";
+const SITES: &str = "control::tests::handover::";
+/// What the names of the log's own tests begin with here (`wal/tests/log`).
+const WAL: &str = "wal::";
 
-const BUGS: [Bug; 33] = [
+const BUGS: &[Bug] = &[
     Bug {
         name: "candidate_promise_not_durable",
         trace: "paxos::tests::cases::a_candidate_that_forgets_its_promise_has_asked_for_none",
@@ -148,7 +151,7 @@ const BUGS: [Bug; 33] = [
     Bug {
         name: "handed_over_without_ends",
         trace: "control::tests::switchover::the_role_goes_with_the_last_end",
-        walks: "",
+        walks: SITES,
         is_found_in_worlds: false,
     },
     Bug {
@@ -160,7 +163,7 @@ const BUGS: [Bug; 33] = [
     Bug {
         name: "serves_before_every_start",
         trace: "control::role::tests::a_stream_serves_between_its_start_and_its_end",
-        walks: "",
+        walks: SITES,
         is_found_in_worlds: false,
     },
     Bug {
@@ -172,12 +175,6 @@ const BUGS: [Bug; 33] = [
     Bug {
         name: "standby_kept_for_nothing",
         trace: "stream::mark::tests::nothing_is_let_go_that_a_sync_standby_lacks",
-        walks: "",
-        is_found_in_worlds: false,
-    },
-    Bug {
-        name: "pins_ignored",
-        trace: "shard::tests::pins::what_a_registered_standby_lacks_is_kept_up_to_the_cap",
         walks: "",
         is_found_in_worlds: false,
     },
@@ -212,6 +209,60 @@ const BUGS: [Bug; 33] = [
         is_found_in_worlds: false,
     },
     Bug {
+        name: "shown_before_held",
+        trace: "shard::tests::reads::nobody_is_shown_what_the_sync_standby_lacks",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "acked_alone_before_the_mark",
+        trace: "stream::mark::tests::acks_wait_from_a_sync_mark_until_an_async_mark_is_committed",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "created_without_its_mark",
+        trace: "stream::mark::tests::a_stream_that_is_born_with_a_mark_is_gated_from_its_first",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "step_of_another_version",
+        trace: "control::rules_tests::of_two_that_were_decided_on_one_version_the_first_acts",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "gap_told_as_another_log",
+        trace: "transfer::receiver_tests::what_passes_is_not_told_as_what_lasts",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "behind_told_at_once",
+        trace: "transfer::receiver_tests::what_passes_is_not_told_as_what_lasts",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "identity_in_one_copy",
+        trace: "wal::identity::a_change_counts_when_both_copies_are_written",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
+        name: "directory_not_synced",
+        trace: "wal::writing::what_is_durable_in_a_new_segment_outlives_a_power_cut",
+        walks: "wal::random::everything_durable",
+        is_found_in_worlds: true,
+    },
+    Bug {
+        name: "pins_ignored",
+        trace: "shard::tests::pins::what_a_registered_standby_lacks_is_kept_up_to_the_cap",
+        walks: "",
+        is_found_in_worlds: false,
+    },
+    Bug {
         name: "old_primary_not_fenced",
         trace: "control::term::tests::a_primary_that_is_outranked_is_fenced",
         walks: "",
@@ -231,7 +282,8 @@ const BUGS: [Bug; 33] = [
     },
 ];
 
-/// Builds the tests of the engine and the simulator once; each bug must be found by both.
+/// Builds the tests of the engine and of the log, and the simulator, once; each bug must be found
+/// by all that are named for it.
 pub(crate) fn run(only: &[String]) -> ExitCode {
     let unknown = only.iter().find(|name| BUGS.iter().all(|bug| bug.name != **name));
     if let Some(name) = unknown {
@@ -268,6 +320,7 @@ pub(crate) fn run(only: &[String]) -> ExitCode {
 /// What was built with `--cfg seeded_bugs`.
 struct Programs {
     tests: PathBuf,
+    wal: PathBuf,
     sim: PathBuf,
 }
 
@@ -280,6 +333,11 @@ impl Programs {
                 Some(&wrapper),
                 "palisade",
                 &["test", "--no-run", "--package", "palisade", "--lib"],
+            )?,
+            wal: build(
+                Some(&wrapper),
+                "log",
+                &["test", "--no-run", "--package", "palisade-wal", "--test", "log"],
             )?,
             sim: build(
                 Some(&wrapper),
@@ -314,7 +372,11 @@ impl Programs {
     /// The tests of this name, or in this module, that fail without the rule; walks with so many
     /// seeds instead of their own number.
     fn failing(&self, bug: &str, tests: &str, seeds: Option<&str>) -> Result<Vec<String>, String> {
-        let mut command = Command::new(&self.tests);
+        let (program, tests) = match tests.strip_prefix(WAL) {
+            Some(tests) => (&self.wal, tests),
+            None => (&self.tests, tests),
+        };
+        let mut command = Command::new(program);
         command.arg(tests).envs(seeds.map(|seeds| ("PAXOS_SEEDS", seeds)));
         let text = output(&mut command, bug)?;
         let failed =

@@ -397,6 +397,21 @@ fn a_full_segment_is_sealed_and_the_log_goes_on_in_the_next() {
     assert_eq!(node.blocks(), (1..=60).collect::<Vec<_>>());
 }
 
+/// A segment whose name is lost is lost with all that is in it.
+#[test]
+fn what_is_durable_in_a_new_segment_outlives_a_power_cut() {
+    for seed in 0..16 {
+        let mut node = Node::start(seed);
+        let mut last = 0;
+        while node.wal.segments().len() < 3 {
+            last = node.append_durable(20_000).block;
+        }
+        let node = node.crash();
+        assert_eq!(node.corrupt(), [], "seed {seed}");
+        assert_eq!(node.blocks(), (1..=last).collect::<Vec<_>>(), "seed {seed}");
+    }
+}
+
 #[test]
 fn the_next_segment_is_ready_before_the_active_one_is_full() {
     let mut node = Node::start(1);

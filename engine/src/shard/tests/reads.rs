@@ -110,6 +110,38 @@ fn what_stands_below_an_own_base_is_sent_to_nobody() {
     assert!(group.is_base() && group.follows(55) && group.chain.get() == 77);
 }
 
+/// What a failover to the SYNC standby could take back, nobody has seen.
+#[test]
+fn nobody_is_shown_what_the_sync_standby_lacks() {
+    let home = Home::new(1);
+    let mut seat = home.open();
+    let stream = seat.create(1).remove(0);
+    seat.mark(stream.id());
+    seat.hold(stream.id());
+    let held = seat.shard.sync_status(stream.id()).expect("it is here").committed;
+    let mut waits = stream.append("gated");
+    let end = seat.committed(stream.id(), held);
+    let read = |seat: &mut Seat| {
+        let (stream, follow) = (stream.id(), false);
+        let answer = seat.port.request(|reply| Command::Read {
+            stream,
+            from: held,
+            after: None,
+            follow,
+            reply,
+        });
+        let answer = answer.expect("room");
+        seat.until(|_| answer.try_take()).expect("it is sound").records.len()
+    };
+    assert!(held < end && waits.try_take().is_none(), "it waits for the SYNC standby");
+    assert_eq!(read(&mut seat), 0);
+    assert_eq!(seat.shard.streams[&stream.id()].published.0, held, "to no other cluster either");
+    seat.hold(stream.id());
+    assert_eq!(seat.until(|_| waits.try_take()).expect("acked").end_lsn, end);
+    assert_eq!(read(&mut seat), 1);
+    assert_eq!(seat.shard.streams[&stream.id()].published.0, end);
+}
+
 /// A reader of this process goes on where its last read ended: what stands there has to follow it.
 #[test]
 fn a_read_follows_the_one_before_it() {

@@ -7,25 +7,25 @@ const CHOICE: &str = "PALISADE_SEEDED_BUG";
 
 /// Whether the rule of this name is left out.
 #[cfg(not(seeded_bugs))]
-pub(crate) const fn is_seeded(_bug: &str) -> bool {
+pub const fn is_seeded(_bug: &str) -> bool {
     false
 }
 
 /// Whether the rule of this name is left out.
 #[cfg(seeded_bugs)]
-pub(crate) fn is_seeded(bug: &str) -> bool {
+pub fn is_seeded(bug: &str) -> bool {
     chosen().is_some_and(|name| name == bug)
 }
 
 /// Whether any rule is left out.
 #[cfg(not(seeded_bugs))]
-pub(crate) const fn is_any_seeded() -> bool {
+pub const fn is_any_seeded() -> bool {
     false
 }
 
 /// Whether any rule is left out.
 #[cfg(seeded_bugs)]
-pub(crate) fn is_any_seeded() -> bool {
+pub fn is_any_seeded() -> bool {
     chosen().is_some()
 }
 
