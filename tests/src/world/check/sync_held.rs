@@ -119,7 +119,7 @@ impl SyncHeld {
         let Some((_, governs)) = marks.range(..=lsn).next_back() else { return Ok(false) };
         let Some(cluster) = governs.mark.cluster() else { return Ok(false) };
         let held = |mark: &Marked| match mark.mark {
-            Mark::Async { .. } => true,
+            Mark::Async { .. } | Mark::Fence { .. } => true,
             Mark::Sync { cluster, .. } | Mark::End { cluster, .. } => {
                 let at = (cluster as usize - 1, stream);
                 self.committed.get(&at).is_some_and(|committed| *committed >= end)
