@@ -48,7 +48,12 @@ impl Seat {
     fn says(&mut self, cluster: u32, stream: u64, has: Lsn) {
         let from = Place { cluster, node: 1, region: "r".to_owned(), addr: NODE };
         let streams = vec![Wanted { stream, across: false, has }];
-        self.shard.facts_for(&Question { number: 1, from, streams });
+        self.shard.facts_for(&Question {
+            known: crate::control::Term::NONE,
+            number: 1,
+            from,
+            streams,
+        });
     }
 
     /// Where so many records end.
