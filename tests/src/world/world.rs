@@ -20,7 +20,7 @@ use super::marker::Marker;
 use super::operator::Operator;
 use super::registrar::Registrar;
 use super::report::{Failure, SeedReport};
-use super::settings::{MS, PINS_ALL, SECOND, Settings, Upstream};
+use super::settings::{MS, PINS_FEW, SECOND, Settings, Upstream};
 use super::switcher::Switcher;
 use super::truncation::Truncation;
 use super::workload::{Wake, Workload};
@@ -446,7 +446,7 @@ impl World {
             // Hosts here have addresses of a network.
             let usual = ["disk-stalled", "peer-disk-slow", "insecure-network"];
             self.not_kept |= code == NOT_KEPT;
-            let few = code == NOT_KEPT && self.settings.pin_bytes_max < PINS_ALL;
+            let few = code == NOT_KEPT && self.settings.pin_bytes_max == PINS_FEW;
             let excused = usual.contains(&code)
                 || few
                 || code == NOT_KEPT && self.faults.may_fill_disks()

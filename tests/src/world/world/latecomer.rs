@@ -44,6 +44,8 @@ impl World {
             self.workload.registrar.register_all();
         }
         self.begin(if returns { &[] } else { &late })?;
+        self.truncation = Truncation::busy(self.seed ^ 0x7472_756E_6361_7465, &late);
+        self.agenda.retain(|entry| !matches!(entry, Entry::Truncation));
         let deadline = self.universe.now().after(START_NS);
         while pins > 0 && !self.workload.registrar.is_settled(&self.fleet) {
             self.step_until(deadline, "all standbys are registered")?;
@@ -54,8 +56,6 @@ impl World {
             ends.extend(streams.into_iter().map(|stream| (stream, self.end_of(&late, stream))));
             late.iter().for_each(|node| self.fleet.kill(*node));
         }
-        self.truncation = Truncation::busy(self.seed ^ 0x7472_756E_6361_7465, &late);
-        self.agenda.retain(|entry| !matches!(entry, Entry::Truncation));
         self.agenda.add(self.universe.now(), Entry::Truncation);
         if pins == PINS_ALL {
             return self.return_kept(&late, &ends);
