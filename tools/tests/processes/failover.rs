@@ -6,6 +6,7 @@ use palisade::config::Role;
 use serde_json::Value;
 
 use super::cluster::Cluster;
+use super::fence::{kill, start, try_append, wait_fenced};
 use super::registry::{append, at, end_of, wait_shown};
 use super::run::{Done, eventually, palisade};
 
@@ -87,7 +88,7 @@ fn a_protected_primary_that_is_lost_loses_nothing() {
     at(&one.at(), "failover").refused(1, &["is-primary"]);
     at(&third.at(), "failover").refused(1, &["would-lose"]);
     at(&two.at(), "failover --verify").ok();
-    one.nodes.iter_mut().for_each(|node| node.kill());
+    kill(&mut one);
 
     let done = failover(&two, "");
     let fields = [&done["primary"], &done["role_epoch"], &done["lossless"]];
@@ -110,9 +111,8 @@ fn a_protected_primary_that_is_lost_loses_nothing() {
     // A stream is created, and everything is the same after a restart of everybody.
     let made = two.create_stream();
     let mut two = two;
-    two.nodes.iter_mut().for_each(|node| node.kill());
-    two.nodes.iter_mut().for_each(|node| node.spawn());
-    two.nodes.iter_mut().for_each(|node| node.wait_ready());
+    kill(&mut two);
+    start(&mut two);
     append(&two.at(), made, "x\n");
     append(&two.at(), streams[1], "e\n");
 }
@@ -123,7 +123,7 @@ fn what_may_be_lost_is_said_before_and_after() {
     let (mut one, two, streams) = pair("failover-availability", "availability");
     let acks = append(&one.at(), streams[0], "a\n");
     assert_eq!(acks[0]["level"], "availability");
-    one.nodes.iter_mut().for_each(|node| node.kill());
+    kill(&mut one);
     at(&two.at(), "failover").refused(1, &["may-lose", "--allow-loss"]);
     let page = at(&two.at(), "failover --verify --allow-loss").ok();
     assert!(page.contains("acked alone"), "{page}");
@@ -131,6 +131,23 @@ fn what_may_be_lost_is_said_before_and_after() {
     assert_eq!(done["lossless"], "unknown", "{done}");
     assert_eq!(records(&two, streams[0], end_of(&acks)), "a");
     append(&two.at(), streams[0], "b\n");
+    // The old primary comes back, meets the new one, and takes nothing more.
+    start(&mut one);
+    wait_fenced(&one);
+    let (code, err) = try_append(&one, streams[0]);
+    assert!(code != Some(0) && err.contains("fenced"), "{code:?} {err}");
+    let acks = append(&two.at(), streams[0], "c\n");
+    // Formatted anew it is a standby, as it was registered.
+    kill(&mut one);
+    for node in &mut one.nodes {
+        std::fs::remove_dir_all(&node.config.node.data).expect("it is there");
+        node.config.cluster.role = Role::Standby;
+        node.config.upstream.endpoints =
+            two.nodes.iter().map(|node| node.config.node.listen.expect("it listens")).collect();
+    }
+    one.format_and_start();
+    wait_shown(&one, streams[0], end_of(&acks));
+    assert_eq!(records(&one, streams[0], end_of(&acks)), "abc");
 }
 
 #[test]
@@ -153,14 +170,13 @@ fn a_failover_goes_on_after_everybody_was_killed_in_it() {
     for pause in [0, 5, 20, 60] {
         let (mut one, mut two, streams) = pair("failover-killed", "protection");
         let acks = append(&one.at(), streams[0], "a\nb\n");
-        one.nodes.iter_mut().for_each(|node| node.kill());
+        kill(&mut one);
         let nodes = two.at();
         let asking = std::thread::spawn(move || at(&nodes, "failover --timeout 1000"));
         // Wherever that is: the points differ from run to run.
         std::thread::sleep(Duration::from_millis(pause));
-        two.nodes.iter_mut().for_each(|node| node.kill());
-        two.nodes.iter_mut().for_each(|node| node.spawn());
-        two.nodes.iter_mut().for_each(|node| node.wait_ready());
+        kill(&mut two);
+        start(&mut two);
         asking.join().expect("it only waits");
         // Asked again it goes on, is over, or begins.
         eventually("the standby is the primary", ARRIVED, || {

@@ -26,17 +26,17 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn kill(cluster: &mut Cluster) {
+pub(super) fn kill(cluster: &mut Cluster) {
     cluster.nodes.iter_mut().for_each(|node| node.kill());
 }
 
-fn start(cluster: &mut Cluster) {
+pub(super) fn start(cluster: &mut Cluster) {
     cluster.nodes.iter_mut().for_each(|node| node.spawn());
     cluster.nodes.iter_mut().for_each(|node| node.wait_ready());
 }
 
 /// One append at this cluster and no other one: its exit code, and what it said.
-fn try_append(cluster: &Cluster, stream: u64) -> (Option<i32>, String) {
+pub(super) fn try_append(cluster: &Cluster, stream: u64) -> (Option<i32>, String) {
     let mut command = super::run::program();
     let id = cluster.nodes[0].config.cluster.id.to_string();
     command.args(["append", "--stream", &stream.to_string(), "--cluster", &id, "--lines"]);
@@ -45,7 +45,7 @@ fn try_append(cluster: &Cluster, stream: u64) -> (Option<i32>, String) {
     (done.code, done.err)
 }
 
-fn wait_fenced(cluster: &Cluster) -> Status {
+pub(super) fn wait_fenced(cluster: &Cluster) -> Status {
     eventually("every node is fenced", MET, || {
         let status: Option<Vec<Status>> = cluster.nodes.iter().map(|node| node.status()).collect();
         let status = status?;
