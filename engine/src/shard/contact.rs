@@ -17,11 +17,11 @@ use crate::control::{Cluster, Term, fence};
 use crate::error::{Error, ErrorKind};
 use crate::kinds::{KIND_FACTS, KIND_TERM};
 use crate::shard::Shard;
-use crate::shard::mesh::{Mail, shard_of};
+use crate::shard::mesh::Mail;
 use crate::shard::net::Duty;
 use crate::stream::catalogue::{CATALOGUE_STREAM, SYSTEM_STREAM};
 use crate::transfer::facts::Place;
-use crate::transfer::limits::{CONTACT_NS, CONTACT_NS_MAX, CONTACTS_OPEN_MAX};
+use crate::transfer::limits::{CONTACT_NS, CONTACT_NS_MAX, CONTACTS_OPEN_MAX, FENCED_NS};
 use crate::transfer::{Facts, Question};
 
 /// The role code of a disk that was formatted for a primary.
@@ -43,6 +43,7 @@ pub(crate) struct Contacts {
     heard: Term,
     /// The term that this cluster is fenced by, as of the last look; and since when.
     fenced: Option<Term>,
+    since: Nanos,
     since_wall_ns: u64,
     /// Peers that are to hear of it.
     untold: BTreeSet<u32>,
@@ -176,7 +177,6 @@ impl<R: Ring> Shard<R> {
         if before == fenced {
             return;
         }
-        // The node says it once.
         self.alarms.remove("fenced");
         let streams: Vec<u64> = self.streams.range(CATALOGUE_STREAM..).map(|(id, _)| *id).collect();
         let Some(term) = fenced else {
@@ -186,6 +186,7 @@ impl<R: Ring> Shard<R> {
         };
         if before.is_none() {
             self.contacts.since_wall_ns = self.io.ring.wall_ns();
+            self.contacts.since = self.io.now;
         }
         let refused = self.fence_error(term);
         for stream in streams {
@@ -197,9 +198,24 @@ impl<R: Ring> Shard<R> {
                 self.settle(waits.reply, Err(Error::new(ErrorKind::Unknown, text.clone())));
             }
         }
-        let is_first = shard_of(CATALOGUE_STREAM, self.me.shards) == self.me.shard;
-        if let Some((reason, action, _)) = self.fence_state().filter(|_| is_first) {
-            self.alarm("fenced", format!("{reason}; {action}"));
+    }
+
+    /// When the fence is no longer what every switchover looks like to who hears of it late: who
+    /// leads the catalogue knows what is committed.
+    fn alarm_at(&self) -> Option<Nanos> {
+        let catalogue = self.streams.get(&CATALOGUE_STREAM).filter(|state| state.leading);
+        let led_since = catalogue.filter(|_| self.contacts.fenced.is_some())?.led_since;
+        Some(led_since.max(self.contacts.since).after(FENCED_NS))
+    }
+
+    fn review_alarm(&mut self) {
+        let due = self.alarm_at().is_some_and(|at| at <= self.io.now);
+        if due == self.alarms.contains_key("fenced") {
+            return;
+        }
+        match self.fence_state().filter(|_| due) {
+            Some((reason, action, _)) => self.alarm("fenced", format!("{reason}; {action}")),
+            None => drop(self.alarms.remove("fenced")),
         }
     }
 
@@ -223,6 +239,7 @@ impl<R: Ring> Shard<R> {
     /// Moves contacts along, once a turn.
     pub(crate) fn run_contacts(&mut self) {
         self.review_fence();
+        self.review_alarm();
         self.tell_term();
         self.look_at_others();
         let now = self.io.now;
@@ -235,7 +252,8 @@ impl<R: Ring> Shard<R> {
     /// When [`run_contacts`](Shard::run_contacts) is due.
     pub(crate) fn next_contact(&self) -> Option<Nanos> {
         let others = self.contacts.others.values().filter(|it| !it.knows);
-        others.map(|it| it.due).min()
+        let alarm = self.alarm_at().filter(|_| !self.alarms.contains_key("fenced"));
+        others.map(|it| it.due).chain(alarm).min()
     }
 
     /// A peer is linked: it is told.

@@ -49,6 +49,8 @@ pub const GRANTS_MAX: usize = 64 << 10;
 pub const CONTACT_NS: u64 = 1_000_000_000;
 /// The same in the end: the time doubles with each question.
 pub const CONTACT_NS_MAX: u64 = 10_000_000_000;
+/// A fence that lasts as long is none of a switchover: an operator hears of it.
+pub const FENCED_NS: u64 = 1_000_000_000;
 /// Connections for that, of one primary.
 pub const CONTACTS_OPEN_MAX: usize = 16;
 

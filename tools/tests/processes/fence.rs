@@ -45,12 +45,14 @@ pub(super) fn try_append(cluster: &Cluster, stream: u64) -> (Option<i32>, String
     (done.code, done.err)
 }
 
+/// What a node of it says, the one that leads the catalogue among them.
 pub(super) fn wait_fenced(cluster: &Cluster) -> Status {
     eventually("every node is fenced", MET, || {
         let status: Option<Vec<Status>> = cluster.nodes.iter().map(|node| node.status()).collect();
         let status = status?;
         let fenced = |one: &Status| one.cluster.role == ClusterRole::Fenced;
-        status.iter().all(fenced).then(|| status[0].clone())
+        let alarmed = |one: &&Status| one.alarms.iter().any(|alarm| alarm.code == "fenced");
+        status.iter().find(alarmed).filter(|_| status.iter().all(fenced)).cloned()
     })
 }
 
