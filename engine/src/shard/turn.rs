@@ -376,7 +376,11 @@ impl<R: Ring> Shard<R> {
             .into_iter()
             .chain([self.next_import(), self.next_floor(), self.surveys.next_deadline(), again])
             .chain([self.hand_overs.next_deadline(), self.next_shipping(), self.next_join()])
-            .chain([self.next_level(), self.next_replayable(), self.pinning.next_deadline()])
+            .chain([
+                self.next_level(),
+                self.next_replayable(),
+                self.checkpoints.pinning.next_deadline(),
+            ])
             .flatten()
             .min()
     }
