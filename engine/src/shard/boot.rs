@@ -27,7 +27,6 @@ use crate::shard::import::Imports;
 use crate::shard::jobs::Jobs;
 use crate::shard::ledger::{Ledger, OwnRecord};
 use crate::shard::net::Net;
-use crate::shard::pins::Pinning;
 use crate::shard::replayable::Showing;
 use crate::shard::stream::StreamState;
 use crate::shard::token::{OWNER_LISTENER, owner_base};
@@ -150,7 +149,6 @@ impl<R: Ring> Shard<R> {
             told_leader: None,
             leases: BTreeMap::new(),
             checkpoints: Checkpoints::new(config.retain_ns),
-            pinning: Pinning::default(),
             alarms: BTreeMap::new(),
             listening: None,
             booted: false,

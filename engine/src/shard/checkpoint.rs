@@ -22,6 +22,7 @@ use crate::paxos::codec::fixed;
 use crate::shard::Shard;
 use crate::shard::boot::Replaying;
 use crate::shard::ledger::{Claim, OwnRecord};
+use crate::shard::pins::Pinning;
 use crate::shard::retention::Retention;
 use crate::shard::stream::StreamState;
 use crate::stream::catalogue::{CATALOGUE_STREAM, Catalogue};
@@ -90,6 +91,8 @@ pub(crate) struct Checkpoints {
     urgent: u8,
     /// What readers let go and the log still keeps.
     pub(crate) retention: Retention,
+    /// What of it is kept for standbys.
+    pub(crate) pinning: Pinning,
     /// How far the bases of streams may go that are below it.
     floors: BTreeMap<u64, Lsn>,
     /// Moves under way.
@@ -127,6 +130,7 @@ impl Checkpoints {
             oldest: None,
             urgent: 0,
             retention: Retention::new(retain_ns),
+            pinning: Pinning::default(),
             floors: BTreeMap::new(),
             moving: 0,
             free_below: 0,
@@ -184,10 +188,10 @@ impl<R: Ring> Shard<R> {
         let full = self.is_to_recycle();
         while let Some((stream, floor)) = self.checkpoints.retention.poll(self.io.now, full) {
             self.checkpoints.floors.insert(stream, floor);
-            self.pinning.hurry(stream);
+            self.checkpoints.pinning.hurry(stream);
         }
         self.look_at_pins(full);
-        let waits = |stream: &u64| self.pinning.waits(*stream);
+        let waits = |stream: &u64| self.checkpoints.pinning.waits(*stream);
         let floors = self.checkpoints.floors.iter().filter(|(stream, _)| !waits(stream));
         let floors: Vec<(u64, Lsn)> = floors.map(|(stream, floor)| (*stream, *floor)).collect();
         let bound = self.may_wait();

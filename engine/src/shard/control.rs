@@ -245,7 +245,7 @@ impl<R: Ring> Shard<R> {
         self.hold_imports();
         self.choose_upstreams();
         self.imports_may_start(moved);
-        self.pinning.look_soon();
+        self.checkpoints.pinning.look_soon();
         self.review_term();
     }
 }

@@ -234,7 +234,6 @@ pub struct Shard<R: Ring> {
     pub(crate) told_leader: Option<(bool, Ballot)>,
     pub(crate) leases: BTreeMap<u64, (Arc<Path>, Lease)>,
     pub(crate) checkpoints: checkpoint::Checkpoints,
-    pub(crate) pinning: pins::Pinning,
     pub(crate) alarms: BTreeMap<&'static str, (u64, String)>,
     pub(crate) listening: Option<SocketAddr>,
     booted: bool,

@@ -74,12 +74,12 @@ impl<R: Ring> Shard<R> {
             let Some(state) = self.streams.get_mut(&wanted.stream) else { continue };
             let base = state.kept_from();
             state.pins.on_said(cluster, wanted.has, base);
-            self.pinning.hurry(wanted.stream);
+            self.checkpoints.pinning.hurry(wanted.stream);
         }
     }
 
-    /// Whether this cluster is the one that has to say so when it keeps a standby's log no more: the
-    /// primary, or the standby that it is told to take its log from.
+    /// Whether this cluster is the one that has to say so when it keeps a standby's log no more:
+    /// the primary, or the standby that it is told to take its log from.
     fn is_keeper(&self, standby: &Cluster) -> bool {
         match self.registry.standby(standby.upstream) {
             Some(named) => named.id == self.me.cluster,
@@ -103,7 +103,7 @@ impl<R: Ring> Shard<R> {
         }
         let free = state.pins.free_below(base, to, cap);
         if free < to {
-            self.pinning.waiting.insert(stream);
+            self.checkpoints.pinning.waiting.insert(stream);
         }
         free
     }
@@ -114,7 +114,7 @@ impl<R: Ring> Shard<R> {
         let base = state.kept_from();
         state.pins.on_base(base);
         if state.pins.lost().next().is_some() {
-            let Pinning { look_at, due, .. } = &mut self.pinning;
+            let Pinning { look_at, due, .. } = &mut self.checkpoints.pinning;
             *due = Some(due.map_or(*look_at, |due| due.min(*look_at)));
         }
     }
@@ -123,25 +123,25 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn look_at_pins(&mut self, full: bool) {
         let now = self.io.now;
         if full {
-            self.pinning.waiting.clear();
+            self.checkpoints.pinning.waiting.clear();
         }
-        if now < self.pinning.look_at {
+        if now < self.checkpoints.pinning.look_at {
             return;
         }
-        self.pinning.waiting.clear();
-        self.pinning.look_at = now.after(LOOK_NS);
+        self.checkpoints.pinning.waiting.clear();
+        self.checkpoints.pinning.look_at = now.after(LOOK_NS);
         let lost = self.lost_standbys();
-        let known = &self.pinning.lost;
+        let known = &self.checkpoints.pinning.lost;
         let lost = lost.into_iter().map(|it| (it, known.get(&it).copied().unwrap_or(now)));
-        self.pinning.lost = lost.collect();
+        self.checkpoints.pinning.lost = lost.collect();
         // All of them may be in one shard there.
         let streams = self.streams.len() * usize::from(self.me.shards);
         let patience = LOST_NS + (streams / ASK_STREAMS_MAX) as u64 * POLL_NS;
         let waits = |since: &Nanos| now.since(*since) < patience;
-        let since = self.pinning.lost.values().copied();
+        let since = self.checkpoints.pinning.lost.values().copied();
         let due = since.filter(waits).min().map(|since| since.after(patience));
-        self.pinning.due = due.map(|due| due.max(self.pinning.look_at));
-        let told = self.pinning.lost.iter().filter(|(_, since)| !waits(since));
+        self.checkpoints.pinning.due = due.map(|due| due.max(self.checkpoints.pinning.look_at));
+        let told = self.checkpoints.pinning.lost.iter().filter(|(_, since)| !waits(since));
         let told: Vec<(u64, u32)> = told.map(|(it, _)| *it).collect();
         self.tell_lost(&told);
     }

@@ -378,7 +378,7 @@ impl<R: Ring> Shard<R> {
             .chain([self.next_import(), self.next_floor(), self.surveys.next_deadline(), again])
             .chain([self.hand_overs.next_deadline(), self.next_shipping(), self.next_join()])
             .chain([self.next_level(), self.next_replayable(), self.next_contact()])
-            .chain([self.pinning.next_deadline()])
+            .chain([self.checkpoints.pinning.next_deadline()])
             .flatten()
             .min()
     }

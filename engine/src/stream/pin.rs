@@ -108,8 +108,8 @@ impl Pins {
         }
     }
 
-    /// These were told before a restart, of a log that begins at `base` now. Later words may have let
-    /// it move, and of who was lost too: everything is kept until they say it again.
+    /// These were told before a restart, of a log that begins at `base` now. Later words may have
+    /// let it move, and of who was lost too: everything is kept until they say it again.
     pub fn restarted(mut self, base: Lsn) -> Pins {
         for pin in self.known.values_mut().filter(|pin| pin.from < base) {
             pin.from = base;

@@ -568,7 +568,7 @@ fn stream_image() -> Vec<u8> {
     numbers(&mut out, &[0, 0]);
     // The first role epoch, of nobody in particular.
     numbers(&mut out, &[1, 0, 0]);
-    out.extend_from_slice(&[0; 12]);
+    out.extend_from_slice(&[0; 24]);
     out.extend_from_slice(&[0; 4]);
     out
 }
