@@ -268,7 +268,7 @@ impl Marks {
     pub fn released(&self, committed: Lsn, held: impl Fn(u32) -> Lsn) -> Lsn {
         match self.standing.and_then(|standing| standing.mark.cluster()) {
             None => committed,
-            Some(_) if self.is_let_go() && is_seeded("acked_alone_before_the_mark") => committed,
+            Some(_) if self.is_let_go() && is_seeded("acked_before_async_mark") => committed,
             Some(cluster) => held(cluster).max(self.floor).min(committed),
         }
     }

@@ -512,7 +512,7 @@ impl Receiver {
 
     fn refuse(&mut self, stream: u64, why: BadChunk, now: Nanos, out: &mut Vec<Output>) {
         let why = match why {
-            BadChunk::Gap(at) if is_seeded("gap_told_as_another_log") => BadChunk::NotMatch(at),
+            BadChunk::Gap(at) if is_seeded("gap_is_another_log") => BadChunk::NotMatch(at),
             why => why,
         };
         let reason = why.to_string();

@@ -215,7 +215,7 @@ const BUGS: &[Bug] = &[
         is_found_in_worlds: false,
     },
     Bug {
-        name: "acked_alone_before_the_mark",
+        name: "acked_before_async_mark",
         trace: "stream::mark::tests::acks_wait_from_a_sync_mark_until_an_async_mark_is_committed",
         walks: "",
         is_found_in_worlds: false,
@@ -233,7 +233,7 @@ const BUGS: &[Bug] = &[
         is_found_in_worlds: false,
     },
     Bug {
-        name: "gap_told_as_another_log",
+        name: "gap_is_another_log",
         trace: "transfer::receiver_tests::what_passes_is_not_told_as_what_lasts",
         walks: "",
         is_found_in_worlds: false,
