@@ -87,6 +87,7 @@ targets! {
     held_news: "held-news",
     level_ask: "level-ask",
     level_told: "level-told",
+    term: "term",
     mark: "mark",
     base: "base",
 }
