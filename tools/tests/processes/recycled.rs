@@ -81,13 +81,12 @@ fn primary_that_keeps(name: &str, bytes: u64) -> Cluster {
 
 /// The words of the alarm that a standby is not kept for, where `palisade status` shows it.
 fn not_kept(cluster: &Cluster) -> Option<String> {
-    let hints = cluster.nodes.iter().filter_map(|node| {
+    cluster.nodes.iter().find_map(|node| {
         let status = palisade(&["status", "--json", "--at", &node.at()]).json();
         let alarms = status["alarms"].as_array()?.clone();
         let alarm = alarms.into_iter().find(|alarm| alarm["code"] == "standby-not-kept-for")?;
         Some(alarm["hint"].as_str()?.to_owned())
-    });
-    hints.last()
+    })
 }
 
 fn register(primary: &Cluster, standby: &Cluster) {

@@ -179,8 +179,9 @@ fn for_a_standby_of_another_standby_that_one_has_to_keep_the_log() {
     while Instant::now() < deadline {
         assert!(seat.shard.turn(false) && seat.alarm().is_none(), "the other one may keep it");
     }
-    // That one is no more: the primary should have kept it.
-    seat.control(Request::Remove { cluster: STANDBY });
+    // It is to choose by itself: the primary should have kept it.
+    let settings = Settings { upstream: Some(0), ..Settings::default() };
+    seat.control(Request::Set { cluster: 3, settings });
     let hint = seat.until(|seat| seat.alarm());
     assert!(hint.contains("standby 3 "), "{hint}");
     seat.stop();
