@@ -393,7 +393,7 @@ fn every_limit_is_listed_with_its_number() {
             ADDR_BYTES_MAX REGION_BYTES_MAX;
         palisade_wal: RECORD_BYTES_MAX GROUP_BYTES_MAX;
         forward: CHUNK_BYTES_MAX CONTROL_BODY_MAX;
-        transfer: ASK_STREAMS_MAX PLACES_MAX PATH_MAX CONTACT_NS CONTACT_NS_MAX SYNC_LINKS_MAX
+        transfer: ASK_STREAMS_MAX PLACES_MAX PATH_MAX SYNC_LINKS_MAX
             SYNC_CLUSTERS_MAX
             SYNC_SUBS_MAX            SYNC_REPLIES_MAX SYNC_WINDOW_BYTES;
         limits: SYNC_BACKLOG_BYTES;

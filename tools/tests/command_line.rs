@@ -37,7 +37,7 @@ fn usage_errors_exit_2() {
         &["config", "check"],
         &["switchover"],
         &["switchover", "--to", "hangzhou"],
-        &["failover"],
+        &["failover", "--timeout", "soon"],
         &["standby", "add", "--cluster", "2", "--transfer", "sync"],
         &["standby", "remove"],
         &["standby", "suspend", "--cluster", "2", "--until-scn", "0"],
@@ -52,7 +52,8 @@ fn usage_errors_exit_2() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    let commands: [&[&str]; 24] = [
+    let commands: [&[&str]; 25] = [
+        &["failover"],
         &["demo"],
         &["switchover"],
         &["format"],

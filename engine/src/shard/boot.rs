@@ -98,9 +98,8 @@ impl<R: Ring> Shard<R> {
         mut shared: Shared,
     ) -> Shard<R> {
         attach(&ring, config.shard, &port, &mut shared);
-        let ShardConfig { cluster, node, shard, shards, fingerprint, .. } = config;
         // Incarnation and boot count are in the identity file: nothing is asked of the log before.
-        let me = Peer { cluster, node, shard, shards, fingerprint, ..Peer::default() };
+        let me = formatted(&config);
         let wal = wal_config(&config, &me, Started::default());
         Shard {
             me,
@@ -125,8 +124,8 @@ impl<R: Ring> Shard<R> {
             crossings: Default::default(),
             liveness: None,
             closing: Default::default(),
-            showing: Showing::new(NodeKey { node, incarnation: 0 }),
-            floors: Floors::new(NodeKey { node, incarnation: 0 }, 0),
+            showing: Showing::new(NodeKey { node: config.node, incarnation: 0 }),
+            floors: Floors::new(NodeKey { node: config.node, incarnation: 0 }, 0),
             effects: Default::default(),
             touched: Vec::new(),
             timers: Default::default(),
@@ -645,6 +644,12 @@ fn attach<R: Ring>(ring: &R, shard: u16, port: &ShardPort, shared: &mut Shared) 
     if let Some(forward) = &mut shared.forward {
         forward.set_waker(ring.waker());
     }
+}
+
+/// Who a shard is, as far as its configuration says.
+fn formatted(config: &ShardConfig) -> Peer {
+    let ShardConfig { cluster, node, shard, shards, fingerprint, .. } = *config;
+    Peer { cluster, node, shard, shards, fingerprint, ..Peer::default() }
 }
 
 pub(crate) fn wal_config(

@@ -205,7 +205,9 @@ impl<R: Ring> Shard<R> {
     fn alarm_at(&self) -> Option<Nanos> {
         let catalogue = self.streams.get(&CATALOGUE_STREAM).filter(|state| state.leading);
         let led_since = catalogue.filter(|_| self.contacts.fenced.is_some())?.led_since;
-        Some(led_since.max(self.contacts.since).after(FENCED_NS))
+        // One that leads no more finds that out within its election time.
+        let lasts = FENCED_NS.max(2 * self.config.tuning.election_ns);
+        Some(led_since.max(self.contacts.since).after(lasts))
     }
 
     fn review_alarm(&mut self) {

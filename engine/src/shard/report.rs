@@ -274,7 +274,8 @@ impl<R: Ring> Shard<R> {
         }
         let fenced = self.fence_state().filter(|_| id != SYSTEM_STREAM);
         if let Some((reason, action, since)) = fenced {
-            return ("fenced".to_owned(), reason, action, since);
+            let (name, reason, action, _) = words("fenced", &reason, &action);
+            return (name, reason, action, since);
         }
         if let Some(import) = self.import_state(id) {
             let (name, reason, action, _) = words(import.state, &import.reason, import.action);

@@ -137,8 +137,8 @@ impl<R: Ring> Shard<R> {
         self.ship_anew(stream);
     }
 
-    /// SCNs of a stream that is led here are closed, unless it ended or another cluster is or may be
-    /// the primary: no SCN is closed that its next primary may give, or the present one.
+    /// SCNs of a stream that is led here are closed, unless it ended or another cluster may be the
+    /// primary, or is: no SCN is closed that its next primary may give, or the present one.
     pub(crate) fn close_from_here(&mut self, stream: u64) {
         let state = &self.streams[&stream];
         let ended = state.derived.marks.last().is_some_and(|last| last.mark.is_end());
