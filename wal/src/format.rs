@@ -39,6 +39,7 @@ fn the_tables_are_the_structs() {
             "## Identity file",
             fields!(IdentityRecord: magic format cluster node shard shards role incarnation boots
                 round_ceiling generation newest_segment segment_before first_segment first_block
+                term_epoch term_cluster
                 reserved crc),
         ),
         (

@@ -39,7 +39,7 @@ pub use mode::{Mode, Phase, Proof, Step};
 pub use refusal::Refusal;
 pub use registry::{Cluster, Hold, Registry};
 pub use request::{Request, Settings};
-pub use role::{Act, Office, RoleStep};
+pub use role::{Act, Office, RoleStep, SEIZED_EPOCHS};
 pub use rules::{Own, check_switchover, decide, decide_failover};
 pub(crate) use term::RawTerm;
 pub use term::{Term, fence};

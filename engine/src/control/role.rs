@@ -41,6 +41,9 @@ use crate::stream::mark::Mark;
 
 /// Epochs of one failover: a primary takes no more steps before the next.
 const EPOCHS: u64 = 1 << 32;
+/// Role epochs of a failover: the primary may have taken its role back once, two later, where
+/// nobody saw it; who was told to go on without it outranks that too.
+pub const SEIZED_EPOCHS: u64 = 3;
 
 /// Who is the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -222,7 +225,7 @@ impl Mode {
     fn seized(&self, by: u32) -> Option<Mode> {
         let proof = self.seizable(by)?;
         let epoch = (self.epoch / EPOCHS + 1).checked_mul(EPOCHS)?;
-        let role_epoch = self.office.role_epoch + 1;
+        let role_epoch = self.office.role_epoch + SEIZED_EPOCHS;
         let sealed = self.mark.epoch();
         let office = Office { role_epoch, holder: by, proof: Some(proof), sealed, ..self.office };
         let office = Office { before: 0, target: 0, ..office };
@@ -386,7 +389,7 @@ mod tests {
             let seized = seized.expect("it is named");
             assert!(seized.stands() && seized.epoch == EPOCHS, "{seized:?}");
             let Office { role_epoch, holder, before: old, proof: kept, sealed, .. } = seized.office;
-            assert_eq!((role_epoch, holder, old, kept, sealed), (2, 2, 0, Some(proof), 3));
+            assert_eq!((role_epoch, holder, old, kept, sealed), (4, 2, 0, Some(proof), 3));
             assert_eq!(seized.is_primary(2), Some(true));
             for last in [None, Some(before.mark), Some(seized.mark)] {
                 assert!(!seized.serves(last), "{last:?}");

@@ -10,6 +10,7 @@ use palisade_wal::{
 
 use crate::append::{Appended, Outcome};
 use crate::config::Role;
+use crate::control::SEIZED_EPOCHS;
 use crate::error::{Error, ErrorKind};
 use crate::handle::NewRecord;
 use crate::kinds::KIND_GROUPS;
@@ -362,7 +363,7 @@ impl<R: Ring> Shard<R> {
 
             // A standby appends nothing but what begins its own role epoch.
             let takes = state.role == Role::Standby && !state.pending.is_empty();
-            let role_epoch = role_epoch + u64::from(takes);
+            let role_epoch = role_epoch + u64::from(takes) * SEIZED_EPOCHS;
             let origin = Origin { role_epoch, cluster, ballot: position.ballot };
             let before = (state.pending.len(), state.pending_bytes);
             let is_open = !is_fenced || id == SYSTEM_STREAM;

@@ -92,7 +92,7 @@ fn a_protected_primary_that_is_lost_loses_nothing() {
 
     let done = failover(&two, "");
     let fields = [&done["primary"], &done["role_epoch"], &done["lossless"]];
-    assert_eq!(fields, [&2.into(), &2.into(), &Value::from("proven-unless-forced")], "{done}");
+    assert_eq!(fields, [&2.into(), &4.into(), &Value::from("proven-unless-forced")], "{done}");
     for (stream, end) in streams.iter().zip(&acked) {
         assert_eq!(records(&two, *stream, *end), "a\nb\nc\n".replace('\n', ""), "stream {stream}");
     }

@@ -81,7 +81,8 @@ fn standbys_are_added_changed_listed_and_removed() {
     assert_fields(&seen, "version cluster role current leader primary mode standbys");
     assert_fields(
         &seen["mode"],
-        "mode level epoch reason since sync_standby forced_epoch phase role_epoch primary target",
+        "mode level epoch reason since sync_standby forced_epoch phase role_epoch primary target \
+         proof",
     );
     assert_fields(
         &seen["standbys"][0],
@@ -184,7 +185,8 @@ fn a_mode_without_its_path_says_so_and_acks_are_worth_what_holds() {
     let mode = at(&nodes, "mode get --json").json();
     assert_fields(
         &mode,
-        "mode level epoch reason since sync_standby forced_epoch phase role_epoch primary target",
+        "mode level epoch reason since sync_standby forced_epoch phase role_epoch primary target \
+         proof",
     );
     assert_eq!((&mode["mode"], &mode["level"]), (&json!("protection"), &json!("performance")));
     assert_eq!(mode["reason"], "the SYNC path is not up");

@@ -213,7 +213,7 @@ fn a_generation_after_which_there_is_none_is_refused() {
 fn bytes_that_are_to_be_zero_are_looked_at() {
     let mut bytes = vec![0; 512];
     palisade_wal::encode_identity(&identity(), 1, &mut bytes);
-    bytes[100] = 1;
+    bytes[200] = 1;
     bytes[508..].fill(0);
     let crc = crc32c::crc32c(&bytes);
     bytes[508..].copy_from_slice(&crc.to_le_bytes());
