@@ -8,7 +8,9 @@ use palisade::shard::Halt;
 use palisade::{AppendFuture, Error, ErrorKind, Record, Stream};
 use palisade_netio::{Nanos, ZeroCopyMode};
 use palisade_tests::sim::{FaultKind, Random, RingId, Universe};
-use palisade_tests::world::{Fleet, MS, SECOND, SeedReport, Settings, Turned, run_late, run_seed};
+use palisade_tests::world::{
+    Fleet, MS, SECOND, SeedReport, Settings, Turned, run_failover, run_late, run_seed,
+};
 use palisade_wal::{BlockHead, Lsn, parse_body};
 use zerocopy::FromBytes;
 

@@ -10,7 +10,7 @@ use palisade::control::Mode;
 use palisade::shard::sync::{Mark, Marked, SyncStatus};
 use palisade_wal::{Ballot, Lsn};
 
-use super::{Seat, Violation};
+use super::{Fork, Seat, Violation};
 
 const NAME: &str = "sync_held";
 
@@ -79,6 +79,19 @@ impl SyncHeld {
         self.check(seat.stream, last, upto, "taken by a standby").map(drop)
     }
 
+    /// Marks of the lost primary above a fork govern nothing.
+    pub(super) fn on_fork(&mut self, fork: Fork) {
+        if let Some(marks) = self.marks.get_mut(&fork.stream) {
+            marks.retain(|end, _| *end <= fork.at);
+        }
+        if let Some(perhaps) = self.perhaps.get_mut(&fork.stream) {
+            perhaps.retain(|(mark, _)| mark.end <= fork.at);
+        }
+        if let Some(committed) = self.committed.get_mut(&(fork.lost, fork.stream)) {
+            *committed = fork.at.min(*committed);
+        }
+    }
+
     /// What any node of a cluster has committed of a stream, and so a majority of it.
     pub(super) fn committed(&self, cluster: usize, stream: u64) -> Lsn {
         self.committed.get(&(cluster, stream)).copied().unwrap_or_default()
@@ -119,7 +132,7 @@ impl SyncHeld {
         let Some((_, governs)) = marks.range(..=lsn).next_back() else { return Ok(false) };
         let Some(cluster) = governs.mark.cluster() else { return Ok(false) };
         let held = |mark: &Marked| match mark.mark {
-            Mark::Async { .. } => true,
+            Mark::Async { .. } | Mark::Fence { .. } => true,
             Mark::Sync { cluster, .. } | Mark::End { cluster, .. } => {
                 let at = (cluster as usize - 1, stream);
                 self.committed.get(&at).is_some_and(|committed| *committed >= end)
