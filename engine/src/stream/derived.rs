@@ -350,7 +350,12 @@ impl Derived {
 
     /// Whether a change by which a standby takes the role was not taken yet.
     pub fn seizes(&self) -> bool {
-        self.registry.iter().any(|(_, (_, change))| change.seizes())
+        self.seizes_at().is_some()
+    }
+
+    /// Where the group of such a change ends.
+    pub fn seizes_at(&self) -> Option<Lsn> {
+        self.registry.iter().find(|(_, (_, change))| change.seizes()).map(|(end, _)| *end)
     }
 
     /// Catalogue changes logged since the last call, committed or not: their ids are taken.

@@ -501,10 +501,11 @@ impl World {
         let mut blows = Vec::new();
         for replica in shard.replicas() {
             let seat = Seat { cluster, node, boot, stream: replica.stream() };
-            let acts = shard.acts(replica.stream());
+            let seized = shard.seizes_at(seat.stream);
+            let acts = shard.acts(seat.stream) || seized.is_some();
             if let Some(failover) = self.failover.as_mut().filter(|_| acts && seat.cluster > 0)
                 && let Some(status) = shard.sync_status(seat.stream)
-                && let Some(fork) = failover.fork(seat.stream, replica.serving(), &status)
+                && let Some(fork) = failover.fork(seat.stream, replica.serving(), &status, seized)
             {
                 self.checks.on_fork(fork)?;
             }

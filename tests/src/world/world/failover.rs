@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use palisade::control::{Controlled, Mode, Phase, Request, Settings as Given};
 use palisade::shard::Answer;
-use palisade::shard::sync::{Mark, SyncStatus};
+use palisade::shard::sync::{Mark, Marked, SyncStatus};
 use palisade::status::Transfer;
 use palisade::{Error, ErrorKind, Protection};
 use palisade_netio::Nanos;
@@ -185,17 +185,21 @@ impl Failover {
         stream: u64,
         serving: Option<Ballot>,
         status: &SyncStatus,
+        seized: Option<Lsn>,
     ) -> Option<Fork> {
-        let last = status.mark?;
-        let (Mark::Fence { held_by, .. }, Some(ballot)) = (last.mark, serving) else { return None };
+        let (ballot, last) = (serving?, status.mark);
+        let fence = last.filter(|last| last.mark.is_fence());
+        let without = matches!(fence, Some(Marked { mark: Mark::Fence { held_by: 0, .. }, .. }));
+        self.report.stopped |= u64::from(without);
+        // The catalogue goes on with what says that the role is taken.
+        let at = if stream == CATALOGUE { seized } else { fence.map(|fence| fence.start) }?;
         let known = self.forks.get(&stream).copied();
         if known.is_some_and(|(newest, _)| newest >= ballot) {
             return None;
         }
-        self.report.stopped |= u64::from(held_by == 0);
-        self.forks.insert(stream, (ballot, last.start));
-        let is_news = known.is_none_or(|(_, at)| at != last.start);
-        is_news.then(|| self.fork_at(stream, last.start))
+        self.forks.insert(stream, (ballot, at));
+        let is_news = known.is_none_or(|(_, before)| before != at);
+        is_news.then(|| self.fork_at(stream, at))
     }
 
     fn fork_at(&self, stream: u64, at: Lsn) -> Fork {
