@@ -244,7 +244,7 @@ impl<R: Ring> Shard<R> {
     /// which did not take that yet; for who looks on.
     pub fn seizes_at(&self, stream: u64) -> Option<Lsn> {
         let state = self.streams.get(&stream)?;
-        let end = state.derived.seizes_at()?;
+        let end = state.derived.seizes_at(self.me.cluster)?;
         let ends = state.replica.log().boundaries().map(|at| at.lsn);
         ends.take_while(|at| *at < end).last()
     }

@@ -348,14 +348,12 @@ impl Derived {
         self.registry.iter().any(|(_, (_, change))| change.hands_over())
     }
 
-    /// Whether a change by which a standby takes the role was not taken yet.
-    pub fn seizes(&self) -> bool {
-        self.seizes_at().is_some()
-    }
-
-    /// Where the group of such a change ends.
-    pub fn seizes_at(&self) -> Option<Lsn> {
-        self.registry.iter().find(|(_, (_, change))| change.seizes()).map(|(end, _)| *end)
+    /// Where a change ends by which cluster `by` takes the role, and which was not taken yet.
+    /// Another standby has the one of the new primary in its log too, and goes on with it.
+    pub fn seizes_at(&self, by: u32) -> Option<Lsn> {
+        let mut entries = self.registry.iter();
+        let seizes = entries.find(|(_, (_, change))| change.seizes() && change.by == by);
+        seizes.map(|(end, _)| *end)
     }
 
     /// Catalogue changes logged since the last call, committed or not: their ids are taken.
