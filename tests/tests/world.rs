@@ -69,6 +69,20 @@ fn late_worlds(returns: bool) {
     }
 }
 
+/// The primary dies for good, and its SYNC standby takes the role, whatever happens to it then.
+///
+/// - 1: a third standby whose leader had the entry of the failover in its log, and not committed,
+///   never asked for more of the catalogue: it took it for its own.
+#[test]
+fn a_sync_standby_takes_the_role_of_a_primary_that_is_lost() {
+    for seed in [1, 2, 3, 4] {
+        let report = run_failover(seed).unwrap_or_else(|failure| {
+            panic!("seed {seed}: {}\n{}", failure.violation, failure.state.join("\n"))
+        });
+        assert_eq!((report.failover.done, report.switchovers), (1, 1), "seed {seed}: {report:?}");
+    }
+}
+
 /// Worlds with a standby that comes late.
 const LATE_WORLDS: u32 = 6;
 

@@ -129,7 +129,8 @@ impl Failover {
         let Some(mode) = newest(fleet, TARGET) else { return Ok(()) };
         let id = fleet.clusters[TARGET].id;
         let may = mode.seizable(id).is_some() || mode.office.holder == id;
-        if error.kind() != ErrorKind::Forbidden || may {
+        let would_lose = error.to_string().contains("would-lose");
+        if error.kind() != ErrorKind::Forbidden || may || !would_lose {
             return Ok(());
         }
         self.report.refused = 1;
@@ -382,14 +383,15 @@ impl World {
         let Some(acked) = record.acked.filter(|_| told == Told::Acked && there) else {
             return Ok(());
         };
-        let fork = failover.forks.get(&record.stream).map_or(Lsn::ZERO, |(_, at)| *at);
-        // A producer may hear of what it had before.
-        let is_new = record.producer == 0;
-        if failover.served && (!is_new || acked.lsn > fork) {
+        let fork = failover.forks.get(&record.stream).map(|(_, at)| *at);
+        // A producer may ask again for what stands below.
+        let again = record.producer != 0 && fork.is_none_or(|fork| acked.end_lsn <= fork);
+        if again || failover.served && fork.is_none_or(|fork| acked.lsn > fork) {
             return Ok(());
         }
         let text = format!(
-            "node #{node} acknowledged {acked:?} of stream {}, which goes on at {fork}; serves: {}",
+            "node #{node} acknowledged {acked:?} of stream {}, which goes on at {fork:?}; serves: \
+             {}",
             record.stream, failover.served
         );
         Err(Violation::new("role_epochs", text))
