@@ -8,7 +8,9 @@ use palisade::shard::Halt;
 use palisade::{AppendFuture, Error, ErrorKind, Record, Stream};
 use palisade_netio::{Nanos, ZeroCopyMode};
 use palisade_tests::sim::{FaultKind, Random, RingId, Universe};
-use palisade_tests::world::{Fleet, MS, SECOND, SeedReport, Settings, Turned, run_late, run_seed};
+use palisade_tests::world::{
+    Fleet, MS, SECOND, SeedReport, Settings, Turned, run_failover, run_late, run_seed,
+};
 use palisade_wal::{BlockHead, Lsn, parse_body};
 use zerocopy::FromBytes;
 
@@ -64,6 +66,20 @@ fn late_worlds(returns: bool) {
         if came == LATE_WORLDS {
             return;
         }
+    }
+}
+
+/// The primary dies for good, and its SYNC standby takes the role, whatever happens to it then.
+///
+/// - 1: a third standby whose leader had the entry of the failover in its log, and not committed,
+///   never asked for more of the catalogue: it took it for its own.
+#[test]
+fn a_sync_standby_takes_the_role_of_a_primary_that_is_lost() {
+    for seed in [1, 2, 3, 4] {
+        let report = run_failover(seed).unwrap_or_else(|failure| {
+            panic!("seed {seed}: {}\n{}", failure.violation, failure.state.join("\n"))
+        });
+        assert_eq!((report.failover.done, report.switchovers), (1, 1), "seed {seed}: {report:?}");
     }
 }
 

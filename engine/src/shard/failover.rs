@@ -58,7 +58,7 @@ impl<R: Ring> Shard<R> {
         let decided = decide_failover(&self.registry, &self.own(), allow_loss);
         let change =
             decided.map_err(|refusal| Error::new(ErrorKind::Forbidden, refusal.to_string()))?;
-        if state.seizes() {
+        if state.seizes(self.me.cluster) {
             let text = "a failover is under way: wait for its end, which `palisade mode get` shows";
             return Err(Error::new(ErrorKind::Busy, text));
         }
@@ -82,7 +82,7 @@ impl<R: Ring> Shard<R> {
     /// Whether this cluster is about to take the role: nothing more comes from the primary.
     pub(crate) fn is_seizing(&self, stream: u64) -> bool {
         let state = self.streams.get(&stream).filter(|_| stream == CATALOGUE_STREAM);
-        state.is_some_and(StreamState::seizes)
+        state.is_some_and(|state| state.seizes(self.me.cluster))
     }
 
     /// It did not come to a failover: the catalogue goes on with what the primary says.
@@ -109,10 +109,11 @@ impl<R: Ring> Shard<R> {
 }
 
 impl StreamState {
-    /// Whether the entry of a failover waits for a group, or stands in the log and was not taken.
-    fn seizes(&self) -> bool {
+    /// Whether the entry of a failover to cluster `me` waits for a group, or stands in the log and
+    /// was not taken.
+    fn seizes(&self, me: u32) -> bool {
         let waits = self.role == Role::Standby && !self.pending.is_empty();
-        waits || self.derived.seizes()
+        waits || self.derived.seizes_at(me).is_some()
     }
 }
 

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use palisade_netio::Ring;
-use palisade_wal::GroupKind;
+use palisade_wal::{GroupKind, Lsn};
 
 use crate::config::Role;
 use crate::control::{Act, Change, Cluster, Next, Registry, RoleStep, What};
@@ -239,6 +239,15 @@ impl<R: Ring> Shard<R> {
         if standing.is_some_and(|it| it.mark == mode.mark) {
             self.levels.lease.on_marked(stream);
         }
+    }
+
+    /// From where on a standby goes on alone in a stream whose log says that it takes the role, and
+    /// which did not take that yet; for who looks on.
+    pub fn seizes_at(&self, stream: u64) -> Option<Lsn> {
+        let state = self.streams.get(&stream)?;
+        let end = state.derived.seizes_at(self.me.cluster)?;
+        let ends = state.replica.log().boundaries().map(|at| at.lsn);
+        ends.take_while(|at| *at < end).last()
     }
 
     /// Whether this shard holds itself for the primary's in a stream, for who looks on.

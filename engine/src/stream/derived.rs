@@ -348,9 +348,12 @@ impl Derived {
         self.registry.iter().any(|(_, (_, change))| change.hands_over())
     }
 
-    /// Whether a change by which a standby takes the role was not taken yet.
-    pub fn seizes(&self) -> bool {
-        self.registry.iter().any(|(_, (_, change))| change.seizes())
+    /// Where a change ends by which cluster `by` takes the role, and which was not taken yet.
+    /// Another standby has the one of the new primary in its log too, and goes on with it.
+    pub fn seizes_at(&self, by: u32) -> Option<Lsn> {
+        let mut entries = self.registry.iter();
+        let seizes = entries.find(|(_, (_, change))| change.seizes() && change.by == by);
+        seizes.map(|(end, _)| *end)
     }
 
     /// Catalogue changes logged since the last call, committed or not: their ids are taken.

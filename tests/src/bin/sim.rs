@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use palisade_tests::sim::FaultKind;
-use palisade_tests::world::{Failure, SeedReport, Shipped, is_contest, run_late, run_seed};
+use palisade_tests::world::{
+    FailedOver, Failure, SeedReport, Shipped, is_contest, run_failover, run_late, run_seed,
+};
 
 const USAGE: &str = "sim --seed N [--count N] | --minutes M [--from SEED] [--threads 2] \
                      [--keep-going] [--contests] \
-                     [--late | --returns]";
+                     [--late | --returns | --failover]";
 /// Lines of the trace that a failure shows.
 const TRACE_LINES: usize = 40;
 
@@ -26,6 +28,8 @@ struct Options {
     contests: bool,
     /// Worlds with a standby that comes late (or returns) to logs that are let go, and no others.
     late: Option<bool>,
+    /// Worlds whose primary dies, and no others.
+    failover: bool,
     trace: usize,
 }
 
@@ -40,6 +44,7 @@ fn options() -> Result<Options, String> {
         keep_going: false,
         contests: false,
         late: None,
+        failover: false,
         trace: TRACE_LINES,
     };
     let mut args = std::env::args().skip(1);
@@ -56,6 +61,7 @@ fn options() -> Result<Options, String> {
             "--threads" => options.threads = (number()? as usize).max(1),
             "--trace" => options.trace = number()? as usize,
             "--contests" => options.contests = true,
+            "--failover" => options.failover = true,
             "--late" => options.late = Some(false),
             "--returns" => options.late = Some(true),
             "--help" | "-h" => return Err(USAGE.to_string()),
@@ -84,6 +90,7 @@ struct Totals {
     marks: u64,
     gated: u64,
     switchovers: u64,
+    failover: FailedOver,
     faults: BTreeMap<FaultKind, u64>,
 }
 
@@ -101,21 +108,24 @@ impl Totals {
         self.marks += report.marks;
         self.gated += report.gated;
         self.switchovers += report.switchovers;
+        self.failover.add(report.failover);
         for (kind, count) in &report.fault_counts {
             *self.faults.entry(*kind).or_default() += count;
         }
     }
 }
 
-fn show_failure(failure: &Failure, late: Option<bool>, lines: usize) {
+fn show_failure(failure: &Failure, options: &Options) {
     let Failure { report, violation, settings, state, trace } = failure;
     println!("\nseed {} FAILED after {:.3} s simulated", report.seed, seconds(report.simulated_ns));
     println!("{violation}\n");
-    trace.iter().skip(trace.len().saturating_sub(lines)).for_each(|line| println!("{line}"));
+    let skipped = trace.len().saturating_sub(options.trace);
+    trace.iter().skip(skipped).for_each(|line| println!("{line}"));
     println!("{settings}");
     state.iter().for_each(|line| println!("{line}"));
     println!("\nseed {} FAILED: {violation}", report.seed);
-    let kind = match late {
+    let kind = match options.late {
+        None if options.failover => " --failover",
         None => "",
         Some(false) => " --late",
         Some(true) => " --returns",
@@ -163,6 +173,8 @@ fn main() -> ExitCode {
     println!("registry: {} changes, {} refused", totals.changes, totals.forbidden);
     println!("sync: {} marks, {} acks waited for a SYNC standby", totals.marks, totals.gated);
     println!("roles: {} role epochs after the first", totals.switchovers);
+    let FailedOver { done, lost, stopped, refused } = totals.failover;
+    println!("failovers: {done} done, {stopped} stopped, {refused} refused, {lost} acks lost");
     let faults: Vec<String> = totals.faults.iter().map(|(k, n)| format!("{k:?} {n}")).collect();
     println!("faults: {}", faults.join(", "));
     if !totals.failed.is_empty() {
@@ -194,6 +206,7 @@ fn work(
         }
         let seed = options.from + offset;
         let result = match options.late.map(|returns| run_late(seed, returns)) {
+            None if options.failover => run_failover(seed),
             None => run_seed(seed),
             Some(Ok(None)) => continue,
             Some(Ok(Some(report))) => Ok(report),
@@ -217,7 +230,7 @@ fn work(
                     let text = failure.violation.to_string();
                     println!("seed {}: {}", failure.report.seed, text.lines().next().unwrap_or(""));
                 } else {
-                    show_failure(&failure, options.late, options.trace);
+                    show_failure(&failure, options);
                     stop.store(true, Ordering::Release);
                 }
             }

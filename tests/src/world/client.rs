@@ -39,6 +39,8 @@ pub(crate) struct Client {
     pub(crate) loose: usize,
     /// Whom it thinks to lead, by stream.
     guess: BTreeMap<u64, usize>,
+    /// Something that it was told is lost: it asks for nothing any more.
+    pub(crate) retired: bool,
 }
 
 impl Client {
@@ -50,6 +52,7 @@ impl Client {
             open: VecDeque::new(),
             loose: 0,
             guess: BTreeMap::new(),
+            retired: false,
         }
     }
 

@@ -248,6 +248,9 @@ impl Faults {
     /// Somebody; leaders more often than others.
     fn victim(&mut self, fleet: &Fleet) -> usize {
         let cluster = self.random.index(fleet.clusters.len());
+        // Nothing more happens to the dead.
+        let cluster = if fleet.is_lost(cluster) { fleet.primary() } else { cluster };
+        let cluster = if fleet.is_lost(cluster) { cluster + 1 } else { cluster };
         if self.random.coin() {
             let streams = fleet.streams(cluster);
             if !streams.is_empty() {

@@ -81,6 +81,8 @@ pub struct Fleet {
     shipped: Shipped,
     /// Clusters that were the primary.
     acted: BTreeSet<usize>,
+    /// One that is dead for good.
+    lost: Option<usize>,
     /// Marks are written by who drives the world, not by the level: in nodes that start from now
     /// on.
     pub by_hand: bool,
@@ -112,6 +114,7 @@ impl Fleet {
             rings: BTreeMap::new(),
             shipped: Shipped::default(),
             acted: BTreeSet::from([0]),
+            lost: None,
             by_hand: true,
         }
     }
@@ -231,12 +234,15 @@ impl Fleet {
         self.settings.pin_bytes_max = bytes;
     }
 
-    /// Starts a node that does not run.
+    /// Starts a node that does not run, unless its cluster is dead for good.
     ///
     /// # Panics
     /// When it runs.
     pub fn start(&mut self, node: usize) {
         assert!(self.nodes[node].process.is_none(), "node {node} runs");
+        if self.is_lost(self.nodes[node].cluster) {
+            return;
+        }
         let count = self.clusters[self.nodes[node].cluster].shards;
         let process = self.universe.spawn(self.nodes[node].host);
         let mesh = (count > 1).then(|| Arc::new(Mesh::new(count)));
@@ -298,6 +304,19 @@ impl Fleet {
     pub fn power_cut(&mut self, node: usize) {
         self.universe.power_cut(self.nodes[node].host);
         self.forget(node);
+    }
+
+    /// Cuts the power of all nodes of a cluster; none of them starts again.
+    pub fn lose(&mut self, cluster: usize) {
+        self.lost = Some(cluster);
+        for node in self.clusters[cluster].nodes.clone() {
+            self.power_cut(node);
+        }
+    }
+
+    /// Whether a cluster is dead for good.
+    pub fn is_lost(&self, cluster: usize) -> bool {
+        self.lost == Some(cluster)
     }
 
     fn forget(&mut self, node: usize) {

@@ -115,6 +115,29 @@ impl History {
         self.attempts.len() - 1
     }
 
+    /// A stream goes on at `fork` without what stood above: which records that were acknowledged
+    /// there are lost, and as what.
+    pub fn lose(&mut self, stream: u64, fork: Lsn) -> Vec<(usize, Appended)> {
+        let mut lost = Vec::new();
+        let of_stream = |(_, record): &(usize, &mut Wanted)| record.stream == stream;
+        for (number, record) in self.records.iter_mut().enumerate().filter(of_stream) {
+            record.lsn_floor = record.lsn_floor.min(fork);
+            if let Some(acked) = record.acked.filter(|acked| acked.lsn >= fork) {
+                record.acked = None;
+                lost.push((number, acked));
+            }
+        }
+        if let Some(end) = self.acked_end.get_mut(&stream) {
+            *end = fork.min(*end);
+        }
+        for (number, _) in &lost {
+            let Wanted { producer, sequence, .. } = self.records[*number];
+            let last = self.acked_sequence.entry(producer).or_default();
+            *last = (*last).min(sequence.saturating_sub(1));
+        }
+        lost
+    }
+
     /// An attempt has its outcome.
     pub fn tell(&mut self, attempt: usize, outcome: &Outcome) -> Told {
         let told = told_of(outcome);

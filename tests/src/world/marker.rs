@@ -42,6 +42,11 @@ impl Marker {
         self.busy
     }
 
+    /// Does nothing in this world.
+    pub fn rest(&mut self) {
+        self.busy = false;
+    }
+
     /// Writes a mark into some stream: when to write the next.
     pub fn wake(&mut self, now: Nanos, fleet: &mut Fleet) -> Nanos {
         if self.calm {

@@ -56,6 +56,11 @@ impl Registrar {
         }
     }
 
+    /// One who does nothing in this world.
+    pub fn idle(standbys: usize, seed: u64) -> Registrar {
+        Registrar { active: false, ..Registrar::new(standbys, seed, false) }
+    }
+
     /// Nanoseconds until it acts again.
     pub fn pause(&mut self, draining: bool) -> u64 {
         let (low, high) = if draining { (5, 50) } else { (20, 2000) };

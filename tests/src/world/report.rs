@@ -31,6 +31,29 @@ impl Shipped {
     }
 }
 
+/// What the failovers of worlds came to whose primary died.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailedOver {
+    /// Standbys that took the role and served.
+    pub done: u64,
+    /// Acknowledgements, below any SYNC level, that a failover lost.
+    pub lost: u64,
+    /// Failovers that stopped, since a stream had been acked alone.
+    pub stopped: u64,
+    /// Failovers that were refused for that.
+    pub refused: u64,
+}
+
+impl FailedOver {
+    /// Counts those of another world too.
+    pub fn add(&mut self, other: FailedOver) {
+        self.done += other.done;
+        self.lost += other.lost;
+        self.stopped += other.stopped;
+        self.refused += other.refused;
+    }
+}
+
 /// What a seed came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeedReport {
@@ -64,6 +87,8 @@ pub struct SeedReport {
     pub forbidden: u64,
     /// Times that the role of the primary went on, or was taken back.
     pub switchovers: u64,
+    /// What became of a primary that died.
+    pub failover: FailedOver,
     /// Sync marks that were written.
     pub marks: u64,
     /// Acknowledgements that waited for a SYNC standby.

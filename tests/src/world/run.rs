@@ -59,6 +59,24 @@ pub fn run_late(seed: u64, returns: bool) -> Result<Option<SeedReport>, Box<Fail
     Ok(Some(outcome(world, lived)?).filter(|_| was_late))
 }
 
+/// Runs the world of a seed whose primary dies, and a standby takes its role.
+///
+/// # Errors
+/// As [`run_late`].
+///
+/// # Panics
+/// As [`run_seed`].
+pub fn run_failover(seed: u64) -> Result<SeedReport, Box<Failure>> {
+    keep_panics();
+    RUNS_SEED.set(true);
+    let mut world = match World::with_failover(seed) {
+        Ok(world) => world,
+        Err(violation) => panic!("the world of seed {seed} cannot begin: {violation}"),
+    };
+    let lived = catch_unwind(AssertUnwindSafe(|| world.live_failover()));
+    outcome(world, lived)
+}
+
 fn outcome(
     world: World,
     lived: std::thread::Result<Result<(), Violation>>,

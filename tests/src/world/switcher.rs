@@ -34,6 +34,11 @@ impl Switcher {
         self.busy
     }
 
+    /// Does nothing in this world.
+    pub fn rest(&mut self) {
+        self.busy = false;
+    }
+
     /// Asks for something, if nothing is under way: when to act again.
     pub fn wake(&mut self, now: Nanos, fleet: &Fleet) -> Nanos {
         let open = self.waiting.take().filter(|answer| answer.try_take().is_none());

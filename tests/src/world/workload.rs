@@ -1,10 +1,10 @@
 //! Clients that append, create and read, and what they were told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use palisade::shard::{Answer, ReadPart};
-use palisade::{Error, ErrorKind, NewRecord, Outcome, Stream};
+use palisade::{Appended, Error, ErrorKind, NewRecord, Outcome, Stream};
 use palisade_netio::Nanos;
 use palisade_wal::{Ballot, Lsn};
 
@@ -198,6 +198,9 @@ impl Workload {
 /// Appends.
 impl Workload {
     fn append(&mut self, client: usize, now: Nanos, fleet: &Fleet) {
+        if self.clients[client].retired {
+            return;
+        }
         self.clients[client].lose_patience(now);
         if self.clients[client].is_broken() {
             return self.ask_again(client, now, fleet);
@@ -421,6 +424,21 @@ impl Workload {
 
 /// The end of a run.
 impl Workload {
+    /// A stream goes on at `fork`, without these records: their producers end, as the numbers that
+    /// they go on with make no sense there; and what readers saw above is no part of it.
+    pub fn forget(&mut self, stream: u64, fork: Lsn, lost: &[(usize, Appended)]) {
+        let producers = lost.iter().map(|(record, _)| self.history.records[*record].producer);
+        let producers: BTreeSet<u64> = producers.filter(|producer| *producer > 0).collect();
+        for client in self.clients.iter_mut().filter(|it| producers.contains(&it.producer)) {
+            client.retired = true;
+            client.open.clear();
+        }
+        for reader in self.readers.iter_mut().filter(|reader| reader.stream == stream) {
+            (reader.next, reader.waiting) = (reader.next.min(fork), None);
+        }
+        self.history.stretches.retain(|it| it.stream != stream || it.upto <= fork);
+    }
+
     /// Asks for one record in each of `streams`, in the name of nobody.
     pub fn probe(&mut self, streams: &[u64], fleet: &Fleet, now: Nanos) {
         let plain = self.clients.iter().position(|client| client.producer == 0);

@@ -1,7 +1,9 @@
 //! One seed from the first format to the last check.
 
+mod failover;
 mod latecomer;
 
+use failover::Failover;
 use latecomer::REBUILD_NS;
 
 use std::collections::BTreeMap;
@@ -53,6 +55,8 @@ enum Entry {
     Truncation,
     /// Streams of a standby that fell behind what is kept are to begin anew.
     Rebuild,
+    /// The operator of a world with a failover.
+    Failover,
 }
 
 /// Nodes that a standby fetches from, in the order of its list.
@@ -90,6 +94,7 @@ pub struct World {
     let_go: BTreeMap<(usize, u16), u64>,
     /// A node said that it keeps no more for a standby.
     not_kept: bool,
+    failover: Option<Failover>,
 }
 
 impl World {
@@ -98,9 +103,24 @@ impl World {
     /// # Errors
     /// A directory could not be formatted.
     pub fn new(seed: u64) -> Result<World, Violation> {
+        World::build(seed, None)
+    }
+
+    /// The world of a seed whose primary will be lost.
+    ///
+    /// # Errors
+    /// As [`new`](World::new).
+    pub fn with_failover(seed: u64) -> Result<World, Violation> {
+        World::build(seed, Some(Failover::new(seed)))
+    }
+
+    fn build(seed: u64, mut failover: Option<Failover>) -> Result<World, Violation> {
         let mut random = Random::new(seed ^ 0x0077_6F72_6C64);
         let mut settings = Settings::draw(&mut random);
         let operator = Operator::new(seed, &mut settings);
+        if let Some(failover) = &mut failover {
+            failover.shape(&mut settings);
+        }
         settings.draw_regions(&mut Random::new(seed ^ 0x0072_6567_696F));
         settings.draw_pins(&mut Random::new(seed ^ 0x7069_6E73));
         settings.draw_compression(&mut Random::new(seed ^ 0x006C_7A34));
@@ -109,9 +129,13 @@ impl World {
         universe.follow_frames();
         let began = universe.now();
         let mut fleet = Fleet::new(&universe, &settings);
-        let marker = Marker::new(seed, &settings);
+        let mut marker = Marker::new(seed, &settings);
+        let mut switcher = Switcher::new(seed, &settings, &marker);
+        if failover.is_some() {
+            marker.rest();
+            switcher.rest();
+        }
         fleet.by_hand = marker.is_busy();
-        let switcher = Switcher::new(seed, &settings, &marker);
         fleet.add_cluster(Role::Primary, settings.nodes, settings.shards, &[])?;
         for standby in &settings.standbys {
             let upstream = upstream_of(standby.upstream, &fleet, &mut random);
@@ -122,7 +146,10 @@ impl World {
             workload: Workload::new(
                 &settings,
                 random.bits(),
-                Registrar::new(settings.standbys.len(), seed, switcher.is_busy()),
+                match failover {
+                    None => Registrar::new(settings.standbys.len(), seed, switcher.is_busy()),
+                    Some(_) => Registrar::idle(settings.standbys.len(), seed),
+                },
             ),
             faults: match is_contest(seed) {
                 true => Faults::draw_contest(random.bits()),
@@ -142,6 +169,7 @@ impl World {
             turns: 0,
             let_go: BTreeMap::new(),
             not_kept: false,
+            failover,
         })
     }
 
@@ -184,6 +212,7 @@ impl World {
             switchovers: self.fleet.role_epoch() - 1,
             changes: self.workload.registrar.changes,
             forbidden: self.workload.registrar.forbidden,
+            failover: self.failover.as_ref().map(|it| it.report).unwrap_or_default(),
         }
     }
 
@@ -275,6 +304,15 @@ impl World {
 
     /// Bad days.
     fn suffer(&mut self) -> Result<(), Violation> {
+        self.start_faults();
+        let end = self.began.after(self.settings.faulty_ns);
+        while self.universe.now() < end {
+            self.step(end)?;
+        }
+        Ok(())
+    }
+
+    fn start_faults(&mut self) {
         let now = self.universe.now();
         let mut random = Random::new(self.seed ^ 0x0066_6175_6C74);
         self.universe.set_faults(self.faults.plan(FaultPlan::swarm(&mut random)));
@@ -286,26 +324,27 @@ impl World {
         if self.switcher.is_busy() {
             self.agenda.add(now, Entry::Switcher);
         }
-        let end = self.began.after(self.settings.faulty_ns);
-        while self.universe.now() < end {
-            self.step(end)?;
-        }
-        Ok(())
     }
 
-    /// Everything ends that disturbs; soon all must be well.
-    fn recover(&mut self) -> Result<(), Violation> {
+    /// Everything ends that disturbs.
+    fn calm_down(&mut self) {
         self.faults.over = true;
-        self.marker.calm = true;
         self.universe.calm();
-        self.agenda.retain(|entry| matches!(entry, Entry::Wake(_) | Entry::Rebuild));
-        if self.marker.is_busy() {
-            self.agenda.add(self.universe.now(), Entry::Marker);
-        }
+        let stays = |entry: &Entry| matches!(entry, Entry::Wake(_) | Entry::Rebuild);
+        self.agenda.retain(|entry| stays(entry) || matches!(entry, Entry::Failover));
         for node in 0..self.fleet.nodes.len() {
             if self.fleet.nodes[node].process.is_none() {
                 self.fleet.start(node);
             }
+        }
+    }
+
+    /// Nothing disturbs any more; soon all must be well.
+    fn recover(&mut self) -> Result<(), Violation> {
+        self.marker.calm = true;
+        self.calm_down();
+        if self.marker.is_busy() {
+            self.agenda.add(self.universe.now(), Entry::Marker);
         }
         self.workload.registrar.on_calm();
         let calm = self.universe.now();
@@ -375,7 +414,9 @@ impl World {
         for ring in self.universe.due() {
             self.turn(ring)?;
         }
+        self.watch_failover()?;
         for (attempt, told) in self.workload.take_outcomes(&self.fleet, &mut self.checks)? {
+            self.check_told(attempt, told)?;
             let code = u64::from(told == super::history::Told::Acked);
             self.universe.note("told", [attempt as u64, code, 0]);
         }
@@ -403,6 +444,11 @@ impl World {
                 if let Some(next) = self.operator.wake(now, &self.fleet)? {
                     self.agenda.add(next, Entry::Operator);
                 }
+            }
+            Entry::Failover => {
+                let failover = self.failover.as_mut().expect("a world with a failover");
+                let next = failover.wake(now, &self.fleet)?;
+                self.agenda.add(next, Entry::Failover);
             }
             Entry::Rebuild => {
                 self.rebuild_last();
@@ -451,6 +497,7 @@ impl World {
                 || few
                 || code == NOT_KEPT && self.faults.may_fill_disks()
                 || code == "log-full" && self.faults.may_fill_disks()
+                || code == "failover-stopped" && self.failover.is_some()
                 || self.faults.may_spoil_reads(node, &self.fleet);
             if !excused {
                 let text = format!("node #{node}, start {boot}: {code}: {text}");
@@ -464,7 +511,14 @@ impl World {
         let mut blows = Vec::new();
         for replica in shard.replicas() {
             let seat = Seat { cluster, node, boot, stream: replica.stream() };
-            let acts = shard.acts(replica.stream());
+            let seized = shard.seizes_at(seat.stream);
+            let acts = shard.acts(seat.stream) || seized.is_some();
+            if let Some(failover) = self.failover.as_mut().filter(|_| acts && seat.cluster > 0)
+                && let Some(status) = shard.sync_status(seat.stream)
+                && let Some(fork) = failover.fork(seat.stream, replica.serving(), &status, seized)
+            {
+                self.checks.on_fork(fork)?;
+            }
             let raised = self.checks.on_turn(seat, acts, replica)?;
             if acts && let Some(status) = shard.sync_status(replica.stream()) {
                 let logged = shard.logged_marks(replica.stream()).collect();
@@ -623,12 +677,15 @@ impl World {
             let (status, committed) = (self.fleet.sync_status(node, stream)?, log.committed());
             (log.is_whole() && status.released == committed.lsn).then_some(committed)
         };
-        let first = committed(0);
+        let alive = |node: &usize| !self.fleet.is_lost(self.fleet.nodes[*node].cluster);
+        let base = (0..self.fleet.nodes.len()).find(alive).expect("somebody is left");
+        let first = committed(base);
         let is_same = |(node, known): (usize, &Node)| {
-            let at = if stream == 0 { self.fleet.clusters[known.cluster].nodes[0] } else { 0 };
+            let at = if stream == 0 { self.fleet.clusters[known.cluster].nodes[0] } else { base };
             committed(node).is_some() && committed(node) == committed(at)
         };
-        first.is_some() && self.fleet.nodes.iter().enumerate().all(is_same)
+        let mut all = self.fleet.nodes.iter().enumerate().filter(|(node, _)| alive(node));
+        first.is_some() && all.all(is_same)
     }
 
     /// What a node has of a stream, and what was archived before it was truncated.

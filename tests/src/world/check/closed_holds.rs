@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use palisade::paxos::Closed;
 use palisade_wal::Lsn;
 
-use super::{FullCopy, Seat, Violation};
+use super::{Fork, FullCopy, Seat, Violation};
 
 const NAME: &str = "closed_holds";
 
@@ -35,6 +35,13 @@ impl ClosedHolds {
             *highest = (closed.scn, seat);
         }
         Ok(())
+    }
+
+    /// What the lost primary closed above a fork nobody goes on from.
+    pub(super) fn on_fork(&mut self, fork: Fork) {
+        if let Some(closed) = self.closed.get_mut(&fork.stream) {
+            closed.retain(|end, (_, seat)| *end <= fork.at || seat.cluster != fork.lost);
+        }
     }
 
     pub(super) fn at_end(&self, copy: &FullCopy) -> Result<(), Violation> {

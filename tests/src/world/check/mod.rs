@@ -78,6 +78,19 @@ pub struct FullCopy {
     pub records: Vec<Record>,
 }
 
+/// Where the log of a stream goes on at another cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Fork {
+    /// The stream.
+    pub stream: u64,
+    /// What stands below is the same.
+    pub at: Lsn,
+    /// Index of the cluster that is lost, with what it alone has above.
+    pub lost: usize,
+    /// That cluster may have acked and shown something alone.
+    pub may_lose: bool,
+}
+
 /// All checks, with what they remember.
 #[derive(Default)]
 pub struct Checks {
@@ -119,6 +132,23 @@ impl Checks {
             return Ok(Raised { committed: true, ..raised });
         }
         Ok(raised)
+    }
+
+    /// A stream goes on without its old primary: what only that one has above is no truth any more.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn on_fork(&mut self, fork: Fork) -> Result<(), Violation> {
+        self.values.on_fork(fork)?;
+        self.prefixes.on_fork(fork);
+        self.closed.on_fork(fork);
+        self.sync.on_fork(fork);
+        Ok(())
+    }
+
+    /// Streams that a primary has, but the system stream.
+    pub fn streams(&self) -> Vec<u64> {
+        self.prefixes.streams()
     }
 
     /// Looks at the marks of a stream of the primary after a turn; `logged` are not committed.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use palisade::Record;
 use palisade_wal::{Ballot, Boundary, Lsn, StreamLog};
 
-use super::{FullCopy, Seat, Violation};
+use super::{Fork, FullCopy, Seat, Violation};
 use crate::world::payload;
 
 const NAME: &str = "one_value_per_lsn";
@@ -57,6 +57,23 @@ impl OneValuePerLsn {
         }
         let text = format!("{seat} committed another log at {} than {first}", at.lsn);
         Err(Violation::new(NAME, text))
+    }
+
+    /// What only the lost primary has above a fork counts no more. Nobody was shown it, unless that
+    /// one went on alone.
+    pub(super) fn on_fork(&mut self, fork: Fork) -> Result<(), Violation> {
+        let alone = |seat: &Seat| seat.cluster == fork.lost;
+        if let Some(chains) = self.chains.get_mut(&(0, fork.stream)) {
+            chains.retain(|lsn, (_, seat)| *lsn <= fork.at || !alone(seat));
+        }
+        let Some(records) = self.records.get_mut(&fork.stream) else { return Ok(()) };
+        let above = records.range(fork.at..).find(|(_, (_, seat))| alone(seat));
+        if let Some((lsn, (value, seat))) = above.filter(|_| !fork.may_lose) {
+            let text = format!("{seat} showed {value:?} at {lsn}, which is lost: {fork:?}");
+            return Err(Violation::new("shown_survives", text));
+        }
+        records.retain(|lsn, (_, seat)| *lsn < fork.at || !alone(seat));
+        Ok(())
     }
 
     /// Who begins to lead has everything that was committed under a lower ballot.

@@ -12,7 +12,7 @@ use std::collections::btree_map::Entry;
 
 use palisade_wal::{Boundary, CHAIN_START, Lsn, StreamLog};
 
-use super::{Seat, Violation};
+use super::{Fork, Seat, Violation};
 
 const NAME: &str = "standby_is_prefix";
 const START: Boundary = Boundary { lsn: Lsn::ZERO, chain: CHAIN_START };
@@ -57,6 +57,18 @@ impl StandbyIsPrefix {
             };
         }
         Ok(())
+    }
+
+    /// What the lost primary committed above a fork is no prefix of anything.
+    pub(super) fn on_fork(&mut self, fork: Fork) {
+        let Some(stream) = self.streams.get_mut(&fork.stream) else { return };
+        stream.committed.retain(|lsn, _| *lsn <= fork.at);
+        stream.logged.retain(|(lsn, _), (_, by)| *lsn <= fork.at || *by != fork.lost);
+    }
+
+    /// Streams that a primary has, but the system stream.
+    pub(super) fn streams(&self) -> Vec<u64> {
+        self.streams.keys().copied().filter(|stream| *stream > 0).collect()
     }
 
     fn on_standby(&mut self, seat: Seat, end: Boundary) -> Result<(), Violation> {

@@ -10,7 +10,7 @@ use palisade::control::Mode;
 use palisade::shard::sync::{Mark, Marked, SyncStatus};
 use palisade_wal::{Ballot, Lsn};
 
-use super::{Seat, Violation};
+use super::{Fork, Seat, Violation};
 
 const NAME: &str = "sync_held";
 
@@ -77,6 +77,19 @@ impl SyncHeld {
         // What another standby has is shown there.
         let last = Lsn(upto.0 - Lsn::ALIGN);
         self.check(seat.stream, last, upto, "taken by a standby").map(drop)
+    }
+
+    /// Marks of the lost primary above a fork govern nothing.
+    pub(super) fn on_fork(&mut self, fork: Fork) {
+        if let Some(marks) = self.marks.get_mut(&fork.stream) {
+            marks.retain(|end, _| *end <= fork.at);
+        }
+        if let Some(perhaps) = self.perhaps.get_mut(&fork.stream) {
+            perhaps.retain(|(mark, _)| mark.end <= fork.at);
+        }
+        if let Some(committed) = self.committed.get_mut(&(fork.lost, fork.stream)) {
+            *committed = fork.at.min(*committed);
+        }
     }
 
     /// What any node of a cluster has committed of a stream, and so a majority of it.
