@@ -37,10 +37,11 @@ impl ClosedHolds {
         Ok(())
     }
 
-    /// What the lost primary closed counts where others have heard of it, which have it too.
-    pub(super) fn on_fork(&mut self, fork: Fork) {
+    /// Of what the lost primary closed that counts which the new one showed, as a standby: a
+    /// majority of it holds that. What only one of its nodes has heard of is forgotten with it.
+    pub(super) fn on_fork(&mut self, fork: Fork, shown: u64) {
         if let Some(closed) = self.closed.get_mut(&fork.stream) {
-            closed.retain(|(_, cluster), _| *cluster != fork.lost);
+            closed.retain(|_, (scn, _)| *scn <= shown);
         }
     }
 
