@@ -372,8 +372,10 @@ impl Level {
             Phase::Rising | Phase::Ending | Phase::Starting | Phase::Seizing => {
                 self.unmarked = self.streams.clone();
             }
-            Phase::Preparing => self.shards.values_mut().for_each(|shard| shard.heard = None),
             _ => self.unmarked.clear(),
+        }
+        if matches!(mode.phase, Phase::Preparing | Phase::Seizing) {
+            self.shards.values_mut().for_each(|shard| shard.heard = None);
         }
         self.mode = mode;
         self.began = now;
@@ -440,11 +442,22 @@ impl Level {
             Phase::Ending => (waited >= END_NS).then_some(Act::Resume { scn }),
             Phase::Starting => marked.then_some(Act::Serve),
             Phase::Seizing => {
-                let fenced = marked || is_seeded("begins_before_every_fence");
+                let fenced = marked && self.is_heard() || is_seeded("begins_before_every_fence");
                 fenced.then_some(Act::Begin { scn })
             }
             Phase::Steady | Phase::Rising | Phase::Falling | Phase::Leaving => None,
         }
+    }
+
+    /// Whether a majority of each shard was heard of in this phase: one of them knows each SCN that
+    /// this cluster showed as a standby.
+    fn is_heard(&self) -> bool {
+        let heard = |at: u16| {
+            let of_shard =
+                |(place, shard): &(&Place, &Shard)| place.shard == at && shard.heard.is_some();
+            self.shards.iter().filter(of_shard).count() > self.members.len() / 2
+        };
+        self.shards.keys().all(|place| heard(place.shard))
     }
 
     /// Whether the target has nearly all of every stream.

@@ -297,6 +297,14 @@ impl Replayable {
         self.logged
     }
 
+    /// The highest that was found here, or heard of: what a majority holds is among what a majority
+    /// knows.
+    pub fn known(&self) -> u64 {
+        assert!(self.known >= self.held, "held by others and not heard of");
+        assert!(self.known <= SCN_MAX, "an SCN above them all");
+        self.known
+    }
+
     /// What is durable on a majority: up to there the shard shows its streams.
     pub fn held(&self) -> u64 {
         assert!(self.held <= self.known, "held by others and not heard of");

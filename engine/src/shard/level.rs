@@ -356,6 +356,8 @@ impl<R: Ring> Shard<R> {
         // The registry may come later than the word that the role is to go there.
         let target = Some(mode.office.target).filter(|target| *target != 0);
         let (mut standing, mut done, mut silent) = (Standing::default(), Vec::new(), Vec::new());
+        // What was shown as a standby's is behind whatever this cluster gives as a primary.
+        standing.scn = self.showing.replayable.known();
         if let Some(catalogue) = self.streams.get(&CATALOGUE_STREAM) {
             standing.promised = catalogue.replica.log().promised();
         }

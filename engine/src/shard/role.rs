@@ -130,7 +130,8 @@ impl<R: Ring> Shard<R> {
     /// This node leads a stream of a primary from now on.
     pub(crate) fn lead_as_primary(&mut self, stream: u64) {
         assert!(stream != SYSTEM_STREAM, "it stays home");
-        let scn = self.streams[&stream].replica.log().last_scn().max(self.role_scn());
+        let known = self.role_scn().max(self.showing.replayable.known());
+        let scn = self.streams[&stream].replica.log().last_scn().max(known);
         self.levels.look();
         self.floors.on_leading(scn);
         self.close_from_here(stream);

@@ -329,6 +329,7 @@ impl World {
     /// Everything ends that disturbs.
     fn calm_down(&mut self) {
         self.faults.over = true;
+        self.failover.iter_mut().for_each(|failover| failover.calm = true);
         self.universe.calm();
         let stays = |entry: &Entry| matches!(entry, Entry::Wake(_) | Entry::Rebuild);
         self.agenda.retain(|entry| stays(entry) || matches!(entry, Entry::Failover));

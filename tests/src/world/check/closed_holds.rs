@@ -11,10 +11,10 @@ use super::{Fork, FullCopy, Seat, Violation};
 
 const NAME: &str = "closed_holds";
 
-/// What was closed, by stream and position; and what each replica knew last.
+/// What was closed, by stream, position and cluster; and what each replica knew last.
 #[derive(Default)]
 pub(super) struct ClosedHolds {
-    closed: BTreeMap<u64, BTreeMap<Lsn, (u64, Seat)>>,
+    closed: BTreeMap<u64, BTreeMap<(Lsn, usize), (u64, Seat)>>,
     known: BTreeMap<Seat, Closed>,
 }
 
@@ -30,17 +30,18 @@ impl ClosedHolds {
         }
         *known = closed;
         let of_stream = self.closed.entry(seat.stream).or_default();
-        let highest = of_stream.entry(closed.end).or_insert((closed.scn, seat));
+        let highest = of_stream.entry((closed.end, seat.cluster)).or_insert((closed.scn, seat));
         if highest.0 < closed.scn {
             *highest = (closed.scn, seat);
         }
         Ok(())
     }
 
-    /// What the lost primary closed above a fork nobody goes on from.
-    pub(super) fn on_fork(&mut self, fork: Fork) {
+    /// Of what the lost primary closed that counts which the new one showed, as a standby: a
+    /// majority of it holds that. What only one of its nodes has heard of is forgotten with it.
+    pub(super) fn on_fork(&mut self, fork: Fork, shown: u64) {
         if let Some(closed) = self.closed.get_mut(&fork.stream) {
-            closed.retain(|end, (_, seat)| *end <= fork.at || seat.cluster != fork.lost);
+            closed.retain(|_, (scn, _)| *scn <= shown);
         }
     }
 
@@ -49,7 +50,7 @@ impl ClosedHolds {
         let mut closed = closed.iter().peekable();
         let mut highest = (0, copy.seat);
         for record in &copy.records {
-            while let Some((_, here)) = closed.next_if(|(end, _)| **end <= record.lsn) {
+            while let Some((_, here)) = closed.next_if(|((end, _), _)| *end <= record.lsn) {
                 if here.0 > highest.0 {
                     highest = *here;
                 }

@@ -87,6 +87,8 @@ pub struct Fork {
     pub at: Lsn,
     /// Index of the cluster that is lost, with what it alone has above.
     pub lost: usize,
+    /// Index of the cluster that takes its role.
+    pub taker: usize,
     /// That cluster may have acked and shown something alone.
     pub may_lose: bool,
 }
@@ -141,7 +143,7 @@ impl Checks {
     pub fn on_fork(&mut self, fork: Fork) -> Result<(), Violation> {
         self.values.on_fork(fork)?;
         self.prefixes.on_fork(fork);
-        self.closed.on_fork(fork);
+        self.closed.on_fork(fork, self.shown.shown_by(fork.taker));
         self.sync.on_fork(fork);
         Ok(())
     }

@@ -31,6 +31,8 @@ pub(super) struct ShownIsReplayable {
     known: BTreeMap<Seat, Shown>,
     /// By stream and position: the lowest SCN by which it was shown at a standby.
     shown: BTreeMap<u64, BTreeMap<Lsn, (u64, Seat)>>,
+    /// By cluster: the highest SCN by which something was shown at a standby.
+    by_cluster: BTreeMap<usize, u64>,
     /// By node and stream: shown as the primary's.
     acted: BTreeMap<(usize, u64), Lsn>,
 }
@@ -56,6 +58,8 @@ impl ShownIsReplayable {
             *acted = shown.upto.max(*acted);
             return Ok(());
         }
+        let highest = self.by_cluster.entry(seat.cluster).or_default();
+        *highest = shown.scn.max(*highest);
         if shown.counted.end > committed {
             let text = format!("{seat}: {:?} counts, committed {committed}", shown.counted);
             return Err(Violation::new(NAME, text));
@@ -72,6 +76,12 @@ impl ShownIsReplayable {
             }
         }
         Ok(())
+    }
+
+    /// The highest SCN by which a cluster showed something as a standby.
+    pub(super) fn shown_by(&self, cluster: usize) -> u64 {
+        let of_cluster = self.by_cluster.iter().filter(|(of, _)| **of == cluster);
+        of_cluster.map(|(_, scn)| *scn).max().unwrap_or(0)
     }
 
     /// Looks at a whole stream: what ends where it was shown has no SCN above.

@@ -61,6 +61,8 @@ pub(super) struct Failover {
     /// Every stream has its FENCE.
     begun: bool,
     served: bool,
+    /// Faults are over.
+    pub(super) calm: bool,
     pub(super) report: FailedOver,
 }
 
@@ -81,6 +83,7 @@ impl Failover {
             waiting: None,
             phase: None,
             fell: false,
+            calm: false,
             forks: BTreeMap::new(),
             begun: false,
             served: false,
@@ -204,7 +207,7 @@ impl Failover {
     }
 
     fn fork_at(&self, stream: u64, at: Lsn) -> Fork {
-        Fork { stream, at, lost: LOST, may_lose: self.fell }
+        Fork { stream, at, lost: LOST, taker: TARGET, may_lose: self.fell }
     }
 
     /// Nothing more comes of it: what was acked alone is missing, and the standby knows.
@@ -329,7 +332,7 @@ impl World {
     fn strike_moment(&mut self, phase: Phase) {
         let failover = self.failover.as_mut().expect("a world with a failover");
         let random = &mut failover.random;
-        if self.faults.over || phase == Phase::Steady || random.coin() {
+        if failover.calm || phase == Phase::Steady || random.coin() {
             return;
         }
         let node = pick(random, &self.fleet.clusters[TARGET].nodes);
