@@ -180,7 +180,7 @@ fn a_mode_without_its_path_says_so_and_acks_are_worth_what_holds() {
     assert_fields(
         &set,
         "mode level epoch reason since sync_standby forced_epoch version changed dry_run phase \
-         role_epoch primary target",
+         role_epoch primary target proof",
     );
     let mode = at(&nodes, "mode get --json").json();
     assert_fields(
