@@ -21,7 +21,8 @@ pub(crate) fn run(command: &Failover) -> Result<Exit, Failure> {
     let before = standby.registry()?;
     let began = Instant::now();
     let request = Request::Failover { allow_loss: command.allow_loss };
-    let seizes = before.mode.phase == "seizing" && before.mode.primary == before.cluster;
+    let takes = ["seizing", "starting"].contains(&before.mode.phase.as_str());
+    let seizes = takes && before.mode.primary == before.cluster;
     if !seizes || command.verify {
         ask(&mut standby, &request, command.verify)?;
     }
@@ -54,11 +55,14 @@ pub(crate) fn run(command: &Failover) -> Result<Exit, Failure> {
 
 /// What is known before.
 fn worth(mode: &ModeView) -> String {
+    // While MAXIMUM PROTECTION is left, this cluster may have let the primary go on alone.
     let level = kebab(mode.level);
     match level.as_str() {
-        "protection" => "nothing that was acked is lost, unless the mode was forced lower at the \
+        "protection" if mode.phase == "steady" => {
+            "nothing that was acked is lost, unless the mode was forced lower at the \
                          primary"
-            .to_owned(),
+                .to_owned()
+        }
         _ => "nothing is cut; what the primary acked alone since it lost this standby is lost"
             .to_owned(),
     }

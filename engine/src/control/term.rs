@@ -5,7 +5,7 @@
 
 use zerocopy::little_endian::{U32, U64};
 
-use super::role::Office;
+use super::mode::{Mode, Phase};
 use crate::paxos::DecodeError;
 use crate::paxos::codec::{exact, fixed, put};
 use crate::seeded::is_seeded;
@@ -29,8 +29,14 @@ impl Term {
     /// Nobody is known.
     pub const NONE: Term = Term { epoch: 0, cluster: 0 };
 
-    /// What a registry says; `first` is this cluster's id if it was formatted as a primary.
-    pub fn of(office: &Office, first: Option<u32>) -> Term {
+    /// What a registry says; `first` is this cluster's id if it was formatted as a primary. Who takes
+    /// the role is nobody yet: it may find that it lacks something, and then it is not to have ended
+    /// the one who has it.
+    pub fn of(mode: &Mode, first: Option<u32>) -> Term {
+        if mode.phase == Phase::Seizing {
+            return Term::NONE;
+        }
+        let office = &mode.office;
         let holder = Some(office.holder).filter(|holder| *holder != 0).or(first);
         holder.map_or(Term::NONE, |cluster| Term { epoch: office.role_epoch, cluster })
     }
@@ -88,6 +94,7 @@ pub fn fence(own: Term, me: u32, heard: Term) -> Option<Term> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Office;
 
     fn term(epoch: u64, cluster: u32) -> Term {
         Term { epoch, cluster }
@@ -104,16 +111,16 @@ mod tests {
 
     #[test]
     fn a_term_is_what_the_registry_says_and_before_that_the_format() {
-        let (first, handed) = (Office::default(), Office { role_epoch: 4, holder: 7, ..first() });
+        let office = |role_epoch, holder| Office { role_epoch, holder, ..Office::default() };
+        let of = |phase, office| Mode { phase, office, ..Mode::default() };
+        let (first, handed) = (Mode::default(), of(Phase::Steady, office(4, 7)));
         assert_eq!(Term::of(&first, Some(5)), term(1, 5));
         assert_eq!(Term::of(&first, None), Term::NONE);
         for formatted in [None, Some(5)] {
             assert_eq!(Term::of(&handed, formatted), term(4, 7));
+            let takes = of(Phase::Seizing, office(4, 7));
+            assert_eq!(Term::of(&takes, formatted), Term::NONE, "it may stop");
         }
-    }
-
-    fn first() -> Office {
-        Office::default()
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl<R: Ring> Shard<R> {
     pub(crate) fn own_term(&self) -> Term {
         let formatted = self.booting.identity.identity();
         let first = formatted.filter(|identity| identity.role == FORMATTED_PRIMARY);
-        Term::of(&self.registry.mode().office, first.map(|_| self.me.cluster))
+        Term::of(&self.registry.mode(), first.map(|_| self.me.cluster))
     }
 
     /// The highest term that this node knows of.

@@ -578,7 +578,9 @@ impl<R: Ring> Shard<R> {
         let Some(state) = self.streams.get(&incoming.stream) else { return Err(incoming) };
         let Ok(position) = state.replica.import_position() else { return Err(incoming) };
         let ballot = incoming.body.metas[0].ballot;
-        if ballot != position.ballot || !self.continues_log(&incoming) {
+        // What waits to be logged was decided on the end of the log.
+        let seizes = self.is_seizing(incoming.stream);
+        if ballot != position.ballot || seizes || !self.continues_log(&incoming) {
             return Err(incoming);
         }
         let base = self.is_base(&incoming);

@@ -383,7 +383,8 @@ impl<R: Ring> Shard<R> {
             return;
         }
         let Some(state) = self.streams.get(&stream).filter(|state| state.leading) else { return };
-        if state.role != Role::Standby || self.hold().is_some() && stream != CATALOGUE_STREAM {
+        let held_back = self.hold().is_some() && stream != CATALOGUE_STREAM;
+        if state.role != Role::Standby || held_back || self.is_seizing(stream) {
             return;
         }
         let other = self.joins.joined.get(&stream).filter(|join| join.conn != conn);

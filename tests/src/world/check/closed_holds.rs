@@ -11,10 +11,13 @@ use super::{Fork, FullCopy, Seat, Violation};
 
 const NAME: &str = "closed_holds";
 
+/// The highest SCN that was closed at a position, by a cluster, and who said so.
+type ByPlace = BTreeMap<(Lsn, usize), (u64, Seat)>;
+
 /// What was closed, by stream, position and cluster; and what each replica knew last.
 #[derive(Default)]
 pub(super) struct ClosedHolds {
-    closed: BTreeMap<u64, BTreeMap<(Lsn, usize), (u64, Seat)>>,
+    closed: BTreeMap<u64, ByPlace>,
     known: BTreeMap<Seat, Closed>,
 }
 
