@@ -267,9 +267,6 @@ impl fmt::Display for Refusal {
             Refusal::NotAMode => f.write_str(
                 "resync is a level, not a mode: ask for protection, availability or performance",
             ),
-            Refusal::IsPrimary => {
-                f.write_str("this cluster is the primary already: ask a standby to take the role")
-            }
             sync => sync.fmt_sync(f),
         }
     }
@@ -338,6 +335,16 @@ impl Refusal {
                 "cluster {cluster} is suspended: first `palisade standby resume --cluster \
                  {cluster}`"
             ),
+            failover => failover.fmt_failover(f),
+        }
+    }
+
+    /// The rules about failovers.
+    fn fmt_failover(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::IsPrimary => {
+                f.write_str("this cluster is the primary already: ask a standby to take the role")
+            }
             Refusal::MayLose { mode } => write!(
                 f,
                 "nothing is cut, but in {} the primary may have acked alone since it lost this \
@@ -347,9 +354,9 @@ impl Refusal {
             Refusal::WouldLose { mode, level } => write!(
                 f,
                 "a failover keeps what this standby has, and that is all that was acked only where \
-                 acks wait for it: as far as it knows the primary is in {} at level {}, and streams \
-                 may end at different times here; bring the primary back, or start anew from an \
-                 archive",
+                 acks wait for it: as far as it knows the primary is in {} at level {}, and \
+                 streams may end at different times here; bring the primary back, or start anew \
+                 from an archive",
                 long_name(*mode),
                 long_name(*level)
             ),

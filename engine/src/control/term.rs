@@ -29,9 +29,9 @@ impl Term {
     /// Nobody is known.
     pub const NONE: Term = Term { epoch: 0, cluster: 0 };
 
-    /// What a registry says; `first` is this cluster's id if it was formatted as a primary. Who takes
-    /// the role is nobody yet: it may find that it lacks something, and then it is not to have ended
-    /// the one who has it.
+    /// What a registry says; `first` is this cluster's id if it was formatted as a primary. Who
+    /// takes the role is nobody yet: it may find that it lacks something, and then it is not to
+    /// have ended the one who has it.
     pub fn of(mode: &Mode, first: Option<u32>) -> Term {
         if mode.phase == Phase::Seizing {
             return Term::NONE;

@@ -1,5 +1,5 @@
-//! A failover, where the catalogue of a standby is led: its entry is put behind everything that came
-//! from the primary. Committed, it makes this cluster the primary as a hand-over would
+//! A failover, where the catalogue of a standby is led: its entry is put behind everything that
+//! came from the primary. Committed, it makes this cluster the primary as a hand-over would
 //! (`control/role.rs`); every stream is fenced then, and begins anew.
 
 use bytes::Bytes;

@@ -276,7 +276,7 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         name: "begins_before_every_fence",
-        trace: "control::tests::failover::the_role_is_taken_when_every_stream_is_fenced_and_not_before",
+        trace: "control::tests::failover::the_role_is_taken_when_every_stream_is_fenced",
         walks: "",
         is_found_in_worlds: false,
     },

@@ -57,7 +57,7 @@ fn seat(registry: Registry) -> Seat {
 }
 
 #[test]
-fn the_role_is_taken_when_every_stream_is_fenced_and_not_before() {
+fn the_role_is_taken_when_every_stream_is_fenced() {
     let mut registry = known(Protection::Protection);
     assert!(!seize(&mut registry, 3), "acks do not wait for it");
     assert!(seize(&mut registry, OWN));
